@@ -1,0 +1,50 @@
+"""The errors a user may see: each names the value, the limit and the way out.
+
+One table per entry point maps them onward (exit codes in ``rayscale.cli``, HTTP status in ``serve``).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RayscaleError(Exception):
+    """Base of every error whose message is meant for the user; printed without a traceback."""
+
+    code: ClassVar[str] = "error"
+
+
+class InputError(RayscaleError):
+    """Content that cannot be used: damaged, empty, or of the wrong shape."""
+
+    code = "bad_image"
+
+
+class UnsupportedError(InputError):
+    """Content of a kind that is not handled (a container, a pixel type, a layout)."""
+
+    code = "unsupported_media"
+
+
+class TooLargeError(InputError):
+    """Content beyond a limit; the message names the size and the setting that limits it."""
+
+    code = "too_large"
+
+
+class NotFoundError(RayscaleError):
+    """An object, a file, a model or a version that does not exist."""
+
+    code = "not_found"
+
+
+class ConfigError(RayscaleError):
+    """Wrong usage or configuration."""
+
+    code = "bad_configuration"
+
+
+class StorageError(RayscaleError):
+    """A store that is unreachable, denies access, or returned damaged bytes."""
+
+    code = "storage"

@@ -1,0 +1,55 @@
+"""Limits and places, read once from the environment (``RAYSCALE_*``); ``rayscale settings`` shows them.
+
+Object storage, MLflow and Ray are configured by the variables their own users know (``AWS_ENDPOINT_URL``,
+``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``MLFLOW_TRACKING_URI``, ``RAY_ADDRESS``)
+and are not repeated here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def checkout() -> Path | None:
+    """The repository root when running from a checkout (``platform/rayscale`` in place), else None."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "pyproject.toml").is_file() else None
+
+
+def _default_home() -> Path:
+    return (checkout() or Path.home()) / ".rayscale"
+
+
+class Settings(BaseSettings):
+    """Every limit and default place of rayscale, with its unit in the description."""
+
+    model_config = SettingsConfigDict(env_prefix="RAYSCALE_", extra="ignore")
+
+    home: Path = Field(default_factory=_default_home, description="state of the local stack")
+    cache_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".cache" / "rayscale",
+        description="local copies of shards and registered weights",
+    )
+    cache_bytes: int = Field(default=20 * GIB, gt=0, description="bytes the shard cache may hold")
+    max_input_bytes: int = Field(default=32 * MIB, gt=0, description="bytes of one HTTP body")
+    max_input_pixels: int = Field(default=64_000_000, gt=0, description="pixels of one input image")
+    max_output_pixels: int = Field(
+        default=256_000_000, gt=0, description="pixels of one output image (input x scale^2)"
+    )
+    storage_attempts: int = Field(default=8, gt=0, description="attempts of one storage request")
+    storage_timeout_s: float = Field(
+        default=60.0, gt=0, description="seconds without a byte before a storage request is retried"
+    )
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read from the environment at first use."""
+    return Settings()
