@@ -1,0 +1,145 @@
+"""Joining a Ray cluster, or starting one inside this process; nothing about what runs on it.
+
+Used by everything that drives Ray (jobs, sweeps, batch, the command line), so that an address, an
+enclosing job and a laptop without any cluster behave alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from rayscale.errors import ConfigError, RayscaleError
+
+CONNECT_TIMEOUT_S = 20.0
+
+
+def connect(
+    num_cpus: int | None = None,
+    *,
+    address: str | None = None,
+    log_to_driver: bool = True,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+) -> str:
+    """Join the cluster of ``address`` or ``RAY_ADDRESS``, else start an embedded Ray.
+
+    Inside ``ray job submit`` Ray sets ``RAY_ADDRESS`` itself. A process that is connected already
+    keeps its connection. ``num_cpus`` sizes the embedded Ray only (default: the cores of the
+    machine). Returns the address joined, or ``"embedded"``.
+
+    Raises ConfigError for an address that cannot be read, RayscaleError for one where no Ray
+    answers within ``timeout_s`` seconds.
+    """
+    _set_defaults()
+    import ray
+
+    if ray.is_initialized():
+        return str(ray.get_runtime_context().gcs_address)
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    common: dict[str, Any] = {
+        "log_to_driver": log_to_driver,
+        "logging_level": "WARNING",
+        "ignore_reinit_error": True,
+    }
+    if target == "local":
+        _prepare_embedded()
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **common)
+        return "embedded"
+    _await_listener(target, timeout_s)
+    try:
+        ray.init(address=target, runtime_env=_runtime_env(), **common)
+    except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+        raise RayscaleError(
+            f"no Ray cluster could be joined at RAY_ADDRESS={target}: {_first_line(error)}. "
+            "Start one (`make up`, `ray start --head`), correct RAY_ADDRESS (and RAY_AUTH_TOKEN "
+            "where the cluster asks for one), or unset it to use an embedded Ray."
+        ) from error
+    return target
+
+
+def shutdown() -> None:
+    """Leave the cluster; an embedded Ray stops with all its processes."""
+    import ray
+
+    ray.shutdown()
+
+
+def _set_defaults() -> None:
+    """Ray's switches that must be in the environment before Ray is imported."""
+    # One report is taken per poll: at the default of 2 s reporting would throttle short runs.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray 2.60 warns about this change of a default on every actor without accelerators.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def _prepare_embedded() -> None:
+    """Environment of an embedded Ray: private, and its workers find this very package."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        # A token of this process alone: other users of the machine cannot connect, and Ray does
+        # not write a token file into the home folder that every later `ray start` would pick up.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        # Importing Ray has cached both; `ray.init` refreshes them in the same way.
+        native: Any = importlib.import_module("ray._raylet")
+        native.Config.initialize("")
+        native.AuthenticationTokenLoader.instance().reset_cache()
+    source = str(_package().parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if source not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
+
+
+def _runtime_env() -> dict[str, Any]:
+    """What the workers of a joined cluster need from here: this package, when it is a checkout.
+
+    An installed package is expected on the cluster too; a job that ships ``py_modules`` itself
+    wins, because Ray refuses the same field from the job and its driver.
+    """
+    if not (_package().parents[1] / "pyproject.toml").is_file():
+        return {}
+    enclosing = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    if "py_modules" in (enclosing.get("runtime_env") or {}):
+        return {}
+    return {"py_modules": [str(_package())], "excludes": ["**/__pycache__"]}
+
+
+def _package() -> Path:
+    return Path(__file__).resolve().parent
+
+
+def _await_listener(target: str, timeout_s: float) -> None:
+    """Fail early and clearly when nobody listens: ``ray.init`` itself would wait for minutes."""
+    if target == "auto":
+        return
+    bare = target.removeprefix("ray://")
+    host, separator, port = bare.rpartition(":")
+    if not separator or not port.isdigit():
+        raise ConfigError(
+            f"RAY_ADDRESS={target!r} is not an address: give HOST:PORT (as `ray start` prints it), "
+            "ray://HOST:PORT, or `auto`."
+        )
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=max(1.0, timeout_s / 4)):
+                return
+        except OSError as error:
+            # A head that is just starting answers a moment later; a wrong name never does.
+            if time.monotonic() >= deadline:
+                raise RayscaleError(
+                    f"nothing answers at RAY_ADDRESS={target} within {timeout_s:g} s ({error}). "
+                    "Start the cluster (`make up`, `ray start --head`), correct the address, or "
+                    "unset RAY_ADDRESS to use an embedded Ray."
+                ) from error
+            time.sleep(0.25)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
