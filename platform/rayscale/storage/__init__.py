@@ -1,0 +1,9 @@
+"""Objects in ``s3://`` buckets and local folders behind one small interface.
+
+``store`` has the interface and ``connect``; ``local`` and ``s3`` are the two kinds. Nothing here knows
+images, models or datasets. Importing this package does not import boto3.
+"""
+
+from rayscale.storage.store import Entry, Store, connect, split
+
+__all__ = ["Entry", "Store", "connect", "split"]

@@ -1,0 +1,136 @@
+"""A folder of this machine as a store: keys are file names below it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.storage.store import Entry, Store, check_key
+
+_TEMPORARY = (".rayscale-", ".part")  # start and end of the names of files being written
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
+
+class LocalStore(Store):
+    """Objects as files. Keys cannot leave the root; symbolic links that its owner put there are followed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root.expanduser()))
+        self.uri = str(self.root)
+
+    def child(self, prefix: str) -> LocalStore:
+        prefix = prefix.strip("/")
+        return LocalStore(self._path(prefix)) if prefix else self
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        top, _, _ = prefix.rpartition("/")
+        start = self._path(top) if top else self.root
+        # Sorted as a whole, because S3 sorts keys as text: "a-b" comes before "a/b".
+        for key in sorted(key for key in self._walk(start) if key.startswith(prefix)):
+            with suppress(NotFoundError):  # deleted since the walk
+                yield self.stat(key)
+
+    def stat(self, key: str) -> Entry:
+        path = self._path(key)
+        with self._errors(key):
+            status = path.stat()
+            if not path.is_file():
+                raise IsADirectoryError(errno.EISDIR, "a folder", str(path))
+        return Entry(key, status.st_size, _etag(status))
+
+    def read(self, key: str) -> bytes:
+        with self._errors(key):
+            return self._path(key).read_bytes()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._errors(key), self._path(key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def fetch(self, key: str, path: str | Path) -> None:
+        with self._errors(key), self._path(key).open("rb") as source, replacing(path) as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> str | None:
+        path = self._path(key)
+        with self._errors(key):
+            try:
+                with replacing(path, exclusive=if_absent) as file:
+                    file.write(data)
+                return _etag(path.stat())
+            except FileExistsError:
+                if if_absent and path.is_file():
+                    return None
+                raise
+
+    def write_file(self, key: str, path: str | Path) -> str:
+        target_path = self._path(key)
+        with self._errors(key):
+            with Path(path).open("rb") as source, replacing(target_path) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            return _etag(target_path.stat())
+
+    def delete(self, key: str) -> None:
+        with suppress(NotFoundError), self._errors(key):
+            self._path(key).unlink()
+
+    def _path(self, key: str) -> Path:
+        if "" in check_key(key).split("/"):
+            raise ConfigError(f"{key!r} has an empty part, which a local folder cannot hold")
+        return self.root / key
+
+    def _walk(self, start: Path) -> Iterator[str]:
+        seen: set[tuple[int, int]] = set()
+        with self._errors(""):
+            for folder, folders, files in os.walk(start, followlinks=True):
+                status = os.stat(folder)
+                if (status.st_dev, status.st_ino) in seen:  # a symbolic link to a folder above
+                    folders.clear()
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                for name in files:
+                    if not (name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1])):
+                        yield Path(folder, name).relative_to(self.root).as_posix()
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            place = self.locate(key)
+            if error.errno in _ABSENT:
+                raise NotFoundError(f"{place} does not exist") from error
+            raise StorageError(f"{place}: {error.strerror or error}") from error
+
+
+@contextmanager
+def replacing(path: str | Path, *, exclusive: bool = False) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` when the block ends without an error, whole and on disk.
+
+    With ``exclusive`` an existing ``path`` is kept and ``FileExistsError`` raised.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(uuid.uuid4().hex.join(_TEMPORARY))
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if exclusive:
+            os.link(temporary, path)  # unlike a rename, fails when the name is taken
+        else:
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}"

@@ -1,0 +1,335 @@
+"""A bucket, or a prefix in one, as a store: AWS S3 and whatever speaks its protocol.
+
+Endpoint, keys and region come from the variables boto3's users know. Requests are retried by botocore
+(standard mode); what botocore leaves to its caller is here: bodies that break off in the middle, lost answers
+to conditional writes, and errors that say what to change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import random
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.settings import get_settings
+from rayscale.storage.local import replacing
+from rayscale.storage.store import Entry, Store, check_key
+
+logger = logging.getLogger(__name__)
+
+_MULTIPART_BYTES = 64 << 20  # part size, and the size from which a file is uploaded in parts
+_CONNECT_TIMEOUT_S = 10.0
+_LONGEST_PAUSE_S = 20.0
+_CONNECTIONS = 32
+_KEY_BYTES = 1024  # S3's own limit, in UTF-8
+_VARIABLES = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+)
+_DENIED = {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "401", "403"}
+_ABSENT = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+_clients: dict[tuple[object, ...], Any] = {}
+_clients_lock = threading.Lock()
+
+
+class S3Store(Store):
+    """Objects below ``s3://bucket/prefix``. Holds names only: the client belongs to the process."""
+
+    def __init__(self, uri: str) -> None:
+        self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if not self.bucket:
+            raise ConfigError(f"{uri} names no bucket; expected s3://bucket/prefix")
+        prefix = prefix.strip("/")
+        self._prefix = f"{check_key(prefix)}/" if prefix else ""
+        self.uri = f"s3://{self.bucket}/{prefix}".rstrip("/")
+
+    def child(self, prefix: str) -> S3Store:
+        prefix = prefix.strip("/")
+        return S3Store(self.locate(prefix)) if prefix else self
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        with self._errors(prefix, listing=True):
+            pages = _client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix + prefix):
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):  # folder markers that consoles leave behind
+                        key = item["Key"][len(self._prefix) :]
+                        yield Entry(key, item["Size"], item["ETag"].strip('"'))
+
+    def stat(self, key: str) -> Entry:
+        address = self._address(key)
+        with self._errors(key):
+            answer = _client().head_object(**address)
+        return Entry(key, answer["ContentLength"], answer["ETag"].strip('"'))
+
+    def read(self, key: str) -> bytes:
+        buffer = io.BytesIO()
+        self._download(key, buffer)
+        return buffer.getvalue()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if length <= 0:
+            return b""
+        address = self._address(key)
+        for attempt in _attempts():
+            with self._errors(key):
+                try:
+                    answer = _client().get_object(
+                        **address, Range=f"bytes={start}-{start + length - 1}"
+                    )
+                except ClientError as error:
+                    if _code(error) in {"InvalidRange", "416"}:
+                        return b""
+                    raise
+            try:
+                data: bytes = answer["Body"].read()
+            except (BotoCoreError, OSError) as error:
+                logger.warning("%s broke off (attempt %d): %s", self.locate(key), attempt, error)
+                continue
+            if "ContentRange" not in answer:  # a server that ignores ranges
+                return data[start : start + length]
+            if len(data) == answer["ContentLength"]:
+                return data
+        raise self._damaged(key)
+
+    def fetch(self, key: str, path: str | Path) -> None:
+        with replacing(path) as file:
+            self._download(key, file)
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> str | None:
+        if if_absent:
+            return self._create(key, data)
+        with self._errors(key):
+            answer = _client().put_object(**self._address(key), Body=data)
+        return str(answer["ETag"]).strip('"')
+
+    def write_file(self, key: str, path: str | Path) -> str:
+        from boto3.s3.transfer import TransferConfig
+
+        address = self._address(key)
+        with Path(path).open("rb") as file, self._errors(key):
+            if os.fstat(file.fileno()).st_size < _MULTIPART_BYTES:
+                answer = _client().put_object(**address, Body=file)
+                return str(answer["ETag"]).strip('"')
+            parts = TransferConfig(
+                multipart_threshold=_MULTIPART_BYTES,
+                multipart_chunksize=_MULTIPART_BYTES,
+                max_concurrency=4,
+            )
+            _client().upload_fileobj(file, self.bucket, address["Key"], Config=parts)
+        return self.stat(key).etag
+
+    def delete(self, key: str) -> None:
+        from botocore.exceptions import ClientError
+
+        with self._errors(key):
+            try:
+                _client().delete_object(**self._address(key))
+            except ClientError as error:
+                if _code(error) not in {"NoSuchKey", "NotFound", "404"}:
+                    raise
+
+    def _create(self, key: str, data: bytes) -> str | None:
+        """Write with ``If-None-Match: *``; None when the object was there before."""
+        from botocore.exceptions import ClientError
+
+        # An answer lost on the way makes the retry meet our own object: this mark tells it from another's.
+        writer = uuid.uuid4().hex
+        for _ in _attempts():
+            with self._errors(key):
+                try:
+                    answer = _client().put_object(
+                        **self._address(key),
+                        Body=data,
+                        IfNoneMatch="*",
+                        Metadata={"writer": writer},
+                    )
+                    return str(answer["ETag"]).strip('"')
+                except ClientError as error:
+                    if _code(error) in {"ConditionalRequestConflict", "409"}:
+                        continue  # another write or delete of the key was in flight: undecided
+                    if _code(error) not in {"PreconditionFailed", "412"}:
+                        raise
+                    if not error.response["ResponseMetadata"].get("RetryAttempts"):
+                        return None
+                found = _client().head_object(**self._address(key))
+                return (
+                    found["ETag"].strip('"') if found["Metadata"].get("writer") == writer else None
+                )
+        raise StorageError(f"{self.locate(key)} stayed in conflict with other writers")
+
+    def _download(self, key: str, sink: IO[bytes]) -> None:
+        """Stream one object into ``sink``, going on where a broken body ended as long as it is unchanged."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        address = self._address(key)
+        etag, digest, done = "", hashlib.md5(usedforsecurity=False), 0
+        for attempt in _attempts():
+            resume = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
+            with self._errors(key):
+                try:
+                    answer = _client().get_object(**address, **resume)
+                except ClientError as error:
+                    if not done or _code(error) not in {"PreconditionFailed", "412"}:
+                        raise
+                    answer = None
+            if answer is None or (done and "ContentRange" not in answer):  # changed, or no ranges
+                etag, digest, done = "", hashlib.md5(usedforsecurity=False), 0
+                sink.seek(0)
+                sink.truncate()
+                if answer is None:
+                    continue
+            etag, size = answer["ETag"], done + answer["ContentLength"]
+            try:
+                for block in answer["Body"].iter_chunks(1 << 20):
+                    sink.write(block)
+                    digest.update(block)
+                    done += len(block)
+            except (BotoCoreError, ConnectionError) as error:
+                logger.warning("%s broke off (attempt %d): %s", self.locate(key), attempt, error)
+            if done == size:
+                if _is_digest(answer) and digest.hexdigest() != etag.strip('"'):
+                    logger.warning("%s arrived damaged (attempt %d)", self.locate(key), attempt)
+                    done = 0
+                    digest = hashlib.md5(usedforsecurity=False)
+                    sink.seek(0)
+                    sink.truncate()
+                    continue
+                return
+        raise self._damaged(key)
+
+    def _address(self, key: str) -> dict[str, str]:
+        full = self._prefix + check_key(key)
+        if len(full.encode()) > _KEY_BYTES:
+            raise ConfigError(
+                f"the key {full[:80]!r}... has {len(full.encode())} bytes; S3 allows {_KEY_BYTES}"
+            )
+        return {"Bucket": self.bucket, "Key": full}
+
+    def _damaged(self, key: str) -> StorageError:
+        attempts = get_settings().storage_attempts
+        return StorageError(
+            f"{self.locate(key)} could not be read whole from {_endpoint() or 'AWS'} in {attempts} attempts; "
+            "RAYSCALE_STORAGE_ATTEMPTS allows more"
+        )
+
+    @contextmanager
+    def _errors(self, key: str, *, listing: bool = False) -> Iterator[None]:
+        """Say in the user's terms what went wrong; the server's own text may hold keys and is left out."""
+        from boto3.exceptions import Boto3Error
+        from botocore import exceptions
+
+        place, server = self.locate(key), _endpoint() or "AWS S3"
+        try:
+            yield
+        except exceptions.ClientError as error:
+            code = _code(error)
+            if code == "NoSuchBucket" or (listing and code in _ABSENT):
+                raise NotFoundError(f"bucket {self.bucket!r} does not exist at {server}") from error
+            if code in _ABSENT:
+                raise NotFoundError(f"{place} does not exist at {server}") from error
+            if code in _DENIED:
+                raise StorageError(
+                    f"{server} denies access to {place} ({code}); check AWS_ACCESS_KEY_ID, "
+                    "AWS_SECRET_ACCESS_KEY and the permissions of that key"
+                ) from error
+            raise StorageError(f"{server} failed on {place}: {code}") from error
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
+            raise StorageError(
+                f"no keys to open {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        except exceptions.ParamValidationError as error:
+            raise ConfigError(f"{place} is no S3 address: {error}") from error
+        except (exceptions.BotoCoreError, Boto3Error, ConnectionError, ValueError) as error:
+            attempts = get_settings().storage_attempts
+            raise StorageError(
+                f"{place} failed at {server} after {attempts} attempts ({type(error).__name__}); "
+                "check AWS_ENDPOINT_URL and that the server runs"
+            ) from error
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def _client() -> Any:
+    """The client of this process for the present environment: one connection pool, safe between threads."""
+    settings = get_settings()
+    # A forked child must not use the sockets of its parent, so the process is part of the name.
+    name = (os.getpid(), settings.storage_attempts, *map(os.environ.get, _VARIABLES))
+    with _clients_lock:
+        if name not in _clients:
+            import boto3.session
+            from botocore.config import Config
+
+            endpoint = _endpoint()
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+            config: dict[str, Any] = {
+                "retries": {"mode": "standard", "total_max_attempts": settings.storage_attempts},
+                "connect_timeout": min(_CONNECT_TIMEOUT_S, settings.storage_timeout_s),
+                "read_timeout": settings.storage_timeout_s,
+                "max_pool_connections": _CONNECTIONS,
+                "tcp_keepalive": True,
+            }
+            if endpoint:
+                region = region or "us-east-1"
+                config["s3"] = {"addressing_style": "path"}
+                # Servers older than 2025 refuse the checksums that boto3 adds for AWS by default.
+                config["request_checksum_calculation"] = "when_required"
+            client = boto3.session.Session().client(
+                "s3", endpoint_url=endpoint, region_name=region, config=Config(**config)
+            )
+            client.meta.events.register_first("needs-retry.s3", _log_failure)
+            _clients[name] = client
+        return _clients[name]
+
+
+def _log_failure(attempts: int, caught_exception: Exception | None = None, **_: object) -> None:
+    """Tell of a server that does not answer: the retries that follow would look like a hang."""
+    if caught_exception is not None:
+        logger.warning(
+            "no answer from %s (attempt %d): %s",
+            _endpoint() or "AWS S3",
+            attempts,
+            type(caught_exception).__name__,
+        )
+
+
+def _attempts() -> Iterator[int]:
+    """Numbers from 1, with a growing random pause before each but the first."""
+    for attempt in range(1, get_settings().storage_attempts + 1):
+        if attempt > 1:
+            time.sleep(random.random() * min(2.0 ** (attempt - 2), _LONGEST_PAUSE_S))
+        yield attempt
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def _is_digest(answer: dict[str, Any]) -> bool:
+    """Whether the ETag is the MD5 of the bytes: not for uploads in parts nor for encrypted objects."""
+    return bool(_MD5.fullmatch(answer["ETag"].strip('"'))) and not (
+        answer.get("ServerSideEncryption") or answer.get("SSECustomerAlgorithm")
+    )

@@ -1,0 +1,157 @@
+"""The interface of a store, and how a URI becomes one.
+
+A store is a flat set of objects named by keys: relative names with ``/`` between their parts, exactly as S3
+has them (a space, ``+``, ``%``, ``#`` and any Unicode letter stand for themselves; nothing is ever decoded).
+The two kinds live in ``rayscale.storage.local`` and ``rayscale.storage.s3``.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayscale.errors import ConfigError, NotFoundError
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """One object of a listing: its key below the store's root, its size in bytes, its version tag.
+
+    ``etag`` changes whenever the object is written again; it is an opaque text, compared for equality only.
+    """
+
+    key: str
+    size: int
+    etag: str
+
+
+class Store(ABC):
+    """Objects below one root. Safe to share between threads, cheap to pickle, no connection until used.
+
+    Every method raises ``NotFoundError`` for a missing object (or bucket), ``StorageError`` for a store that
+    denies, cannot be reached after ``RAYSCALE_STORAGE_ATTEMPTS`` attempts or returns damaged bytes, and
+    ``ConfigError`` for a key that cannot be one.
+    """
+
+    uri: str
+    """The root, ``s3://bucket/prefix`` or an absolute path, without a slash at the end."""
+
+    def locate(self, key: str) -> str:
+        """The full URI of an object: what messages and manifests name."""
+        return f"{self.uri.rstrip('/')}/{key}"
+
+    @abstractmethod
+    def child(self, prefix: str) -> Store:
+        """The store rooted at ``prefix`` below this root; it need not exist."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every object whose key starts with ``prefix``, at any depth, sorted by key; none is no error."""
+
+    @abstractmethod
+    def stat(self, key: str) -> Entry:
+        """Size and version tag of one object."""
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """All bytes of one object, its length (and its checksum where the store has one) verified."""
+
+    @abstractmethod
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """``length`` bytes from offset ``start``; fewer at the end of the object, none beyond it."""
+
+    @abstractmethod
+    def fetch(self, key: str, path: str | Path) -> None:
+        """Copy one object to a local file: the file appears whole, with verified length, or not at all."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> str | None:
+        """Write one object atomically and return its version tag.
+
+        With ``if_absent`` the object is only created, never replaced: of any number of concurrent writers
+        exactly one wins, every other gets None.
+        """
+
+    @abstractmethod
+    def write_file(self, key: str, path: str | Path) -> str:
+        """Write the content of a local file (of any size) as one object, atomically; returns its version tag."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Delete one object; deleting what is not there is no error."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there. A store that denies or is gone is an error, not an absence."""
+        try:
+            self.stat(key)
+        except NotFoundError:
+            return False
+        return True
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Store) and self.uri == other.uri
+
+    def __hash__(self) -> int:
+        return hash(self.uri)
+
+
+def connect(uri: str | Path) -> Store:
+    """The store rooted at ``s3://bucket/prefix`` or at a local folder (which need not exist yet).
+
+    Endpoint and keys of S3 are read from the environment at first use, by their usual names
+    (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...).
+    """
+    text = str(uri)
+    if text.startswith("s3://"):
+        from rayscale.storage.s3 import S3Store
+
+        return S3Store(text)
+    _refuse_other_schemes(text)
+    from rayscale.storage.local import LocalStore
+
+    return LocalStore(Path(text))
+
+
+def split(uri: str | Path) -> tuple[str, str]:
+    """Cut the URI of one object into the URI of its folder and its key there.
+
+    >>> split("s3://bucket/a/b.png")
+    ('s3://bucket/a', 'b.png')
+    """
+    text = str(uri)
+    if text.startswith("s3://"):
+        parent, slash, key = text[len("s3://") :].rpartition("/")
+        if not (slash and parent and key):
+            raise ConfigError(f"{text} names no object; expected s3://bucket/key")
+        return f"s3://{parent}", key
+    _refuse_other_schemes(text)
+    path = Path(text)
+    if not path.name or text.endswith("/"):
+        raise ConfigError(f"{text!r} names no file")
+    return str(path.parent), path.name
+
+
+def check_key(key: str) -> str:
+    """Refuse keys that could point out of the root: empty, absolute, or with ``.`` or ``..`` as a part."""
+    if not key or key.startswith("/") or "\0" in key or {".", ".."} & set(key.split("/")):
+        raise ConfigError(
+            f"{key!r} is no key: expected a relative name like 'images/a.png', without '.' or '..' parts"
+        )
+    return key
+
+
+def _refuse_other_schemes(text: str) -> None:
+    if _SCHEME.match(text):
+        raise ConfigError(
+            f"{text} has an unknown scheme; expected s3://bucket/prefix or a local path"
+        )
+    if not text:
+        raise ConfigError("an empty URI; expected s3://bucket/prefix or a local path")
