@@ -1,0 +1,60 @@
+# Everything a person needs on one machine; each target installs what it lacks first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help install install-dev demo test test-fast lint up down status lock clean
+
+help:            ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/'
+
+# The stamps hold the lock's name in their own, so a changed lock installs again.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q --no-deps -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -r requirements-dev.lock
+	touch $@
+
+install: $(VENV)/.installed          ## Make .venv with the locked dependencies and the `rayscale` command
+
+install-dev: $(VENV)/.installed-dev  ## The same, with the tools of the tests
+
+demo: install                        ## Run the whole product once on embedded defaults
+	$(BIN)/rayscale demo
+
+test: install-dev                    ## Lint, types, import rules and every test
+	$(MAKE) lint
+	$(BIN)/pytest
+
+test-fast: install-dev               ## The tests without those that take minutes
+	$(BIN)/pytest -m "not slow"
+
+lint: install-dev                    ## ruff, mypy strict, import rules between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+up: install                          ## Start the local stack: S3, MLflow, Ray
+	$(BIN)/rayscale up
+
+down: install                        ## Stop the local stack; its data stays
+	$(BIN)/rayscale down
+
+status: install                      ## Show what runs, and where
+	$(BIN)/rayscale status
+
+lock: install-dev                    ## Pin the newest versions pyproject.toml allows
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --upgrade --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --extra local -o requirements.lock pyproject.toml
+	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --extra local --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements-dev.lock
+
+clean:                               ## Remove the environment and the caches (data of the stack stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,43 @@
+"""The application: its commands in the order a newcomer meets them, and the one place where errors end."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from rayscale.cli import images, platform, stack
+from rayscale.cli.console import fail
+from rayscale.errors import ConfigError, RayscaleError
+
+COMPLETE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="rayscale",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distributed super-resolution: train, register, upscale and serve EDSR and MDSR on Ray.\n\n"
+    "Try it:  rayscale demo      Upscale:  rayscale upscale in.png out.png --model bicubic --scale 2",
+)
+
+for group, commands in (
+    ("Images", (images.upscale, images.degrade, images.evaluate, images.models)),
+    ("From data to a model", (platform.prepare, platform.train, platform.register)),
+    ("Serving", (platform.serve,)),
+    ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
+):
+    for command in commands:
+        app.command(rich_help_panel=group)(command)
+
+
+def main() -> None:
+    """Run one command; every error a user can cause ends here in one line and an exit code."""
+    try:
+        app()
+    except RayscaleError as error:
+        fail(str(error))
+        sys.exit(USAGE if isinstance(error, ConfigError) else FAILED)
+    except KeyboardInterrupt:
+        fail("interrupted")
+        sys.exit(130)

@@ -1,0 +1,276 @@
+"""Commands on images and models that need no server: upscale, degrade, evaluate, models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rayscale.cli.console import emit, note
+from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rayscale.imaging import Image
+    from rayscale.models import SuperResolver
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="bicubic, bilinear, a system (with --weights), or a registered name."
+    ),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights file: rayscale's safetensors, or .pt of EDSR-PyTorch, BasicSR, super-image.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+ScaleOption = Annotated[int, typer.Option("--scale", "-s", min=1, help="How many times larger.")]
+EnsembleOption = Annotated[
+    bool, typer.Option("--ensemble", help='Average over 8 flips and turns ("+"): slower, better.')
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
+
+
+def open_model(name: str, weights: Path | None, scale: int) -> SuperResolver:
+    """The network called ``name``: from a file, built in without parameters, or from the registry."""
+    from rayscale.models import create_model, model_names, read_weights
+
+    if weights is not None:
+        loaded = read_weights(weights, name=name, scale=scale)
+        note(f"{weights.name}: {loaded.layout} layout, sha256 {loaded.sha256}")
+        return loaded.model
+    if name in ("bicubic", "bilinear"):
+        return create_model(name, scale=scale)
+    from rayscale import registry
+
+    try:
+        return registry.load(name)
+    except RayscaleError as error:
+        if name in model_names():
+            raise ConfigError(
+                f"{name} needs weights: give --weights FILE, or a registered name ({error})"
+            ) from error
+        raise
+
+
+def upscale(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder or s3://...")],
+    target: Annotated[str, typer.Argument(metavar="OUTPUT", help="File, folder or s3://...")],
+    model: ModelOption = "bicubic",
+    scale: ScaleOption = 2,
+    weights: WeightsOption = None,
+    ensemble: EnsembleOption = False,
+    tile: Annotated[int, typer.Option(help="Side of a tile in input pixels; the halo is extra.")] = 192,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Upscale a file, a folder or a bucket; names and formats are kept.
+
+    \b
+    rayscale upscale photo.png big.png --model edsr-baseline --weights edsr.safetensors --scale 2
+    rayscale upscale photos/ larger/ --model bicubic --scale 4
+    rayscale upscale s3://in/prefix s3://out/prefix --model NAME@alias      (Ray Data, resumable)
+
+    Exit code: 0 all done, 3 some files failed, 1 nothing could be done, 2 wrong usage.
+    """
+    if source.startswith("s3://") or target.startswith("s3://"):
+        if weights is not None:
+            raise ConfigError("a bucket takes registered models only; register the weights first")
+        from rayscale.cli.platform import upscale_bucket
+
+        upscale_bucket(source, target, model=model, scale=scale, ensemble=ensemble, json_=json_)
+        return
+
+    from rayscale.inference import Upscaler
+
+    jobs = list(_jobs(Path(source), Path(target)))
+    upscaler = Upscaler(
+        open_model(model, weights, scale),
+        scale,
+        device=device,
+        precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
+        tile=tile,
+        ensemble=ensemble,
+    )
+    _for_each(jobs, upscaler.upscale, json_)
+
+
+def degrade(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image or a folder.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File or folder to write.")],
+    scale: ScaleOption = 2,
+    json_: JsonOption = False,
+) -> None:
+    """Make low-resolution images by MATLAB-exact bicubic, as the benchmark sets were made.
+
+    The image is cropped to a multiple of the scale first. Exit codes as of `rayscale upscale`.
+    """
+    from dataclasses import replace
+
+    from rayscale.resampling import degrade as shrink
+
+    def smaller(image: Image) -> Image:
+        alpha = None if image.alpha is None else shrink(image.alpha[..., None], scale)[..., 0]
+        dpi = None if image.dpi is None else (image.dpi[0] / scale, image.dpi[1] / scale)
+        return replace(image, pixels=shrink(image.pixels, scale), alpha=alpha, dpi=dpi)
+
+    _for_each(list(_jobs(source, target)), smaller, json_)
+
+
+def _jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """Pairs of input and output file; a folder is walked, its output folder left out."""
+    from rayscale.imaging import EXTENSIONS
+
+    if source.is_file():
+        yield source, target / source.name if target.is_dir() else target
+        return
+    if not source.is_dir():
+        raise NotFoundError(f"there is no file or folder {source}")
+    if target.is_file():
+        raise ConfigError(f"{target} is a file, but the input {source} is a folder; name a folder")
+    if source.resolve() == target.resolve():
+        raise ConfigError(f"input and output are the same folder {source}; name another output")
+    found = False
+    for path in sorted(source.rglob("*")):
+        inside_target = target.resolve() in path.resolve().parents
+        if path.is_file() and path.suffix.lower() in EXTENSIONS and not inside_target:
+            found = True
+            yield path, target / path.relative_to(source)
+    if not found:
+        raise NotFoundError(f"no images in {source}; looked for {', '.join(sorted(EXTENSIONS))}")
+
+
+def _for_each(
+    jobs: list[tuple[Path, Path]], change: Callable[[Image], Image], json_: bool
+) -> None:
+    """Read, change and write each file; report failures, then exit with the code that tells."""
+    import time
+
+    done, failed = [], []
+    for number, (source, target) in enumerate(jobs, 1):
+        start = time.perf_counter()
+        try:
+            size = _convert(source, target, change)
+        except (RayscaleError, OSError) as error:
+            failed.append({"input": str(source), "error": str(error)})
+            note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
+        else:
+            done.append({"input": str(source), "output": str(target)})
+            seconds = time.perf_counter() - start
+            note(f"[{number}/{len(jobs)}] {source} -> {target} ({size}, {seconds:.1f} s)")
+    if json_:
+        emit({"done": done, "failed": failed})
+    if failed:
+        raise typer.Exit(3 if done else 1)
+
+
+def _convert(source: Path, target: Path, change: Callable[[Image], Image]) -> str:
+    from dataclasses import replace
+
+    from rayscale.imaging import EXTENSIONS, read_image, write_image
+    from rayscale.storage import connect
+
+    image = change(read_image(source.read_bytes()))
+    container = EXTENSIONS.get(target.suffix.lower())
+    if container is None:
+        raise ConfigError(
+            f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
+            f"use one of {', '.join(sorted(EXTENSIONS))}"
+        )
+    if container != image.container and source.suffix.lower() != target.suffix.lower():
+        image = replace(image, container=container, encoding={})
+    connect(target.parent).write(target.name, write_image(image))
+    return f"{image.width}x{image.height}"
+
+
+def evaluate(
+    data: Annotated[
+        str, typer.Option(help="Folder or s3:// prefix with HR/ and LR/ of the scale.")
+    ],
+    model: ModelOption = "bicubic",
+    scale: ScaleOption = 2,
+    weights: WeightsOption = None,
+    ensemble: EnsembleOption = False,
+    protocol: Annotated[
+        str, typer.Option(help="edsr-paper-y, rgb or div2k-rgb: what the figures mean.")
+    ] = "edsr-paper-y",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "float32",
+    json_: JsonOption = False,
+) -> None:
+    """Score a model on a benchmark: PSNR and SSIM, with the protocol they belong to.
+
+    \b
+    rayscale evaluate --model bicubic --data Set5/x2 --scale 2
+    rayscale evaluate --model edsr-baseline --weights edsr.safetensors --data Set5/x2 --scale 2 --json
+    """
+    from rayscale.evaluation import evaluate as score
+    from rayscale.evaluation import read_pairs
+    from rayscale.imaging.metrics import PROTOCOLS
+    from rayscale.inference import Upscaler
+
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    upscaler = Upscaler(
+        open_model(model, weights, scale),
+        scale,
+        device=device,
+        precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
+        ensemble=ensemble,
+    )
+    report = score(upscaler, read_pairs(data, scale), name=model, protocol=PROTOCOLS[protocol])
+    if json_:
+        emit(report.to_dict())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "image",
+        "PSNR dB",
+        "SSIM",
+        "s",
+        title=f"{report.model} x{scale}",
+        caption=f"{protocol}: {PROTOCOLS[protocol].description}",
+    )
+    for image in report.images:
+        table.add_row(
+            image.name, f"{image.psnr:.2f}", f"{image.ssim:.4f}", f"{image.seconds:.2f}"
+        )
+    table.add_section()
+    table.add_row("mean", f"{report.psnr:.2f}", f"{report.ssim:.4f}", "")
+    Console().print(table)
+
+
+def models(json_: JsonOption = False) -> None:
+    """List the systems: scales, parameters and halo (receptive field in input pixels) for 3 channels."""
+    from rayscale.models import describe, model_names
+
+    rows = [describe(name) for name in model_names()]
+    if json_:
+        emit(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "scales", "parameters", "halo px", "what it is")
+    for row in rows:
+        parameters = row["parameters"]
+        counts = sorted(set(parameters.values()))
+        table.add_row(
+            row["name"],
+            " ".join(f"x{s}" for s in row["scales"]),
+            " / ".join(f"{count:,}" for count in counts),
+            " / ".join(str(halo) for halo in sorted(set(row["halo"].values()))),
+            row["summary"],
+        )
+    Console().print(table)

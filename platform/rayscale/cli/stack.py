@@ -1,0 +1,85 @@
+"""Commands for this machine: the local stack, the demo, the settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rayscale.cli.console import emit, note
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
+
+
+def up(json_: JsonOption = False) -> None:
+    """Start the local stack: S3 server, MLflow and Ray, on loopback; it stays until `rayscale down`.
+
+    Point a shell at it with the `source` line that is printed at the end.
+    """
+    from dataclasses import asdict
+
+    from rayscale import local
+    from rayscale.settings import get_settings
+
+    home = get_settings().home
+    addresses = local.up(home, progress=note)
+    if json_:
+        emit(asdict(addresses))
+        return
+    _print_addresses(asdict(addresses))
+    print(f"\nPoint this shell at it:   source {home / 'stack.env'}")
+
+
+def down() -> None:
+    """Stop the local stack; data, models and keys stay."""
+    from rayscale import local
+    from rayscale.settings import get_settings
+
+    local.down(get_settings().home)
+    note("the local stack is down; its data stays for the next `rayscale up`")
+
+
+def status(json_: JsonOption = False) -> None:
+    """Show which parts of the local stack run, and where. Exit code 1 when a part is missing."""
+    from dataclasses import asdict
+
+    from rayscale import local
+    from rayscale.settings import get_settings
+
+    services = local.status(get_settings().home)
+    if json_:
+        emit([asdict(service) for service in services])
+    else:
+        for service in services:
+            state = f"running at {service.address}" if service.running else "not running"
+            print(f"{service.name:10} {state}")
+    if not all(service.running for service in services):
+        raise typer.Exit(1)
+
+
+def settings(json_: JsonOption = False) -> None:
+    """Show every limit and place, its unit, and the variable that sets it."""
+    from rayscale.settings import Settings, get_settings
+
+    values = get_settings()
+    if json_:
+        emit(values.model_dump(mode="json"))
+        return
+    for name, field in Settings.model_fields.items():
+        print(f"RAYSCALE_{name.upper()}={getattr(values, name)}   # {field.description}")
+
+
+def demo(
+    steps: Annotated[int, typer.Option(min=1, help="Training steps; more is better.")] = 300,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards.")] = False,
+) -> None:
+    """Run the whole product once: bucket, shards, training, registry, batch, HTTP. A few minutes."""
+    from rayscale.demo import run
+
+    run(steps=steps, keep=keep)
+
+
+def _print_addresses(addresses: dict[str, object]) -> None:
+    for name, value in addresses.items():
+        if "key" not in name:
+            print(f"{name:10} {value}")
