@@ -1,0 +1,175 @@
+"""What every system shares: the base class ``SuperResolver`` and the layers of the EDSR family.
+
+The layers keep the official module tree, so that state-dict keys are those of EDSR-PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rayscale.errors import ConfigError, InputError
+from rayscale.models.spec import ModelSpec
+
+
+class SuperResolver(nn.Module, ABC):
+    """A network that enlarges images ``(N, C, H, W)`` by an integer scale.
+
+    A subclass sets its layers up from the specification and implements ``enlarge`` and ``halo``.
+    """
+
+    # Prefixes of the state-dict keys that belong to one scale; a warm start leaves them fresh.
+    scale_bound: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The scales this network serves, increasing."""
+        return self.spec.scales
+
+    @property
+    def channels(self) -> int:
+        """Image channels, the same in and out."""
+        return self.spec.channels
+
+    def resolve_scale(self, scale: int | None) -> int:
+        """``scale`` when served, or the only scale for None; ConfigError otherwise."""
+        served = ", ".join(map(str, self.scales))
+        if scale is None:
+            if len(self.scales) == 1:
+                return self.scales[0]
+            raise ConfigError(f"{self.spec.system} serves the scales {served}; give one of them")
+        if scale not in self.scales:
+            raise ConfigError(f"{self.spec.system} here serves scale {served}, not {scale}")
+        return scale
+
+    def forward(self, x: Tensor, scale: int | None = None) -> Tensor:
+        """Enlarge ``x (N, C, H, W)``, floating, in ``[0, value_range]``, to ``(N, C, sH, sW)``.
+
+        The result is neither clipped nor rounded, and float32 under autocast.
+
+        Raises:
+            ConfigError: the scale is not served, or None when several are.
+            InputError: another number of channels than the network's.
+        """
+        scale = self.resolve_scale(scale)
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise InputError(
+                f"{self.spec.system} takes tensors (N, {self.channels}, H, W), not {tuple(x.shape)}"
+            )
+        return self.enlarge(x, scale)
+
+    @abstractmethod
+    def enlarge(self, x: Tensor, scale: int) -> Tensor:
+        """The computation of ``forward``, its arguments already checked."""
+
+    @abstractmethod
+    def halo(self, scale: int) -> int:
+        """LR pixels around a pixel that its enlargement depends on: the exact margin of a tile."""
+
+
+class MeanShift(nn.Module):
+    """Add ``sign * value_range * mean`` per channel, in float32 at least.
+
+    Official code does this by a frozen 1x1 convolution with an identity weight. Its keys are kept (as
+    buffers, so that they count neither as parameters nor for the optimizer), the arithmetic is one addition:
+    exact under autocast, and a NaN stays in its channel.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, value_range: float, mean: Sequence[float], sign: int) -> None:
+        super().__init__()
+        self.shift = [sign * value_range * value for value in mean]
+        self.tolerance = 1e-5 * value_range
+        self.register_buffer("weight", torch.eye(len(mean))[:, :, None, None])
+        self.register_buffer("bias", torch.tensor(self.shift))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return wide + self.bias[:, None, None]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Refuse a shift that ``forward`` or the specification would not honour."""
+        for name, expected in (
+            ("weight", torch.eye(len(self.shift))[:, :, None, None]),
+            ("bias", torch.tensor(self.shift)),
+        ):
+            found = state_dict.get(prefix + name)
+            if found is None or found.shape != expected.shape or found.is_meta:
+                continue  # missing keys and shapes are reported by torch
+            apart = (found.detach().cpu().float() - expected).abs().max().item()
+            if not apart <= self.tolerance:
+                raise ConfigError(
+                    f"{prefix}{name} differs from the specification by {apart:g} "
+                    f"(at most {self.tolerance:g}): the weights were trained with another "
+                    "normalisation; build the model with their mean, a unit deviation, and their "
+                    "value_range"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class ResBlock(nn.Module):
+    """``x + residual_scaling * conv(relu(conv(x)))``: no normalisation, nothing after the addition."""
+
+    def __init__(self, filters: int, kernel: int, residual_scaling: float = 1.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(filters, filters, kernel), nn.ReLU(inplace=True), conv(filters, filters, kernel)
+        )
+        self.residual_scaling = residual_scaling
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.body(x), alpha=self.residual_scaling)
+
+
+class Upsampler(nn.Sequential):
+    """Convolution and pixel shuffle: once for x2 and x3, twice for x4. ConfigError for other scales."""
+
+    def __init__(self, scale: int, filters: int) -> None:
+        steps = {2: (2,), 3: (3,), 4: (2, 2)}.get(scale)
+        if steps is None:
+            raise ConfigError(f"scale {scale} is not available; the upsampler makes 2, 3 or 4")
+        layers: list[nn.Module] = []
+        for step in steps:
+            layers += [conv(filters, step**2 * filters, 3), nn.PixelShuffle(step)]
+        super().__init__(*layers)
+
+
+def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    """A convolution with bias that keeps the size of the image (zero padding)."""
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+
+def reach(path: Iterable[nn.Module]) -> int:
+    """Halo in LR pixels of layers run one after the other, from the input to the output.
+
+    Each convolution reaches half its kernel, on a grid that every pixel shuffle made finer. Skip connections
+    reach less than what they skip, so they do not count.
+    """
+    total, grid = Fraction(0), 1
+    for part in path:
+        for layer in part.modules():
+            if isinstance(layer, nn.Conv2d):
+                total += Fraction(int(layer.kernel_size[0]) // 2, grid)
+            elif isinstance(layer, nn.PixelShuffle):
+                grid *= layer.upscale_factor
+    return math.ceil(total)
+
+
+def require_trunk(spec: ModelSpec) -> None:
+    """ConfigError unless the specification has at least one block and one filter."""
+    if spec.blocks < 1 or spec.filters < 1:
+        raise ConfigError(
+            f"{spec.system} needs at least 1 block and 1 filter, not {spec.blocks} and {spec.filters}"
+        )

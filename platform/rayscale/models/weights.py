@@ -1,0 +1,310 @@
+"""Weight files: the own format (safetensors with the specification inside), foreign files, warm starts.
+
+How foreign state dicts are laid out is the business of ``rayscale.models.foreign``. Where files come from
+(object storage, the model registry) is not known here: everything is a local path. Nothing that a file says
+is executed, and what it claims is checked before memory is given to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
+from rayscale.models import foreign
+from rayscale.models.network import SuperResolver
+from rayscale.models.registry import build
+from rayscale.models.spec import ModelSpec
+
+SPEC_KEY = "rayscale.spec"
+FORMAT_KEY = "rayscale.format"
+FORMAT = "1"
+
+Layout = Literal["auto", "rayscale", "official", "basicsr", "super-image"]
+
+
+class WeightsError(InputError):
+    """A weight file that cannot be used: damaged, of another network, or not only tensors."""
+
+    code: ClassVar[str] = "bad_weights"
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A network read from a file, in evaluation mode, on the CPU, float32.
+
+    ``sha256`` is of the whole file, ``layout`` what it turned out to be, ``metadata`` what ``save_model`` was
+    given as ``extra`` (empty for foreign files).
+    """
+
+    model: SuperResolver
+    sha256: str
+    layout: str
+    metadata: dict[str, str]
+
+
+def save_model(
+    model: SuperResolver, path: str | Path, extra: Mapping[str, str] | None = None
+) -> str:
+    """Write ``model`` as float32 safetensors and return the sha256 of the file.
+
+    The file appears whole or not at all, and the same weights, specification and ``extra`` give the same
+    bytes. ``extra`` goes into the metadata; keys that begin with ``rayscale.`` are taken. WeightsError for
+    weights that are not finite, which could not be read again.
+    """
+    path = Path(path)
+    metadata = dict(extra or {})
+    if taken := sorted(key for key in metadata if key.startswith("rayscale.")):
+        raise ConfigError(f"the metadata key {taken[0]} is reserved; use another prefix")
+    metadata |= {SPEC_KEY: model.spec.to_json(), FORMAT_KEY: FORMAT}
+    state = _checked({key: value.detach().cpu() for key, value in model.state_dict().items()})
+    # safetensors writes metadata in random order: put the header together again, sorted.
+    packed = safetensors.torch.save(state)
+    length = int.from_bytes(packed[:8], "little")
+    header = json.loads(packed[8 : 8 + length])
+    text = json.dumps({"__metadata__": metadata, **header}, sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    content = (len(text).to_bytes(8, "little"), text, memoryview(packed)[8 + length :])
+
+    digest = hashlib.sha256()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            for part in content:
+                digest.update(part)
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def load_model(path: str | Path) -> SuperResolver:
+    """Read a file of ``save_model``; in evaluation mode, on the CPU. Errors as in ``read_weights``."""
+    return read_weights(path, layout="rayscale").model
+
+
+def read_weights(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    scale: int | None = None,
+    layout: Layout = "auto",
+) -> LoadedWeights:
+    """Read weights from a local file: the own format, or a state dict of another toolkit.
+
+    Foreign files are ``.pt``, ``.pth`` or safetensors in the layout of EDSR-PyTorch (EDSR, MDSR), BasicSR or
+    super-image. The last has the keys of the first, and is told from it by the names under which it is
+    published (``pytorch_model_2x.pt``); otherwise give ``layout``. A file named by its hash as torch hub does
+    (``edsr_x2-0edfb8a3.pt``) is verified.
+
+    Args:
+        path: the file.
+        name: the system it has to be, or None for any. For foreign files it also gives the residual scaling,
+            which shapes do not tell; without it, 256 filters mean 0.1.
+        scale: a scale it has to serve, or None for any.
+        layout: one of ``auto``, ``rayscale``, ``official``, ``basicsr``, ``super-image``.
+
+    Raises:
+        NotFoundError: no such file.
+        WeightsError: damaged, truncated, not only tensors, not finite, or of no known layout.
+        ConfigError: it holds another system or scale than asked for.
+    """
+    path = Path(path)
+    if layout not in get_args(Layout):
+        raise ConfigError(f"there is no layout {layout!r}; use {', '.join(get_args(Layout))}")
+    data = _read(path)
+    digest = hashlib.sha256(data).hexdigest()
+    _verify_name(path, digest)
+    try:
+        metadata, content = _parse(data)
+        if SPEC_KEY in metadata and layout in ("auto", "rayscale"):
+            found: str = "rayscale"
+            spec, state = _own(metadata), content
+            if name is not None and name != spec.system:
+                raise ConfigError(f"it holds {spec.system}, not {name}; ask for {spec.system}")
+        elif layout == "rayscale":
+            raise InputError("it was not written by rayscale; read it as foreign weights")
+        else:
+            spec, state, found = foreign.convert(
+                content,
+                file_name=path.name,
+                name=name,
+                layout=None if layout == "auto" else layout,
+            )
+            metadata = {}
+        if scale is not None and scale not in spec.scales:
+            served = ", ".join(map(str, spec.scales))
+            raise ConfigError(f"it holds {spec.system} for scale {served}, not {scale}")
+        model = _assemble(spec, state)
+    except RayscaleError as error:
+        kind = ConfigError if isinstance(error, ConfigError) else WeightsError
+        raise kind(f"{path} (sha256 {digest[:16]}): {error}") from None
+    extra = {key: value for key, value in metadata.items() if not key.startswith("rayscale.")}
+    return LoadedWeights(model.eval(), digest, found, extra)
+
+
+def sha256_of(path: str | Path) -> str:
+    """The sha256 of a file, in hexadecimal; NotFoundError when it does not exist."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}") from None
+
+
+def warm_start(target: SuperResolver, source: SuperResolver) -> list[str]:
+    """Copy weights into ``target`` and return the keys that stay fresh.
+
+    For the same scales everything is copied. For others, all but what belongs to a scale: EDSR's tail, MDSR's
+    ``pre_process`` and ``upsample`` (the paper starts x3 and x4 from a trained x2 this way). The target keeps
+    its own mean. Nothing is changed on an error.
+
+    Raises:
+        ConfigError: another architecture, number of channels, size, value range or residual scaling.
+    """
+    if type(target) is not type(source):
+        raise ConfigError(
+            f"{target.spec.system} cannot start from {source.spec.system}: another architecture"
+        )
+    for name in ("value_range", "residual_scaling"):
+        ours, theirs = getattr(target.spec, name), getattr(source.spec, name)
+        if ours != theirs:
+            raise ConfigError(
+                f"cannot start from weights with {name} {theirs:g}: the model has {ours:g}; "
+                "use the same value"
+            )
+    same = target.scales == source.scales
+    own = dict(target.named_parameters())
+    fresh = [] if same else [key for key in own if key.startswith(target.scale_bound)]
+    given = dict(source.named_parameters())
+    copied = [key for key in own if key not in fresh]
+    skipped = () if same else target.scale_bound
+    _require_same(
+        {key: own[key] for key in copied},
+        {key: value for key, value in given.items() if not (skipped and key.startswith(skipped))},
+    )
+    with torch.no_grad():
+        for key in copied:
+            own[key].copy_(given[key])
+    return fresh
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no weight file {path}") from None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _verify_name(path: Path, digest: str) -> None:
+    """Torch hub ends names with the first digits of the sha256; digits alone may be a date."""
+    match = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
+    if match and not match[1].isdecimal() and not digest.startswith(match[1]):
+        raise WeightsError(
+            f"{path} has the sha256 {digest}, but its name promises {match[1]}; the download is "
+            "damaged, or rename the file if its name is a coincidence"
+        )
+
+
+def _parse(data: bytes) -> tuple[dict[str, str], Any]:
+    """Metadata and content of a safetensors or PyTorch file; InputError when it is neither."""
+    if data[8:9] == b"{":
+        return _parse_safetensors(data)
+    try:
+        return {}, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Not the message of torch, which recommends to allow what was just refused.
+        refused = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        if refused:
+            raise InputError(
+                f"it holds Python objects ({refused[1]}), which could run code when loaded; "
+                "save model.state_dict() instead"
+            ) from None
+        raise InputError("it is not a weight file, or it is damaged") from None
+    except Exception as error:
+        # A damaged pickle can fail with any exception at all.
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(f"it is truncated or damaged, or not a weight file ({reason})") from None
+
+
+def _parse_safetensors(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"it is truncated or damaged ({error})") from None
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]).get("__metadata__", {}), tensors
+
+
+def _own(metadata: Mapping[str, str]) -> ModelSpec:
+    if metadata.get(FORMAT_KEY) != FORMAT:
+        raise InputError(
+            f"its format is {metadata.get(FORMAT_KEY)!r}, this version reads {FORMAT!r}; "
+            "use the rayscale that wrote it"
+        )
+    try:
+        return ModelSpec.from_json(metadata[SPEC_KEY])
+    except ConfigError as error:
+        raise InputError(str(error)) from None
+
+
+def _assemble(spec: ModelSpec, state: dict[str, Tensor]) -> SuperResolver:
+    """The network with these weights; memory is taken only once every key and shape fits."""
+    try:
+        with torch.device("meta"):
+            model = build(spec)
+    except RayscaleError as error:
+        raise InputError(str(error)) from None
+    try:
+        _require_same(model.state_dict(), state)
+        model.load_state_dict(_checked(state), assign=True)
+    except ConfigError as error:
+        raise InputError(str(error)) from None
+    return model
+
+
+def _require_same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """ConfigError that names missing and unexpected keys and different shapes."""
+    wrong = [f"{key} is missing" for key in expected if key not in found]
+    wrong += [f"{key} is unexpected" for key in found if key not in expected]
+    wrong += [
+        f"{key} has shape {tuple(found[key].shape)}, not {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ConfigError(f"the weights do not fit: {'; '.join(wrong[:4])}{more}")
+
+
+def _checked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Dense finite float32 copies that share no memory; WeightsError names what is not."""
+    checked: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not foreign.is_dense(value):
+            raise WeightsError(f"{key} is {value.dtype}, {value.layout}; weights are dense floats")
+        wide = value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if not bool(torch.isfinite(wide).all()):
+            raise WeightsError(f"{key} has values that are not finite; the training diverged")
+        checked[key] = wide
+    return checked
