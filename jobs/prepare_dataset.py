@@ -1,0 +1,177 @@
+"""Cut a bucket or folder of images into training shards, side by side on Ray.
+
+Laptop (an embedded Ray, two folders):
+    python jobs/prepare_dataset.py ~/images ~/dataset
+Laptop, object storage (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY in the environment):
+    python jobs/prepare_dataset.py s3://in/images s3://out/dataset
+Cluster:
+    ray job submit --working-dir . -- python jobs/prepare_dataset.py s3://in/images s3://out/dataset
+Only x4, smaller sub-images, two images held out:
+    python jobs/prepare_dataset.py s3://in/images s3://out/x4 --scales 4 --size 240 --step 144 --exclude 'val/*'
+
+Run again after an interruption: finished shards are kept. Exit codes: 0 complete, 3 some images failed (they are
+listed, the dataset is usable), 1 no dataset was made, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+
+from rayscale import cluster
+from rayscale.data import Manifest, PrepareConfig, prepare
+from rayscale.data.preparation import ShardRecord, ShardTask
+from rayscale.errors import ConfigError, RayscaleError
+
+COMPLETE, NOTHING, USAGE, PARTIAL = 0, 1, 2, 3
+LISTED_FAILURES = 20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    started = time.monotonic()
+    try:
+        config = PrepareConfig.create(
+            **{
+                name: value
+                for name, value in vars(options).items()
+                if name in PrepareConfig.model_fields
+            }
+        )
+        manifest = prepare(
+            options.source, options.target, config, run=on_ray(options.concurrency), progress=show
+        )
+    except RayscaleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ConfigError) else NOTHING
+    print(summary(manifest, options.target, time.monotonic() - started))
+    return PARTIAL if manifest.failures else COMPLETE
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; its defaults are those of ``PrepareConfig``."""
+    default = PrepareConfig()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("source", help="folder or s3://bucket/prefix of PNG, JPEG and TIFF images")
+    add("target", help="folder or s3://bucket/prefix of the dataset")
+    add("--scales", type=int, nargs="+", default=default.scales, metavar="S", help="default: 2 3 4")
+    add(
+        "--size",
+        type=int,
+        default=default.size,
+        help="HR pixels of a sub-image, default %(default)s",
+    )
+    add(
+        "--step",
+        type=int,
+        default=default.step,
+        help="HR pixels between sub-images, default %(default)s",
+    )
+    add(
+        "--minimum",
+        type=int,
+        default=default.minimum,
+        help="skip images below, default %(default)s HR pixels",
+    )
+    add(
+        "--images-per-shard", type=int, default=default.images_per_shard, help="default %(default)s"
+    )
+    add(
+        "--channels",
+        type=int,
+        help="channels of every image (1 grey, 3 RGB); default: as the first image",
+    )
+    add("--bits", type=int, help="8 or 16; default: as the first image")
+    add(
+        "--exclude", nargs="+", default=(), metavar="GLOB", help="hold out images whose key matches"
+    )
+    add(
+        "--max-pixels",
+        type=int,
+        default=default.max_pixels,
+        help="fail larger images, default %(default)s",
+    )
+    add("--concurrency", type=int, help="shards at a time; default: the cores of the cluster")
+    return parser.parse_args(arguments)
+
+
+def on_ray(
+    concurrency: int | None,
+) -> Callable[[Callable[[ShardTask], ShardRecord], Iterable[ShardTask]], Iterator[ShardRecord]]:
+    """A runner for ``prepare``: one Ray Data row per shard. Rows carry names of images, never pixels."""
+
+    def run(
+        function: Callable[[ShardTask], ShardRecord], tasks: Iterable[ShardTask]
+    ) -> Iterator[ShardRecord]:
+        def work(row: dict[str, str]) -> dict[str, str]:
+            try:
+                record = function(ShardTask.model_validate_json(row["task"]))
+            except (
+                RayscaleError
+            ) as error:  # as a value: Ray would bury the message in its traceback
+                return {"record": "", "error": str(error)}
+            return {"record": record.model_dump_json(), "error": ""}
+
+        rows = [{"task": task.model_dump_json()} for task in tasks]
+        if not rows:
+            return
+        print(f"ray: {cluster.connect()}", flush=True)
+        import ray
+
+        ray.data.DataContext.get_current().enable_progress_bars = False  # `show` is shorter
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            work, concurrency=min(concurrency or cores, len(rows))
+        )
+        for row in shards.iter_rows():
+            if row["error"]:
+                raise RayscaleError(row["error"])
+            yield ShardRecord.model_validate_json(row["record"])
+
+    return run
+
+
+def show(done: int, total: int) -> None:
+    print(f"shards: {done}/{total}", flush=True)
+
+
+def summary(manifest: Manifest, target: str, seconds: float) -> str:
+    """The result as a table, and the images that are not in it."""
+    counts = manifest.counts
+    size = sum(column.bytes for shard in manifest.shards for column in shard.columns.values())
+    rows = {
+        "dataset": f"{target} ({size / 1e6:.1f} MB in {len(manifest.shards)} shards)",
+        "images": f"{counts.images} used, {counts.failed} failed, {counts.skipped} too small, "
+        f"{counts.ignored} other objects",
+        "sub-images": f"{counts.sub_images} of {manifest.config.size} pixels or less, scales "
+        + " ".join(f"x{scale}" for scale in manifest.scales),
+        "pixels": f"{counts.pixels / 1e6:.1f} M, {manifest.channels} channels of {manifest.bits} bits",
+        "mean": " ".join(f"{value:.4f}" for value in manifest.mean),
+        "deviation": " ".join(f"{value:.4f}" for value in manifest.deviation),
+        "digest": manifest.digest,
+        "time": f"{seconds:.1f} s",
+    }
+    lines = [f"{name:<12}{value}" for name, value in rows.items()]
+    for title, listed in (("failed", manifest.failures), ("too small", manifest.skipped)):
+        if listed:
+            lines.append(f"{title}:")
+            lines += [
+                f"  {item.key}: {item.error}: {item.message}" for item in listed[:LISTED_FAILURES]
+            ]
+        if len(listed) > LISTED_FAILURES:
+            lines.append(
+                f"  ... and {len(listed) - LISTED_FAILURES} more, all in {target}/manifest.json"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

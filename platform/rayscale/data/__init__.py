@@ -1,0 +1,26 @@
+"""From source images to training batches: shards in object storage, and patches cut from them.
+
+``config``, ``cutting``, ``shards`` and ``preparation`` write a dataset; ``manifest`` says what it holds;
+``cache``, ``dataset``, ``sampler`` and ``stream`` read it. Decoding images is ``rayscale.imaging``, the
+arithmetic of low resolution ``rayscale.resampling``; Ray runs the preparation from ``jobs/``.
+"""
+
+from rayscale.data.cache import ShardCache
+from rayscale.data.config import PrepareConfig
+from rayscale.data.dataset import Dataset
+from rayscale.data.manifest import Failure, Manifest
+from rayscale.data.preparation import prepare
+from rayscale.data.sampler import scale_at
+from rayscale.data.stream import PatchStream, Prefetch
+
+__all__ = [
+    "Dataset",
+    "Failure",
+    "Manifest",
+    "PatchStream",
+    "Prefetch",
+    "PrepareConfig",
+    "ShardCache",
+    "prepare",
+    "scale_at",
+]

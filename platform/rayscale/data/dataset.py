@@ -1,0 +1,117 @@
+"""A prepared dataset at one scale, opened for reading: rows of aligned LR and HR sub-images."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayscale.data.cache import ShardCache
+from rayscale.data.manifest import Column, Manifest, dataset_store
+from rayscale.data.shards import open_shard
+from rayscale.errors import ConfigError
+from rayscale.storage.local import LocalStore
+
+Pixels = npt.NDArray[Any]
+
+_DOWNLOADS = 4  # at a time; more would only share the same link
+
+
+@dataclass(frozen=True)
+class _Open:
+    lr: list[Pixels]
+    hr: list[Pixels]
+    files: tuple[Path, Path]
+
+
+class Dataset:
+    """The HR and one LR column of a dataset; shards come through the cache when first touched.
+
+    ``uri`` is the root of the dataset or the address of its ``manifest.json``. Raises ``ConfigError`` for a
+    scale that was not prepared. Not for use by several threads at once.
+    """
+
+    def __init__(self, uri: str | Path, scale: int, cache: ShardCache | None = None) -> None:
+        self._store = dataset_store(uri)
+        self.manifest = Manifest.load(self._store)
+        if scale not in self.manifest.scales:
+            raise ConfigError(
+                f"{self._store.uri} was prepared for the scales {self.manifest.scales}, not for {scale}; "
+                f"prepare it again with --scales {' '.join(map(str, (*self.manifest.scales, scale)))}"
+            )
+        self.uri = self._store.uri
+        self.scale = scale
+        self.cache = cache or ShardCache()
+        self._ends = list(accumulate(shard.rows for shard in self.manifest.shards))
+        self._open: dict[int, _Open] = {}
+
+    @property
+    def cached(self) -> bool:
+        """Whether shards are copied to this machine; those of a local folder are used in place."""
+        return not isinstance(self._store, LocalStore)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """HR height and width of every row, ``(rows, 2)``; nothing is fetched."""
+        runs = np.array([run for shard in self.manifest.shards for run in shard.sizes], np.int64)
+        return np.repeat(runs[:, :2], runs[:, 2], axis=0)
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Shard of a row and its number there."""
+        shard = bisect_right(self._ends, row)
+        return shard, row - (self._ends[shard - 1] if shard else 0)
+
+    def shard_bytes(self, rows: Iterable[int]) -> int:
+        """Bytes of the shards that hold these rows, both columns."""
+        shards = {self.place(row)[0] for row in rows}
+        return sum(column.bytes for shard in shards for column in self._columns(shard))
+
+    def pair(self, row: int) -> tuple[Pixels, Pixels]:
+        """One row: read-only views LR ``(C, h, w)`` and HR ``(C, s h, s w)``, uint8 or uint16."""
+        return self.pairs([row])[0]
+
+    def pairs(self, rows: Iterable[int]) -> list[tuple[Pixels, Pixels]]:
+        """Several rows; shards that are missing are fetched side by side."""
+        places = [self.place(row) for row in rows]
+        shards = self._require({shard for shard, _ in places})
+        return [(shards[shard].lr[index], shards[shard].hr[index]) for shard, index in places]
+
+    def _require(self, wanted: set[int]) -> dict[int, _Open]:
+        missing = sorted(wanted - self._open.keys())
+        if missing:
+            kept = {shard: self._open[shard] for shard in wanted if shard in self._open}
+            with ThreadPoolExecutor(_DOWNLOADS) as pool:
+                self._open.update(zip(missing, pool.map(self._map, missing), strict=True))
+            kept.update({shard: self._open[shard] for shard in missing})
+            # A mapping would hold the disk space of a file that the cache has given up.
+            for shard, opened in list(self._open.items()):
+                if not all(file.exists() for file in opened.files):
+                    del self._open[shard]
+            return kept
+        return self._open
+
+    def _map(self, shard: int) -> _Open:
+        (lr, lr_file), (hr, hr_file) = map(self._map_column, self._columns(shard))
+        return _Open(lr, hr, (lr_file, hr_file))
+
+    def _map_column(self, column: Column) -> tuple[list[Pixels], Path]:
+        while True:
+            path = self.cache.get(self._store, column)
+            try:
+                return open_shard(path), path
+            except FileNotFoundError:  # another process made room between the check and the mapping
+                continue
+
+    def _columns(self, shard: int) -> tuple[Column, Column]:
+        columns = self.manifest.shards[shard].columns
+        return columns[str(self.scale)], columns["1"]

@@ -1,0 +1,150 @@
+"""What a dataset holds: ``manifest.json``, written last, without which there is no dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rayscale.data.config import PrepareConfig
+from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.storage import Store, connect
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Failure(_Record):
+    """A source image that is not in the dataset, and why."""
+
+    key: str
+    error: str
+    """Class of the error, as ``UnsupportedError``; ``Skipped`` for images below the minimum size."""
+    message: str
+
+
+class Column(_Record):
+    """One object: the HR or one LR version of every row of a shard."""
+
+    key: str
+    bytes: int
+    sha256: str
+
+
+class Shard(_Record):
+    """Rows stored together; ``columns`` is keyed by scale as text, ``"1"`` being HR."""
+
+    name: str
+    sizes: tuple[tuple[int, int, int], ...]
+    """Runs ``(height, width, rows)`` of equal HR sizes, in row order."""
+    columns: dict[str, Column]
+
+    @property
+    def rows(self) -> int:
+        return sum(count for _, _, count in self.sizes)
+
+
+class Counts(_Record):
+    """How much a dataset holds and leaves out."""
+
+    images: int
+    sub_images: int
+    pixels: int
+    """HR pixels of the source images that are in; those shared by sub-images count once."""
+    failed: int
+    skipped: int
+    ignored: int
+    """Objects of the source whose suffix is not that of an image, and those held out by ``exclude``."""
+
+
+class Manifest(_Record):
+    """Everything a reader needs to know; ``digest`` names the content wherever it is stored.
+
+    ``mean`` and ``deviation`` are per channel, as fractions of the peak (255 or 65535), over every HR pixel once.
+    """
+
+    format: Literal[1]
+    source: str
+    created: str
+    """Time of the commit, ISO 8601 in UTC."""
+    config: PrepareConfig
+    channels: int
+    bits: Literal[8, 16]
+    scales: tuple[int, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    counts: Counts
+    shards: tuple[Shard, ...]
+    failures: tuple[Failure, ...]
+    skipped: tuple[Failure, ...]
+    digest: str
+    """sha256 over what training reads: pixels, their order, channels, bits and scales."""
+
+    @property
+    def peak(self) -> int:
+        return int((1 << self.bits) - 1)
+
+    @classmethod
+    def load(cls, place: str | Path | Store) -> Manifest:
+        """Read the manifest of a dataset, given its root or the address of the manifest itself.
+
+        Raises ``NotFoundError`` where none was committed and ``StorageError`` for a damaged one.
+        """
+        store = place if isinstance(place, Store) else dataset_store(place)
+        address = store.locate(MANIFEST)
+        try:
+            content = json.loads(store.read(MANIFEST))
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{address} does not exist: no dataset is complete there; make one with "
+                f"`python jobs/prepare_dataset.py SOURCE {store.uri}`"
+            ) from error
+        except ValueError as error:
+            raise StorageError(
+                f"{address} is damaged (not JSON); prepare the dataset again"
+            ) from error
+        if isinstance(content, dict) and content.get("format") != FORMAT:
+            raise ConfigError(
+                f"{address} has format {content.get('format')!r}; this version reads format {FORMAT}"
+            )
+        try:
+            manifest = cls.model_validate(content)
+        except ValidationError as error:
+            raise StorageError(f"{address} is damaged: {error.errors()[0]['msg']}") from error
+        if content_digest(manifest) != manifest.digest:
+            raise StorageError(
+                f"{address} is damaged: its digest does not match; prepare the dataset again"
+            )
+        return manifest
+
+    def commit(self, store: Store) -> None:
+        """Write the manifest: from here on the dataset exists."""
+        store.write(MANIFEST, self.model_dump_json(indent=1).encode())
+
+
+def dataset_store(place: str | Path) -> Store:
+    """The store of a dataset given its root or the address of its manifest."""
+    return connect(str(place).removesuffix(MANIFEST))
+
+
+def content_digest(manifest: Manifest) -> str:
+    """sha256 over what training reads; independent of time, place, and order of execution."""
+    content: dict[str, Any] = {
+        "format": manifest.format,
+        "channels": manifest.channels,
+        "bits": manifest.bits,
+        "scales": manifest.scales,
+        "shards": [
+            [shard.sizes, {scale: column.sha256 for scale, column in shard.columns.items()}]
+            for shard in manifest.shards
+        ],
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

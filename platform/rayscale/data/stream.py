@@ -1,0 +1,198 @@
+"""Batches of training patches, by step; and the thread that makes them ahead of the training loop."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from rayscale.data.dataset import Dataset
+from rayscale.data.sampler import draws, row_at, share, steps_per_epoch
+from rayscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class PatchStream:
+    """Random aligned patches of a dataset, flipped and transposed alike: a pure function of ``(seed, step)``.
+
+    ``patch`` is the LR side in pixels, ``batch`` the global number of patches in a step, of which worker ``rank``
+    of ``world`` makes an equal, contiguous part: put together, the parts are the same batch for any ``world``.
+    Sub-images smaller than the patch are left out; their number is ``excluded``.
+
+    Raises ``ConfigError`` when ``world`` does not divide ``batch`` or no sub-image is large enough. Not for use by
+    several threads at once.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        patch: int = 48,
+        batch: int = 16,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if patch < 1 or batch < 1:
+            raise ConfigError(f"patch {patch} and batch {batch} must both be at least 1")
+        if world < 1 or batch % world:
+            raise ConfigError(
+                f"a batch of {batch} patches cannot be shared equally by {world} workers; "
+                f"make the batch a multiple of {world} or change the number of workers"
+            )
+        if not 0 <= rank < world:
+            raise ConfigError(f"rank {rank} is not one of {world} workers (0 to {world - 1})")
+        need = patch * dataset.scale
+        sizes = dataset.sizes
+        self._rows = np.flatnonzero(sizes.min(axis=1) >= need).tolist()
+        self.excluded = len(sizes) - len(self._rows)
+        if not self._rows:
+            raise ConfigError(
+                f"none of the {len(sizes)} sub-images of {dataset.uri} is {need} HR pixels wide and high, which LR "
+                f"patches of {patch} at x{dataset.scale} need; take a smaller patch or prepare with a larger size"
+            )
+        self.dataset, self.patch, self.batch_size, self.seed = dataset, patch, batch, seed
+        self.slots = range(rank * batch // world, (rank + 1) * batch // world)
+        self._warn_of_small_cache()
+
+    @property
+    def rows(self) -> int:
+        """Sub-images that take part, over all workers."""
+        return len(self._rows)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every sub-image is drawn at least once."""
+        return steps_per_epoch(self.rows, self.batch_size)
+
+    def rows_at(self, step: int) -> list[int]:
+        """The dataset rows that this worker draws at ``step``, in slot order."""
+        return [
+            self._rows[row_at(self.seed, step, slot, rows=self.rows, batch=self.batch_size)]
+            for slot in self.slots
+        ]
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This worker's part of the batch of ``step`` (from 0).
+
+        Returns LR ``(n, C, patch, patch)`` and HR ``(n, C, s patch, s patch)``, contiguous, uint8 or uint16 as
+        stored, n = batch / world.
+        """
+        import torch
+
+        manifest, patch, scale = self.dataset.manifest, self.patch, self.dataset.scale
+        wide = patch * scale
+        dtype = np.uint8 if manifest.bits == 8 else np.uint16
+        count = len(self.slots)
+        lr_batch = np.empty((count, manifest.channels, patch, patch), dtype)
+        hr_batch = np.empty((count, manifest.channels, wide, wide), dtype)
+        chosen = draws(self.seed, step, self.batch_size)[self.slots.start : self.slots.stop]
+        pairs = self.dataset.pairs(self.rows_at(step))
+        for index, ((lr, hr), draw) in enumerate(zip(pairs, chosen, strict=True)):
+            y, x = draw.offset(lr.shape[1], lr.shape[2], patch)
+            lr_batch[index] = draw.turn(lr[:, y : y + patch, x : x + patch])
+            y, x = y * scale, x * scale
+            hr_batch[index] = draw.turn(hr[:, y : y + wide, x : x + wide])
+        return torch.from_numpy(lr_batch), torch.from_numpy(hr_batch)
+
+    def ahead(
+        self, start: int = 0, stop: int | None = None, depth: int = 4
+    ) -> Prefetch[tuple[Tensor, Tensor]]:
+        """The batches of steps ``start`` to ``stop`` in order, up to ``depth`` of them made ahead by a thread.
+
+        >>> with stream.ahead(start=step) as batches:  # doctest: +SKIP
+        ...     for lr, hr in batches: ...
+        """
+        return Prefetch(self.batch, start, stop, depth)
+
+    def _warn_of_small_cache(self) -> None:
+        shares = [
+            share(self.rows, self.batch_size, slot) for slot in (self.slots[0], self.slots[-1])
+        ]
+        needed = self.dataset.shard_bytes(self._rows[shares[0][0] : shares[1][1]])
+        if self.dataset.cached and needed > self.dataset.cache.limit:
+            logger.warning(
+                "this worker's shards hold %d bytes, the cache only %d: they will be fetched again and again; "
+                "raise RAYSCALE_CACHE_BYTES or train with more workers",
+                needed,
+                self.dataset.cache.limit,
+            )
+
+
+class Prefetch(Generic[T]):
+    """``make(start)``, ``make(start + 1)``, ... made by one background thread, at most ``depth`` ahead.
+
+    An iterator and a context manager. An exception of ``make`` is raised to the consumer in its turn, after the
+    results before it. ``close`` (or leaving the block) ends the thread and waits for it.
+    """
+
+    def __init__(
+        self, make: Callable[[int], T], start: int = 0, stop: int | None = None, depth: int = 4
+    ) -> None:
+        if depth < 1:
+            raise ConfigError(f"depth {depth} is not possible; at least 1 batch is made ahead")
+        self._make, self._start, self._stop = make, start, stop
+        self._ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+        self._closed = threading.Event()
+        self._finished = False
+        self._thread = threading.Thread(target=self._work, name="rayscale-prefetch", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        if self._finished or self._closed.is_set():
+            raise StopIteration
+        value, error = self._ready.get()
+        if error is not None:
+            self._finished = True
+            raise error
+        return value  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """End the thread; what it made ahead is dropped. May be called again."""
+        self._closed.set()
+        while self._thread.is_alive():
+            self._drain()  # the thread may wait for a free place
+            self._thread.join(timeout=0.05)
+        self._drain()
+
+    def __enter__(self) -> Prefetch[T]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        step = self._start
+        try:
+            while not self._closed.is_set() and (self._stop is None or step < self._stop):
+                self._ready.put((self._make(step), None))
+                step += 1
+            self._ready.put((None, StopIteration()))
+        except BaseException as error:  # whatever it is, it belongs to the consumer
+            self._ready.put((None, error))
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                return
