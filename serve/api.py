@@ -1,0 +1,292 @@
+"""The HTTP interface: paths, parameters, headers, documentation. No Ray and no models.
+
+What does the work is a :class:`Backend`: model replicas reached through Ray Serve (``serve.app``), or an
+``Engine`` in the same process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+from serve.engine import Job, Result, check_size
+from serve.errors import (
+    DeadlineError,
+    Guard,
+    OverloadedError,
+    UnavailableError,
+    documented,
+    install,
+)
+from serve.keys import KeyCheck
+from serve.limits import BodyLimit
+from serve.settings import ServeSettings
+from serve.shelf import check_reference
+
+from rayscale import __version__
+from rayscale.errors import UnsupportedError
+from rayscale.imaging import MIME, probe
+from rayscale.settings import get_settings
+
+LARGEST_SCALE = 16
+
+_PROBE_TIMEOUT_S = 2.0
+_READY_FOR_S = 60.0
+
+
+class Backend(Protocol):
+    """What answers: its errors are those of ``serve.errors.STATUS``."""
+
+    async def ready(self) -> bool:
+        """Whether the default model is loaded."""
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models that can be asked for."""
+
+    async def upscale(self, job: Job) -> Result:
+        """The enlarged image; cancelling the task gives the work up."""
+
+
+class Model(BaseModel):
+    """One model that ``model=`` may name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    reference: str = Field(description="always means exactly this model")
+    name: str
+    version: str | None = Field(description="null for a built-in")
+    aliases: list[str]
+    weights_sha256: str = Field(description="`none` for a built-in, which has no weights")
+    system: str
+    scales: list[int]
+    channels: int | None = Field(description="null: any number")
+
+
+class Models(BaseModel):
+    """The answer of ``GET /v1/models``."""
+
+    default: str = Field(description="what is used when `model` is left out")
+    models: list[Model]
+
+
+class State(BaseModel):
+    """The answer of a probe."""
+
+    status: str
+
+
+class Readiness:
+    """Whether the service can answer, also while its replicas are too busy to be asked.
+
+    A probe that waits behind images would take a loaded service out of the rotation just when it is needed;
+    so a good answer of any kind counts for a minute. Replicas that are really gone are replaced by Ray
+    Serve within seconds.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._good_until = 0.0
+
+    def note(self) -> None:
+        """A replica has just answered well."""
+        self._good_until = time.monotonic() + _READY_FOR_S
+
+    async def __call__(self) -> bool:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                ready = await self._backend.ready()
+        except (TimeoutError, OverloadedError, UnavailableError):
+            return time.monotonic() < self._good_until
+        if ready:
+            self.note()
+        else:
+            self._good_until = 0.0
+        return ready
+
+
+def create_app(backend: Backend, settings: ServeSettings) -> FastAPI:
+    """The application over ``backend``, with all limits in front of it."""
+    app = FastAPI(
+        title="rayscale",
+        version=__version__,
+        summary="Super-resolution of images: send one, get it back larger.",
+        description=_description(settings),
+        docs_url=None,  # FastAPI's page loads scripts from elsewhere; ours is docs.html
+        redoc_url=None,
+    )
+    readiness = Readiness(backend)
+    app.include_router(_pages())
+    app.include_router(_probes(readiness))
+    app.include_router(_version_1(backend, readiness, settings))
+    install(app, settings.retry_after_s)
+    # The last one added is the outermost: errors are caught around the key, the key is asked before a
+    # body is admitted.
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=get_settings().max_input_bytes,
+        max_pending_bytes=settings.max_pending_bytes,
+        timeout_s=settings.body_timeout_s,
+    )
+    app.add_middleware(KeyCheck, keys=settings.keys())
+    app.add_middleware(Guard, retry_after_s=settings.retry_after_s)
+    return app
+
+
+def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) -> APIRouter:
+    keyed = [Depends(HTTPBearer(auto_error=False, description="one of the keys"))]
+    router = APIRouter(prefix="/v1", dependencies=keyed if settings.keys() else [], tags=["v1"])
+    refused = (401,) if settings.keys() else ()
+
+    @router.post(
+        "/upscale",
+        summary="Enlarge one image",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The image, larger, in the container and depth it came in.",
+                "content": _images(),
+                "headers": _RESULT_HEADERS,
+            },
+            **documented(*refused, 403, 404, 408, 411, 413, 415, 422, 429, 500, 503, 504, 507),
+        },
+        openapi_extra={"requestBody": {"required": True, "content": _images()}},
+    )
+    async def upscale(
+        request: Request,
+        model: Annotated[
+            str | None,
+            Query(max_length=256, description="name, name@alias or name/version; see /v1/models"),
+        ] = None,
+        scale: Annotated[
+            int | None,
+            Query(ge=1, le=LARGEST_SCALE, description="default: the smallest of the model"),
+        ] = None,
+        ensemble: Annotated[
+            bool, Query(description="average over 8 flips and turns: better, 8 times the work")
+        ] = False,
+    ) -> Response:
+        """Send the bytes of a PNG, JPEG or TIFF file as the body, for example
+
+        `curl --data-binary @small.png -o large.png 'http://HOST/v1/upscale?scale=2'`
+        """
+        if model is not None:
+            check_reference(model)
+        _check_form(request.headers)
+        data = await request.body()
+        # By the header alone, before the image takes a place in the queue of the model replicas.
+        check_size(await asyncio.to_thread(probe, data), scale or 1)
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(settings.request_timeout_s):
+                result = await backend.upscale(Job(data, model, scale, ensemble))
+        except TimeoutError:
+            raise DeadlineError(
+                f"the image was not done within {settings.request_timeout_s:g} s "
+                "(RAYSCALE_SERVE_REQUEST_TIMEOUT_S); send it in parts or use the batch job"
+            ) from None
+        readiness.note()
+        total = time.perf_counter() - began
+        return Response(
+            result.data, media_type=MIME[result.container], headers=_result_headers(result, total)
+        )
+
+    @router.get(
+        "/models",
+        summary="The models that can be asked for",
+        response_model=Models,
+        responses=documented(*refused, 429, 500, 503),
+    )
+    async def models() -> dict[str, Any]:
+        return {"default": settings.model, "models": await backend.models()}
+
+    return router
+
+
+def _probes(readiness: Readiness) -> APIRouter:
+    router = APIRouter(tags=["probes"])
+
+    @router.get("/healthz", summary="Alive", response_model=State)
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get(
+        "/readyz",
+        summary="Ready: the default model is loaded",
+        response_model=State,
+        responses={503: {"model": State, "description": "The default model is not loaded yet."}},
+    )
+    async def readyz() -> Response:
+        ready = await readiness()
+        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+
+    return router
+
+
+def _pages() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+    page = Path(__file__).with_name("docs.html").read_text(encoding="utf-8")
+
+    @router.get("/docs")
+    async def docs() -> HTMLResponse:
+        policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob:"
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    @router.get("/")
+    async def root() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    return router
+
+
+def _check_form(headers: Mapping[str, str]) -> None:
+    """The body is the file itself: neither a form nor compressed once more."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedError(
+            "send the image without Content-Encoding; its container compresses it"
+        )
+    if headers.get("content-type", "").startswith("multipart/"):
+        raise UnsupportedError(
+            "send the bytes of the image as the body (curl --data-binary @file), not as a form"
+        )
+
+
+def _result_headers(result: Result, total: float) -> dict[str, str]:
+    stages = {**result.seconds, "total": total}
+    return {
+        "X-Rayscale-Model": result.model,
+        "X-Rayscale-Weights-Sha256": result.digest,
+        "X-Rayscale-Scale": str(result.scale),
+        "Server-Timing": ", ".join(f"{k};dur={1000 * v:.1f}" for k, v in stages.items()),
+    }
+
+
+_RESULT_HEADERS = {
+    name: {"schema": {"type": kind}, "description": text}
+    for name, kind, text in (
+        ("X-Rayscale-Model", "string", "the exact model: name/version"),
+        ("X-Rayscale-Weights-Sha256", "string", "sha256 of its weights, or `none`"),
+        ("X-Rayscale-Scale", "integer", "the scale that was used"),
+        ("Server-Timing", "string", "milliseconds of decode, upscale, encode, and in total"),
+    )
+}
+
+
+def _images() -> dict[str, Any]:
+    return {mime: {"schema": {"type": "string", "format": "binary"}} for mime in MIME.values()}
+
+
+def _description(settings: ServeSettings) -> str:
+    limits = get_settings()
+    return (
+        f"Limits: {limits.max_input_bytes} bytes of body with Content-Length, "
+        f"{limits.max_input_pixels} pixels in, {limits.max_output_pixels} pixels out, "
+        f"{settings.request_timeout_s:g} s. Errors read "
+        '`{"error": {"code": ..., "message": ...}}`.'
+    )

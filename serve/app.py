@@ -1,0 +1,108 @@
+"""The Ray Serve application: ``serve run serve/config.yaml`` or ``serve deploy serve/config.yaml``.
+
+Two deployments. ``Ingress`` speaks HTTP: it takes many requests at once, refuses from headers alone what
+cannot be served, and stays free for probes. ``Upscaling`` holds the models: it takes few requests at once,
+has a bounded queue, and is what scales with load and may own a GPU. In one deployment, probes would queue
+behind images and every refusal would cost a place among them; the price of two is one more hop, some
+milliseconds for an image of megabytes.
+
+Numbers (replicas, queues, resources) are in ``serve/config.yaml``, settings in ``serve/settings.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+from serve.errors import OverloadedError, UnavailableError
+from serve.settings import get_serve_settings
+
+from rayscale.errors import RayscaleError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from serve.engine import Job, Result
+
+T = TypeVar("T")
+
+
+class Upscaling:
+    """A replica with models in memory; see ``serve.engine``."""
+
+    def __init__(self) -> None:
+        from serve.engine import Engine
+
+        self._engine = Engine(get_serve_settings())
+        self._engine.start()
+
+    async def ready(self) -> bool:
+        """Whether the default model is loaded."""
+        return await self._engine.ready()
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models that can be asked for."""
+        return await self._engine.models()
+
+    async def upscale(self, job: Job) -> Result:
+        """The enlarged image."""
+        return await self._engine.upscale(job)
+
+    def __del__(self) -> None:
+        self._engine.close()
+
+
+class Replicas:
+    """The ``Backend`` of the ingress: the replicas of ``Upscaling``, their failures as domain errors."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def ready(self) -> bool:
+        """Whether a replica has loaded the default model."""
+        return await _answer(self._handle.ready.remote())
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models that can be asked for."""
+        return await _answer(self._handle.models.remote())
+
+    async def upscale(self, job: Job) -> Result:
+        """The enlarged image."""
+        return await _answer(self._handle.upscale.remote(job))
+
+
+@serve.ingress()
+class Ingress:
+    """The HTTP interface of ``serve.api`` over the model replicas."""
+
+    def __init__(self, upscaling: DeploymentHandle) -> None:
+        self._backend = Replicas(upscaling)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        from serve.api import create_app
+
+        return create_app(self._backend, get_serve_settings())
+
+
+async def _answer(response: Awaitable[T]) -> T:
+    try:
+        return await response
+    except BackPressureError as error:
+        raise OverloadedError(
+            "all replicas are busy and the queue is full; send it again after the time in Retry-After"
+        ) from error
+    except RayTaskError as error:
+        if isinstance(error.cause, RayscaleError):
+            raise error.cause from None
+        raise
+    except (RayActorError, DeploymentUnavailableError) as error:
+        # Not sent to another replica: an image that kills its replica must not kill them all.
+        raise UnavailableError(
+            "the replica that worked on this was lost; a new one is being started"
+        ) from error
+
+
+app = serve.deployment(Ingress).bind(serve.deployment(Upscaling).bind())

@@ -1,0 +1,158 @@
+"""Deploying the service from Python, as ``rayscale serve`` and the demo do: same file as ``serve deploy``.
+
+Nothing here knows what the service does; see ``serve.app``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from rayscale import cluster
+from rayscale.errors import ConfigError, RayscaleError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "serve" / "config.yaml"
+
+# Told to the replicas; keys and credentials are not, because Ray shows runtime environments to everyone
+# who may see its dashboard: those must be in the environment of the cluster.
+_SECRET = ("KEY", "TOKEN", "PASSWORD", "SECRET")
+
+
+def deploy(
+    config_path: Path | str | None = None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    model: str | None = None,
+    timeout_s: float = 120.0,
+) -> str:
+    """Deploy the application on the cluster of ``RAY_ADDRESS`` (or an embedded Ray) and wait for it.
+
+    Args:
+        config_path: Serve configuration; the one beside this file by default.
+        host, port: where the proxies listen; as in the configuration by default.
+        model: the default model; ``RAYSCALE_SERVE_MODEL`` by default.
+        timeout_s: seconds to wait until ``/readyz`` answers 200.
+
+    Returns:
+        The address of the service, ``http://HOST:PORT``.
+
+    Raises:
+        ConfigError: the configuration is wrong, or Serve already listens elsewhere.
+        RayscaleError: the application failed to start, or not in time.
+    """
+    cluster.connect()
+    schema = _schema(Path(config_path or CONFIG), host, port, model)
+    name = schema.applications[0].name
+    address = _start(schema)
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    assert client is not None
+    client.deploy_apps(schema)
+    deadline = time.monotonic() + timeout_s
+    _await_running(name, deadline)
+    _await_ready(address, deadline)
+    return address
+
+
+def shutdown() -> None:
+    """Remove every application and stop Serve; requests in progress are finished first."""
+    from ray import serve
+
+    serve.shutdown()
+
+
+def _schema(path: Path, host: str | None, port: int | None, model: str | None) -> Any:
+    from ray.serve.schema import ServeDeploySchema
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        schema = ServeDeploySchema.model_validate(raw)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is no Serve configuration: {error}") from error
+    if len(schema.applications) != 1:
+        raise ConfigError(f"{path} has {len(schema.applications)} applications; needed is one")
+    if host is not None:
+        schema.http_options.host = host
+    if port is not None:
+        schema.http_options.port = port
+    application = schema.applications[0]
+    variables = dict(application.runtime_env.get("env_vars", {}))
+    # On the nodes that have this checkout it is found wherever they were started; on others (images with
+    # the repository as working directory) these folders do not exist and do no harm.
+    here = f"{ROOT}:{ROOT / 'platform'}"
+    variables["PYTHONPATH"] = f"{here}:{variables.get('PYTHONPATH', '${PYTHONPATH}')}"
+    variables.update(_passed_on())
+    if model is not None:
+        variables["RAYSCALE_SERVE_MODEL"] = model
+    application.runtime_env = {**application.runtime_env, "env_vars": variables}
+    return schema
+
+
+def _passed_on() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name.startswith("RAYSCALE_") or name == "MLFLOW_TRACKING_URI")
+        and not any(word in name for word in _SECRET)
+    }
+
+
+def _start(schema: Any) -> str:
+    """Start Serve where it does not run; the address on which its proxies really listen."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    options = schema.http_options.model_dump()
+    serve.start(proxy_location=schema.proxy_location, http_options=options)
+    client = _get_global_client()
+    assert client is not None
+    running = client.http_config
+    if running.port != options["port"]:
+        raise ConfigError(
+            f"Ray Serve already listens on port {running.port} of this cluster, not {options['port']}; "
+            "use that port, or stop it first (`serve shutdown`)"
+        )
+    host = "127.0.0.1" if running.host in ("0.0.0.0", "::", None) else running.host
+    return f"http://{host}:{running.port}"
+
+
+def _await_running(name: str, deadline: float) -> None:
+    from ray import serve
+
+    while True:
+        application = serve.status().applications.get(name)
+        state = "NOT_STARTED" if application is None else str(application.status.value)
+        if state == "RUNNING":
+            return
+        message = "" if application is None else application.message
+        if state == "DEPLOY_FAILED":
+            raise RayscaleError(f"the application {name!r} failed to start: {message}")
+        if time.monotonic() > deadline:
+            raise RayscaleError(
+                f"the application {name!r} is still {state}: {message or 'no reason'}"
+            )
+        time.sleep(0.2)
+
+
+def _await_ready(address: str, deadline: float) -> None:
+    last = "no answer"
+    with httpx.Client(base_url=address, timeout=5, trust_env=False) as client:
+        while time.monotonic() < deadline:
+            try:
+                response = client.get("/readyz")
+            except httpx.TransportError as error:
+                last = str(error)
+            else:
+                if response.status_code == 200:
+                    return
+                last = f"{response.status_code} {response.text}"
+            time.sleep(0.2)
+    raise RayscaleError(f"{address}/readyz did not become ready in time: {last}")

@@ -1,0 +1,224 @@
+"""One image in, one image out: what a model replica does with a request. No HTTP, no Ray.
+
+Images are worked on in threads, so the event loop stays free for probes and cancellation. A request that
+nobody waits for any more stops at its next tile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from serve.errors import OutOfMemoryError
+from serve.shelf import Loaded, Registry, Shelf, Source
+
+from rayscale.errors import TooLargeError
+from rayscale.imaging import probe, read_image, write_image
+from rayscale.imaging.limits import check_size as check_input
+from rayscale.settings import get_settings
+
+if TYPE_CHECKING:
+    import torch
+    from serve.settings import ServeSettings
+
+    from rayscale.imaging import Header
+
+log = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request: the encoded image and what to do with it.
+
+    ``model`` None means the default model, ``scale`` None the smallest scale of the model.
+    """
+
+    data: bytes
+    model: str | None = None
+    scale: int | None = None
+    ensemble: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """The encoded answer, what made it, and the seconds of each stage."""
+
+    data: bytes
+    container: str
+    model: str
+    digest: str
+    scale: int
+    seconds: dict[str, float]
+
+
+class GivenUpError(Exception):
+    """Raised inside a worker thread whose request was given up."""
+
+
+class Engine:
+    """Works on jobs in a bounded number of threads, with models from a :class:`Shelf`."""
+
+    def __init__(self, settings: ServeSettings, source: Source | None = None) -> None:
+        self.settings = settings
+        self.shelf = Shelf(settings, source or Registry())
+        self._workers = ThreadPoolExecutor(settings.threads, thread_name_prefix="upscale")
+        # Listing and loading wait for MLflow and storage; they must not take a place among the images.
+        self._helpers = ThreadPoolExecutor(2, thread_name_prefix="helper")
+        self._ready = False
+        self._closed = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="models", daemon=True)
+
+    def start(self) -> None:
+        """Load the default model and begin following aliases. A default that cannot be loaded is tried
+        again every ``refresh_s`` seconds: the replica lives, and is not ready."""
+        self._load_default()
+        self._keeper.start()
+
+    def close(self) -> None:
+        """Stop following aliases and take no more jobs."""
+        self._closed.set()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._helpers.shutdown(wait=False, cancel_futures=True)
+
+    async def ready(self) -> bool:
+        """Whether the default model is loaded."""
+        return self._ready
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What ``GET /v1/models`` lists; StorageError when the registry has never answered."""
+        loop = asyncio.get_running_loop()
+        versions = await loop.run_in_executor(self._helpers, self.shelf.list)
+        return [
+            {
+                "reference": version.reference,
+                "name": version.name,
+                "version": version.version,
+                "aliases": list(version.aliases),
+                "weights_sha256": version.digest,
+                **version.facts,
+            }
+            for version in versions
+        ]
+
+    async def upscale(self, job: Job) -> Result:
+        """The enlarged image. Cancelling the awaiting task stops the work at its next tile.
+
+        Raises UnsupportedError, TooLargeError, InputError, BadParameterError, NotFoundError, StorageError,
+        OutOfMemoryError.
+        """
+        loop = asyncio.get_running_loop()
+        reference = job.model or self.settings.model
+        loaded = self.shelf.peek(reference)
+        if loaded is None:
+            loaded = await loop.run_in_executor(self._helpers, self.shelf.get, reference)
+        cancelled = threading.Event()
+        try:
+            return await loop.run_in_executor(self._workers, self._work, job, loaded, cancelled)
+        finally:
+            cancelled.set()
+
+    def _work(self, job: Job, loaded: Loaded, cancelled: threading.Event) -> Result:
+        if cancelled.is_set():
+            raise GivenUpError
+        _current.event = cancelled
+        try:
+            return self._upscale(job, loaded)
+        except MemoryError as error:
+            raise _out_of_memory() from error
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise _out_of_memory() from error
+        finally:
+            _current.event = None
+
+    def _upscale(self, job: Job, loaded: Loaded) -> Result:
+        limits = get_settings()
+        scale = min(loaded.model.scales) if job.scale is None else job.scale
+        upscaler = self.shelf.upscaler(loaded, scale, job.ensemble)
+        _watch(loaded.model)
+        clock = [time.perf_counter()]
+        check_size(probe(job.data), scale)
+        image = read_image(job.data, max_pixels=limits.max_input_pixels)
+        clock.append(time.perf_counter())
+        image = upscaler.upscale(image)
+        clock.append(time.perf_counter())
+        data = write_image(image)
+        clock.append(time.perf_counter())
+        seconds = [end - begin for begin, end in pairwise(clock)]
+        return Result(
+            data,
+            image.container,
+            loaded.version.reference,
+            loaded.version.digest,
+            scale,
+            dict(zip(("decode", "upscale", "encode"), seconds, strict=True)),
+        )
+
+    def _load_default(self) -> None:
+        try:
+            self.shelf.get(self.settings.model)
+        except Exception as error:
+            log.error("the default model %r is not loaded: %s", self.settings.model, error)
+        else:
+            self._ready = True
+
+    def _keep(self) -> None:
+        while not self._closed.wait(self.settings.refresh_s):
+            # A defect here must not end the following of aliases for the life of the replica.
+            with suppress(Exception):
+                if not self._ready:
+                    self._load_default()
+                self.shelf.refresh()
+
+
+def check_size(header: Header, scale: int) -> None:
+    """Refuse by the header alone an image, or its enlargement, over the limits; nothing is decoded."""
+    limits = get_settings()
+    check_input(header, limits.max_input_pixels)
+    pixels = header.pixels * scale**2
+    if pixels > limits.max_output_pixels:
+        raise TooLargeError(
+            f"{header.width}x{header.height} at x{scale} would make {header.width * scale}x"
+            f"{header.height * scale} = {pixels} pixels, over the limit of {limits.max_output_pixels} "
+            "(RAYSCALE_MAX_OUTPUT_PIXELS); send the image in parts or use the batch job"
+        )
+
+
+# The hook below is told by its thread, not by the model, whose request it serves: models are shared.
+_current = threading.local()
+_watch_lock = threading.Lock()
+
+
+def _watch(model: torch.nn.Module) -> None:
+    """Let every forward pass of ``model`` (one tile) end the work of a request that was given up."""
+    with _watch_lock:
+        if not getattr(model, "_serve_watched", False):
+            model.register_forward_pre_hook(_stop_if_cancelled)
+            model._serve_watched = True  # type: ignore[assignment]
+
+
+def _stop_if_cancelled(_module: torch.nn.Module, _inputs: Any) -> None:
+    event = getattr(_current, "event", None)
+    if event is not None and event.is_set():
+        raise GivenUpError
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    # The CPU allocator of torch has no class of its own for this.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _out_of_memory() -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "the image does not fit into the memory of this replica; send it in parts or use the batch job"
+    )

@@ -1,0 +1,275 @@
+"""The models a replica holds: found by reference, loaded once, kept while they are used.
+
+References are built-in names (the interpolations, which have no weights) and ``name``, ``name@alias`` or
+``name/version`` of the registry, whose digest check every load passes. Once loaded, a model needs neither
+MLflow nor object storage any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from serve.errors import BadParameterError, SourceNotAllowedError
+
+from rayscale.errors import NotFoundError
+from rayscale.inference import Upscaler
+from rayscale.models.registry import create_model, describe
+
+if TYPE_CHECKING:
+    from serve.settings import ServeSettings
+
+    from rayscale.models.network import SuperResolver
+
+log = logging.getLogger("ray.serve")
+
+BUILT_IN = ("bicubic", "bilinear")
+NO_WEIGHTS = "none"
+
+_REFERENCE = re.compile(r"[A-Za-z0-9][\w.+ -]{0,127}(@[\w.-]{1,64}|/[0-9]{1,9})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Version:
+    """Which model exactly: what a reference means at the moment.
+
+    Attributes:
+        name: the registered or built-in name. version: of the registry, None for a built-in.
+        digest: sha256 of the weights in hexadecimal, ``none`` for a built-in.
+        aliases: names that point at this version.
+        facts: what ``GET /v1/models`` tells besides (system, scales, channels).
+    """
+
+    name: str
+    version: str | None
+    digest: str
+    aliases: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def reference(self) -> str:
+        """The reference that always means exactly this model."""
+        return self.name if self.version is None else f"{self.name}/{self.version}"
+
+
+class Source(Protocol):
+    """Where models that are not built in come from; :class:`Registry` outside of tests."""
+
+    def resolve(self, reference: str) -> Version:
+        """The version that ``reference`` means now; NotFoundError, StorageError."""
+
+    def load(self, version: Version) -> SuperResolver:
+        """The network of ``version``, its digest checked."""
+
+    def list(self) -> Iterable[Version]:
+        """The newest version of every registered name, and every version with an alias."""
+
+
+@dataclass
+class Loaded:
+    """A network in memory with the upscalers made from it, one per scale and ensemble."""
+
+    version: Version
+    model: SuperResolver
+    upscalers: dict[tuple[int, bool], Upscaler] = field(default_factory=dict)
+
+
+class Shelf:
+    """Models by reference; safe to use from many threads.
+
+    A reference keeps its meaning for ``refresh_s`` seconds and until :meth:`refresh` has loaded what it
+    means now: an alias moves in one assignment, and no request waits for the new model or sees none. When
+    the registry cannot be asked, references keep the meaning they had.
+    """
+
+    def __init__(self, settings: ServeSettings, source: Source) -> None:
+        self._settings = settings
+        self._source = source
+        self._lock = threading.Lock()
+        self._meanings: dict[str, Version] = {}
+        self._loaded: OrderedDict[Version, Loaded] = OrderedDict()
+        self._loading: dict[Version, Future[Loaded]] = {}
+        self._listed: tuple[float, list[Version]] | None = None
+
+    def get(self, reference: str) -> Loaded:
+        """The model that ``reference`` means, loaded now if need be (once, however many ask).
+
+        Raises BadParameterError or SourceNotAllowedError for text that is no reference, NotFoundError,
+        StorageError.
+        """
+        check_reference(reference)
+        version = self._meanings.get(reference)
+        if version is None:
+            version = self._resolve(reference)
+            loaded = self._load(version)
+            with self._lock:
+                self._meanings[reference] = version
+            return loaded
+        return self._load(version)
+
+    def peek(self, reference: str) -> Loaded | None:
+        """The model that ``reference`` means when it is in memory, without ever waiting."""
+        with self._lock:
+            version = self._meanings.get(reference)
+            loaded = None if version is None else self._loaded.get(version)
+            if loaded is not None:
+                self._loaded.move_to_end(loaded.version)
+            return loaded
+
+    def upscaler(self, loaded: Loaded, scale: int, ensemble: bool) -> Upscaler:
+        """The upscaler of a loaded model; BadParameterError for a scale it does not have."""
+        scales = loaded.model.scales
+        if scale not in scales:
+            raise BadParameterError(
+                f"the model {loaded.version.reference} has no scale {scale}; it has "
+                + ", ".join(map(str, scales))
+            )
+        with self._lock:
+            found = loaded.upscalers.get((scale, ensemble))
+            if found is None:
+                found = loaded.upscalers[scale, ensemble] = Upscaler(
+                    loaded.model,
+                    scale,
+                    device=self._settings.device,
+                    precision=self._settings.precision,
+                    ensemble=ensemble,
+                )
+            return found
+
+    def refresh(self) -> None:
+        """Ask again what every used reference means; where it moved, load first and then switch."""
+        for reference, old in list(self._meanings.items()):
+            if old.version is None:
+                continue
+            try:
+                new = self._resolve(reference)
+                if new != old:
+                    self._load(new)
+                    log.info("%s moved from %s to %s", reference, old.reference, new.reference)
+            except NotFoundError:
+                with self._lock:  # withdrawn: it must not be served any longer
+                    self._meanings.pop(reference, None)
+                log.warning("%s is no longer in the registry", reference)
+            except Exception as error:
+                log.warning("%s keeps its meaning %s: %s", reference, old.reference, error)
+            else:
+                with self._lock:
+                    self._meanings[reference] = new
+
+    def list(self) -> list[Version]:
+        """Built-in and registered models; the registry is asked at most every ``refresh_s`` seconds."""
+        built_in = [self._built_in(name) for name in BUILT_IN]
+        if not _has_registry():
+            return built_in
+        now = time.monotonic()
+        listed = self._listed
+        if listed is None or now - listed[0] > self._settings.refresh_s:
+            try:
+                listed = (now, list(self._source.list()))
+            except Exception as error:
+                if listed is None:
+                    raise
+                log.warning("the list of models is %.0f s old: %s", now - listed[0], error)
+            self._listed = listed
+        return built_in + listed[1]
+
+    def _resolve(self, reference: str) -> Version:
+        if reference in BUILT_IN:
+            return self._built_in(reference)
+        if not _has_registry():
+            raise NotFoundError(
+                f"there is no model {reference!r}: this service has no registry "
+                f"(MLFLOW_TRACKING_URI), only {', '.join(BUILT_IN)}"
+            )
+        return self._source.resolve(reference)
+
+    def _load(self, version: Version) -> Loaded:
+        with self._lock:
+            loaded = self._loaded.get(version)
+            if loaded is not None:
+                self._loaded.move_to_end(version)
+                return loaded
+            waiting = self._loading.get(version)
+            mine = waiting is None
+            future = self._loading[version] = waiting if waiting is not None else Future()
+        if not mine:
+            return future.result()
+        try:
+            built_in = version.version is None
+            model = create_model(version.name) if built_in else self._source.load(version)
+            loaded = Loaded(version, model)
+        except BaseException as error:
+            with self._lock:
+                del self._loading[version]
+            future.set_exception(error)
+            raise
+        with self._lock:
+            self._loaded[version] = loaded
+            del self._loading[version]
+            while len(self._loaded) > self._settings.max_models:
+                gone, _ = self._loaded.popitem(last=False)
+                # A forgotten reference is resolved anew, so the table cannot grow without bound.
+                self._meanings = {k: v for k, v in self._meanings.items() if v != gone}
+        future.set_result(loaded)
+        return loaded
+
+    @staticmethod
+    def _built_in(name: str) -> Version:
+        facts = {"system": name, "scales": describe(name)["scales"], "channels": None}
+        return Version(name, None, NO_WEIGHTS, facts=facts)
+
+
+class Registry:
+    """The registry of rayscale (MLflow), imported at its first use: it takes seconds."""
+
+    def resolve(self, reference: str) -> Version:
+        from rayscale.registry import resolve
+
+        return _version(resolve(reference))
+
+    def load(self, version: Version) -> SuperResolver:
+        from rayscale.registry import load
+
+        model: SuperResolver = load(version.reference)
+        return model
+
+    def list(self) -> list[Version]:
+        from rayscale.registry import list_models
+
+        return [_version(found) for found in list_models()]
+
+
+def check_reference(reference: str) -> None:
+    """Refuse text that is no name, alias or version: addresses and paths never reach the registry."""
+    if _REFERENCE.fullmatch(reference):
+        return
+    if any(mark in reference for mark in ("://", "..", "\\", "%")) or reference.startswith(
+        ("/", "~")
+    ):
+        raise SourceNotAllowedError(
+            "a model is named by its name, name@alias or name/version in the registry, never by a "
+            "path or an address"
+        )
+    raise BadParameterError(
+        f"{reference[:80]!r} is not a model reference; use name, name@alias or name/version"
+    )
+
+
+def _has_registry() -> bool:
+    return bool(os.environ.get("MLFLOW_TRACKING_URI"))
+
+
+def _version(found: Any) -> Version:
+    spec = found.spec
+    facts = {"system": spec.system, "scales": list(spec.scales), "channels": spec.channels}
+    return Version(
+        found.name, str(found.version), found.digest, tuple(sorted(found.aliases)), facts
+    )
