@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rayscale.cli import images, platform, stack
+from rayscale.cli import images, pipeline, stack
 from rayscale.cli.console import fail
 from rayscale.errors import ConfigError, RayscaleError
 
@@ -23,8 +23,8 @@ app = typer.Typer(
 
 for group, commands in (
     ("Images", (images.upscale, images.degrade, images.evaluate, images.models)),
-    ("From data to a model", (platform.prepare, platform.train, platform.register)),
-    ("Serving", (platform.serve,)),
+    ("From data to a model", (pipeline.prepare, pipeline.train, pipeline.register)),
+    ("Serving", (pipeline.serve,)),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
 ):
     for command in commands:

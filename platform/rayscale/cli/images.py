@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rayscale.imaging import Image
-    from rayscale.models import SuperResolver
+    from rayscale.models.network import SuperResolver
 
 ModelOption = Annotated[
     str,
@@ -41,7 +41,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 def open_model(name: str, weights: Path | None, scale: int) -> SuperResolver:
     """The network called ``name``: from a file, built in without parameters, or from the registry."""
-    from rayscale.models import create_model, model_names, read_weights
+    from rayscale.models.registry import create_model, model_names
+    from rayscale.models.weights import read_weights
 
     if weights is not None:
         loaded = read_weights(weights, name=name, scale=scale)
@@ -68,7 +69,9 @@ def upscale(
     scale: ScaleOption = 2,
     weights: WeightsOption = None,
     ensemble: EnsembleOption = False,
-    tile: Annotated[int, typer.Option(help="Side of a tile in input pixels; the halo is extra.")] = 192,
+    tile: Annotated[
+        int, typer.Option(help="Side of a tile in input pixels; the halo is extra.")
+    ] = 192,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     json_: JsonOption = False,
@@ -85,7 +88,7 @@ def upscale(
     if source.startswith("s3://") or target.startswith("s3://"):
         if weights is not None:
             raise ConfigError("a bucket takes registered models only; register the weights first")
-        from rayscale.cli.platform import upscale_bucket
+        from rayscale.cli.pipeline import upscale_bucket
 
         upscale_bucket(source, target, model=model, scale=scale, ensemble=ensemble, json_=json_)
         return
@@ -149,9 +152,7 @@ def _jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
         raise NotFoundError(f"no images in {source}; looked for {', '.join(sorted(EXTENSIONS))}")
 
 
-def _for_each(
-    jobs: list[tuple[Path, Path]], change: Callable[[Image], Image], json_: bool
-) -> None:
+def _for_each(jobs: list[tuple[Path, Path]], change: Callable[[Image], Image], json_: bool) -> None:
     """Read, change and write each file; report failures, then exit with the code that tells."""
     import time
 
@@ -243,9 +244,7 @@ def evaluate(
         caption=f"{protocol}: {PROTOCOLS[protocol].description}",
     )
     for image in report.images:
-        table.add_row(
-            image.name, f"{image.psnr:.2f}", f"{image.ssim:.4f}", f"{image.seconds:.2f}"
-        )
+        table.add_row(image.name, f"{image.psnr:.2f}", f"{image.ssim:.4f}", f"{image.seconds:.2f}")
     table.add_section()
     table.add_row("mean", f"{report.psnr:.2f}", f"{report.ssim:.4f}", "")
     Console().print(table)
@@ -253,7 +252,7 @@ def evaluate(
 
 def models(json_: JsonOption = False) -> None:
     """List the systems: scales, parameters and halo (receptive field in input pixels) for 3 channels."""
-    from rayscale.models import describe, model_names
+    from rayscale.models.registry import describe, model_names
 
     rows = [describe(name) for name in model_names()]
     if json_:

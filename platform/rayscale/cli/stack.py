@@ -71,7 +71,9 @@ def settings(json_: JsonOption = False) -> None:
 
 def demo(
     steps: Annotated[int, typer.Option(min=1, help="Training steps; more is better.")] = 300,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the stack running afterwards.")
+    ] = False,
 ) -> None:
     """Run the whole product once: bucket, shards, training, registry, batch, HTTP. A few minutes."""
     from rayscale.demo import run

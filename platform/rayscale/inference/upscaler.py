@@ -23,7 +23,7 @@ from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
     from rayscale.imaging import Image
-    from rayscale.models import SuperResolver
+    from rayscale.models.network import SuperResolver
 
 Pixels = npt.NDArray[Any]
 
@@ -89,6 +89,7 @@ class Upscaler:
         dpi = None if image.dpi is None else (image.dpi[0] * self.scale, image.dpi[1] * self.scale)
         return replace(image, pixels=self.upscale_pixels(image.pixels), alpha=alpha, dpi=dpi)
 
+    @torch.inference_mode()
     def upscale_pixels(self, pixels: Pixels) -> Pixels:
         """Upscale ``(H, W, C)`` uint8 or uint16 pixels to ``(sH, sW, C)`` of the same dtype, rounded and clipped."""
         if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
@@ -108,7 +109,9 @@ class Upscaler:
             x = torch.from_numpy(group).to(torch.float32).mul_(value_range / peak)
             y = self.predict(x, bits=bits)
             if not torch.isfinite(y).all():
-                y = self.predict(x, bits=16)  # float32: overflow of a narrow type is no reason to fail
+                y = self.predict(
+                    x, bits=16
+                )  # float32: overflow of a narrow type is no reason to fail
             if not torch.isfinite(y).all():
                 raise RayscaleError(
                     "the network produced non-finite values for this image; its weights are damaged or "
@@ -138,8 +141,10 @@ class Upscaler:
         s, rows, columns = self.scale, tile.rows, tile.columns
         part = x[..., rows.low : rows.high, columns.low : columns.high].to(self.device)
         part = part.contiguous(memory_format=torch.channels_last)
-        y = self_ensemble(lambda v: self._forward(v, dtype), part) if self.ensemble else (
-            self._forward(part, dtype)
+        y = (
+            self_ensemble(lambda v: self._forward(v, dtype), part)
+            if self.ensemble
+            else (self._forward(part, dtype))
         )
         core_rows = slice(rows.core.start * s, rows.core.stop * s)
         core_columns = slice(columns.core.start * s, columns.core.stop * s)
@@ -160,7 +165,7 @@ class Upscaler:
         """
         count, wanted = pixels.shape[2], self.model.channels
         planes = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))[None]
-        if count == wanted or not any(True for _ in self.model.parameters()):
+        if count == wanted or self.model.any_channels:
             return [(planes, slice(0, count))]
         if wanted == 1:
             return [(planes[:, i : i + 1], slice(i, i + 1)) for i in range(count)]

@@ -14,6 +14,7 @@ from rayscale.resampling import resize
 class _Interpolation(SuperResolver):
     """MATLAB's ``imresize``; no parameters, any range of values."""
 
+    any_channels = True
     method: Literal["bicubic", "bilinear"]
 
     def enlarge(self, x: Tensor, scale: int) -> Tensor:

@@ -26,6 +26,8 @@ class SuperResolver(nn.Module, ABC):
 
     # Prefixes of the state-dict keys that belong to one scale; a warm start leaves them fresh.
     scale_bound: ClassVar[tuple[str, ...]] = ()
+    # Whether each channel is computed alone, so that any number of them may come.
+    any_channels: ClassVar[bool] = False
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class SuperResolver(nn.Module, ABC):
             InputError: another number of channels than the network's.
         """
         scale = self.resolve_scale(scale)
-        if x.ndim != 4 or x.shape[1] != self.channels:
+        if x.ndim != 4 or (x.shape[1] != self.channels and not self.any_channels):
             raise InputError(
                 f"{self.spec.system} takes tensors (N, {self.channels}, H, W), not {tuple(x.shape)}"
             )

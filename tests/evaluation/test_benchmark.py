@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from rayscale.errors import InputError, NotFoundError
+from rayscale.evaluation import evaluate, read_pairs
+from rayscale.imaging.metrics import RGB
+from rayscale.inference import Upscaler
+from rayscale.models.registry import create_model
+from rayscale.resampling import degrade
+
+# Published in Table 3 of the EDSR paper (PSNR dB, SSIM; Y channel, shave = scale).
+PUBLISHED_BICUBIC = {
+    ("Set5", 2): (33.66, 0.9299),
+    ("Set5", 3): (30.39, 0.8682),
+    ("Set5", 4): (28.42, 0.8104),
+    ("Set14", 2): (30.24, 0.8688),
+    ("Set14", 3): (27.55, 0.7742),
+    ("Set14", 4): (26.00, 0.7027),
+}
+
+
+@pytest.mark.parametrize(("benchmark", "scale"), PUBLISHED_BICUBIC)
+def test_bicubic_reproduces_the_published_figures(shared_data, benchmark, scale):
+    folder = shared_data / "benchmarks" / benchmark / f"x{scale}"
+    report = evaluate(
+        Upscaler(create_model("bicubic", scale=scale), scale), read_pairs(str(folder), scale)
+    )
+    psnr, ssim = PUBLISHED_BICUBIC[benchmark, scale]
+    assert report.protocol == "edsr-paper-y"
+    assert report.psnr == pytest.approx(psnr, abs=0.02)
+    assert report.ssim == pytest.approx(ssim, abs=0.001)
+
+
+@pytest.fixture
+def benchmark_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind in ("HR", "LR"):
+        (tmp_path / kind).mkdir()
+    for name, channels in (("colour", 3), ("grey", 1)):
+        hr = rng.integers(0, 256, (24, 30, channels), dtype=np.uint8)
+        for kind, pixels in (("HR", hr), ("LR", degrade(hr, 2))):
+            PillowImage.fromarray(pixels.squeeze()).save(tmp_path / kind / f"{name}_{kind}.png")
+    return tmp_path
+
+
+def test_a_grey_image_is_measured_as_grey_under_a_colour_model(benchmark_folder):
+    pairs = [pair for pair in read_pairs(str(benchmark_folder), 2) if pair.name == "grey"]
+    colour = evaluate(Upscaler(create_model("bicubic", scale=2, channels=3), 2), pairs)
+    grey = evaluate(Upscaler(create_model("bicubic", scale=2, channels=1), 2), pairs)
+    assert colour.psnr == pytest.approx(grey.psnr, abs=1e-9)
+
+
+def test_the_report_names_its_protocol_and_every_image(benchmark_folder):
+    upscaler = Upscaler(create_model("bicubic", scale=2), 2, ensemble=True)
+    report = evaluate(
+        upscaler, read_pairs(str(benchmark_folder), 2), name="mine", protocol=RGB
+    ).to_dict()
+    assert report["model"] == "mine+"
+    assert report["protocol"] == "rgb"
+    assert [image["name"] for image in report["images"]] == ["colour", "grey"]
+    assert report["psnr"] == pytest.approx(np.mean([image["psnr"] for image in report["images"]]))
+
+
+def test_mismatches_are_named(benchmark_folder):
+    with pytest.raises(InputError, match="--scale"):
+        list(read_pairs(str(benchmark_folder), 3))
+    (benchmark_folder / "LR" / "grey_LR.png").unlink()
+    with pytest.raises(NotFoundError, match="grey"):
+        list(read_pairs(str(benchmark_folder), 2))
+    with pytest.raises(NotFoundError, match="HR/"):
+        list(read_pairs(str(benchmark_folder / "nowhere"), 2))

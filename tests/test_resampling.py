@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rayscale.errors import InputError
+from rayscale.resampling import degrade, enlarge, modcrop, resize
+
+
+def _pixels(path: Path) -> np.ndarray:
+    pixels = np.asarray(Image.open(path))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("benchmark", ["Set5", "Set14"])
+def test_degrade_is_bit_exact_with_the_stored_benchmark(shared_data, benchmark, scale):
+    folder = shared_data / "benchmarks" / benchmark / f"x{scale}"
+    images = sorted((folder / "HR").iterdir())
+    assert images
+    for hr in images:
+        lr = folder / "LR" / hr.name.replace("_HR", "_LR")
+        np.testing.assert_array_equal(degrade(_pixels(hr), scale), _pixels(lr), err_msg=hr.name)
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 36), (10, 7), (12, 12)])
+@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+def test_resize_equals_torch_antialiased_inside(height, width, method):
+    """An independent implementation of the same kernel; it differs at borders only, where it renormalises."""
+    x = torch.rand(1, 2, 60, 60, dtype=torch.float64) * 255
+    ours = resize(x, (height, width), method)
+    theirs = torch.nn.functional.interpolate(
+        x, size=(height, width), mode=method, antialias=True, align_corners=False
+    )
+    inner = (
+        (..., slice(3, -3), slice(2, -2))
+        if min(height, width) > 8
+        else (..., slice(4, -3), slice(3, -3))
+    )
+    torch.testing.assert_close(ours[inner], theirs[inner], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_enlarging_keeps_constants_and_ramps(scale):
+    constant = np.full((9, 8, 2), 77, np.uint8)
+    assert (enlarge(constant, scale) == 77).all()
+    ramp = np.arange(0, 64000, 2000, dtype=np.uint16).reshape(1, -1, 1).repeat(8, axis=0)
+    wide = enlarge(ramp, scale)[0, :, 0].astype(float)
+    # Cubic convolution reproduces straight lines: a pixel centre lies at (i + 0.5) / scale - 0.5.
+    centre = (np.arange(wide.size) + 0.5) / scale - 0.5
+    inside = slice(3 * scale, -3 * scale)
+    np.testing.assert_allclose(wide[inside], 2000 * centre[inside], atol=0.5)
+
+
+def test_sixteen_bits_keep_their_depth():
+    pixels = np.random.default_rng(0).integers(0, 65536, (32, 32, 3), dtype=np.uint16)
+    lr = degrade(pixels, 2)
+    assert lr.dtype == np.uint16
+    assert len(np.unique(lr & 0xFF)) > 100  # the low byte still carries information
+
+
+def test_degrade_crops_to_a_multiple_of_the_scale():
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 11, 1), dtype=np.uint8)
+    np.testing.assert_array_equal(degrade(pixels, 4), degrade(pixels[:12, :8], 4))
+
+
+def test_an_image_smaller_than_the_scale_names_both():
+    with pytest.raises(InputError, match=r"3x2 pixels.*scale 4"):
+        modcrop(np.zeros((2, 3, 1), np.uint8), 4)
