@@ -1,0 +1,28 @@
+"""Images as files: one :class:`Image` type, its containers, and the measures of picture quality.
+
+``files`` reads and writes bytes, ``containers`` holds one module per format, ``metrics`` compares
+two pixel arrays. Resampling lives in ``rayscale.resampling``; networks never appear here.
+"""
+
+from rayscale.imaging.files import (
+    CONTAINERS,
+    EXTENSIONS,
+    MIME,
+    probe,
+    read_image,
+    sniff,
+    write_image,
+)
+from rayscale.imaging.image import Header, Image
+
+__all__ = [
+    "CONTAINERS",
+    "EXTENSIONS",
+    "MIME",
+    "Header",
+    "Image",
+    "probe",
+    "read_image",
+    "sniff",
+    "write_image",
+]

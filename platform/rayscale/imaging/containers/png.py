@@ -1,0 +1,320 @@
+"""PNG (third edition of the specification): 1 to 16 bit, grey, RGB, palette, alpha.
+
+Chunks are walked here with every length and checksum checked, metadata is inflated under a limit, and
+only what makes the picture goes to libpng. Palettes become RGB, grey of 1, 2 and 4 bit becomes 8 bit,
+animations are refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.imaging.image import Header, Image
+from rayscale.imaging.limits import METADATA_BYTES, check_size
+from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+INCH = 0.0254
+"""Metres per inch; pHYs counts pixels per metre."""
+
+MAX_SIDE = 1_000_000
+"""libpng's own limit on width and height."""
+
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
+_SAMPLES = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
+_DEPTHS = {
+    _GREY: (1, 2, 4, 8, 16),
+    _RGB: (8, 16),
+    _PALETTE: (1, 2, 4, 8),
+    _GREY_ALPHA: (8, 16),
+    _RGBA: (8, 16),
+}
+# Small chunks that say how the values are to be shown; kept byte for byte.
+_COLOUR = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
+# No deflate stream shrinks further than this.
+_MAX_DEFLATE_RATIO = 1100
+
+
+@dataclass
+class _Chunks:
+    """The parts of one PNG: fields of IHDR, then chunk bodies by kind as far as they were walked."""
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    interlaced: bool
+    bodies: dict[bytes, list[bytes]] = field(default_factory=dict)
+
+    def one(self, kind: bytes) -> bytes | None:
+        found = self.bodies.get(kind)
+        return found[0] if found else None
+
+    @property
+    def orientation(self) -> int:
+        return exif_orientation(self.one(b"eXIf") or b"")
+
+    @property
+    def header(self) -> Header:
+        width, height = upright_size(self.width, self.height, self.orientation)
+        frames = self.one(b"acTL")
+        return Header(
+            container="png",
+            width=width,
+            height=height,
+            channels=1 if self.colour in (_GREY, _GREY_ALPHA) else 3,
+            bits=16 if self.depth == 16 else 8,
+            pages=max(1, int.from_bytes(frames[:4], "big")) if frames else 1,
+            alpha=self.colour in (_GREY_ALPHA, _RGBA) or b"tRNS" in self.bodies,
+        )
+
+
+def probe(data: bytes) -> Header:
+    """Header of a PNG; chunks are walked up to the first pixel data."""
+    return _walk(data, header_only=True).header
+
+
+def read(data: bytes, max_pixels: int) -> Image:
+    """Decode a PNG; 16-bit files stay uint16, everything else becomes uint8."""
+    header = probe(data)
+    check_size(header, max_pixels)
+    if header.pages > 1:
+        raise UnsupportedError(
+            f"PNG is an animation of {header.pages} frames; only still pictures are handled: split it"
+        )
+    chunks = _walk(data, header_only=False)
+    pixels, alpha = _decode(chunks)
+    orientation = chunks.orientation
+    colour = {kind.decode(): body for kind in _COLOUR if (body := chunks.one(kind))}
+    return Image(
+        pixels=upright(pixels, orientation),
+        container="png",
+        alpha=None if alpha is None else upright(alpha, orientation),
+        icc=_profile(chunks),
+        dpi=upright_dpi(_dpi(chunks), orientation),
+        text=_read_text(chunks),
+        encoding={"colour": colour} if colour else {},
+    )
+
+
+def write(image: Image) -> bytes:
+    """Encode 1 or 3 channels of 8 or 16 bit, with alpha when the image has it."""
+    import imagecodecs
+
+    if image.channels not in (1, 3):
+        raise UnsupportedError(
+            f"PNG holds 1 or 3 channels, the image has {image.channels}; write it as TIFF"
+        )
+    if max(image.width, image.height) > MAX_SIDE:
+        raise TooLargeError(
+            f"PNG of {image.width} x {image.height} is over libpng's limit of {MAX_SIDE} a side; write it as TIFF"
+        )
+    planes = image.pixels
+    if image.alpha is not None:
+        planes = np.concatenate([planes, image.alpha[:, :, None]], axis=2)
+    if planes.shape[2] == 1:
+        planes = planes[:, :, 0]
+    encoded: bytes = bytes(imagecodecs.png_encode(np.ascontiguousarray(planes), level=6))
+    after_ihdr = len(SIGNATURE) + 25
+    return encoded[:after_ihdr] + _metadata(image) + encoded[after_ihdr:]
+
+
+def _walk(data: bytes, *, header_only: bool) -> _Chunks:
+    if not data.startswith(SIGNATURE):
+        raise InputError(
+            "PNG signature is damaged; was the file transferred in text mode?"
+            if len(data) >= len(SIGNATURE)
+            else f"PNG is cut short after {len(data)} bytes"
+        )
+    chunks: _Chunks | None = None
+    at = len(SIGNATURE)
+    while True:
+        if at + 12 > len(data):
+            raise InputError(f"PNG is cut short: {len(data)} bytes without an end chunk")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if not kind.isalpha() or length > 0x7FFFFFFF:
+            raise InputError(f"PNG is damaged: no chunk begins at byte {at}")
+        if chunks is not None and header_only and kind == b"IDAT":
+            return chunks
+        end = at + 8 + length
+        if end + 4 > len(data):
+            raise InputError(
+                f"PNG is cut short: chunk {kind.decode()} at byte {at} needs {length} bytes, "
+                f"{max(0, len(data) - at - 12)} are there"
+            )
+        body = data[at + 8 : end]
+        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end : end + 4], "big"):
+            raise InputError(
+                f"PNG is damaged: checksum of chunk {kind.decode()} at byte {at} is wrong"
+            )
+        if chunks is None:
+            chunks = _ihdr(kind, body)
+        elif kind == b"IEND":
+            return chunks
+        elif kind[:1].isupper() and kind not in (b"PLTE", b"IDAT"):
+            raise UnsupportedError(
+                f"PNG holds the non-standard chunk {kind.decode()} it cannot be read without"
+            )
+        else:
+            chunks.bodies.setdefault(kind, []).append(body)
+        at = end + 4
+
+
+def _ihdr(kind: bytes, body: bytes) -> _Chunks:
+    if kind != b"IHDR" or len(body) != 13:
+        raise InputError("PNG is damaged: it does not begin with its header chunk")
+    width, height, depth, colour, method, filtering, interlace = struct.unpack(">IIBBBBB", body)
+    if depth not in _DEPTHS.get(colour, ()) or method or filtering or interlace > 1:
+        raise InputError(
+            f"PNG header is damaged: colour type {colour} with {depth} bit, compression {method}, "
+            f"filter {filtering}, interlace {interlace} do not exist"
+        )
+    if max(width, height) > 0x7FFFFFFF or 0 in (width, height):
+        raise InputError(f"PNG header claims {width} x {height} pixels: nothing to read")
+    return _Chunks(width, height, depth, colour, bool(interlace))
+
+
+def _decode(chunks: _Chunks) -> tuple[np.ndarray, np.ndarray | None]:
+    import imagecodecs
+
+    parts = chunks.bodies.get(b"IDAT")
+    if not parts:
+        raise InputError("PNG holds no pixel data")
+    if max(chunks.width, chunks.height) > MAX_SIDE:
+        raise TooLargeError(
+            f"PNG of {chunks.width} x {chunks.height} is over libpng's limit of {MAX_SIDE} a side"
+        )
+    needed = chunks.height * (chunks.width * chunks.depth * _SAMPLES[chunks.colour] // 8)
+    present = sum(map(len, parts))
+    if needed > _MAX_DEFLATE_RATIO * (present + 64):
+        raise InputError(
+            f"PNG is cut short: {present} bytes of pixel data cannot hold {chunks.width} x {chunks.height} pixels"
+        )
+    palette = chunks.one(b"PLTE")
+    if chunks.colour == _PALETTE and (not palette or len(palette) % 3 or len(palette) > 768):
+        raise InputError("PNG is damaged: its palette is missing or of a wrong length")
+    transparency = chunks.one(b"tRNS")
+    ihdr = struct.pack(
+        ">IIBBBBB",
+        chunks.width,
+        chunks.height,
+        chunks.depth,
+        chunks.colour,
+        0,
+        0,
+        chunks.interlaced,
+    )
+    lean = [SIGNATURE, _chunk(b"IHDR", ihdr)]
+    if palette and chunks.colour == _PALETTE:
+        lean.append(_chunk(b"PLTE", palette))
+    if transparency and chunks.colour in (_GREY, _RGB, _PALETTE):
+        lean.append(_chunk(b"tRNS", transparency))
+    lean += [_chunk(b"IDAT", b"".join(parts)), _chunk(b"IEND", b"")]
+    array: np.ndarray = imagecodecs.png_decode(b"".join(lean))
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.shape[2] in (2, 4):
+        return array[:, :, :-1], array[:, :, -1]
+    return array, None
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(body))
+        + kind
+        + body
+        + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    )
+
+
+def _inflate(compressed: bytes, what: str, room: int = METADATA_BYTES) -> bytes:
+    """Inflate at most ``room`` bytes."""
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(compressed, room + 1)
+    except zlib.error as error:
+        raise InputError(f"PNG is damaged: {what} does not inflate ({error})") from error
+    if len(plain) > room:
+        raise TooLargeError(
+            f"PNG {what} inflates past the limit of {METADATA_BYTES} bytes for metadata"
+        )
+    if not stream.eof:
+        raise InputError(f"PNG is damaged: {what} is cut short")
+    return plain
+
+
+def _profile(chunks: _Chunks) -> bytes | None:
+    body = chunks.one(b"iCCP")
+    if body is None:
+        return None
+    _, _, rest = body.partition(b"\0")
+    return _inflate(rest[1:], "colour profile") or None
+
+
+def _dpi(chunks: _Chunks) -> tuple[float, float] | None:
+    body = chunks.one(b"pHYs")
+    if body is None or len(body) != 9 or body[8] != 1:
+        return None
+    x, y = struct.unpack(">II", body[:8])
+    return (x * INCH, y * INCH) if x and y else None
+
+
+def _read_text(chunks: _Chunks) -> dict[str, str]:
+    """Text chunks, keyword to text; remarks of one keyword are joined by a newline."""
+    text: dict[str, str] = {}
+    room = METADATA_BYTES
+    for kind in (b"tEXt", b"zTXt", b"iTXt"):
+        for body in chunks.bodies.get(kind, []):
+            keyword, _, rest = body.partition(b"\0")
+            name = keyword.decode("latin-1")
+            if kind == b"zTXt":
+                rest = _inflate(rest[1:], f"text {name!r}", room)
+            elif kind == b"iTXt":
+                compressed = rest[:1] == b"\1"
+                rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+                rest = _inflate(rest, f"text {name!r}", room) if compressed else rest
+            room -= len(rest)
+            if room < 0:
+                raise TooLargeError(
+                    f"PNG text is over the limit of {METADATA_BYTES} bytes for metadata"
+                )
+            value = rest.decode("utf-8", "replace") if kind == b"iTXt" else rest.decode("latin-1")
+            text[name] = f"{text[name]}\n{value}" if name in text else value
+    return text
+
+
+def _metadata(image: Image) -> bytes:
+    """Chunks that belong between IHDR and IDAT."""
+    parts = [
+        _chunk(name.encode(), body)
+        for name, body in image.encoding.get("colour", {}).items()
+        if name.encode() in _COLOUR and not (image.icc and name == "sRGB")
+    ]
+    if image.icc:
+        parts.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(image.icc, 9)))
+    if image.dpi:
+        x, y = (min(0x7FFFFFFF, max(1, round(value / INCH))) for value in image.dpi)
+        parts.append(_chunk(b"pHYs", struct.pack(">IIB", x, y, 1)))
+    parts += [_text_chunk(name, value) for name, value in image.text.items()]
+    return b"".join(parts)
+
+
+def _text_chunk(name: str, value: str) -> bytes:
+    try:
+        keyword = name.encode("latin-1")
+    except UnicodeEncodeError:
+        keyword = b""
+    if not 1 <= len(keyword) <= 79 or "\0" in name or "\0" in value:
+        raise InputError(
+            f"PNG cannot hold the remark {name[:99]!r}: a name has 1 to 79 Latin-1 characters, and neither "
+            "name nor text a NUL"
+        )
+    try:
+        return _chunk(b"tEXt", keyword + b"\0" + value.encode("latin-1"))
+    except UnicodeEncodeError:
+        return _chunk(b"iTXt", keyword + b"\0\0\0\0\0" + value.encode("utf-8"))

@@ -1,0 +1,391 @@
+"""Plain TIFF and BigTIFF: one page of uint8 or uint16, any number of bands, strips or tiles.
+
+The directory is checked here in full (sizes, offsets, codecs) before tifffile decodes the page. What is
+refused by name: georeferenced files, stacks of pages, palettes, CMYK, float and signed pixels. GeoTIFF,
+TIFF stacks and float pixels take their place beside this module when they are handled.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rayscale.errors import InputError, UnsupportedError
+from rayscale.imaging.containers import jpeg
+from rayscale.imaging.containers.ifd import Ifd
+from rayscale.imaging.image import Header, Image
+from rayscale.imaging.limits import check_size
+from rayscale.imaging.orientation import ORIENTATION_TAG, upright, upright_dpi, upright_size
+
+MAX_SEGMENTS = 1 << 18
+"""Strips or tiles of one page; a 64-megapixel page of 16 x 16 tiles has 250 000."""
+
+_INCH, _CENTIMETRE = 2, 3
+
+# Tag 259 to its name, for the codecs that are read; those whose value is in _WRITABLE are written back.
+_CODECS = {
+    1: "none", 5: "lzw", 7: "jpeg", 8: "deflate", 32773: "packbits", 32946: "deflate", 34925: "lzma",
+    50000: "zstd",
+}  # fmt: skip
+_WRITABLE = {"none": 1, "lzw": 5, "deflate": 8, "packbits": 32773, "lzma": 34925, "zstd": 50000}
+_WITH_PREDICTOR = {"lzw", "deflate", "lzma", "zstd"}
+
+_GEOREFERENCE = {
+    33550: "ModelPixelScale",
+    33922: "ModelTiepoint",
+    34264: "ModelTransformation",
+    34735: "GeoKeyDirectory",
+    50844: "RPCCoefficient",
+}
+_NODATA = 42113
+
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6
+_PHOTOMETRIC = {
+    3: "a palette",
+    4: "a mask",
+    5: "CMYK",
+    8: "CIELab",
+    9: "CIELab",
+    32803: "raw sensor data",
+}
+
+_TEXT = {
+    269: "DocumentName", 270: "ImageDescription", 271: "Make", 272: "Model", 305: "Software",
+    306: "DateTime", 315: "Artist", 316: "HostComputer", 33432: "Copyright",
+}  # fmt: skip
+_DESCRIPTION = "ImageDescription"
+
+_SAMPLE_FORMATS = {2: "signed integer", 3: "float", 5: "complex integer", 6: "complex float"}
+
+# Damage is told by the error raised; tifffile's own log lines would only repeat it on the terminal.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The checked layout of the first page."""
+
+    ifd: Ifd
+    width: int
+    height: int
+    samples: int
+    bits: int
+    photometric: int
+    planar: bool
+    codec: str
+    extrasamples: tuple[int, ...]
+    orientation: int
+    tile: tuple[int, int] | None
+    pages: int
+
+    @property
+    def alpha(self) -> int | None:
+        """Index of the alpha sample, None without."""
+        for index, kind in enumerate(self.extrasamples):
+            if kind in (1, 2):
+                return self.samples - len(self.extrasamples) + index
+        return None
+
+    @property
+    def header(self) -> Header:
+        width, height = upright_size(self.width, self.height, self.orientation)
+        alpha = self.alpha is not None
+        return Header("tiff", width, height, self.samples - alpha, self.bits, self.pages, alpha)
+
+
+def probe(data: bytes) -> Header:
+    """Header of a TIFF, from its first directory and the length of the chain of directories."""
+    return _layout(Ifd.first(data)).header
+
+
+def read(data: bytes, max_pixels: int) -> Image:
+    """Decode the one page of a TIFF, upright, black at zero."""
+    import tifffile
+
+    page = _layout(Ifd.first(data))
+    check_size(page.header, max_pixels)
+    if page.pages > 1:
+        raise UnsupportedError(
+            f"TIFF is a stack of {page.pages} pages; only single pages are handled: split it"
+        )
+    _check_segments(page, data, max_pixels)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        array = file.pages[0].asarray()
+    pixels = _bands(np.asarray(array), page)
+    if page.photometric == _WHITE_IS_ZERO:
+        pixels = pixels.copy()
+        pixels[:, :, 0] = np.invert(pixels[:, :, 0])
+    pixels = upright(pixels, page.orientation)
+    alpha = None
+    if page.alpha is not None:
+        alpha = np.ascontiguousarray(pixels[:, :, page.alpha])
+        pixels = np.delete(pixels, page.alpha, axis=2)
+    return Image(
+        pixels=pixels,
+        container="tiff",
+        alpha=alpha,
+        icc=page.ifd.raw(34675) or None,
+        dpi=upright_dpi(_dpi(page.ifd), page.orientation),
+        text=_text(page.ifd),
+        encoding=_encoding(page),
+    )
+
+
+def write(image: Image) -> bytes:
+    """Encode any number of bands; layout and codec follow the source, deflate where it was JPEG.
+
+    Remarks with the name of a text tag go there, all others into ImageDescription as ``name: text``.
+    """
+    import tifffile
+
+    encoding = image.encoding
+    rgb = encoding.get("photometric", "rgb" if image.channels == 3 else "minisblack") == "rgb"
+    rgb = rgb and image.channels >= 3
+    planes, extras = _planes(image, 3 if rgb else 1)
+    planar = bool(encoding.get("planar", False)) and planes.shape[2] > 1
+    codec = encoding.get("compression", "deflate")
+    codec = codec if codec in _WRITABLE else "deflate"
+    predictor = codec in _WITH_PREDICTOR and bool(encoding.get("predictor", True))
+    options: dict[str, Any] = {}
+    if image.dpi:
+        options = {"resolution": image.dpi, "resolutionunit": _INCH}
+    if planes.shape[2] == 1:
+        stored = planes[:, :, 0]
+    else:
+        stored = np.moveaxis(planes, 2, 0) if planar else planes
+    out = io.BytesIO()
+    tifffile.imwrite(
+        out,
+        np.ascontiguousarray(stored),
+        photometric="rgb" if rgb else "minisblack",
+        planarconfig=(2 if planar else 1) if planes.shape[2] > 1 else None,
+        extrasamples=extras or None,
+        compression=_WRITABLE[codec],
+        predictor=2 if predictor else None,
+        tile=encoding.get("tile"),
+        bigtiff=True if encoding.get("bigtiff") else None,
+        byteorder=encoding.get("byteorder", "<"),
+        iccprofile=image.icc,
+        metadata=None,
+        software=False,
+        **_written_text(image),
+        **options,
+    )
+    return out.getvalue()
+
+
+def _layout(ifd: Ifd) -> _Page:
+    for tag, name in _GEOREFERENCE.items():
+        if tag in ifd:
+            raise UnsupportedError(
+                f"TIFF is georeferenced (tag {name}); GeoTIFF is not handled yet, and its georeference would be lost"
+            )
+    if _NODATA in ifd:
+        raise UnsupportedError(
+            "TIFF marks missing pixels by a nodata value, which is not handled yet: they would mix into the picture"
+        )
+    width, height = ifd.integer(256, 0), ifd.integer(257, 0)
+    samples = ifd.integer(277, 1)
+    bits = set(ifd.numbers(258)) or {1}
+    formats = set(ifd.numbers(339)) or {1}
+    photometric = ifd.integer(262, _BLACK_IS_ZERO)
+    compression = ifd.integer(259, 1)
+    _check_kind(ifd, bits, formats, photometric, compression)
+    base = 3 if photometric in (_RGB, _YCBCR) else 1
+    if not base <= samples <= 0xFFFF:
+        raise InputError(f"TIFF claims {samples} samples for a picture of {base}: damaged")
+    extras = tuple(ifd.numbers(338))[: samples - base]
+    extras += (0,) * (samples - base - len(extras))
+    orientation = ifd.integer(ORIENTATION_TAG, 1)
+    tiled = 322 in ifd or 323 in ifd
+    return _Page(
+        ifd=ifd,
+        width=width,
+        height=height,
+        samples=samples,
+        bits=bits.pop(),
+        photometric=photometric,
+        planar=ifd.integer(284, 1) == 2,
+        codec=_CODECS[compression],
+        extrasamples=extras,
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+        tile=(ifd.integer(323, 0), ifd.integer(322, 0)) if tiled else None,
+        pages=_pages(ifd),
+    )
+
+
+def _check_kind(
+    ifd: Ifd, bits: set[int], formats: set[int], photometric: int, compression: int
+) -> None:
+    """Refuse by name what is not handled."""
+    if formats - {1, 4}:
+        kind = _SAMPLE_FORMATS.get(max(formats), f"format {max(formats)}")
+        raise UnsupportedError(
+            f"TIFF pixels are {max(bits)}-bit {kind}; only 8 and 16 bit unsigned integers are handled"
+        )
+    if bits not in ({8}, {16}):
+        raise UnsupportedError(
+            f"TIFF pixels have {', '.join(map(str, sorted(bits)))} bit; only 8 and 16 bit are handled: convert it"
+        )
+    if compression not in _CODECS:
+        raise UnsupportedError(
+            f"TIFF compression {compression} is not handled; re-save it with deflate or LZW"
+        )
+    known = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+    if photometric not in known and not (photometric == _YCBCR and compression == 7):
+        kind = _PHOTOMETRIC.get(photometric, f"of colour space {photometric}")
+        raise UnsupportedError(
+            f"TIFF is {kind}; only grey, RGB and plain bands are handled: convert it"
+        )
+    if compression == 7 and bits != {8}:
+        raise UnsupportedError(
+            "TIFF holds 16-bit JPEG, which is not handled; re-save it with deflate"
+        )
+    if max(ifd.integer(32997, 1), ifd.integer(32998, 1)) > 1:
+        raise UnsupportedError("TIFF is a volume (tag ImageDepth); only single pages are handled")
+
+
+def _pages(ifd: Ifd) -> int:
+    description = ifd.text(270) or ""
+    if "<OME" in description[:1000]:
+        raise UnsupportedError("OME-TIFF is not handled: its microscopy metadata would be lost")
+    # Both programs can hide a whole stack behind one directory.
+    match = re.search(r"^images=(\d{1,9})$", description, re.MULTILINE)
+    if description.startswith("ImageJ=") and match:
+        return max(int(match[1]), ifd.full_pages())
+    if description.startswith('{"shape"') and '"truncated": true' in description:
+        raise UnsupportedError(
+            "TIFF is a stack behind one directory; only single pages are handled: split it"
+        )
+    return ifd.full_pages()
+
+
+def _check_segments(page: _Page, data: bytes, max_pixels: int) -> None:
+    """Every strip or tile lies in the file and promises no more than its place in the picture."""
+    ifd, header = page.ifd, page.header
+    if page.tile:
+        rows, columns = page.tile
+        if rows < 1 or columns < 1:
+            raise InputError(f"TIFF tiles of {columns} x {rows} pixels: damaged")
+        check_size(
+            Header("tiff", columns, rows, header.channels, page.bits, 1, header.alpha), max_pixels
+        )
+        offsets, counts, what = ifd.numbers(324), ifd.numbers(325), "tile"
+    else:
+        rows, columns = min(ifd.integer(278, page.height), page.height), page.width
+        if rows < 1:
+            raise InputError("TIFF strips of 0 rows: damaged")
+        offsets, counts, what = ifd.numbers(273), ifd.numbers(279), "strip"
+    across, down = -(-page.width // columns), -(-page.height // rows)
+    expected = across * down * (page.samples if page.planar else 1)
+    if expected > MAX_SEGMENTS:
+        raise InputError(
+            f"TIFF has {expected} {what}s, more than {MAX_SEGMENTS}; re-save it with larger ones"
+        )
+    if len(offsets) < expected or len(counts) < expected:
+        raise InputError(
+            f"TIFF needs {expected} {what}s, but lists {min(len(offsets), len(counts))}: damaged"
+        )
+    per_row = columns * (1 if page.planar else page.samples) * page.bits // 8
+    for index in range(expected):
+        offset, count = offsets[index], counts[index]
+        if count < 1 or offset < 8:
+            raise InputError(f"TIFF {what} {index} of {expected} holds no data: sparse or damaged")
+        if offset + count > len(data):
+            raise InputError(
+                f"TIFF is cut short: {what} {index} of {expected} ends at byte {offset + count}, "
+                f"the file has {len(data)}"
+            )
+        height = rows if page.tile else min(rows, page.height - index % down * rows)
+        if page.codec == "none" and count < per_row * height:
+            raise InputError(
+                f"TIFF {what} {index} of {expected} holds {count} bytes where {per_row * height} are needed: damaged"
+            )
+        if page.codec == "jpeg":
+            wide, high = jpeg.frame_size(data[offset : offset + count])
+            if wide > columns or high > rows:
+                raise InputError(
+                    f"TIFF {what} {index} holds a JPEG of {wide} x {high} where {columns} x {rows} fit: damaged"
+                )
+
+
+def _bands(array: np.ndarray, page: _Page) -> np.ndarray:
+    """``array`` as decoded, to (H, W, samples)."""
+    planar = page.planar and page.samples > 1
+    picture = (page.height, page.width)
+    shape = (page.samples, *picture) if planar else (*picture, page.samples)
+    dtype = np.dtype(f"u{page.bits // 8}")
+    if array.size != np.prod(shape, dtype=np.int64) or array.dtype != dtype:
+        raise InputError(
+            f"TIFF decodes to {array.dtype} {array.shape}, but its tags say {dtype} {shape}: damaged"
+        )
+    array = array.reshape(shape)
+    return np.moveaxis(array, 0, 2) if planar else array
+
+
+def _planes(image: Image, base: int) -> tuple[np.ndarray, list[int]]:
+    """Pixels with alpha at the place the source had it, and the kind of each sample past ``base``."""
+    if image.alpha is None:
+        return image.pixels, [0] * (image.channels - base)
+    source = list(image.encoding.get("extrasamples", ()))
+    if len(source) != image.channels + 1 - base or not {1, 2} & set(source):
+        source = [0] * (image.channels - base) + [2]
+    place = base + next(index for index, kind in enumerate(source) if kind in (1, 2))
+    return np.insert(image.pixels, place, image.alpha, axis=2), source
+
+
+def _dpi(ifd: Ifd) -> tuple[float, float] | None:
+    unit = {_INCH: 1.0, _CENTIMETRE: 2.54}.get(ifd.integer(296, _INCH))
+    x, y = ifd.rational(282), ifd.rational(283)
+    return (x * unit, y * unit) if unit and x and y and x > 0 and y > 0 else None
+
+
+def _text(ifd: Ifd) -> dict[str, str]:
+    text = {name: value for tag, name in _TEXT.items() if (value := ifd.text(tag))}
+    # Descriptions that repeat the shape of the array are wrong at any other size.
+    if text.get(_DESCRIPTION, "").startswith(('{"shape"', "ImageJ=", "SCIFIO=")):
+        del text[_DESCRIPTION]
+    return text
+
+
+def _written_text(image: Image) -> dict[str, Any]:
+    tags = {name: tag for tag, name in _TEXT.items()}
+    lines = [
+        value if name == _DESCRIPTION else f"{name}: {value}"
+        for name, value in image.text.items()
+        if name == _DESCRIPTION or name not in tags
+    ]
+    # Type 7 would be honest for UTF-8, but every reader expects type 2 (ASCII) here.
+    extra = []
+    for name, value in image.text.items():
+        if name in tags and name != _DESCRIPTION:
+            encoded = value.replace("\0", "").encode("utf-8") + b"\0"
+            extra.append((tags[name], 2, len(encoded), encoded, True))
+    written: dict[str, Any] = {"extratags": extra}
+    if lines:
+        written["description"] = "\n".join(lines).replace("\0", "").encode("utf-8")
+    return written
+
+
+def _encoding(page: _Page) -> dict[str, Any]:
+    predictor = page.ifd.integer(317, 1) == 2
+    encoding: dict[str, Any] = {
+        "photometric": "rgb" if page.photometric in (_RGB, _YCBCR) else "minisblack",
+        "compression": page.codec,
+        "predictor": predictor or page.codec == "jpeg",
+        "byteorder": page.ifd.order,
+    }
+    if page.planar and page.samples > 1:
+        encoding["planar"] = True
+    if page.ifd.big:
+        encoding["bigtiff"] = True
+    if page.alpha is not None:
+        encoding["extrasamples"] = page.extrasamples
+    if page.tile and not (page.tile[0] % 16 or page.tile[1] % 16):
+        encoding["tile"] = page.tile
+    return encoding

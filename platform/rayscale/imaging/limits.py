@@ -1,0 +1,37 @@
+"""Limits checked on a header, before a decoder sees a byte or memory is taken."""
+
+from __future__ import annotations
+
+from rayscale.errors import InputError, TooLargeError
+from rayscale.imaging.image import Header
+
+BYTES_PER_PIXEL = 8
+"""Decoded bytes granted per allowed pixel: 16-bit RGBA. Files of many bands pass with fewer pixels."""
+
+METADATA_BYTES = 4 << 20
+"""Most bytes that compressed metadata of one file (profile, text) may inflate to."""
+
+
+def check_size(header: Header, max_pixels: int) -> None:
+    """Raise when the picture of ``header`` is empty or over ``max_pixels``.
+
+    Raises:
+        InputError: width or height is 0.
+        TooLargeError: more pixels, or more bytes than that many 16-bit RGBA pixels.
+    """
+    kind = header.container.upper()
+    if header.width < 1 or header.height < 1:
+        raise InputError(
+            f"{kind} header claims {header.width} x {header.height} pixels: nothing to read"
+        )
+    if header.pixels > max_pixels:
+        raise TooLargeError(
+            f"{kind} of {header.width} x {header.height} = {header.pixels} pixels is over the limit of "
+            f"{max_pixels}; raise RAYSCALE_MAX_INPUT_PIXELS or cut the image"
+        )
+    if header.decoded_bytes > max_pixels * BYTES_PER_PIXEL:
+        raise TooLargeError(
+            f"{kind} of {header.width} x {header.height} pixels with {header.channels} channels of "
+            f"{header.bits} bit takes {header.decoded_bytes} bytes, over the limit of "
+            f"{max_pixels * BYTES_PER_PIXEL}; raise RAYSCALE_MAX_INPUT_PIXELS or split the bands"
+        )
