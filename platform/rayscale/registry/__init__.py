@@ -1,0 +1,29 @@
+"""From a file of weights to a named, versioned, digested model and back; the only room that knows MLflow.
+
+``models`` publishes and resolves, ``tracking`` sends metrics, ``flavor`` describes a model to MLflow's own
+tools, ``client`` is the connection. Importing this package does not import MLflow.
+"""
+
+from rayscale.registry.client import RegistryError
+from rayscale.registry.models import (
+    ModelVersion,
+    fetch,
+    list_models,
+    load,
+    publish,
+    resolve,
+    set_alias,
+)
+from rayscale.registry.tracking import MlflowLogger
+
+__all__ = [
+    "MlflowLogger",
+    "ModelVersion",
+    "RegistryError",
+    "fetch",
+    "list_models",
+    "load",
+    "publish",
+    "resolve",
+    "set_alias",
+]

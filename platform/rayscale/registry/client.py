@@ -1,0 +1,98 @@
+"""The connection to the MLflow server of ``MLFLOW_TRACKING_URI``, with bounded waits and errors that help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from rayscale.errors import ConfigError, RayscaleError
+
+# MLflow's own defaults (120 s, 7 retries) keep a user waiting for minutes on a server that is gone.
+_WAITS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds without a byte
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+
+_REFUSED = range(400, 500)
+_WAIT_AND_RETRY = {401, 403, 408, 429}  # may pass without a change of the request itself
+
+
+class RegistryError(RayscaleError):
+    """The MLflow server cannot be reached, or refused a request that should have worked."""
+
+    code: ClassVar[str] = "registry"
+
+
+def tracking_uri() -> str:
+    """The server that ``MLFLOW_TRACKING_URI`` names.
+
+    Raises ConfigError when it is unset: MLflow would silently write to a folder of the present directory.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not uri:
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI is not set, so there is no model registry; set it to the MLflow server, as in "
+            "`export MLFLOW_TRACKING_URI=http://127.0.0.1:5000` (`rayscale up` starts one and prints it)"
+        )
+    return uri
+
+
+def connect() -> Any:
+    """An ``MlflowClient`` of the server; nothing is sent yet. The first call imports MLflow (seconds)."""
+    uri = tracking_uri()
+    for name, value in _WAITS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status behind an MLflow error; 503 where no answer came."""
+    from mlflow.exceptions import RestException
+
+    if isinstance(error, RestException):
+        return int(error.get_http_status_code())
+    response = getattr(
+        error, "response", None
+    )  # requests.HTTPError, from the transfer of artifacts
+    return int(getattr(response, "status_code", None) or 503)
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether sending the same request again can only fail again."""
+    status = status_of(error)
+    return status in _REFUSED and status not in _WAIT_AND_RETRY
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether the server said that what was asked for does not exist."""
+    return status_of(error) == 404
+
+
+@contextmanager
+def asking(what: str) -> Iterator[None]:
+    """Turn MLflow's errors in the block into RegistryError, which names the server and the way out."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException, OSError) as error:
+        detail = str(error).strip().partition("\n")[0][:300]
+        place = f"MLFLOW_TRACKING_URI={tracking_uri()}"
+        status = status_of(error)
+        if status in {401, 403}:
+            raise RegistryError(
+                f"cannot {what}: {place} denied access ({detail}); check MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, and that the server allows this host (--allowed-hosts)"
+            ) from error
+        if status in _REFUSED:
+            raise RegistryError(f"cannot {what}: {place} refused: {detail}") from error
+        raise RegistryError(
+            f"cannot {what}: {place} does not answer as an MLflow server ({detail}); start it "
+            "(`rayscale up` on one machine) or set MLFLOW_TRACKING_URI to the one to use"
+        ) from error

@@ -1,0 +1,417 @@
+"""Publish weights under a name and a version, and turn a reference back into verified weights.
+
+A reference is ``name``, ``name@alias`` or ``name/version``, never a URI. What is trusted is the sha256 in the
+version's tags: weights that do not match it are refused before they are parsed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayscale import __version__
+from rayscale.errors import ConfigError, InputError, NotFoundError, StorageError
+from rayscale.registry.client import asking, connect, is_missing, status_of, tracking_uri
+from rayscale.registry.flavor import WEIGHTS, write_folder
+from rayscale.settings import get_settings
+
+if TYPE_CHECKING:
+    from rayscale.models.network import SuperResolver
+    from rayscale.models.spec import ModelSpec
+
+DEFAULT_ALIAS = "default"
+EXPERIMENT = "rayscale-models"
+"""Where the runs of models go that were published without a training run."""
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+_ALIAS = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
+_REFERENCE = re.compile(rf"({_NAME})(?:@({_ALIAS})|/([1-9][0-9]{{0,8}}))?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_RESERVED_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)  # MLflow's own rule
+_INTERPOLATIONS = {"bicubic", "bilinear"}  # built in: a reference to them never asks the registry
+_FORMS = "use NAME, NAME@ALIAS or NAME/VERSION"
+_PAGE = 200
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One published model.
+
+    Attributes:
+        digest: sha256 of the weights file, hexadecimal.
+        scores: benchmark name to ``{"protocol", "scale", "psnr", "ssim", ...}``.
+        dataset_digest: the digest in the manifest of the training data, if known.
+        run_id: the MLflow run that holds the files.
+        uri: the folder of the files in MLflow's artifact store.
+        created: milliseconds since 1970, as the registry says.
+    """
+
+    name: str
+    version: int
+    digest: str
+    spec: ModelSpec
+    uri: str
+    aliases: tuple[str, ...] = ()
+    scores: Mapping[str, Any] | None = None
+    dataset_digest: str | None = None
+    run_id: str | None = None
+    description: str = ""
+    created: int = 0
+
+    @property
+    def ref(self) -> str:
+        """``name/version``: the reference that means the same for ever."""
+        return f"{self.name}/{self.version}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The version as JSON would show it."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "aliases": list(self.aliases),
+            "digest": self.digest,
+            "spec": json.loads(self.spec.to_json()),
+            "scores": dict(self.scores or {}),
+            "dataset_digest": self.dataset_digest,
+            "run_id": self.run_id,
+            "uri": self.uri,
+            "description": self.description,
+            "created": self.created,
+        }
+
+
+def publish(
+    weights: str | Path,
+    name: str,
+    *,
+    scores: Mapping[str, Any] | None = None,
+    dataset_digest: str | None = None,
+    alias: str | None = None,
+    run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    description: str | None = None,
+) -> ModelVersion:
+    """Register a safetensors file written by ``rayscale.models.save_model`` as the next version of ``name``.
+
+    Args:
+        weights: a local path or ``s3://`` URI.
+        scores: figures of the model, each with the name of its protocol: a report of ``evaluate`` or several
+            by the name of their benchmark.
+        alias: moved to the new version once that is complete.
+        run_id: the MLflow run that trained it; without one a run is made to hold the files.
+
+    Raises:
+        InputError, NotFoundError: the weights are not a model of rayscale, or not there.
+        ConfigError: a name or alias that cannot be referred to, or a figure without protocol.
+        RegistryError: the server is gone or refuses.
+    """
+    _check_name(name)
+    if alias is not None:
+        _check_alias(alias)
+    figures = _checked_scores(scores)
+    client = connect()
+    from rayscale.models.weights import load_model, sha256_of
+
+    with _local(weights) as path, tempfile.TemporaryDirectory() as scratch:
+        digest = sha256_of(path)
+        spec = load_model(path).spec  # proves that it can be loaded before anyone is offered it
+        folder = Path(scratch, "model")
+        write_folder(folder, path, spec)
+        with asking(f"publish {name!r}"):
+            run, own = _run(client, name, run_id)
+            # Named by content: a second model of the same run never replaces the files of the first.
+            place = f"model-{digest[:16]}"
+            try:
+                client.log_artifacts(run.info.run_id, str(folder), place)
+                _ensure_name(client, name)
+                created = client.create_model_version(
+                    name,
+                    source=f"{run.info.artifact_uri}/{place}",
+                    run_id=run.info.run_id,
+                    description=description,
+                    tags={
+                        **(tags or {}),
+                        "rayscale.sha256": digest,
+                        "rayscale.spec": spec.to_json(),
+                        "rayscale.version": __version__,
+                        "rayscale.scores": json.dumps(figures, sort_keys=True),
+                        **({"rayscale.dataset": dataset_digest} if dataset_digest else {}),
+                    },
+                )
+            except BaseException:
+                if own:
+                    client.set_terminated(run.info.run_id, "FAILED")
+                raise
+            if own:
+                client.set_terminated(run.info.run_id, "FINISHED")
+            if alias is not None:
+                client.set_registered_model_alias(name, alias, created.version)
+    return resolve(f"{name}/{created.version}")
+
+
+def resolve(ref: str) -> ModelVersion:
+    """The version that ``ref`` means now.
+
+    ``name`` alone means the version with the alias ``default``, or the newest where there is no such alias.
+
+    Raises:
+        ConfigError: not one of the three forms (URIs and paths are none).
+        NotFoundError: no such name, alias or version; the message lists what there is.
+        RegistryError: the server is gone or refuses.
+    """
+    match = _REFERENCE.fullmatch(ref)
+    if match is None:
+        raise ConfigError(f"{ref!r} is no model reference; {_FORMS}")
+    name, alias, version = match.groups()
+    client = connect()
+    with asking(f"resolve model {ref!r}"):
+        try:
+            registered = client.get_registered_model(name)
+        except Exception as error:
+            if is_missing(error):
+                raise _unknown_name(client, name) from error
+            raise
+        aliases = {str(key): str(value) for key, value in registered.aliases.items()}
+        if alias is None and version is None:
+            version = aliases.get(DEFAULT_ALIAS)
+        elif alias is not None:
+            version = aliases.get(alias)
+            if version is None:
+                raise NotFoundError(
+                    f"model {name!r} has no alias {alias!r}; it has {_listed(aliases)}; {_FORMS}"
+                )
+        if version is None:
+            newest = client.search_model_versions(
+                f"name='{name}'", max_results=1, order_by=["version_number DESC"]
+            )
+            if not newest:
+                raise NotFoundError(f"model {name!r} has no version yet")
+            version = newest[0].version
+        try:
+            found = client.get_model_version(name, version)
+        except Exception as error:
+            if not is_missing(error):
+                raise
+            known = client.search_model_versions(f"name='{name}'", max_results=_PAGE)
+            numbers = sorted(int(one.version) for one in known)
+            raise NotFoundError(
+                f"model {name!r} has no version {version}; it has {_listed(numbers)}"
+            ) from error
+    return _read(found, aliases)
+
+
+def fetch(ref: str | ModelVersion) -> Path:
+    """A local copy of the weights in ``RAYSCALE_CACHE_DIR``, its sha256 verified at every call.
+
+    Raises StorageError for weights that differ from what was published, besides the errors of ``resolve``.
+    """
+    version = resolve(ref) if isinstance(ref, str) else ref
+    from rayscale.models.weights import sha256_of
+
+    folder = get_settings().cache_dir / "models"
+    target = folder / f"{version.digest}.safetensors"
+    if target.is_file():
+        if sha256_of(target) == version.digest:
+            return target
+        target.unlink(missing_ok=True)  # damaged here: the registry may still have the true one
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        connect()  # sets the bounds on waiting
+        with asking(f"download the weights of {version.ref}"):
+            from mlflow.artifacts import download_artifacts
+
+            path = Path(
+                download_artifacts(
+                    artifact_uri=f"{version.uri}/{WEIGHTS}",
+                    dst_path=scratch,
+                    tracking_uri=tracking_uri(),
+                )
+            )
+        found = sha256_of(path)
+        if found != version.digest:
+            raise StorageError(
+                f"the weights of {version.ref} have sha256 {found}, but {version.digest} was published: they "
+                "were damaged or replaced, and are not loaded; publish the model again"
+            )
+        path.replace(target)
+    return target
+
+
+def load(ref: str | ModelVersion) -> SuperResolver:
+    """The network that ``ref`` means, in evaluation mode on the CPU.
+
+    Raises InputError where weights and registered specification disagree, and the errors of ``fetch``.
+    """
+    version = resolve(ref) if isinstance(ref, str) else ref
+    from rayscale.models.weights import load_model
+
+    model = load_model(fetch(version))
+    if model.spec != version.spec:
+        raise InputError(
+            f"{version.ref} is registered as {version.spec.to_json()}, but its weights are of "
+            f"{model.spec.to_json()}; publish the model again"
+        )
+    return model.eval()
+
+
+def list_models() -> list[ModelVersion]:
+    """Every version that rayscale published, by name and then newest first."""
+    client = connect()
+    found: list[ModelVersion] = []
+    with asking("list the models"):
+        aliases = {
+            model.name: dict(model.aliases) for model in _pages(client.search_registered_models)
+        }
+        for one in _pages(client.search_model_versions):
+            if "rayscale.sha256" in one.tags:
+                found.append(_read(one, aliases.get(one.name, {})))
+    return sorted(found, key=lambda one: (one.name, -one.version))
+
+
+def set_alias(name: str, alias: str, version: int) -> ModelVersion:
+    """Move ``alias`` to a version, at once for everyone who resolves it afterwards."""
+    _check_alias(alias)
+    target = resolve(f"{_check_name(name)}/{version}")
+    client = connect()
+    with asking(f"set the alias {alias!r} of {target.ref}"):
+        client.set_registered_model_alias(name, alias, str(version))
+    return resolve(target.ref)
+
+
+def _read(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
+    from rayscale.models.spec import ModelSpec
+
+    tags = found.tags
+    digest = tags.get("rayscale.sha256", "")
+    # The digest becomes a file name, and tags are free text that anyone with the registry may write.
+    if not _SHA256.fullmatch(digest) or "rayscale.spec" not in tags:
+        raise InputError(
+            f"{found.name}/{found.version} was not published by rayscale (no weights digest or specification "
+            "in its tags); publish its weights with `rayscale register`"
+        )
+    return ModelVersion(
+        name=found.name,
+        version=int(found.version),
+        digest=digest,
+        spec=ModelSpec.from_json(tags["rayscale.spec"]),
+        uri=found.source,
+        aliases=tuple(sorted(key for key, at in aliases.items() if str(at) == str(found.version))),
+        scores=json.loads(tags.get("rayscale.scores", "{}")),
+        dataset_digest=tags.get("rayscale.dataset"),
+        run_id=found.run_id or None,
+        description=found.description or "",
+        created=int(found.creation_timestamp or 0),
+    )
+
+
+@contextmanager
+def _local(weights: str | Path) -> Iterator[Path]:
+    """The weights as a local file, fetched when they are in a bucket."""
+    if not str(weights).startswith("s3://"):
+        if not Path(weights).is_file():
+            raise NotFoundError(f"{weights} does not exist")
+        yield Path(weights)
+        return
+    from rayscale import storage
+
+    parent, key = storage.split(str(weights))
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, WEIGHTS)
+        storage.connect(parent).fetch(key, path)
+        yield path
+
+
+def _run(client: Any, name: str, run_id: str | None) -> tuple[Any, bool]:
+    """The run that holds the files, and whether it was made for them."""
+    if run_id is not None:
+        return client.get_run(run_id), False
+    experiment = ensure_experiment(client, EXPERIMENT)
+    return client.create_run(experiment, run_name=f"publish {name}"), True
+
+
+def ensure_experiment(client: Any, name: str) -> str:
+    """The id of the experiment ``name``, made when it is not there."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except Exception as error:
+            found = client.get_experiment_by_name(name)  # another process was first
+            if found is None:
+                raise error
+    return str(found.experiment_id)
+
+
+def _ensure_name(client: Any, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except Exception as error:
+        if status_of(error) not in {400, 409}:
+            raise
+        client.get_registered_model(name)  # it exists, or this tells why not
+
+
+def _unknown_name(client: Any, name: str) -> NotFoundError:
+    known = [model.name for model in _pages(client.search_registered_models)]
+    close = difflib.get_close_matches(name, known, n=3)
+    names = [*close, *(one for one in known if one not in close)]
+    return NotFoundError(f"no model {name!r} in the registry; it has {_listed(names)}")
+
+
+def _pages(search: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _listed(values: Any, most: int = 20) -> str:
+    texts = [str(value) for value in values]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more if texts else "none"
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(_NAME, name):
+        raise ConfigError(
+            f"{name!r} is no model name; use up to 100 letters, digits, '.', '_' and '-'"
+        )
+    if name in _INTERPOLATIONS:
+        raise ConfigError(f"{name!r} is built in; publish under another name")
+    return name
+
+
+def _check_alias(alias: str) -> None:
+    if not re.fullmatch(_ALIAS, alias) or _RESERVED_ALIAS.fullmatch(alias):
+        raise ConfigError(
+            f"{alias!r} is no alias; use up to 64 letters, digits, '.', '_' and '-', beginning with a letter, "
+            "and neither 'latest' nor 'v' with a number"
+        )
+
+
+def _checked_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Scores fit to store: every figure with its protocol, without the list of single images."""
+
+    def check(value: Any, path: str) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if {"psnr", "ssim"} & set(value) and not value.get("protocol"):
+            raise ConfigError(f"the figures of {path or 'the scores'} name no protocol")
+        return {
+            str(key): check(inner, f"{path}.{key}".strip("."))
+            for key, inner in value.items()
+            if key != "images"
+        }
+
+    checked: dict[str, Any] = check(scores or {}, "")
+    return checked
