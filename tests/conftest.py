@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.plugins.stack"]
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 

@@ -1,0 +1,359 @@
+"""The stack as a whole: bring it up, take it down, say how it is, say how to reach it.
+
+State is in ``<home>/stack.json``; ``<home>/stack.env`` is for a shell to source. Both are for the owner only, as
+are keys and tokens. One stack has one home; stacks with different homes run side by side.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayscale.errors import ConfigError, RayscaleError
+from rayscale.local import mlflow, processes, ray, s3
+from rayscale.local.processes import Service
+
+SERVICES = ("s3", "mlflow", "ray")
+# Each service's ports by name, with the number that is tried first.
+_PORTS = {
+    "s3": {"s3": 9000},
+    "mlflow": {"mlflow": 5000},
+    "ray": {"ray": 6379, "dashboard": 8265, "serve": 8000, "agent": 52365, "client": 10001},
+}
+_BUCKETS = ("rayscale", mlflow.BUCKET)
+# What a shell may carry from elsewhere and would lead a service to the wrong server.
+_FOREIGN = ("AWS_", "MLFLOW_", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """How to reach the services that were asked for; empty text for the others.
+
+    ``ray`` is the ``host:port`` that drivers join, ``dashboard`` the URL for a browser and for ``ray job
+    submit``, ``serve`` the URL at which an application will answer once it is deployed.
+    """
+
+    s3: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    mlflow: str
+    ray: str
+    dashboard: str
+    serve: str
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One service: whether it runs and answers, where, and the process to look at."""
+
+    name: str
+    running: bool
+    address: str
+    pid: int | None
+
+
+def up(
+    home: Path,
+    services: Sequence[str] = SERVICES,
+    progress: Progress | None = None,
+    *,
+    num_cpus: int | None = None,
+    fixed_ports: bool = True,
+) -> Addresses:
+    """Start what is not running of ``services`` and return when all of it answers.
+
+    What runs already is left alone. If anything fails or the user interrupts, no process of this call is left.
+    ``fixed_ports`` prefers the well-known ports (S3 9000, MLflow 5000, dashboard 8265, Ray 6379, Serve 8000);
+    a port once used is used again. ``num_cpus`` is what Ray offers, by default the cores of the machine.
+    """
+    unknown = set(services) - set(SERVICES)
+    if unknown:
+        raise ConfigError(f"unknown services {sorted(unknown)}; there are {', '.join(SERVICES)}")
+    home = _resolve(home)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    say = progress or (lambda _: None)
+    with _exclusive(home, say), _interruptible():
+        state = _State.read(home)
+        # The others keep their data in the S3 server, so it is always one of them.
+        wanted = [n for n in SERVICES if n == "s3" or n in services or n in state.running()]
+        state.choose_ports(wanted, fixed_ports)
+        kept = {name for name in wanted if state.is_usable(name, wanted)}
+        try:
+            state.stop(set(SERVICES) - kept)  # also what a crash left of them
+            _start(state, wanted, kept, say, num_cpus)
+        except BaseException:
+            with _uninterrupted():
+                say("stopping what was started")
+                state.stop(set(SERVICES) - kept)
+            raise
+        variables = state.environment(wanted)
+        exports = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+        _write_private(home / "stack.env", "".join(exports))
+        return state.addresses()
+
+
+def down(home: Path) -> None:
+    """End every process of the stack, also those a crash left; data stays. Nothing running is no error."""
+    home = _resolve(home)
+    with _exclusive(home, lambda _: None) if home.is_dir() else nullcontext(), _uninterrupted():
+        _State.read(home).stop(set(SERVICES))
+        ray.remove_temporary(home)
+        (home / "stack.env").unlink(missing_ok=True)
+
+
+def status(home: Path) -> list[ServiceStatus]:
+    """Each service of the stack that was ever started, in the order they start."""
+    state = _State.read(_resolve(home))
+    report = []
+    for name in SERVICES:
+        if name in state.services:
+            pid = state.services[name]["pid"]
+            running = state.is_running(name) and state.service(name).ready()
+            report.append(
+                ServiceStatus(name, running, state.service(name).address, pid if running else None)
+            )
+    return report
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The variables that make boto3, MLflow, Ray and rayscale use the stack: those of its running services."""
+    state = _State.read(_resolve(home))
+    return state.environment(state.running())
+
+
+class _State:
+    """What ``stack.json`` remembers: ports, and per service the pid, its start time and its settings."""
+
+    def __init__(self, home: Path, ports: dict[str, int], services: dict[str, Any]) -> None:
+        self.home = home
+        self.ports = ports
+        self.services = services
+
+    @classmethod
+    def read(cls, home: Path) -> _State:
+        path = home / "stack.json"
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        return cls(home, kept.get("ports", {}), kept.get("services", {}))
+
+    def write(self) -> None:
+        text = json.dumps({"ports": self.ports, "services": self.services}, indent=1)
+        _write_private(self.home / "stack.json", text)
+
+    def is_running(self, name: str) -> bool:
+        record: dict[str, Any] = self.services.get(name, {})
+        return bool(record) and processes.alive(record["pid"], record["started"])
+
+    def running(self) -> list[str]:
+        return [name for name in SERVICES if self.is_running(name)]
+
+    def service(self, name: str, num_cpus: int | None = None) -> Service:
+        if name == "s3":
+            return s3.service(self.home, self.ports["s3"])
+        if name == "mlflow":
+            return mlflow.service(self.home, self.ports["mlflow"])
+        return ray.service(self.home, self.ports, num_cpus)
+
+    def environment(self, services: Sequence[str]) -> dict[str, str]:
+        variables: dict[str, str] = {}
+        if "s3" in services:
+            access_key, secret_key = s3.keys(self.home)
+            endpoint = f"http://{s3.HOST}:{self.ports['s3']}"
+            variables |= {
+                "AWS_ENDPOINT_URL": endpoint,
+                "AWS_ACCESS_KEY_ID": access_key,
+                "AWS_SECRET_ACCESS_KEY": secret_key,
+                "AWS_REGION": s3.REGION,
+                "AWS_DEFAULT_REGION": s3.REGION,
+                # Swift knows no checksum trailers, which boto3 adds to every upload by default.
+                "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+                "MLFLOW_S3_ENDPOINT_URL": endpoint,
+            }
+        if "mlflow" in services:
+            variables["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{self.ports['mlflow']}"
+            variables["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        if "ray" in services:
+            variables |= ray.client_environment(self.home, self.ports)
+        return variables
+
+    def addresses(self) -> Addresses:
+        running = self.running()
+        variables = self.environment(running)
+        return Addresses(
+            s3=variables.get("AWS_ENDPOINT_URL", ""),
+            access_key=variables.get("AWS_ACCESS_KEY_ID", ""),
+            secret_key=variables.get("AWS_SECRET_ACCESS_KEY", ""),
+            mlflow=variables.get("MLFLOW_TRACKING_URI", ""),
+            ray=variables.get("RAY_ADDRESS", ""),
+            dashboard=variables.get("RAY_API_SERVER_ADDRESS", ""),
+            serve=f"http://127.0.0.1:{self.ports['serve']}" if "ray" in running else "",
+        )
+
+    def choose_ports(self, services: Sequence[str], fixed: bool) -> None:
+        """Keep the ports of running services, and others as far as they are still free."""
+        running = self.running()
+        for service in services:
+            for name in _PORTS[service]:
+                known = self.ports.get(name)
+                if known and (service in running or processes.is_free(known)):
+                    continue
+                preferred = _PORTS[service][name] if fixed else None
+                self.ports[name] = processes.pick_port(preferred, self.ports.values())
+        self.write()
+
+    def is_usable(self, name: str, wanted: Sequence[str]) -> bool:
+        """Whether a service runs, answers, and was started with what the stack's variables are now."""
+        return (
+            self.is_running(name)
+            and self.services[name]["settings"] == self.settings(name, wanted)
+            and any(self.service(name).ready() for _ in range(3))
+        )
+
+    def settings(self, name: str, wanted: Sequence[str]) -> str:
+        """A digest of the variables a service gets: where it changes, the service must start anew."""
+        text = json.dumps(self.environment(_before(name, wanted)), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def start(self, name: str, wanted: Sequence[str], num_cpus: int | None) -> Service:
+        service = self.service(name, num_cpus)
+        base = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+        pid = processes.start(service, self.home, base | self.environment(_before(name, wanted)))
+        self.services[name] = {
+            "pid": pid,
+            "started": processes.started_at(pid),
+            "settings": self.settings(name, wanted),
+        }
+        self.write()
+        return service
+
+    def stop(self, names: set[str]) -> None:
+        """End services with everything they started, whether or not they are on record."""
+        roots = [(r["pid"], r["started"]) for name, r in self.services.items() if name in names]
+        processes.end(lambda: processes.find(self.home, names, roots))
+        self.services = {name: r for name, r in self.services.items() if name not in names}
+        if self.home.is_dir():
+            self.write()
+
+
+def _start(
+    state: _State, wanted: list[str], kept: set[str], say: Progress, num_cpus: int | None
+) -> None:
+    begun = time.monotonic()
+    for names in (["s3"], ["mlflow", "ray"]):  # MLflow and Ray take their seconds side by side
+        pending: dict[str, Service] = {}
+        for name in names:
+            if name in kept:
+                say(f"{name} is running at {state.service(name).address}")
+            elif name in wanted:
+                say(f"starting {name}")
+                pending[name] = state.start(name, wanted, num_cpus)
+        waiting_since = time.monotonic()
+        while pending:
+            for name, service in list(pending.items()):
+                pid = state.services[name]["pid"]
+                if processes.is_ready(service, state.home, pid, time.monotonic() - waiting_since):
+                    del pending[name]
+                    say(f"{name} is ready at {service.address} ({time.monotonic() - begun:.0f} s)")
+            time.sleep(0.1)
+        if "s3" in names:
+            _make_buckets(state)
+
+
+def _make_buckets(state: _State) -> None:
+    """Make the buckets that are missing; signed with the stack's keys, so it also proves the server is ours."""
+    import boto3.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    variables = state.environment(["s3"])
+    try:
+        client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=variables["AWS_ENDPOINT_URL"],
+            aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+            region_name=s3.REGION,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+        present = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+        for bucket in _BUCKETS:
+            if bucket not in present:
+                client.create_bucket(Bucket=bucket)
+    except (BotoCoreError, ClientError) as error:
+        raise RayscaleError(
+            f"the server at {variables['AWS_ENDPOINT_URL']} does not work as this stack's S3: {error}"
+        ) from error
+
+
+def _before(name: str, wanted: Sequence[str]) -> list[str]:
+    """The services that ``name`` uses, hence whose variables it gets."""
+    return [other for other in SERVICES[: SERVICES.index(name)] if other in wanted]
+
+
+def _resolve(home: Path) -> Path:
+    return Path(home).expanduser().resolve()
+
+
+def _write_private(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+@contextmanager
+def _exclusive(home: Path, say: Progress) -> Iterator[None]:
+    """One command at a time per stack; the lock goes with its process, however that ends."""
+    with (home / "stack.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another command is working on this stack; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a request to end (TERM, HUP) unwind the program as Ctrl-C does, so that cleaning up happens."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    with _handling({signal.SIGTERM: leave, signal.SIGHUP: leave}):
+        yield
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Cleaning up takes seconds; an impatient second Ctrl-C must not leave half of it."""
+    with _handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
+        yield
+
+
+@contextmanager
+def _handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # Python handles signals there only
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
