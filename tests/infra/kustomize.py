@@ -1,0 +1,127 @@
+"""Renders the kustomizations of ``infra/kuberay`` without kustomize.
+
+Only what they use: resources (files and folders), namespace, labels, images, JSON 6902 patches from files, and
+replacements of whole fields. Anything else in a kustomization is an error, so that a new feature is not silently
+ignored; ``test_kustomize.py`` compares the result with ``kubectl kustomize`` where that is installed.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Resource = dict[str, Any]
+
+FIELDS = {
+    "apiVersion",
+    "kind",
+    "namespace",
+    "resources",
+    "labels",
+    "images",
+    "patches",
+    "replacements",
+}
+CLUSTER_SCOPED = {"Namespace"}
+
+
+def render(folder: Path) -> list[Resource]:
+    """The resources that ``kubectl kustomize folder`` prints, in no particular order."""
+    config = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    unknown = set(config) - FIELDS
+    if unknown:
+        raise NotImplementedError(f"{folder}: this renderer does not know {sorted(unknown)}")
+    resources: list[Resource] = []
+    for name in config["resources"]:
+        path = folder / name
+        if path.is_dir():
+            resources += render(path)
+        else:
+            # Through text and back: YAML anchors must not make two resources share one object.
+            documents = yaml.safe_load_all(path.read_text())
+            resources += [copy.deepcopy(document) for document in documents if document]
+    resources = [_unshared(resource) for resource in resources]
+    for patch in config.get("patches", []):
+        operations = yaml.safe_load((folder / patch["path"]).read_text())
+        matched = _select(resources, patch["target"])
+        if not matched:
+            raise ValueError(f"{folder}: nothing matches the target {patch['target']}")
+        for resource in matched:
+            for operation in operations:
+                _apply(resource, operation)
+    for resource in resources:
+        if "namespace" in config and resource["kind"] not in CLUSTER_SCOPED:
+            resource["metadata"]["namespace"] = config["namespace"]
+        for entry in config.get("labels", []):
+            resource["metadata"].setdefault("labels", {}).update(entry["pairs"])
+        for image in config.get("images", []):
+            _set_images(resource, image["name"], image["newTag"])
+    for replacement in config.get("replacements", []):
+        _replace(resources, replacement)
+    return resources
+
+
+def _unshared(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unshared(item) for item in value]
+    return value
+
+
+def _select(resources: list[Resource], target: dict[str, str]) -> list[Resource]:
+    return [
+        resource
+        for resource in resources
+        if resource["kind"] == target["kind"] and resource["metadata"]["name"] == target["name"]
+    ]
+
+
+def _apply(resource: Resource, operation: dict[str, Any]) -> None:
+    *parents, last = (
+        part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]
+    )
+    node: Any = resource
+    for part in parents:
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    value = _unshared(operation["value"])
+    if operation["op"] == "add" and isinstance(node, list):
+        node.insert(len(node) if last == "-" else int(last), value)
+    elif operation["op"] == "add" or (operation["op"] == "replace" and last in node):
+        node[last] = value
+    else:
+        raise NotImplementedError(f"JSON patch {operation['op']} at {operation['path']}")
+
+
+def _set_images(value: Any, name: str, tag: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("containers", "initContainers") and isinstance(item, list):
+                for container in item:
+                    if container.get("image", "").split(":")[0] == name:
+                        container["image"] = f"{name}:{tag}"
+            _set_images(item, name, tag)
+    elif isinstance(value, list):
+        for item in value:
+            _set_images(item, name, tag)
+
+
+def _replace(resources: list[Resource], replacement: dict[str, Any]) -> None:
+    source = replacement["source"]
+    (origin,) = _select(resources, source)
+    value = origin
+    for part in source["fieldPath"].split("."):
+        value = value[part]
+    for target in replacement["targets"]:
+        (resource,) = _select(resources, target["select"])
+        for path in target["fieldPaths"]:
+            *parents, last = path.split(".")
+            node = resource
+            for part in parents:
+                node = node[part]
+            if last not in node:
+                raise ValueError(f"{path} is not in {resource['kind']}: kustomize would refuse it")
+            node[last] = _unshared(value)
