@@ -1,0 +1,176 @@
+"""Checkpoints in storage that exist when their marker does: saved whole or not at all, verified when read.
+
+``step-00001000/{state.pt, weights.safetensors, COMMITTED}``; the marker is written last, names size and
+sha256 of every file, and is deleted first. What a state holds is the business of ``rayscale.training.state``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+import re
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayscale.errors import NotFoundError, StorageError
+from rayscale.models.network import SuperResolver
+from rayscale.models.weights import save_model
+from rayscale.storage import Store
+
+logger = logging.getLogger(__name__)
+
+MARKER = "COMMITTED"
+STATE = "state.pt"
+WEIGHTS = "weights.safetensors"
+
+_STEP = re.compile(r"step-(\d{8,})/(.+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint that was read and verified."""
+
+    step: int
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run below ``store``; the newest ``keep`` stay.
+
+    One process writes (rank 0), any number read. Saving runs in a background thread over the copies it
+    is given; its error is raised by the next ``save`` or ``wait``.
+    """
+
+    def __init__(self, store: Store, keep: int = 3) -> None:
+        self.store = store
+        self.keep = keep
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def steps(self) -> list[int]:
+        """Steps with a marker, increasing; nothing is verified."""
+        return sorted(step for step, names in self._folders().items() if MARKER in names)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; damaged ones are passed over with a warning. None without any."""
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step)
+            except (NotFoundError, DamagedError) as error:
+                logger.warning("checkpoint of step %d is passed over: %s", step, error)
+        return None
+
+    def load(self, step: int) -> Checkpoint:
+        """Read and verify one checkpoint, tensors on the CPU.
+
+        Raises NotFoundError without a marker and DamagedError when a file is not what the marker says.
+        """
+        folder = self.store.child(_name(step))
+        marker = self._marker(folder)
+        with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
+            for name in marker:
+                path = Path(temporary, name)
+                try:
+                    folder.fetch(name, path)
+                except NotFoundError:
+                    raise DamagedError(f"{folder.locate(name)} is missing") from None
+                if _describe(path) != marker[name]:
+                    raise DamagedError(f"{folder.locate(name)} is not what was committed")
+            try:
+                state = torch.load(Path(temporary, STATE), map_location="cpu", weights_only=True)
+            except (RuntimeError, pickle.UnpicklingError, EOFError, FileNotFoundError) as error:
+                raise DamagedError(f"{folder.locate(STATE)} cannot be read: {error}") from None
+        return Checkpoint(step, state)
+
+    def save(self, step: int, state: dict[str, Any], weights: SuperResolver) -> None:
+        """Start to save copies that nobody changes any more; waits for the save before it.
+
+        ``state`` holds only tensors, numbers, texts, lists and dicts (read back with ``weights_only``).
+        """
+        self.wait()
+        self._thread = threading.Thread(
+            target=self._run, args=(lambda: self._save(step, state, weights),), name="checkpoint"
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the save that was started is committed; raises its error."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def sweep(self) -> None:
+        """Delete what was never committed and what is older than the newest ``keep``; one process only."""
+        folders = self._folders()
+        committed = sorted(step for step, names in folders.items() if MARKER in names)
+        for step, names in folders.items():
+            if step not in committed[-self.keep :]:
+                self._delete(step, names)
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # handed to the thread that waits
+            self._error = error
+
+    def _save(self, step: int, state: dict[str, Any], weights: SuperResolver) -> None:
+        folder = self.store.child(_name(step))
+        # A step is saved again after a fall-back past a damaged checkpoint: no marker may name new files.
+        folder.delete(MARKER)
+        marker: dict[str, dict[str, Any]] = {}
+        with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
+            torch.save(state, Path(temporary, STATE))
+            save_model(weights, Path(temporary, WEIGHTS))
+            for name in (STATE, WEIGHTS):
+                path = Path(temporary, name)
+                marker[name] = _describe(path)
+                folder.write_file(name, path)
+        folder.write(MARKER, json.dumps({"step": step, "files": marker}, indent=1).encode())
+        self.sweep()
+
+    def _marker(self, folder: Store) -> dict[str, dict[str, Any]]:
+        try:
+            content = json.loads(folder.read(MARKER))
+            files: dict[str, dict[str, Any]] = content["files"]
+        except (ValueError, KeyError, TypeError):
+            raise DamagedError(f"{folder.locate(MARKER)} cannot be read") from None
+        if not {STATE, WEIGHTS} <= set(files) or any("/" in name for name in files):
+            raise DamagedError(f"{folder.locate(MARKER)} does not name the files of a checkpoint")
+        return files
+
+    def _folders(self) -> dict[int, list[str]]:
+        folders: dict[int, list[str]] = {}
+        for entry in self.store.list("step-"):
+            if match := _STEP.fullmatch(entry.key):
+                folders.setdefault(int(match[1]), []).append(match[2])
+        return folders
+
+    def _delete(self, step: int, names: list[str]) -> None:
+        folder = self.store.child(_name(step))
+        for name in sorted(names, key=lambda name: name != MARKER):
+            folder.delete(name)
+
+
+class DamagedError(StorageError):
+    """A committed checkpoint whose files are missing or changed."""
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}

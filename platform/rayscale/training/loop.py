@@ -1,0 +1,352 @@
+"""A training run from its first (or next) step to its last: plain PyTorch, with or without a process group.
+
+Ray joins in ``rayscale.training.ray``; one update is ``rayscale.training.step``.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from rayscale.data import Dataset, PatchStream, Prefetch
+from rayscale.data.manifest import Manifest
+from rayscale.errors import ConfigError
+from rayscale.inference.engine import pick_device
+from rayscale.models.network import SuperResolver
+from rayscale.models.registry import create_model
+from rayscale.models.weights import read_weights, warm_start
+from rayscale.storage import connect, split
+from rayscale.training import rng
+from rayscale.training.config import TrainConfig
+from rayscale.training.metrics import Loggers, MetricLogger
+from rayscale.training.run import Run, TrainResult
+from rayscale.training.schedule import lr_at
+from rayscale.training.step import Trainer
+from rayscale.training.validation import Validator, frozen
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, float]], None]
+
+
+def train(
+    config: TrainConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    device: str | torch.device = "auto",
+    metrics: MetricLogger | None = None,
+    report: Report | None = None,
+) -> TrainResult:
+    """Train as ``config`` says, from the newest committed checkpoint of the run when there is one.
+
+    Args:
+        config: the run; places and name are filled in as ``config.resolved()`` does.
+        rank, world: this worker of how many; with more than one, ``torch.distributed`` is initialised.
+        device: ``auto``, ``cpu``, ``cuda:N``.
+        metrics: where figures and pictures go; used by rank 0 only. The caller closes it.
+        report: called by every rank at the same steps with ``step``, ``loss`` and the validation scores.
+
+    SIGTERM (in the main thread) ends the run after the current step with a checkpoint; the result is then not
+    ``complete``. Raises ConfigError, StorageError, NonFiniteLossError and what the dataset raises.
+    """
+    config = config.resolved()
+    device = pick_device(str(device))
+    run = Run(config)
+    if rank == 0:
+        run.claim()
+    finished = (
+        run.result() if _agree(rank == 0 and run.result() is not None, world, device) else None
+    )
+    if finished is not None:
+        return finished
+    dataset = Dataset(config.data.uri or "", config.model.scale)
+    stream = PatchStream(
+        dataset,
+        patch=config.data.patch,
+        batch=config.data.batch,
+        seed=config.run.seed,
+        rank=rank,
+        world=world,
+    )
+    torch.manual_seed(config.run.seed)
+    trainer = Trainer(
+        config,
+        make_model(config, dataset.manifest),
+        peak=dataset.manifest.peak,
+        rank=rank,
+        world=world,
+        device=device,
+    )
+    loop = _Loop(
+        config, run, trainer, dataset.manifest.digest, metrics=metrics or Loggers(), report=report
+    )
+    loop.resume()
+    return loop.run_to_end(stream)
+
+
+def make_model(config: TrainConfig, manifest: Manifest) -> SuperResolver:
+    """The network of ``config`` for the channels of a dataset, with its initial weights.
+
+    Three channels subtract the mean of DIV2K as the official code does, any other number the dataset's own.
+    """
+    wanted = config.model
+    channels = wanted.channels or manifest.channels
+    if channels != manifest.channels:
+        raise ConfigError(
+            f"model.channels is {channels}, but the dataset has {manifest.channels} channels; leave "
+            "model.channels out, or prepare a dataset with as many"
+        )
+    model = create_model(
+        wanted.name,
+        scale=wanted.scale,
+        channels=channels,
+        filters=wanted.filters,
+        blocks=wanted.blocks,
+        residual_scaling=wanted.residual_scaling,
+        mean=manifest.mean if channels != 3 and any(manifest.mean) else None,
+    )
+    if len(model.scales) != 1 or not any(True for _ in model.parameters()):
+        raise ConfigError(
+            f"{wanted.name} cannot be trained here, which takes networks of one scale with weights; use "
+            "edsr-baseline or edsr"
+        )
+    if wanted.warm_start:
+        folder, key = split(wanted.warm_start)
+        with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
+            path = Path(temporary, key)
+            connect(folder).fetch(key, path)
+            fresh = warm_start(model, read_weights(path).model)
+        logger.info("started from %s; fresh: %s", wanted.warm_start, ", ".join(fresh) or "nothing")
+    return model
+
+
+class _Loop:
+    """The intervals of a run: what happens after which step."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        trainer: Trainer,
+        digest: str,
+        *,
+        metrics: MetricLogger,
+        report: Report | None,
+    ) -> None:
+        self.config, self.run, self.trainer = config, run, trainer
+        self.metrics, self.report = metrics, report
+        self.main = trainer.rank == 0
+        self.dataset = {"uri": config.data.uri, "digest": digest}
+        self.validator: Validator | None = None
+        if self.main and config.validation.uri:
+            self.validator = Validator(config, trainer.device)
+        self.figures: dict[str, float] = {}
+        self.scores: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+        self.clock = _Clock()
+        self.total = _Clock()
+
+    def resume(self) -> None:
+        """Load the newest committed checkpoint on every rank; rank 0 says which."""
+        found = self.run.checkpoints.latest() if self.main else None
+        step = _agree(found.step if found else 0, self.trainer.world, self.trainer.device)
+        if not step:
+            return
+        checkpoint = found or self.run.checkpoints.load(step)
+        state = checkpoint.state
+        if state["dataset"] != self.dataset["digest"]:
+            raise ConfigError(
+                f"the dataset {self.dataset['uri']} is not the one that {self.run.config.uri} was trained on "
+                f"(digest {str(self.dataset['digest'])[:12]}, was "
+                f"{state['dataset'][:12]}); choose another run.name, or --fresh to start over"
+            )
+        self.trainer.load(state)
+        self.history = list(state["history"])
+        self.scores = {k: v for k, v in (self.history or [{}])[-1].items() if k != "step"}
+        rng.restore(state["rng"])
+        logger.info("resumed %s from step %d", self.run.config.uri, step)
+
+    def run_to_end(self, stream: PatchStream) -> TrainResult:
+        if self.main:
+            self.metrics.log_params(self.config.flat() | {"dataset.digest": self.dataset["digest"]})
+        steps = self.config.optimizer.steps
+        stopped = False
+        with (
+            _sigterm() as asked,
+            Prefetch(stream.batch, self.trainer.step, steps) as batches,
+        ):
+            while self.trainer.step < steps and not stopped:
+                started = time.perf_counter()
+                lr, hr = next(batches)
+                ready = time.perf_counter()
+                stopped = self.trainer.advance(lr, hr, stop=asked())
+                for clock in (self.clock, self.total):
+                    clock.add(ready - started, time.perf_counter() - started)
+                stopped = self._after(self.trainer.step, stopped)
+        if stopped:
+            self._save()
+            self.run.checkpoints.wait()
+            return self._partial()
+        return self._finish()
+
+    def _after(self, step: int, stopped: bool) -> bool:
+        """What is due after a step; True when the run has to stop."""
+        config = self.config
+        last = step >= config.optimizer.steps
+        scoring = last or step % config.validation.every == 0
+        saving = last or step % config.checkpoint.every == 0
+        if scoring or saving or step % config.logging.every == 0:
+            started = time.perf_counter()
+            stopped = self.trainer.check() or stopped
+            waited = time.perf_counter() - started
+            for clock in (self.clock, self.total):
+                clock.add(0.0, waited, steps=0)
+        if scoring or step % config.logging.every == 0:
+            self._log(step)
+        if scoring:
+            self._validate(step)
+        if saving:
+            self._save()
+        if scoring and self.report is not None:
+            self.report({"step": float(step), **self.figures, **self.scores})
+        return stopped and not last
+
+    def _log(self, step: int) -> None:
+        batch = self.config.data.batch
+        self.figures = {
+            "loss": self.trainer.mean_loss(),
+            "lr": lr_at(step - 1, self.config.optimizer),
+            **self.clock.figures(batch),
+        }
+        self.clock = _Clock()
+        if self.main:
+            self.metrics.log_metrics(self.figures, step)
+
+    def _validate(self, step: int) -> None:
+        if self.validator is None:
+            return
+        self.scores = self.validator.score(
+            self.trainer.model.spec, self.trainer.averaged_state(), step, self.metrics
+        )
+        self.history = [*self.history, {"step": float(step), **self.scores}]
+
+    def _save(self) -> None:
+        if not self.main:
+            return
+        state = self.trainer.state() | {
+            "dataset": self.dataset["digest"],
+            "history": self.history,
+            "rng": rng.capture(),
+        }
+        self.run.checkpoints.save(self.trainer.step, state, self._weights())
+
+    def _weights(self) -> SuperResolver:
+        return frozen(self.trainer.model.spec, self.trainer.averaged_state())
+
+    def _finish(self) -> TrainResult:
+        if not self.main:
+            _agree(0, self.trainer.world, self.trainer.device)
+            return self._partial()
+        if self.validator is not None and not self.scores:
+            self._validate(self.trainer.step)  # killed between the last checkpoint and its scores
+        self.run.checkpoints.wait()
+        result = self.run.finish(self._weights(), self._outcome())
+        _agree(0, self.trainer.world, self.trainer.device)
+        return result
+
+    def _partial(self) -> TrainResult:
+        return TrainResult(
+            name=self.config.run.name or "",
+            uri=self.config.uri,
+            complete=False,
+            config_digest=self.config.digest,
+            **self._outcome(),
+        )
+
+    def _outcome(self) -> dict[str, Any]:
+        measured = self.total.figures(self.config.data.batch) if self.total.steps else {}
+        return {
+            "steps": self.trainer.step,
+            "metrics": {**self.figures, **measured, **self.scores},
+            "protocol": Validator.protocol.name if self.scores else None,
+            "history": self.history,
+            "dataset": self.dataset,
+            "precision": str(self.trainer.dtype).removeprefix("torch."),
+            "workers": self.trainer.world,
+        }
+
+
+@dataclass
+class _Clock:
+    """Seconds of training (validation and checkpoints excluded), and of them waiting for data."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+    def add(self, waiting: float, seconds: float, steps: int = 1) -> None:
+        self.steps += steps
+        self.seconds += seconds
+        self.waiting += waiting
+
+    def figures(self, batch: int) -> dict[str, float]:
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "steps_per_s": self.steps / seconds,
+            "patches_per_s": self.steps * batch / seconds,
+            "data_wait": self.waiting / seconds,
+        }
+
+
+def _agree(value: int, world: int, device: torch.device) -> int:
+    """The value of rank 0, on every rank."""
+    if world == 1:
+        return value
+    shared = torch.tensor(int(value), device=device)
+    dist.broadcast(shared, 0)
+    return int(shared)
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come since; outside the main thread, where Python takes no handler, never."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    event = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def describe(result: TrainResult) -> Mapping[str, str]:
+    """The rows of the table that ends a run."""
+    metrics = result.metrics
+    rows = {"run": result.uri, "steps": str(result.steps)}
+    if "loss" in metrics:
+        rows["loss"] = f"{metrics['loss']:.4f}"
+    if "psnr" in metrics:
+        rows[f"PSNR ({result.protocol})"] = f"{metrics['psnr']:.2f} dB"
+        rows[f"SSIM ({result.protocol})"] = f"{metrics['ssim']:.4f}"
+    if "steps_per_s" in metrics:
+        rows["speed"] = (
+            f"{metrics['steps_per_s']:.2f} steps/s, {metrics['patches_per_s']:.1f} patches/s, "
+            f"{100 * metrics['data_wait']:.1f} % waiting for data"
+        )
+    rows["precision"] = result.precision
+    rows["weights"] = result.weights or "none: the run is not complete; start it again to resume"
+    return rows

@@ -1,0 +1,145 @@
+"""A run as a folder in storage: what it was configured to be, and what came of it.
+
+``config.yaml``, ``checkpoints/``, ``model.safetensors`` and, written last, ``result.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.models.network import SuperResolver
+from rayscale.models.weights import save_model
+from rayscale.storage import Store, connect
+from rayscale.training.checkpoint import Checkpoints
+from rayscale.training.config import TrainConfig, parse_config
+
+CONFIG = "config.yaml"
+RESULT = "result.json"
+MODEL = "model.safetensors"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to; ``result.json`` holds the same.
+
+    ``metrics`` are the last training figures (``loss``, ``steps_per_s``, ...) and, with validation data,
+    ``psnr`` (dB) and ``ssim`` under ``protocol``. A run that was stopped before its last step is not
+    ``complete`` and has no weights; starting it again resumes it.
+    """
+
+    name: str
+    uri: str
+    complete: bool
+    steps: int
+    metrics: dict[str, float]
+    protocol: str | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    weights: str | None = None
+    sha256: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    config_digest: str = ""
+    precision: str = ""
+    workers: int = 1
+
+
+class Run:
+    """The folder of one run; ``config`` must be resolved."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.store: Store = connect(config.uri)
+        self.checkpoints = Checkpoints(self.store.child(CHECKPOINTS), config.checkpoint.keep)
+
+    def claim(self) -> None:
+        """Make the folder this run's, or find that it is; what was left half-written is swept.
+
+        Raises ConfigError when another configuration has trained there.
+        """
+        found = self._found()
+        if found is not None and found.digest != self.config.digest and self._has_work():
+            changed = ", ".join(
+                f"{key} ({found.flat()[key]} there, {value} here)"
+                for key, value in self.config.flat().items()
+                if found.flat()[key] != value and not key.startswith(("workers.", "logging."))
+            )
+            raise ConfigError(
+                f"{self.config.uri} holds a run with another configuration: {changed}. Choose another "
+                "run.name, or --fresh to delete that run and start over"
+            )
+        if found != self.config:
+            self.store.write(CONFIG, self.config.to_yaml().encode())
+        self.checkpoints.sweep()
+
+    def reset(self) -> None:
+        """Delete the run: the result first, the checkpoints (each by its marker first) last."""
+        for key in (RESULT, MODEL, CONFIG):
+            self.store.delete(key)
+        for entry in sorted(
+            self.store.list(CHECKPOINTS + "/"), key=lambda e: not e.key.endswith("/COMMITTED")
+        ):
+            self.store.delete(entry.key)
+
+    def result(self) -> TrainResult | None:
+        """The result of this run when it has trained as long as configured, else None."""
+        try:
+            result = read_result(self.config.uri)
+        except NotFoundError:
+            return None
+        same = result.config_digest == self.config.digest
+        return result if same and result.steps >= self.config.optimizer.steps else None
+
+    def finish(self, model: SuperResolver, result: dict[str, Any]) -> TrainResult:
+        """Write the model and then the result; the run is complete."""
+        with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
+            path = Path(temporary, MODEL)
+            extra = {"run": self.config.uri, "steps": str(result["steps"])}
+            digest = save_model(model, path, extra)
+            self.store.write_file(MODEL, path)
+        complete = TrainResult(
+            name=self.config.run.name or "",
+            uri=self.config.uri,
+            complete=True,
+            weights=self.store.locate(MODEL),
+            sha256=digest,
+            model=json.loads(model.spec.to_json()),
+            config_digest=self.config.digest,
+            **result,
+        )
+        self.store.write(RESULT, json.dumps(asdict(complete), indent=1).encode())
+        return complete
+
+    def _found(self) -> TrainConfig | None:
+        try:
+            text = self.store.read(CONFIG)
+        except NotFoundError:
+            return None
+        try:
+            return parse_config(yaml.safe_load(text))
+        except (ConfigError, yaml.YAMLError) as error:
+            raise ConfigError(
+                f"{self.store.locate(CONFIG)} cannot be read ({error}); choose another run.name, or --fresh to "
+                "delete that run"
+            ) from None
+
+    def _has_work(self) -> bool:
+        return self.store.exists(RESULT) or bool(self.checkpoints.steps())
+
+
+def read_result(uri: str) -> TrainResult:
+    """The result of the run at ``uri``; NotFoundError while it is not complete."""
+    store = connect(uri)
+    try:
+        return TrainResult(**json.loads(store.read(RESULT)))
+    except NotFoundError:
+        raise NotFoundError(f"{uri} has no {RESULT}: the run is not complete") from None
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"{store.locate(RESULT)} is damaged: {error}") from None
