@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
@@ -21,6 +22,12 @@ app = typer.Typer(
     "Try it:  rayscale demo      Upscale:  rayscale upscale in.png out.png --model bicubic --scale 2",
 )
 
+
+def settings_of(command: object) -> dict[str, Any]:
+    """A command that hands its arguments on takes any."""
+    return dict(pipeline.PASS_ON) if command in (pipeline.prepare, pipeline.train) else {}
+
+
 for group, commands in (
     ("Images", (images.upscale, images.degrade, images.evaluate, images.models)),
     ("From data to a model", (pipeline.prepare, pipeline.train, pipeline.register)),
@@ -28,7 +35,7 @@ for group, commands in (
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
 ):
     for command in commands:
-        app.command(rich_help_panel=group)(command)
+        app.command(rich_help_panel=group, context_settings=settings_of(command))(command)
 
 
 def main() -> None:

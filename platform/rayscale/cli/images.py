@@ -78,10 +78,11 @@ def upscale(
 ) -> None:
     """Upscale a file, a folder or a bucket; names and formats are kept.
 
-    \b
-    rayscale upscale photo.png big.png --model edsr-baseline --weights edsr.safetensors --scale 2
-    rayscale upscale photos/ larger/ --model bicubic --scale 4
-    rayscale upscale s3://in/prefix s3://out/prefix --model NAME@alias      (Ray Data, resumable)
+    rayscale upscale photo.png big.png -m edsr-baseline --weights x2.pt -s 2
+
+    rayscale upscale photos/ larger/ -m bicubic -s 4
+
+    rayscale upscale s3://in/prefix s3://out/prefix -m NAME@alias   (Ray Data)
 
     Exit code: 0 all done, 3 some files failed, 1 nothing could be done, 2 wrong usage.
     """
@@ -90,7 +91,8 @@ def upscale(
             raise ConfigError("a bucket takes registered models only; register the weights first")
         from rayscale.cli.pipeline import upscale_bucket
 
-        upscale_bucket(source, target, model=model, scale=scale, ensemble=ensemble, json_=json_)
+        flags = ["--ensemble"] * ensemble + ["--json"] * json_
+        upscale_bucket([source, target, "--model", model, "--scale", str(scale), *flags])
         return
 
     from rayscale.inference import Upscaler
@@ -210,9 +212,9 @@ def evaluate(
 ) -> None:
     """Score a model on a benchmark: PSNR and SSIM, with the protocol they belong to.
 
-    \b
-    rayscale evaluate --model bicubic --data Set5/x2 --scale 2
-    rayscale evaluate --model edsr-baseline --weights edsr.safetensors --data Set5/x2 --scale 2 --json
+    rayscale evaluate -m bicubic --data Set5/x2 -s 2
+
+    rayscale evaluate -m edsr-baseline --weights x2.pt --data Set5/x2 -s 2 --json
     """
     from rayscale.evaluation import evaluate as score
     from rayscale.evaluation import read_pairs

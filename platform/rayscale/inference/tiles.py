@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def spans(size: int, core: int, halo: int) -> list[Span]:
     edges = [size * i // count for i in range(count + 1)]
     return [
         Span(start, stop, max(start - halo, 0), min(stop + halo, size))
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in pairwise(edges)
     ]
 
 

@@ -1,0 +1,107 @@
+"""Commands from data to a served model. Those that drive Ray are the jobs of ``jobs/``, under a shorter name."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rayscale.cli.console import emit, note
+from rayscale.errors import ConfigError
+from rayscale.settings import checkout
+
+# A job parses its own arguments, `--help` included.
+PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def run_job(script: str, arguments: list[str]) -> None:
+    """Run ``jobs/...`` of the checkout in this process; it ends with the job's exit code."""
+    path = (checkout() or Path()) / script
+    if not path.is_file():
+        raise ConfigError(
+            f"{script} comes with the repository, not with the wheel; run it from a checkout"
+        )
+    sys.argv = [script, *arguments]
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def prepare(context: typer.Context) -> None:
+    """Cut a bucket or folder of images into training shards (jobs/prepare_dataset.py).
+
+    rayscale prepare s3://bucket/images s3://bucket/dataset      rayscale prepare --help
+    """
+    run_job("jobs/prepare_dataset.py", context.args)
+
+
+def train(context: typer.Context) -> None:
+    """Train EDSR under Ray Train from such shards (jobs/train_edsr.py).
+
+    rayscale train --set data.uri=s3://bucket/dataset --workers 2      rayscale train --help
+    """
+    run_job("jobs/train_edsr.py", context.args)
+
+
+def upscale_bucket(arguments: list[str]) -> None:
+    """Upscale a bucket on Ray Data (jobs/upscale_bucket.py)."""
+    run_job("jobs/upscale_bucket.py", arguments)
+
+
+def register(
+    weights: Annotated[str, typer.Argument(help="model.safetensors of a run: a path or s3://...")],
+    name: Annotated[str, typer.Option(help="Name in the registry.")],
+    alias: Annotated[str | None, typer.Option(help="Alias to move to this version.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Benchmark (HR/ and LR/) to score the model on first.")
+    ] = None,
+    scale: Annotated[int, typer.Option("--scale", "-s", help="Scale of the benchmark.")] = 2,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
+) -> None:
+    """Register a trained model in MLflow (MLFLOW_TRACKING_URI), so that batch and serving can name it.
+
+    rayscale register s3://bucket/runs/NAME/model.safetensors --name edsr --alias production
+    """
+    from rayscale import registry
+
+    version = registry.publish(
+        weights, name, alias=alias, scores=_scores(weights, data, scale) if data else None
+    )
+    if json_:
+        emit(version.to_dict())
+        return
+    print(f"registered {version.name}/{version.version}  sha256 {version.digest}")
+    note(f"upscale with it:  rayscale upscale in.png out.png --model {version.ref}")
+
+
+def _scores(weights: str, data: str, scale: int) -> dict[str, object]:
+    import tempfile
+
+    from rayscale.evaluation import evaluate, read_pairs
+    from rayscale.inference import Upscaler
+    from rayscale.models.weights import load_model
+    from rayscale.storage import connect, split
+
+    parent, key = split(weights)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "model.safetensors")
+        connect(parent).fetch(key, path)
+        upscaler = Upscaler(load_model(path), scale, precision="float32")
+    return evaluate(upscaler, read_pairs(data, scale)).to_dict()
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Registered model of requests that name none."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the HTTP API.")] = 8000,
+) -> None:
+    """Deploy the HTTP API on Ray Serve (RAY_ADDRESS, or a Ray of its own until Ctrl-C).
+
+    rayscale serve --model edsr@production
+    """
+    arguments = ["--host", host, "--port", str(port)] + (["--model", model] if model else [])
+    run_job("serve/deploy.py", arguments)
