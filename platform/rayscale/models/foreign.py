@@ -19,6 +19,7 @@ from torch import Tensor
 from rayscale.errors import ConfigError, InputError
 from rayscale.models.edsr import EDSR
 from rayscale.models.mdsr import MDSR
+from rayscale.models.network import identity
 from rayscale.models.registry import SYSTEMS, find_system
 from rayscale.models.spec import ModelSpec, default_mean
 
@@ -118,7 +119,7 @@ def convert(
         spec = replace(spec, **_normalisation(state["sub_mean.bias"], spec.channels))
     for key, sign in (("sub_mean", -1), ("add_mean", 1)):
         shift = [sign * spec.value_range * value for value in spec.mean]
-        state.setdefault(f"{key}.weight", torch.eye(spec.channels)[:, :, None, None])
+        state.setdefault(f"{key}.weight", identity(spec.channels))
         state.setdefault(f"{key}.bias", torch.tensor(shift))
     return Converted(spec, state, layout)
 

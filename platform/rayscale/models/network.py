@@ -94,7 +94,7 @@ class MeanShift(nn.Module):
         super().__init__()
         self.shift = [sign * value_range * value for value in mean]
         self.tolerance = 1e-5 * value_range
-        self.register_buffer("weight", torch.eye(len(mean))[:, :, None, None])
+        self.register_buffer("weight", identity(len(mean)))
         self.register_buffer("bias", torch.tensor(self.shift))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class MeanShift(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Refuse a shift that ``forward`` or the specification would not honour."""
         for name, expected in (
-            ("weight", torch.eye(len(self.shift))[:, :, None, None]),
+            ("weight", identity(len(self.shift))),
             ("bias", torch.tensor(self.shift)),
         ):
             found = state_dict.get(prefix + name)
@@ -146,6 +146,12 @@ class Upsampler(nn.Sequential):
         for step in steps:
             layers += [conv(filters, step**2 * filters, 3), nn.PixelShuffle(step)]
         super().__init__(*layers)
+
+
+def identity(channels: int) -> Tensor:
+    """The weight ``(C, C, 1, 1)`` of a 1x1 convolution that changes nothing."""
+    # Not torch.eye: on the meta device it imports the compiler, which takes seconds.
+    return torch.zeros(channels, channels).fill_diagonal_(1.0)[:, :, None, None]
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
