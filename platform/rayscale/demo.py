@@ -122,7 +122,7 @@ def _run(root: Path, home: Path, steps: int) -> None:
         _call(root, "python", "jobs/upscale_bucket.py", f"{BUCKET}/benchmark/LR", f"{BUCKET}/upscaled",
               "--model", MODEL)  # fmt: skip
     with story.step("Deploy the HTTP API and post one image"):
-        picture = _serve_and_post(root, out)
+        picture = _serve_and_post(root, addresses.serve, out)
     _finish(story, addresses, out, picture)
 
 
@@ -173,15 +173,14 @@ def _evaluate(story: Story) -> None:
         console.print(f"{name}: {report.psnr:.2f} dB, SSIM {report.ssim:.4f} ({report.protocol})")
 
 
-def _serve_and_post(root: Path, out: Path) -> Path:
+def _serve_and_post(root: Path, address: str, out: Path) -> Path:
     import httpx
 
     from rayscale.imaging import read_image
     from rayscale.storage import connect
 
-    port = _free_port(8000)
-    _call(root, "python", "serve/deploy.py", "--port", str(port), "--model", MODEL, "--detach")
-    url = f"http://127.0.0.1:{port}/v1/upscale"
+    _call(root, "rayscale", "serve", "--model", MODEL)
+    url = f"{address}/v1/upscale"
     store = connect(f"{BUCKET}/benchmark")
     body = store.read("LR/astronaut_LR.png")
     answer = httpx.post(
@@ -198,19 +197,6 @@ def _serve_and_post(root: Path, out: Path) -> Path:
     return _before_after(
         out / "before_after.png", {"bicubic": enlarge(lr, SCALE), "EDSR": sr, "original": hr}
     )
-
-
-def _free_port(preferred: int) -> int:
-    import socket
-
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise RayscaleError("no free port on 127.0.0.1")
 
 
 def _before_after(path: Path, pictures: Mapping[str, np.ndarray]) -> Path:

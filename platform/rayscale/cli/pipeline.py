@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import runpy
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -96,12 +99,27 @@ def serve(
         str | None,
         typer.Option("--model", "-m", help="Registered model of requests that name none."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the HTTP API.")] = 8000,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the HTTP API.")] = None,
 ) -> None:
-    """Deploy the HTTP API on Ray Serve (RAY_ADDRESS, or a Ray of its own until Ctrl-C).
+    """Deploy the HTTP API on Ray Serve, as serve/config.yaml says.
+
+    On the cluster of RAY_ADDRESS it stays until `serve shutdown`; without one a Ray of its own runs
+    until Ctrl-C.
 
     rayscale serve --model edsr@production
     """
-    arguments = ["--host", host, "--port", str(port)] + (["--model", model] if model else [])
-    run_job("serve/deploy.py", arguments)
+    root = checkout()
+    if root is None:
+        raise ConfigError("serve/ comes with the repository, not with the wheel; run a checkout")
+    sys.path.insert(0, str(root))
+    deployment = importlib.import_module("serve.deploy")
+    embedded = "RAY_ADDRESS" not in os.environ
+    url = deployment.deploy(host=host, port=port, model=model)
+    print(f"{url}/docs   {url}/v1/upscale?scale=2")
+    if embedded:
+        note("running until Ctrl-C ...")
+        try:
+            threading.Event().wait()
+        finally:
+            deployment.shutdown()
