@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.infra import kustomize
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,6 @@ ignored; ``test_kustomize.py`` compares the result with ``kubectl kustomize`` wh
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,11 @@ def render(folder: Path) -> list[Resource]:
         if path.is_dir():
             resources += render(path)
         else:
-            # Through text and back: YAML anchors must not make two resources share one object.
             documents = yaml.safe_load_all(path.read_text())
-            resources += [copy.deepcopy(document) for document in documents if document]
-    resources = [_unshared(resource) for resource in resources]
+            # A YAML anchor gives one object to several places: a patch of one must not change the others.
+            resources += [_unshared(document) for document in documents if document]
     for patch in config.get("patches", []):
-        operations = yaml.safe_load((folder / patch["path"]).read_text())
-        matched = _select(resources, patch["target"])
-        if not matched:
-            raise ValueError(f"{folder}: nothing matches the target {patch['target']}")
-        for resource in matched:
-            for operation in operations:
-                _apply(resource, operation)
+        _patch(resources, patch["target"], yaml.safe_load((folder / patch["path"]).read_text()))
     for resource in resources:
         if "namespace" in config and resource["kind"] not in CLUSTER_SCOPED:
             resource["metadata"]["namespace"] = config["namespace"]
@@ -78,6 +70,17 @@ def _select(resources: list[Resource], target: dict[str, str]) -> list[Resource]
         for resource in resources
         if resource["kind"] == target["kind"] and resource["metadata"]["name"] == target["name"]
     ]
+
+
+def _patch(
+    resources: list[Resource], target: dict[str, str], operations: list[dict[str, Any]]
+) -> None:
+    matched = _select(resources, target)
+    if not matched:
+        raise ValueError(f"nothing matches the target {target}")
+    for resource in matched:
+        for operation in operations:
+            _apply(resource, operation)
 
 
 def _apply(resource: Resource, operation: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ import jsonschema
 import pytest
 import yaml
 from botocore.exceptions import EndpointConnectionError
-
 from tests.infra import compose, dockerfile
 
 SECRETS = {"S3_ACCESS_KEY", "S3_SECRET_KEY", "RAY_AUTH_TOKEN", "POSTGRES_PASSWORD"}
@@ -46,7 +45,8 @@ def test_a_secret_left_empty_stops_it(infra: Path, missing: str) -> None:
 def test_example_names_every_variable_and_no_secret(infra: Path) -> None:
     example = compose.read_env(infra / "docker/.env.example")
     used = {
-        match[1] for match in compose.REFERENCE.finditer((infra / "docker/compose.yaml").read_text())
+        match[1]
+        for match in compose.REFERENCE.finditer((infra / "docker/compose.yaml").read_text())
     }
     assert set(example) == used
     assert {name for name, value in example.items() if not value} == SECRETS
@@ -73,7 +73,9 @@ def test_the_command_of_the_readme_fills_the_secrets(infra: Path, tmp_path: Path
 
 
 def test_ports_are_bound_to_the_loopback(project: dict[str, Any]) -> None:
-    published = [port for service in project["services"].values() for port in service.get("ports", [])]
+    published = [
+        port for service in project["services"].values() for port in service.get("ports", [])
+    ]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
     hosts = [port.split(":")[1] for port in published]

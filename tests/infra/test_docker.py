@@ -8,7 +8,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from tests.infra import dockerfile
 from tests.infra.dockerfile import Stage
 
@@ -154,6 +153,8 @@ def test_no_registry_is_named(infra: Path) -> None:
     """Images come from wherever the user's engine looks; an address would override that."""
     files = [infra / "docker/Dockerfile", infra / "docker/.env.example", *infra.rglob("*.yaml")]
     for file in files:
-        for image in re.findall(r"(?:image|BASE|PYTHON|S3_IMAGE)[:=]\s*([\w./:-]+)", file.read_text()):
+        for image in re.findall(
+            r"(?:image|BASE|PYTHON|S3_IMAGE)[:=]\s*([\w./:-]+)", file.read_text()
+        ):
             head, slash, _ = image.partition("/")
             assert not slash or not re.search(r"[.:]", head), f"{file.name}: {image}"

@@ -11,8 +11,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-
-from tests.infra import crds
+from tests.infra import crds, kustomize
 
 Resource = dict[str, Any]
 DEFINITIONS = {
@@ -56,9 +55,7 @@ def pod_templates(manifests: list[Resource]) -> Iterator[tuple[str, Resource]]:
 
 
 def locked(root: Path, package: str) -> str:
-    match = re.search(
-        rf"^{package}==(\S+)", (root / "requirements.lock").read_text(), re.MULTILINE
-    )
+    match = re.search(rf"^{package}==(\S+)", (root / "requirements.lock").read_text(), re.MULTILINE)
     assert match, f"{package} is not in requirements.lock"
     return match[1]
 
@@ -187,9 +184,7 @@ def test_pods_state_their_resources_and_image(manifests: list[Resource], variant
 
 
 def test_image_carries_the_version_of_the_project(root: Path, manifests: list[Resource]) -> None:
-    version = re.search(
-        r'^version = "(.+)"', (root / "pyproject.toml").read_text(), re.MULTILINE
-    )
+    version = re.search(r'^version = "(.+)"', (root / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
     for _, template in pod_templates(manifests):
         for container in template["spec"]["containers"]:
@@ -208,8 +203,6 @@ def test_network_policy_covers_the_pods(manifests: list[Resource]) -> None:
 
 
 def test_gpu_overlay_adds_one_group(infra: Path) -> None:
-    from tests.infra import kustomize
-
     base = clusters(kustomize.render(infra / "kuberay/base"))["RayCluster"]
     gpu = clusters(kustomize.render(infra / "kuberay/overlays/gpu"))["RayCluster"]
     names = [group["groupName"] for group in gpu["workerGroupSpecs"]]
@@ -228,21 +221,18 @@ def test_rayjob_runs_the_job_of_the_repository(manifests: list[Resource], root: 
     assert job["spec"]["shutdownAfterJobFinishes"] is True
 
 
-def test_rayservice_serves_what_serve_config_says(manifests: list[Resource], root: Path) -> None:
-    """serve/config.yaml is the one place; the copy in the manifest may differ in GPUs only."""
+def test_rayservice_serves_what_serve_config_says(
+    manifests: list[Resource], root: Path, variant: str
+) -> None:
+    """serve/config.yaml, but for the address in its pod and the GPU of each replica with models."""
     (service,) = (r for r in manifests if r["kind"] == "RayService")
-    theirs = yaml.safe_load(service["spec"]["serveConfigV2"])
-    ours = yaml.safe_load((root / "serve/config.yaml").read_text())
-    for application in theirs["applications"]:
-        for deployment in application.get("deployments", []):
-            deployment.get("ray_actor_options", {}).pop("num_gpus", None)
-    for application in ours["applications"]:
-        for deployment in application.get("deployments", []):
-            deployment.get("ray_actor_options", {}).pop("num_gpus", None)
-    assert theirs["applications"] == ours["applications"]
-    # Outside its pod a proxy on the loopback would answer nobody.
-    assert theirs["http_options"]["host"] == "0.0.0.0"
-    assert theirs["http_options"]["port"] == 8000
+    expected = yaml.safe_load((root / "serve/config.yaml").read_text())
+    expected["http_options"]["host"] = "0.0.0.0"
+    if variant == "overlays/gpu":
+        (application,) = expected["applications"]
+        (models,) = (d for d in application["deployments"] if d["name"] == "Upscaling")
+        models["ray_actor_options"]["num_gpus"] = 1
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == expected
 
 
 def test_no_secret_is_written_down(manifests: list[Resource], infra: Path) -> None:
