@@ -212,11 +212,14 @@ def test_gpu_overlay_adds_one_group(infra: Path) -> None:
     assert gpu["workerGroupSpecs"][-1]["template"]["spec"]["tolerations"]
 
 
-def test_rayjob_runs_the_job_of_the_repository(manifests: list[Resource], root: Path) -> None:
+def test_rayjob_runs_the_job_of_the_repository(
+    manifests: list[Resource], root: Path, variant: str
+) -> None:
     (job,) = (r for r in manifests if r["kind"] == "RayJob")
     python, script, *_ = job["spec"]["entrypoint"].split()
     assert python == "python"
     assert (root / script).is_file()
+    assert ("workers.gpu=true" in job["spec"]["entrypoint"]) == (variant != "base")
     assert job["spec"]["suspend"] is True
     assert job["spec"]["shutdownAfterJobFinishes"] is True
 
