@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -9,8 +10,13 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _small_and_reproducible() -> Iterator[None]:
+    """A fixed seed, and one thread: these networks are too small to share."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

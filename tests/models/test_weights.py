@@ -119,6 +119,12 @@ def test_weights_that_diverged_are_not_written(tmp_path, model):
     assert os.listdir(tmp_path) == []
 
 
+def test_huge_but_finite_weights_are_kept(tmp_path, model):
+    model.head[0].weight.data.fill_(3e38)  # their sum overflows
+    save_model(model, tmp_path / "m.safetensors")
+    assert load_model(tmp_path / "m.safetensors").head[0].weight.max() > 2e38
+
+
 def test_reserved_metadata(tmp_path, model):
     with pytest.raises(ConfigError, match=r"rayscale\.spec is reserved"):
         save_model(model, tmp_path / "m.safetensors", {"rayscale.spec": "{}"})
