@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +137,13 @@ def evaluate(
 
 def _as_channels(image: Image, channels: int) -> Image:
     if image.channels == 1 and channels > 1:
-        return replace(image, pixels=np.repeat(image.pixels, channels, axis=2))
+        repeated: npt.NDArray[Any] = np.repeat(image.pixels, channels, axis=2)
+        return image.with_pixels(repeated)
     return image
 
 
 def _grey_again(pixels: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
     if channels == 1 and pixels.shape[2] > 1:
-        return np.rint(pixels.mean(axis=2, keepdims=True)).astype(pixels.dtype)
+        mean: npt.NDArray[Any] = np.rint(pixels.mean(axis=2, keepdims=True))
+        return mean.astype(pixels.dtype)
     return pixels

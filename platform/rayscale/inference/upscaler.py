@@ -66,7 +66,7 @@ class Upscaler:
         self.precision: Precision = precision
         self.tile = tile
         self.ensemble = ensemble
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         pick_dtype(precision, self.device, 8)  # a wrong name fails here, not at the first image
 
     def describe(self) -> dict[str, object]:

@@ -1,0 +1,66 @@
+"""Rules about the tree as a whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+TOP_LEVEL = {
+    "platform", "jobs", "serve", "tune", "tests", "infra", "docs", "benchmarks", ".ci",
+    "pyproject.toml", "README.md", "Makefile", "requirements.lock", "requirements-dev.lock", ".gitignore", ".dockerignore",
+}  # fmt: skip
+
+
+def _tracked(checkout: Path) -> list[Path]:
+    out = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    if out.returncode:
+        pytest.skip("not a git checkout")
+    return [Path(name) for name in out.stdout.split("\0") if name]
+
+
+def test_the_standard_library_keeps_its_platform_module(checkout):
+    """With an ``__init__.py`` in platform/, ``import platform`` from the root would find ours, and Ray would die."""
+    assert not (checkout / "platform" / "__init__.py").exists()
+    code = "import platform, ray; print(platform.system())"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() in ("Linux", "Darwin")
+
+
+def test_top_level_folders_are_fixed(checkout):
+    assert {path.parts[0] for path in _tracked(checkout)} <= TOP_LEVEL
+
+
+def test_importing_the_package_and_its_command_line_is_light():
+    heavy = ("torch", "ray", "mlflow", "boto3", "numpy", "pyarrow", "PIL")
+    code = f"import sys, rayscale.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"
+
+
+def test_the_lock_satisfies_the_declared_dependencies(checkout):
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    pins = dict(
+        re.findall(r"^([a-z0-9-]+)==(\S+)", (checkout / "requirements.lock").read_text(), re.M)
+    )
+    for line in project["dependencies"] + project["optional-dependencies"]["local"]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), line
+
+
+def test_locks_name_no_registry(checkout):
+    for name in ("requirements.lock", "requirements-dev.lock", "pyproject.toml"):
+        text = (checkout / name).read_text()
+        assert not re.search(r"--(extra-)?index-url|--find-links|https?://", text), name
