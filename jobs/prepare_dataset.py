@@ -93,12 +93,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--exclude", nargs="+", default=(), metavar="GLOB", help="hold out images whose key matches"
     )
-    add(
-        "--max-pixels",
-        type=int,
-        default=default.max_pixels,
-        help="fail larger images, default %(default)s",
-    )
     add("--concurrency", type=int, help="shards at a time; default: the cores of the cluster")
     return parser.parse_args(arguments)
 

@@ -98,7 +98,8 @@ class ShardCache:
 
     def _files(self) -> list[tuple[float, int, Path]]:
         found = []
-        for path in (*self.folder.glob("*.arrow"), *self.folder.glob("*.reserved")):
+        # Reservations first: a download that ends in between is counted twice rather than not at all.
+        for path in (*self.folder.glob("*.reserved"), *self.folder.glob("*.arrow")):
             with suppress(FileNotFoundError):
                 status = path.stat()
                 found.append((status.st_mtime, status.st_size, path))

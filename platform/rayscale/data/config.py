@@ -36,8 +36,6 @@ class PrepareConfig(BaseModel):
     """8 or 16, which every image must have; None takes those of the first readable image."""
     exclude: tuple[str, ...] = ()
     """Images whose key matches one of these patterns (``*``, ``?``, ``[...]``) are held out."""
-    max_pixels: int = 64_000_000
-    """Larger images are not decoded but listed as failures."""
 
     @classmethod
     def create(cls, **options: Any) -> PrepareConfig:
@@ -80,7 +78,7 @@ class PrepareConfig(BaseModel):
             raise ConfigError(
                 f"step {self.step} is larger than size {self.size} and would leave gaps; take at most {self.size}"
             )
-        for name in ("minimum", "images_per_shard", "max_pixels"):
+        for name in ("minimum", "images_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(
                     f"{name} {getattr(self, name)} is not possible; it must be at least 1"

@@ -90,7 +90,7 @@ def prepare(
 
     ``run(function, tasks)`` executes the shards and yields their records in any order: ``map`` here, or side by
     side (``jobs/prepare_dataset.py``). ``progress(done, total)`` counts shards, those of an earlier run included.
-    Images that cannot be used are listed in the manifest's ``failures``, too small ones in ``skipped``.
+    Images that cannot be used (damaged, of other channels or depth, over RAYSCALE_MAX_INPUT_PIXELS) are listed in the manifest's ``failures``, too small ones in ``skipped``.
 
     Raises ``NotFoundError`` where there is no image and ``InputError`` when none can be used; then nothing is
     committed.
@@ -214,7 +214,7 @@ def _kind(
     first: RayscaleError | None = None
     for entry in entries:
         try:
-            image = read_image(source.read(entry.key), max_pixels=config.max_pixels)
+            image = read_image(source.read(entry.key))
         except (InputError, NotFoundError) as error:
             first = first or error
             continue
@@ -226,7 +226,7 @@ def _kind(
 
 
 def _read(source: Store, key: str, task: ShardTask) -> Pixels:
-    image = read_image(source.read(key), max_pixels=task.config.max_pixels)
+    image = read_image(source.read(key))
     if (image.channels, image.bits) != (task.channels, task.bits):
         like = f" (as {task.measure})" if task.measure else ""
         raise UnsupportedError(

@@ -1,0 +1,95 @@
+"""The preparation job as a user runs it: a process of its own, on a real Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from rayscale.data import Dataset, Manifest, PrepareConfig, prepare
+
+SMALL = ["--size", "48", "--step", "36", "--minimum", "24", "--images-per-shard", "2"]
+
+
+def run(checkout: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.run(
+        [sys.executable, checkout / "jobs" / "prepare_dataset.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(5):
+        pixels = random.integers(0, 256, (60, 72, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"image {number}.png")
+    return folder
+
+
+def test_prepares_on_ray_lists_failures_and_resumes(
+    checkout: Path, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+    first = run(checkout, folder, tmp_path / "set", *SMALL, cwd=tmp_path)
+    assert first.returncode == 3, first.stderr
+    assert "shards: 0/3" in first.stdout
+    assert "shards: 3/3" in first.stdout
+    assert "5 used, 1 failed" in first.stdout
+    assert "broken.png: InputError" in first.stdout
+    manifest = Manifest.load(tmp_path / "set")
+    assert manifest.digest in first.stdout
+    config = PrepareConfig(size=48, step=36, minimum=24, images_per_shard=2)
+    assert manifest.digest == prepare(folder, tmp_path / "here", config).digest
+    assert len(Dataset(tmp_path / "set", 4).pairs([0, 5, 9])) == 3
+    # Nothing is left to do: no Ray is started.
+    again = run(checkout, folder, tmp_path / "set", *SMALL, cwd=tmp_path)
+    assert again.returncode == 3
+    assert "ray:" not in again.stdout
+    (folder / "broken.png").unlink()
+    assert run(checkout, folder, tmp_path / "here", *SMALL, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--size", "100"], 2, "take 96 or 108"),
+        (["--size", "many"], 2, "invalid int"),
+        (["--exclude", "*"], 1, "has no image among its 5 objects"),
+        (
+            [
+                "--channels",
+                "1",
+                "--bits",
+                "8",
+                "--exclude",
+                "*[1-4].png",
+                "--images-per-shard",
+                "9",
+            ],
+            1,
+            "convert it",
+        ),
+    ],
+)
+def test_exit_codes_tell_usage_from_nothing(
+    checkout: Path, folder: Path, tmp_path: Path, options: list[str], code: int, message: str
+) -> None:
+    result = run(checkout, folder, tmp_path / "set", *options, cwd=tmp_path)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
