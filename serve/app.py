@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from serve.errors import OverloadedError, UnavailableError
@@ -43,13 +43,13 @@ class Upscaling:
         """Whether the default model is loaded."""
         return await self._engine.ready()
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self) -> list[dict[str, Any]] | RayscaleError:
         """The models that can be asked for."""
-        return await self._engine.models()
+        return await _told(self._engine.models())
 
-    async def upscale(self, job: Job) -> Result:
+    async def upscale(self, job: Job) -> Result | RayscaleError:
         """The enlarged image."""
-        return await self._engine.upscale(job)
+        return await _told(self._engine.upscale(job))
 
     def __del__(self) -> None:
         self._engine.close()
@@ -87,22 +87,29 @@ class Ingress:
         return create_app(self._backend, get_serve_settings())
 
 
-async def _answer(response: Awaitable[T]) -> T:
+async def _told(work: Awaitable[T]) -> T | RayscaleError:
+    """A refusal as a value: raised, Ray would log every mistake of a client with a traceback."""
     try:
-        return await response
+        return await work
+    except RayscaleError as error:
+        return error
+
+
+async def _answer(response: Awaitable[T | RayscaleError]) -> T:
+    try:
+        answer = await response
     except BackPressureError as error:
         raise OverloadedError(
             "all replicas are busy and the queue is full; send it again after the time in Retry-After"
         ) from error
-    except RayTaskError as error:
-        if isinstance(error.cause, RayscaleError):
-            raise error.cause from None
-        raise
     except (RayActorError, DeploymentUnavailableError) as error:
         # Not sent to another replica: an image that kills its replica must not kill them all.
         raise UnavailableError(
             "the replica that worked on this was lost; a new one is being started"
         ) from error
+    if isinstance(answer, RayscaleError):
+        raise answer
+    return answer
 
 
 app = serve.deployment(Ingress).bind(serve.deployment(Upscaling).bind())

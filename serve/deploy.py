@@ -36,7 +36,8 @@ def deploy(
 
     Args:
         config_path: Serve configuration; the one beside this file by default.
-        host, port: where the proxies listen; as in the configuration by default.
+        host, port: where the proxies listen; ``RAYSCALE_SERVE_PORT`` (the local stack sets it) or as in the
+            configuration by default.
         model: the default model; ``RAYSCALE_SERVE_MODEL`` by default.
         timeout_s: seconds to wait until ``/readyz`` answers 200.
 
@@ -81,6 +82,8 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
         raise ConfigError(f"{path} has {len(schema.applications)} applications; needed is one")
     if host is not None:
         schema.http_options.host = host
+    if port is None and "RAYSCALE_SERVE_PORT" in os.environ:
+        port = int(os.environ["RAYSCALE_SERVE_PORT"])
     if port is not None:
         schema.http_options.port = port
     application = schema.applications[0]

@@ -92,7 +92,7 @@ class Engine:
         return self._ready
 
     async def models(self) -> list[dict[str, Any]]:
-        """What ``GET /v1/models`` lists; StorageError when the registry has never answered."""
+        """What ``GET /v1/models`` lists; UnavailableError when the registry has never answered."""
         loop = asyncio.get_running_loop()
         versions = await loop.run_in_executor(self._helpers, self.shelf.list)
         return [
@@ -110,7 +110,7 @@ class Engine:
     async def upscale(self, job: Job) -> Result:
         """The enlarged image. Cancelling the awaiting task stops the work at its next tile.
 
-        Raises UnsupportedError, TooLargeError, InputError, BadParameterError, NotFoundError, StorageError,
+        Raises UnsupportedError, TooLargeError, InputError, BadParameterError, NotFoundError, UnavailableError,
         OutOfMemoryError.
         """
         loop = asyncio.get_running_loop()

@@ -21,7 +21,6 @@ from rayscale.errors import (
     InputError,
     NotFoundError,
     RayscaleError,
-    StorageError,
     TooLargeError,
     UnsupportedError,
 )
@@ -95,13 +94,13 @@ STATUS: Mapping[type[RayscaleError], int] = {
     InputError: 422,
     BadParameterError: 422,
     OverloadedError: 429,
-    StorageError: 503,
     UnavailableError: 503,
     DeadlineError: 504,
     OutOfMemoryError: 507,
 }
 
 _RETRIED = (429, 503)
+_INTERNAL = "the service failed; its log has the details"
 
 
 def status_of(error: RayscaleError) -> int:
@@ -119,6 +118,7 @@ def refusal(error: RayscaleError, retry_after_s: int) -> JSONResponse:
     status = status_of(error)
     if status == 500:
         log.error("unexpected domain error", exc_info=error)
+        return answer(500, "internal", _INTERNAL, {})
     headers = {"Retry-After": str(retry_after_s)} if status in _RETRIED else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -183,9 +183,7 @@ class Guard:
             log.exception("unhandled error in %s %s", scope["method"], scope["path"])
             if started:
                 raise
-            await answer(500, "internal", "the service failed; its log has the details", {})(
-                scope, receive, send
-            )
+            await answer(500, "internal", _INTERNAL, {})(scope, receive, send)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -13,14 +13,15 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from serve.errors import BadParameterError, SourceNotAllowedError
+from serve.errors import BadParameterError, SourceNotAllowedError, UnavailableError
 
-from rayscale.errors import NotFoundError
+from rayscale.errors import NotFoundError, RayscaleError
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model, describe
 
@@ -34,7 +35,10 @@ log = logging.getLogger("ray.serve")
 BUILT_IN = ("bicubic", "bilinear")
 NO_WEIGHTS = "none"
 
-_REFERENCE = re.compile(r"[A-Za-z0-9][\w.+ -]{0,127}(@[\w.-]{1,64}|/[0-9]{1,9})?", re.ASCII)
+# The grammar of rayscale.registry, told here without importing MLflow.
+_REFERENCE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(@[A-Za-z][A-Za-z0-9_.-]{0,63}|/[1-9][0-9]{0,8})?"
+)
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,15 @@ class Version:
         digest: sha256 of the weights in hexadecimal, ``none`` for a built-in.
         aliases: names that point at this version.
         facts: what ``GET /v1/models`` tells besides (system, scales, channels).
+        origin: what the source needs to load it.
     """
 
     name: str
     version: str | None
     digest: str
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = field(default=(), compare=False)
     facts: dict[str, Any] = field(default_factory=dict, compare=False)
+    origin: Any = field(default=None, compare=False, repr=False)
 
     @property
     def reference(self) -> str:
@@ -64,7 +70,7 @@ class Source(Protocol):
     """Where models that are not built in come from; :class:`Registry` outside of tests."""
 
     def resolve(self, reference: str) -> Version:
-        """The version that ``reference`` means now; NotFoundError, StorageError."""
+        """The version that ``reference`` means now; NotFoundError where there is none."""
 
     def load(self, version: Version) -> SuperResolver:
         """The network of ``version``, its digest checked."""
@@ -103,7 +109,7 @@ class Shelf:
         """The model that ``reference`` means, loaded now if need be (once, however many ask).
 
         Raises BadParameterError or SourceNotAllowedError for text that is no reference, NotFoundError,
-        StorageError.
+        UnavailableError.
         """
         check_reference(reference)
         version = self._meanings.get(reference)
@@ -173,7 +179,8 @@ class Shelf:
         listed = self._listed
         if listed is None or now - listed[0] > self._settings.refresh_s:
             try:
-                listed = (now, list(self._source.list()))
+                with _operating("list the models"):
+                    listed = (now, list(self._source.list()))
             except Exception as error:
                 if listed is None:
                     raise
@@ -189,7 +196,8 @@ class Shelf:
                 f"there is no model {reference!r}: this service has no registry "
                 f"(MLFLOW_TRACKING_URI), only {', '.join(BUILT_IN)}"
             )
-        return self._source.resolve(reference)
+        with _operating(f"look up the model {reference}"):
+            return self._source.resolve(reference)
 
     def _load(self, version: Version) -> Loaded:
         with self._lock:
@@ -203,9 +211,7 @@ class Shelf:
         if not mine:
             return future.result()
         try:
-            built_in = version.version is None
-            model = create_model(version.name) if built_in else self._source.load(version)
-            loaded = Loaded(version, model)
+            loaded = Loaded(version, self._network(version))
         except BaseException as error:
             with self._lock:
                 del self._loading[version]
@@ -220,6 +226,12 @@ class Shelf:
                 self._meanings = {k: v for k, v in self._meanings.items() if v != gone}
         future.set_result(loaded)
         return loaded
+
+    def _network(self, version: Version) -> SuperResolver:
+        if version.version is None:
+            return create_model(version.name)
+        with _operating(f"load the model {version.reference}"):
+            return self._source.load(version)
 
     @staticmethod
     def _built_in(name: str) -> Version:
@@ -238,7 +250,7 @@ class Registry:
     def load(self, version: Version) -> SuperResolver:
         from rayscale.registry import load
 
-        model: SuperResolver = load(version.reference)
+        model: SuperResolver = load(version.origin)
         return model
 
     def list(self) -> list[Version]:
@@ -251,7 +263,7 @@ def check_reference(reference: str) -> None:
     """Refuse text that is no name, alias or version: addresses and paths never reach the registry."""
     if _REFERENCE.fullmatch(reference):
         return
-    if any(mark in reference for mark in ("://", "..", "\\", "%")) or reference.startswith(
+    if any(mark in reference for mark in (":", "..", "\\", "%")) or reference.startswith(
         ("/", "~")
     ):
         raise SourceNotAllowedError(
@@ -263,6 +275,23 @@ def check_reference(reference: str) -> None:
     )
 
 
+@contextmanager
+def _operating(what: str) -> Iterator[None]:
+    """Faults of the registry, the storage or the weights: told in full to the log, in short to clients.
+
+    Their messages name hosts, buckets and variables, and they are never about the image of a request.
+    """
+    try:
+        yield
+    except NotFoundError:
+        raise
+    except RayscaleError as error:
+        log.error("cannot %s: %s", what, error)
+        raise UnavailableError(
+            f"the service cannot {what} at the moment; its log has the reason"
+        ) from error
+
+
 def _has_registry() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
@@ -271,5 +300,5 @@ def _version(found: Any) -> Version:
     spec = found.spec
     facts = {"system": spec.system, "scales": list(spec.scales), "channels": spec.channels}
     return Version(
-        found.name, str(found.version), found.digest, tuple(sorted(found.aliases)), facts
+        found.name, str(found.version), found.digest, tuple(found.aliases), facts, origin=found
     )

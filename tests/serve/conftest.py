@@ -1,0 +1,153 @@
+"""Helpers of the service's tests: images in every container, a tiny trained-looking model, a caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from fastapi import FastAPI
+from serve.api import create_app
+from serve.engine import Engine
+from serve.settings import ServeSettings
+from serve.shelf import Version
+
+from rayscale.errors import NotFoundError
+from rayscale.imaging import Image, write_image
+from rayscale.models.network import SuperResolver
+from rayscale.models.registry import create_model
+from rayscale.settings import get_settings
+
+
+def make_image(
+    height: int,
+    width: int,
+    *,
+    channels: int = 3,
+    bits: int = 8,
+    container: str = "png",
+    seed: int = 0,
+) -> Image:
+    """Noise over smooth ramps: every region differs from every other."""
+    random = np.random.default_rng(seed)
+    ramp = np.linspace(0, 0.7, height * width * channels).reshape(height, width, channels)
+    values = ramp + 0.3 * random.random((height, width, channels))
+    dtype = np.uint8 if bits == 8 else np.uint16
+    return Image((values * (2**bits - 1)).astype(dtype), container=container)
+
+
+def encoded(*size: int, **kinds: Any) -> bytes:
+    """The file of :func:`make_image`."""
+    return write_image(make_image(*size, **kinds))
+
+
+def tiny_model(seed: int = 0, scale: int = 2, channels: int = 3) -> SuperResolver:
+    """A small EDSR whose random weights are a function of ``seed``."""
+    torch.manual_seed(seed)
+    model = create_model("edsr-baseline", scale=scale, channels=channels, filters=8, blocks=2)
+    return model.eval()
+
+
+@dataclass
+class FakeRegistry:
+    """A registry in memory: references to versions, versions to networks; counts what is asked of it."""
+
+    meanings: dict[str, Version] = field(default_factory=dict)
+    networks: dict[str, SuperResolver] = field(default_factory=dict)
+    gone: Exception | None = None
+    loads: list[str] = field(default_factory=list)
+    before_load: Callable[[], None] = lambda: None
+
+    def add(self, name: str, version: int, *aliases: str, seed: int | None = None) -> Version:
+        model = tiny_model(version if seed is None else seed)
+        facts = {"system": model.spec.system, "scales": [2], "channels": 3}
+        found = Version(name, str(version), f"{version:064x}", aliases, facts)
+        self.networks[found.reference] = model
+        for reference in (name, found.reference, *(f"{name}@{alias}" for alias in aliases)):
+            self.meanings[reference] = found
+        return found
+
+    def resolve(self, reference: str) -> Version:
+        if self.gone is not None:
+            raise self.gone
+        if reference not in self.meanings:
+            raise NotFoundError(f"there is no model {reference!r}")
+        return self.meanings[reference]
+
+    def load(self, version: Version) -> SuperResolver:
+        self.before_load()
+        self.loads.append(version.reference)
+        return self.networks[version.reference]
+
+    def list(self) -> list[Version]:
+        if self.gone is not None:
+            raise self.gone
+        return list(dict.fromkeys(self.meanings.values()))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings() -> Iterator[None]:
+    """Settings are read once per process; tests change the environment."""
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
+    """An empty registry that is configured."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://registry.invalid")
+    return FakeRegistry()
+
+
+@pytest.fixture
+def make_app(registry: FakeRegistry) -> Iterator[Callable[..., FastAPI]]:
+    """Makes the application over an engine in this process; keyword arguments are settings."""
+    engines: list[Engine] = []
+
+    def make(backend: Any = None, **settings: Any) -> FastAPI:
+        chosen = ServeSettings(**settings)
+        if backend is None:
+            backend = Engine(chosen, registry)
+            backend.start()
+            engines.append(backend)
+        return create_app(backend, chosen)
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def call(app: FastAPI, method: str, path: str, **kinds: Any) -> httpx.Response:
+    """One request to an application in this process."""
+
+    async def run() -> httpx.Response:
+        async with client(app) as http:
+            return await http.request(method, path, **kinds)
+
+    return asyncio.run(run())
+
+
+def client(app: FastAPI) -> httpx.AsyncClient:
+    """A client of an application in this process; errors that escape the application fail the test."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
+
+class Tools:
+    """The helpers above, for tests: modules of tests cannot import each other."""
+
+    make_image = staticmethod(make_image)
+    encoded = staticmethod(encoded)
+    tiny_model = staticmethod(tiny_model)
+    call = staticmethod(call)
+    client = staticmethod(client)
+
+
+@pytest.fixture(scope="session")
+def tools() -> type[Tools]:
+    return Tools

@@ -1,0 +1,386 @@
+"""The HTTP interface in this process: every status, and results equal to the library's."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from fastapi.openapi.models import OpenAPI
+from serve.engine import Job
+from serve.errors import STATUS, OutOfMemoryError, OverloadedError, UnavailableError
+
+from rayscale.errors import RayscaleError
+from rayscale.imaging import MIME, read_image, write_image
+from rayscale.inference import Upscaler
+from rayscale.models.registry import create_model
+
+KINDS = [
+    ("png", 8, 3),
+    ("png", 16, 3),
+    ("png", 8, 1),
+    ("png", 16, 1),
+    ("jpeg", 8, 3),
+    ("jpeg", 8, 1),
+    ("tiff", 8, 3),
+    ("tiff", 16, 3),
+    ("tiff", 16, 4),
+]
+VRT = b"<VRTDataset rasterXSize='9' rasterYSize='9'><VRTRasterBand dataType='Byte' band='1'/></VRTDataset>"
+
+
+class Backend:
+    """Answers every upscaling with ``error`` or after ``seconds``."""
+
+    def __init__(
+        self, error: Exception | None = None, seconds: float = 0, ready: bool = True
+    ) -> None:
+        self.error, self.seconds, self.is_ready = error, seconds, ready
+
+    async def ready(self) -> bool:
+        if self.error:
+            raise self.error
+        return self.is_ready
+
+    async def models(self) -> list[dict[str, Any]]:
+        raise self.error or AssertionError
+
+    async def upscale(self, job: Job) -> Any:
+        await asyncio.sleep(self.seconds)
+        raise self.error or AssertionError
+
+
+def refused(response: Any, status: int, code: str | None = None) -> str:
+    """The message of a refusal, after checking its status and form."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message"}
+    assert code is None or body["error"]["code"] == code
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+    return str(body["error"]["message"])
+
+
+@pytest.mark.parametrize(("container", "bits", "channels"), KINDS)
+def test_answers_what_the_library_computes(
+    make_app: Any, tools: Any, container: str, bits: int, channels: int
+) -> None:
+    data = tools.encoded(17, 23, channels=channels, bits=bits, container=container)
+    response = tools.call(make_app(), "POST", "/v1/upscale?model=bicubic&scale=3", content=data)
+    assert response.status_code == 200, response.text
+    direct = Upscaler(create_model("bicubic"), 3).upscale(read_image(data))
+    assert response.content == write_image(direct)
+    answer = read_image(response.content)
+    assert (answer.container, answer.bits) == (container, bits)
+    assert answer.pixels.shape == (51, 69, channels)
+    assert response.headers["content-type"] == MIME[container]
+
+
+def test_headers_name_what_was_done(make_app: Any, tools: Any, registry: Any) -> None:
+    version = registry.add("roofs", 7, "prod")
+    response = tools.call(
+        make_app(), "POST", "/v1/upscale?model=roofs@prod", content=tools.encoded(9, 9)
+    )
+    assert response.status_code == 200, response.text
+    assert response.headers["x-rayscale-model"] == "roofs/7"
+    assert response.headers["x-rayscale-weights-sha256"] == version.digest
+    assert response.headers["x-rayscale-scale"] == "2"
+    stages = re.findall(r"(\w+);dur=[\d.]+", response.headers["server-timing"])
+    assert stages == ["decode", "upscale", "encode", "total"]
+
+
+def test_a_trained_model_and_its_ensemble_equal_the_library(
+    make_app: Any, tools: Any, registry: Any
+) -> None:
+    registry.add("roofs", 1)
+    app, data = make_app(model="roofs"), tools.encoded(20, 31)
+    for ensemble in (False, True):
+        response = tools.call(app, "POST", f"/v1/upscale?ensemble={ensemble}", content=data)
+        direct = Upscaler(tools.tiny_model(1), 2, ensemble=ensemble).upscale(read_image(data))
+        assert response.content == write_image(direct)
+
+
+def test_sixteen_mixed_clients_get_their_own_images(
+    make_app: Any, tools: Any, registry: Any
+) -> None:
+    registry.add("a", 1)
+    registry.add("b", 2)
+    app = make_app(threads=4)
+    asked = []
+    for i in range(16):
+        container, bits, channels = KINDS[i % len(KINDS)]
+        model = ("a", "b")[i % 2] if channels == 3 else "bicubic"
+        scale = 2 if model != "bicubic" else 2 + i % 3
+        kinds = {"container": container, "bits": bits, "channels": channels, "seed": i}
+        asked.append(
+            (f"/v1/upscale?model={model}&scale={scale}", tools.encoded(8 + i, 40 - i, **kinds))
+        )
+    serial = [tools.call(app, "POST", path, content=data).content for path, data in asked]
+
+    async def together() -> list[Any]:
+        async with tools.client(app) as http:
+            return await asyncio.gather(*(http.post(p, content=d) for p, d in asked))
+
+    for _ in range(3):
+        answers = asyncio.run(together())
+        assert [a.status_code for a in answers] == [200] * 16
+        assert [a.content for a in answers] == serial
+    assert len(set(serial)) == 16
+
+
+def test_models_and_probes(make_app: Any, tools: Any, registry: Any) -> None:
+    registry.add("roofs", 3, "prod")
+    app = make_app(model="roofs@prod")
+    listed = tools.call(app, "GET", "/v1/models").json()
+    assert listed["default"] == "roofs@prod"
+    by_reference = {model["reference"]: model for model in listed["models"]}
+    assert {"bicubic", "bilinear", "roofs/3"} == set(by_reference)
+    assert by_reference["roofs/3"]["aliases"] == ["prod"]
+    assert by_reference["roofs/3"]["scales"] == [2]
+    assert tools.call(app, "GET", "/healthz").json() == {"status": "alive"}
+    assert tools.call(app, "GET", "/readyz").json() == {"status": "ready"}
+
+
+def test_alive_but_not_ready_without_the_default_model(make_app: Any, tools: Any) -> None:
+    app = make_app(model="missing")
+    assert tools.call(app, "GET", "/healthz").status_code == 200
+    response = tools.call(app, "GET", "/readyz")
+    assert (response.status_code, response.json()) == (503, {"status": "not ready"})
+
+
+def test_busy_replicas_stay_ready(make_app: Any, tools: Any) -> None:
+    backend = Backend()
+    app = make_app(backend)
+    assert tools.call(app, "GET", "/readyz").status_code == 200
+    backend.error = OverloadedError("full")
+    assert tools.call(app, "GET", "/readyz").status_code == 200
+    assert (
+        tools.call(make_app(Backend(OverloadedError("full"))), "GET", "/readyz").status_code == 503
+    )
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "s3://other-bucket/model",
+        "file:///etc/passwd",
+        "http://169.254.169.254/latest",
+        "models:/roofs/1",
+        "../../etc/passwd",
+        "roofs%2F..%2F..",
+        "/etc/passwd",
+        "~/x",
+        "..",
+    ],
+)
+def test_a_model_is_never_a_path_or_an_address(
+    make_app: Any, tools: Any, registry: Any, reference: str
+) -> None:
+    registry.gone = AssertionError("the registry was asked")
+    response = tools.call(
+        make_app(), "POST", "/v1/upscale", params={"model": reference}, content=tools.encoded(4, 4)
+    )
+    refused(response, 403, "source_not_allowed")
+
+
+@pytest.mark.parametrize("reference", ["nope", "nope/3", "nope@prod", "edsr"])
+def test_unknown_models(make_app: Any, tools: Any, reference: str) -> None:
+    response = tools.call(
+        make_app(), "POST", "/v1/upscale", params={"model": reference}, content=tools.encoded(4, 4)
+    )
+    assert reference in refused(response, 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("scale=5", "2, 3, 4"),
+        ("scale=0", "scale"),
+        ("scale=-2", "scale"),
+        ("scale=2.5", "scale"),
+        (f"scale={10**40}", "scale"),
+        ("ensemble=maybe", "ensemble"),
+        ("model=" + "x" * 300, "model"),
+        ("model=a%20b", "model reference"),
+        ("model=roofs@", "model reference"),
+        ("model=", "model reference"),
+    ],
+)
+def test_bad_parameters(make_app: Any, tools: Any, query: str, named: str) -> None:
+    response = tools.call(make_app(), "POST", f"/v1/upscale?{query}", content=tools.encoded(4, 4))
+    assert named in refused(response, 422, "bad_parameter")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", 422),
+        (b"hello, this is text", 415),
+        (b"GIF89a\x01\x00\x01\x00", 415),
+        (VRT, 415),
+        (b"GTIFF_DIR:1:/etc/passwd", 415),
+        (b"/vsicurl/http://169.254.169.254/x.tif", 415),
+        (b"\x1f\x8b" + b"\0" * 50, 415),
+        (b"\x89PNG\r\n\x1a\n", 422),
+        (b"II*\0" + b"\xff" * 40, 422),
+    ],
+)
+def test_content_that_is_no_image(make_app: Any, tools: Any, data: bytes, status: int) -> None:
+    refused(tools.call(make_app(), "POST", "/v1/upscale", content=data), status)
+
+
+def test_damaged_images(make_app: Any, tools: Any) -> None:
+    app = make_app()
+    for container in MIME:
+        data = tools.encoded(40, 40, container=container)
+        refused(
+            tools.call(app, "POST", "/v1/upscale", content=data[: len(data) // 2]), 422, "bad_image"
+        )
+
+
+@pytest.mark.parametrize(
+    "headers", [{"content-type": "multipart/form-data; boundary=x"}, {"content-encoding": "gzip"}]
+)
+def test_forms_and_compressed_bodies(make_app: Any, tools: Any, headers: dict[str, str]) -> None:
+    response = tools.call(
+        make_app(), "POST", "/v1/upscale", content=tools.encoded(4, 4), headers=headers
+    )
+    refused(response, 415, "unsupported_media")
+
+
+def test_size_limits_are_checked_by_the_header(
+    make_app: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSCALE_MAX_INPUT_PIXELS", "1000")
+    monkeypatch.setenv("RAYSCALE_MAX_OUTPUT_PIXELS", "8000")
+    monkeypatch.setattr("serve.engine.read_image", lambda *_a, **_k: pytest.fail("decoded"))
+    app = make_app()
+    large = refused(
+        tools.call(app, "POST", "/v1/upscale", content=tools.encoded(30, 40)), 413, "too_large"
+    )
+    assert "1200" in large
+    assert "limit of 1000" in large
+    output = refused(
+        tools.call(app, "POST", "/v1/upscale?scale=3", content=tools.encoded(30, 30)),
+        413,
+        "too_large",
+    )
+    assert "30x30" in output
+    assert "90x90" in output
+    assert "limit of 8000" in output
+    # The scale that the model would take by default counts as well.
+    monkeypatch.setenv("RAYSCALE_MAX_OUTPUT_PIXELS", "3000")
+    from rayscale.settings import get_settings
+
+    get_settings.cache_clear()
+    refused(tools.call(app, "POST", "/v1/upscale", content=tools.encoded(30, 30)), 413, "too_large")
+
+
+def test_body_limits(make_app: Any, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYSCALE_MAX_INPUT_BYTES", "5000")
+    app = make_app()
+    message = refused(tools.call(app, "POST", "/v1/upscale", content=b"x" * 5001), 413, "too_large")
+    assert "5001" in message
+    assert "5000" in message
+
+    async def chunks() -> Any:
+        yield b"x" * 10
+
+    refused(tools.call(app, "POST", "/v1/upscale", content=chunks()), 411, "length_required")
+    assert tools.call(app, "POST", "/v1/upscale", content=tools.encoded(5, 5)).status_code == 200
+
+
+def test_keys(make_app: Any, tools: Any) -> None:
+    app = make_app(api_keys="first-key, second-key")
+    data = tools.encoded(5, 5)
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic first-key"},
+        {"X-API-Key": ""},
+        {"X-API-Key": "first-key,"},
+    ):
+        response = tools.call(app, "POST", "/v1/upscale", content=data, headers=headers)
+        message = refused(response, 401, "unauthorized")
+        assert "first-key" not in message
+        assert response.headers["www-authenticate"] == "Bearer"
+    refused(tools.call(app, "GET", "/v1/models?key=first-key"), 401)
+    for headers in ({"Authorization": "Bearer first-key"}, {"X-API-Key": "second-key"}):
+        response = tools.call(app, "POST", "/v1/upscale", content=data, headers=headers)
+        assert response.status_code == 200
+    for open_path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+        assert tools.call(app, "GET", open_path).status_code == 200
+    assert "securitySchemes" in tools.call(app, "GET", "/openapi.json").json()["components"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OverloadedError("full"), 429),
+        (UnavailableError("lost"), 503),
+        (OutOfMemoryError("large"), 507),
+        (RayscaleError("weights of /secret/place"), 500),
+        (ZeroDivisionError("secret-host:1234"), 500),
+    ],
+)
+def test_failures_behind_the_interface(
+    make_app: Any, tools: Any, error: Exception, status: int
+) -> None:
+    app = make_app(Backend(error))
+    message = refused(tools.call(app, "POST", "/v1/upscale", content=tools.encoded(4, 4)), status)
+    assert status != 500 or "secret" not in message
+
+
+def test_deadline(make_app: Any, tools: Any) -> None:
+    app = make_app(Backend(seconds=5), request_timeout_s=0.05)
+    response = tools.call(app, "POST", "/v1/upscale", content=tools.encoded(4, 4))
+    assert "0.05 s" in refused(response, 504, "deadline_exceeded")
+
+
+def test_paths_and_methods_that_do_not_exist(make_app: Any, tools: Any) -> None:
+    app = make_app()
+    refused(tools.call(app, "GET", "/nope"), 404, "not_found")
+    refused(tools.call(app, "GET", "/v1/upscale"), 405, "method_not_allowed")
+
+
+def test_the_openapi_document_is_valid_and_complete(make_app: Any, tools: Any) -> None:
+    document = tools.call(make_app(api_keys="k"), "GET", "/openapi.json").json()
+    OpenAPI.model_validate(document)
+    schemas = document["components"]["schemas"]
+    for reference in re.findall(r'"\$ref": ?"([^"]+)"', str(document).replace("'", '"')):
+        assert reference.removeprefix("#/components/schemas/") in schemas
+    assert set(document["paths"]) == {"/v1/upscale", "/v1/models", "/healthz", "/readyz"}
+    upscale = document["paths"]["/v1/upscale"]["post"]
+    assert set(upscale["responses"]) == {"200", "500", *map(str, STATUS.values())}
+    assert set(upscale["requestBody"]["content"]) == set(MIME.values())
+    assert {p["name"] for p in upscale["parameters"]} == {"model", "scale", "ensemble"}
+    assert "Retry-After" in upscale["responses"]["429"]["headers"]
+    assert "ValidationError" not in schemas  # FastAPI's own form, which is never sent
+
+
+def test_the_page_needs_nothing_from_elsewhere(make_app: Any, tools: Any) -> None:
+    app = make_app()
+    page = tools.call(app, "GET", "/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page.text)
+    assert tools.call(app, "GET", "/").headers["location"] == "docs"
+
+
+def test_broken_files_are_the_clients_fault(
+    make_app: Any, tools: Any, shared_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSCALE_MAX_INPUT_PIXELS", "4000000")
+    app = make_app()
+    seen = {}
+    for path in sorted((shared_data / "bad").iterdir()):
+        response = tools.call(app, "POST", "/v1/upscale?scale=2", content=path.read_bytes())
+        seen[path.name] = response.status_code
+        if response.status_code != 200:
+            refused(response, response.status_code)
+    assert {name: status for name, status in seen.items() if status >= 500} == {}
+    assert seen["zero_byte.png"] == 422
+    assert seen["bomb_header_60000x60000.png"] in (413, 422)
+    assert seen["bomb_real_20000x20000_1bit.png"] == 413
+    assert seen["animated.gif"] == 415
+    assert seen["gray16.png"] == 200

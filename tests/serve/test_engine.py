@@ -1,0 +1,99 @@
+"""The work on one image: stops when nobody waits, survives a full memory and a late default model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+from serve.engine import Engine, Job
+from serve.errors import OutOfMemoryError
+from serve.settings import ServeSettings
+
+from rayscale.imaging import read_image
+
+
+@pytest.fixture
+def engine(registry: Any) -> Any:
+    made = Engine(ServeSettings(threads=1, refresh_s=0.05), registry)
+    yield made
+    made.close()
+
+
+def test_cancelled_work_stops_at_the_next_tile(engine: Engine, registry: Any, tools: Any) -> None:
+    registry.add("roofs", 1)
+    passes, first = [], threading.Event()
+
+    def slow(*_: Any) -> None:
+        passes.append(1)
+        first.set()
+        time.sleep(0.1)
+
+    registry.networks["roofs/1"].register_forward_pre_hook(slow)
+    job = Job(tools.encoded(600, 600), "roofs", 2)
+
+    async def run() -> None:
+        task = asyncio.create_task(engine.upscale(job))
+        await asyncio.to_thread(first.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # The one thread is free again for the next request, long before all tiles are done.
+        small = await asyncio.wait_for(engine.upscale(Job(tools.encoded(5, 5), "bicubic", 2)), 10)
+        assert read_image(small.data).width == 10
+
+    asyncio.run(run())
+    assert len(passes) <= 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_a_full_memory_is_told_and_survived(
+    engine: Engine, registry: Any, tools: Any, error: Exception
+) -> None:
+    registry.add("roofs", 1)
+    broken = [True]
+
+    def fail(*_: Any) -> None:
+        if broken[0]:
+            raise error
+
+    registry.networks["roofs/1"].register_forward_pre_hook(fail)
+    job = Job(tools.encoded(9, 9), "roofs", 2)
+    with pytest.raises(OutOfMemoryError):
+        asyncio.run(engine.upscale(job))
+    broken[0] = False
+    assert asyncio.run(engine.upscale(job)).scale == 2
+
+
+def test_a_late_default_model_makes_the_replica_ready(registry: Any) -> None:
+    late = Engine(ServeSettings(model="roofs", refresh_s=0.02), registry)
+    late.start()
+    assert not asyncio.run(late.ready())
+    registry.add("roofs", 1)
+    deadline = time.monotonic() + 5
+    while not asyncio.run(late.ready()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    late.close()
+
+
+def test_one_poisoned_image_fails_alone(engine: Engine, tools: Any) -> None:
+    good = tools.encoded(12, 12)
+    jobs = [Job(good), Job(good[:-30]), Job(good), Job(b"")]
+
+    async def run() -> list[Any]:
+        return await asyncio.gather(*map(engine.upscale, jobs), return_exceptions=True)
+
+    answers = asyncio.run(run())
+    assert [isinstance(answer, Exception) for answer in answers] == [False, True, False, True]
+    assert answers[0].data == answers[2].data

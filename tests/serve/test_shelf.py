@@ -1,0 +1,139 @@
+"""Models by reference: loaded once, forgotten in order, aliases that move, a registry that is gone."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from serve.errors import BadParameterError, UnavailableError
+from serve.settings import ServeSettings
+from serve.shelf import Shelf
+
+from rayscale.errors import InputError, NotFoundError, StorageError
+
+
+def shelf(registry: Any, **settings: Any) -> Shelf:
+    return Shelf(ServeSettings(**settings), registry)
+
+
+def test_a_model_is_loaded_once_however_many_ask(registry: Any) -> None:
+    registry.add("roofs", 1, "prod")
+    gate = threading.Event()
+    registry.before_load = lambda: gate.wait(5)
+    under_test = shelf(registry)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(under_test.get, ref) for ref in ("roofs", "roofs@prod", "roofs/1") * 4]
+        gate.set()
+        loaded = {id(future.result(10)) for future in asked}
+    assert len(loaded) == 1
+    assert registry.loads == ["roofs/1"]
+
+
+def test_a_failed_load_is_tried_again(registry: Any) -> None:
+    registry.add("roofs", 1)
+
+    def fail() -> None:
+        raise StorageError("s3://secret-bucket is gone")
+
+    registry.before_load = fail
+    under_test = shelf(registry)
+    with pytest.raises(UnavailableError) as caught:
+        under_test.get("roofs")
+    assert "secret" not in str(caught.value)
+    registry.before_load = lambda: None
+    assert under_test.get("roofs").version.reference == "roofs/1"
+
+
+def test_damaged_weights_are_not_the_fault_of_an_image(registry: Any) -> None:
+    registry.add("roofs", 1)
+
+    def fail() -> None:
+        raise InputError("sha256 differs")
+
+    registry.before_load = fail
+    with pytest.raises(UnavailableError, match="roofs/1"):
+        shelf(registry).get("roofs")
+
+
+def test_the_least_recently_used_model_goes_first(registry: Any) -> None:
+    for name in "abc":
+        registry.add(name, 1)
+    under_test = shelf(registry, max_models=2)
+    for name in ("a", "b", "a", "c"):
+        under_test.get(name)
+    assert under_test.peek("a") is not None
+    assert under_test.peek("c") is not None
+    assert under_test.peek("b") is None
+    under_test.get("b")
+    assert registry.loads == ["a/1", "b/1", "c/1", "b/1"]
+
+
+def test_an_alias_moves_at_once_and_only_when_the_new_model_is_there(registry: Any) -> None:
+    registry.add("roofs", 1, "prod")
+    under_test = shelf(registry)
+    assert under_test.get("roofs@prod").version.version == "1"
+    registry.add("roofs", 2, "prod")
+    seen = []
+    registry.before_load = lambda: seen.append(under_test.get("roofs@prod").version.version)
+    under_test.refresh()
+    assert seen == ["1"]  # asked while version 2 was being loaded
+    assert under_test.get("roofs@prod").version.version == "2"
+    assert under_test.get("roofs/1").version.version == "1"
+
+
+def test_a_new_version_that_cannot_be_loaded_leaves_the_old_one(registry: Any) -> None:
+    registry.add("roofs", 1, "prod")
+    under_test = shelf(registry)
+    under_test.get("roofs@prod")
+    registry.add("roofs", 2, "prod")
+
+    def fail() -> None:
+        raise StorageError("digest differs")
+
+    registry.before_load = fail
+    under_test.refresh()
+    assert under_test.get("roofs@prod").version.version == "1"
+
+
+def test_loaded_models_outlive_the_registry(registry: Any) -> None:
+    registry.add("roofs", 1, "prod")
+    under_test = shelf(registry, refresh_s=0.001)
+    under_test.get("roofs@prod")
+    under_test.list()
+    registry.gone = StorageError("no answer")
+    under_test.refresh()
+    assert under_test.get("roofs@prod").version.version == "1"
+    assert "roofs/1" in [version.reference for version in under_test.list()]
+    with pytest.raises(UnavailableError):
+        under_test.get("other")
+
+
+def test_a_withdrawn_model_is_not_served(registry: Any) -> None:
+    registry.add("roofs", 1, "prod")
+    under_test = shelf(registry)
+    under_test.get("roofs@prod")
+    registry.meanings.clear()
+    under_test.refresh()
+    with pytest.raises(NotFoundError):
+        under_test.get("roofs@prod")
+
+
+def test_without_a_registry_there_are_the_built_in_models(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    registry.gone = AssertionError("asked")
+    under_test = shelf(registry)
+    assert [version.name for version in under_test.list()] == ["bicubic", "bilinear"]
+    assert under_test.get("bilinear").model.scales == (2, 3, 4)
+    with pytest.raises(NotFoundError, match="MLFLOW_TRACKING_URI"):
+        under_test.get("roofs")
+
+
+def test_a_scale_that_the_model_lacks(registry: Any) -> None:
+    registry.add("roofs", 1)
+    under_test = shelf(registry)
+    with pytest.raises(BadParameterError, match="no scale 3; it has 2"):
+        under_test.upscaler(under_test.get("roofs"), 3, False)
