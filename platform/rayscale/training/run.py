@@ -101,7 +101,8 @@ class Run:
         """Write the model and then the result; the run is complete."""
         with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
             path = Path(temporary, MODEL)
-            extra = {"run": self.config.uri, "steps": str(result["steps"])}
+            # Nothing of this place or time: the same training gives the same bytes.
+            extra = {"steps": str(result["steps"]), "config": self.config.digest}
             digest = save_model(model, path, extra)
             self.store.write_file(MODEL, path)
         complete = TrainResult(

@@ -1,0 +1,181 @@
+"""A whole run: what it leaves in storage, and that stopping anywhere changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rayscale.errors import ConfigError
+from rayscale.models.weights import load_model
+from rayscale.training.config import TrainConfig, load_config
+from rayscale.training.loop import describe, train
+from rayscale.training.run import Run, read_result
+
+Make = Callable[..., TrainConfig]
+
+
+class StopError(Exception):
+    """Stands for a kill between two steps."""
+
+
+def weights(uri: str) -> dict[str, torch.Tensor]:
+    return load_model(Path(uri)).state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_a_model_and_its_result(make_config: Make, memory: Any) -> None:
+    result = train(make_config(), device="cpu", metrics=memory)
+    assert result.complete
+    assert result.steps == 6
+    folder = Path(result.uri)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints", "config.yaml", "model.safetensors", "result.json",
+    ]  # fmt: skip
+    assert read_result(result.uri) == result
+    stored = json.loads((folder / "result.json").read_text())
+    assert stored["dataset"]["digest"]
+    assert stored["model"]["filters"] == 8
+    assert load_config(folder / "config.yaml").digest == result.config_digest
+    assert [step for step, _ in memory.points] == [2, 4, 6]
+    assert set(memory.points[0][1]) == {"loss", "lr", "steps_per_s", "patches_per_s", "data_wait"}
+    assert memory.params["optimizer.lr"] == 1e-3
+    assert "steps/s" in describe(result)["speed"]
+    assert same(
+        weights(f"{result.uri}/model.safetensors"),
+        weights(f"{result.uri}/checkpoints/step-00000006/weights.safetensors"),
+    )
+
+
+@pytest.mark.parametrize("extra", [(), ("optimizer.schedule=cosine", "optimizer.ema=0.9")])
+def test_an_interrupted_run_ends_bit_equal(make_config: Make, extra: tuple[str, ...]) -> None:
+    whole = train(make_config("run.name=whole", *extra), device="cpu")
+    halves = make_config("run.name=halves", "validation.every=5", *extra)
+
+    def stop(figures: dict[str, float]) -> None:
+        if figures["step"] == 5:  # one step after the checkpoint of step 4
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(halves, device="cpu", report=stop)
+    assert Run(halves.resolved()).checkpoints.steps()[-1] == 4
+    result = train(halves, device="cpu")
+    assert result.complete
+    assert same(weights(str(whole.weights)), weights(str(result.weights)))
+    assert whole.sha256 == result.sha256
+    last = [
+        Run(c.resolved()).checkpoints.load(6).state
+        for c in (halves, make_config("run.name=whole", *extra))
+    ]
+    for key, value in last[0]["optimizer"]["state"][0].items():
+        assert torch.equal(
+            torch.as_tensor(value), torch.as_tensor(last[1]["optimizer"]["state"][0][key])
+        )
+
+
+def test_training_longer_continues_the_same_curve(make_config: Make) -> None:
+    train(make_config("run.name=a", "optimizer.steps=4"), device="cpu")
+    longer = train(make_config("run.name=a"), device="cpu")
+    at_once = train(make_config("run.name=b"), device="cpu")
+    assert longer.steps == 6
+    assert same(weights(str(longer.weights)), weights(str(at_once.weights)))
+
+
+def test_a_finished_run_is_not_repeated(make_config: Make, memory: Any) -> None:
+    first = train(make_config(), device="cpu")
+    assert train(make_config(), device="cpu", metrics=memory) == first
+    assert memory.points == []
+
+
+def test_another_configuration_is_refused_under_the_same_name(make_config: Make) -> None:
+    train(make_config("run.name=a"), device="cpu")
+    with pytest.raises(ConfigError, match=r"optimizer\.lr \(0\.001 there, 0\.002 here\).*--fresh"):
+        train(make_config("run.name=a", "optimizer.lr=2e-3"), device="cpu")
+    Run(make_config("run.name=a").resolved()).reset()
+    assert train(make_config("run.name=a", "optimizer.lr=2e-3"), device="cpu").complete
+
+
+def test_another_dataset_is_refused_on_resume(make_config: Make) -> None:
+    config = make_config("optimizer.steps=2")
+    train(config, device="cpu")
+    run = Run(config.resolved())
+    state = run.checkpoints.load(2).state | {"dataset": "0" * 64}
+    run.checkpoints.save(2, state, load_model(Path(f"{run.config.uri}/model.safetensors")))
+    run.checkpoints.wait()
+    with pytest.raises(ConfigError, match="not the one"):
+        train(make_config("optimizer.steps=4"), device="cpu")
+
+
+def test_sigterm_leaves_a_checkpoint_and_the_run_resumes(make_config: Make) -> None:
+    config = make_config("optimizer.steps=100000", "checkpoint.every=100000")
+
+    def terminate() -> None:
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    handler = signal.getsignal(signal.SIGTERM)
+    thread.start()
+    stopped = train(config, device="cpu")
+    thread.join()
+    assert not stopped.complete
+    assert 0 < stopped.steps < 100_000
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert Run(config.resolved()).checkpoints.steps() == [stopped.steps]
+    longer = make_config(f"optimizer.steps={stopped.steps + 2}", "checkpoint.every=100000")
+    assert train(longer, device="cpu").steps == stopped.steps + 2
+
+
+def test_validation_scores_and_pictures(make_config: Make, memory: Any, small_world: Path) -> None:
+    reports: list[dict[str, float]] = []
+    config = make_config(f"validation.uri={small_world / 'validation'}", "validation.every=3")
+    result = train(config, device="cpu", metrics=memory, report=reports.append)
+    scored = {step: point for step, point in memory.points if "edsr-paper-y/psnr" in point}
+    assert list(scored) == [3, 6]
+    assert result.protocol == "edsr-paper-y"
+    assert result.metrics["psnr"] == scored[6]["edsr-paper-y/psnr"] == result.history[-1]["psnr"]
+    assert [report["step"] for report in reports] == [3, 6]
+    assert reports[-1]["psnr"] == result.metrics["psnr"]
+    name, step, picture = memory.images[0]
+    assert (name, step, picture.shape, str(picture.dtype)) == ("100", 3, (48, 144, 3), "uint8")
+
+
+def test_a_warm_start_begins_with_the_given_weights(make_config: Make, memory: Any) -> None:
+    source = train(make_config("run.name=source"), device="cpu")
+    start = train(
+        make_config(
+            "run.name=target", f"model.warm_start={source.weights}", "optimizer.steps=1",
+            "optimizer.lr=1e-12",
+        ),
+        device="cpu",
+    )  # fmt: skip
+    a, b = weights(str(source.weights)), weights(str(start.weights))
+    assert all(torch.allclose(a[key], b[key], atol=1e-9) for key in a)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.channels=1", "the dataset has 3 channels"),
+        ("model.name=bicubic", "takes no blocks"),
+        ("model.name=mdsr-baseline", "networks of one scale"),
+        ("model.scale=3", "prepared for the scales"),
+        ("data.patch=100", "smaller patch"),
+    ],
+)
+def test_what_cannot_be_trained_is_explained(
+    make_config: Make, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(make_config(override), device="cpu")
