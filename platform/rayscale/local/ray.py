@@ -37,7 +37,7 @@ def temporary_folder(home: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"rayscale-{name}"
 
 
-def remove_temporary(home: Path) -> None:
+def clear_temporary(home: Path) -> None:
     """Delete what an ended Ray left there: sockets, spilled objects, logs of past sessions."""
     shutil.rmtree(temporary_folder(home), ignore_errors=True)
 
@@ -60,6 +60,7 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
     """How the stack runs Ray; ``ports`` needs ray, dashboard, agent and client. Not for use on several machines."""
     address = f"http://127.0.0.1:{ports['dashboard']}"
     root = checkout()
+    scripts = Path(sysconfig.get_path("scripts"))
     head = [
         *("start", "--head", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
         *(f"--port={ports['ray']}", f"--temp-dir={temporary_folder(home)}"),
@@ -76,17 +77,15 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         # Train's controller takes one report per poll; at its default of 2 s a short run mostly waits.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
         "PYTHONUNBUFFERED": "1",
+        # `ray job submit -- python ...` means the python of this installation, activated or not.
+        "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
     }
     del variables["RAY_ADDRESS"]  # it names a cluster to join, and this one is to be made
-    if root:
-        paths = [str(root / "platform"), os.environ.get("PYTHONPATH", "")]
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    ray = Path(sysconfig.get_path("scripts")) / "ray"
     secret = token(home).read_text()
     return Service(
         name="ray",
         address=address,
-        command=[sys.executable, str(ray), *head],
+        command=[sys.executable, str(scripts / "ray"), *head],
         environment=variables,
         cwd=root or home,
         ready=lambda: answers(f"{address}/api/jobs/", {"Authorization": f"Bearer {secret}"}),

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from typing import Any
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.local import mlflow, processes, ray, s3
 from rayscale.local.processes import Service
+from rayscale.settings import checkout
 
 SERVICES = ("s3", "mlflow", "ray")
 # Each service's ports by name, with the number that is tried first.
@@ -110,7 +112,7 @@ def down(home: Path) -> None:
     home = _resolve(home)
     with _exclusive(home, lambda _: None) if home.is_dir() else nullcontext(), _uninterrupted():
         _State.read(home).stop(set(SERVICES))
-        ray.remove_temporary(home)
+        ray.clear_temporary(home)
         (home / "stack.env").unlink(missing_ok=True)
 
 
@@ -229,6 +231,11 @@ class _State:
     def start(self, name: str, wanted: Sequence[str], num_cpus: int | None) -> Service:
         service = self.service(name, num_cpus)
         base = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+        if root := checkout():  # the package need not be installed to be found
+            paths = [str(root / "platform"), *filter(None, [base.get("PYTHONPATH")])]
+            base["PYTHONPATH"] = os.pathsep.join(paths)
+        if name == "ray":
+            _own_folder(ray.temporary_folder(self.home))
         pid = processes.start(service, self.home, base | self.environment(_before(name, wanted)))
         self.services[name] = {
             "pid": pid,
@@ -304,6 +311,17 @@ def _before(name: str, wanted: Sequence[str]) -> list[str]:
 
 def _resolve(home: Path) -> Path:
     return Path(home).expanduser().resolve()
+
+
+def _own_folder(path: Path) -> None:
+    """Make an empty folder under a name that others can guess, and see that it is ours alone."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError as error:
+        raise RayscaleError(
+            f"{path} cannot be replaced: another user may own it; delete it, or set RAYSCALE_HOME elsewhere"
+        ) from error
 
 
 def _write_private(path: Path, text: str) -> None:
