@@ -39,27 +39,14 @@ PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 
 
-def open_model(name: str, weights: Path | None, scale: int) -> SuperResolver:
-    """The network called ``name``: from a file, built in without parameters, or from the registry."""
-    from rayscale.models.registry import create_model, model_names
-    from rayscale.models.weights import read_weights
+def open_network(name: str, weights: Path | None, scale: int) -> SuperResolver:
+    """The network to use; the hash of a weights file is shown."""
+    from rayscale.registry import open_model
 
+    opened = open_model(name, weights=weights, scale=scale)
     if weights is not None:
-        loaded = read_weights(weights, name=name, scale=scale)
-        note(f"{weights.name}: {loaded.layout} layout, sha256 {loaded.sha256}")
-        return loaded.model
-    if name in ("bicubic", "bilinear"):
-        return create_model(name, scale=scale)
-    from rayscale import registry
-
-    try:
-        return registry.load(name)
-    except RayscaleError as error:
-        if name in model_names():
-            raise ConfigError(
-                f"{name} needs weights: give --weights FILE, or a registered name ({error})"
-            ) from error
-        raise
+        note(f"{weights.name}: sha256 {opened.digest}")
+    return opened.network
 
 
 def upscale(
@@ -99,7 +86,7 @@ def upscale(
 
     jobs = list(_jobs(Path(source), Path(target)))
     upscaler = Upscaler(
-        open_model(model, weights, scale),
+        open_network(model, weights, scale),
         scale,
         device=device,
         precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
@@ -224,7 +211,7 @@ def evaluate(
     if protocol not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
     upscaler = Upscaler(
-        open_model(model, weights, scale),
+        open_network(model, weights, scale),
         scale,
         device=device,
         precision=precision,  # type: ignore[arg-type]  # checked by Upscaler

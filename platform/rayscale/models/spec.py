@@ -24,6 +24,10 @@ def default_mean(channels: int) -> tuple[float, ...]:
     return DIV2K_MEAN if channels == len(DIV2K_MEAN) else (0.5,) * channels
 
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+"""The systems without weights: always at hand, never in the model registry."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A network: ``rayscale.models.registry.build`` makes it, with fresh weights.

@@ -1,6 +1,6 @@
 """From a file of weights to a named, versioned, digested model and back; the only room that knows MLflow.
 
-``models`` publishes and resolves, ``tracking`` sends metrics, ``flavor`` describes a model to MLflow's own
+``models`` publishes and resolves, ``opening`` opens a model by whatever names it, ``tracking`` sends metrics, ``flavor`` describes a model to MLflow's own
 tools, ``client`` is the connection. Importing this package does not import MLflow.
 """
 
@@ -14,15 +14,18 @@ from rayscale.registry.models import (
     resolve,
     set_alias,
 )
+from rayscale.registry.opening import OpenedModel, open_model
 from rayscale.registry.tracking import MlflowLogger
 
 __all__ = [
     "MlflowLogger",
     "ModelVersion",
+    "OpenedModel",
     "RegistryError",
     "fetch",
     "list_models",
     "load",
+    "open_model",
     "publish",
     "resolve",
     "set_alias",
