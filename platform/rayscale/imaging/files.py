@@ -88,7 +88,9 @@ _REFUSED: tuple[tuple[int, bytes, str], ...] = (
 
 
 def sniff(data: bytes) -> str | None:
-    """Name of the container that ``data`` begins like, or None; the first few bytes are enough."""
+    """Name of the container that ``data`` begins like, or None; the first 132 bytes are enough."""
+    if data[128:132] == b"DICM":
+        return None  # the 128 bytes before are free, and some DICOM files begin like a TIFF
     for container in CONTAINERS.values():
         if data.startswith(container.magic):
             return container.name

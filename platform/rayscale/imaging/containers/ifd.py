@@ -15,6 +15,9 @@ from rayscale.errors import InputError
 
 MAX_DIRECTORIES = 10_000
 
+MAX_VALUES = 1 << 18
+"""Integers in one tag; the longest are the lists of strips and tiles."""
+
 _NEW_SUBFILE_TYPE = 254
 
 # Field type: numpy code (byte order added when read) and the number of these per value.
@@ -157,6 +160,8 @@ class Ifd:
         if tag not in self.fields:
             return []
         field, code, number = self._span(tag)
+        if number > MAX_VALUES:
+            raise InputError(f"TIFF tag {tag} lists {number} values, more than {MAX_VALUES}")
         if code[0] == "f" or field.kind in (2, 5, 10):
             raise InputError(
                 f"TIFF tag {tag} should hold integers, but has type {field.kind}: damaged"

@@ -27,6 +27,9 @@ MAX_SIDE = 65_500
 MAX_SCANS = 200
 """Progressive files have about 10; thousands in a small file are an attack on time."""
 
+MAX_SEGMENTS = 20_000
+"""Segments hold up to 64 KiB each, so real files have a few hundred at most."""
+
 MAX_COMMENT = 65_533
 
 _SOI, _EOI, _SOS, _COM, _APP0, _APP1, _APP2, _APP14 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE
@@ -160,7 +163,7 @@ def frame_size(data: bytes) -> tuple[int, int]:
 def _walk(data: bytes, *, header_only: bool) -> _Segments:
     found = _Segments(lean=[data[:2]])
     at, scans = 2, 0
-    while True:
+    for _ in range(MAX_SEGMENTS):
         if at + 2 > len(data):
             raise InputError(f"JPEG is cut short: {len(data)} bytes without an end marker")
         if data[at] != 0xFF:
@@ -188,6 +191,7 @@ def _walk(data: bytes, *, header_only: bool) -> _Segments:
         if _makes_picture(marker, body):
             found.lean.append(data[at:end])
         at = end
+    raise InputError(f"JPEG has more than {MAX_SEGMENTS} segments; re-save it")
 
 
 def _end_of_segment(data: bytes, at: int) -> int:

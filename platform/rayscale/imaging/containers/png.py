@@ -25,6 +25,9 @@ INCH = 0.0254
 MAX_SIDE = 1_000_000
 """libpng's own limit on width and height."""
 
+MAX_CHUNKS = 500_000
+"""A 64-megapixel 16-bit file in pieces of 8 KiB has 65 000."""
+
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _SAMPLES = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
 _DEPTHS = {
@@ -36,6 +39,19 @@ _DEPTHS = {
 }
 # Small chunks that say how the values are to be shown; kept byte for byte.
 _COLOUR = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
+# Bytes that a text chunk counts for beyond its text, so that empty ones are limited too.
+_REMARK_COST = 64
+_REMARKS = (b"tEXt", b"zTXt", b"iTXt")
+# Passes of an interlaced picture: first column, first row, step across, step down.
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 # No deflate stream shrinks further than this.
 _MAX_DEFLATE_RATIO = 1100
 
@@ -50,6 +66,8 @@ class _Chunks:
     colour: int
     interlaced: bool
     bodies: dict[bytes, list[bytes]] = field(default_factory=dict)
+    remarks: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Kind and body of the text chunks, in the order of the file."""
 
     def one(self, kind: bytes) -> bytes | None:
         found = self.bodies.get(kind)
@@ -133,7 +151,7 @@ def _walk(data: bytes, *, header_only: bool) -> _Chunks:
         )
     chunks: _Chunks | None = None
     at = len(SIGNATURE)
-    while True:
+    for _ in range(MAX_CHUNKS):
         if at + 12 > len(data):
             raise InputError(f"PNG is cut short: {len(data)} bytes without an end chunk")
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -160,9 +178,12 @@ def _walk(data: bytes, *, header_only: bool) -> _Chunks:
             raise UnsupportedError(
                 f"PNG holds the non-standard chunk {kind.decode()} it cannot be read without"
             )
+        elif kind in _REMARKS:
+            chunks.remarks.append((kind, body))
         else:
             chunks.bodies.setdefault(kind, []).append(body)
         at = end + 4
+    raise InputError(f"PNG has more than {MAX_CHUNKS} chunks; re-save it")
 
 
 def _ihdr(kind: bytes, body: bytes) -> _Chunks:
@@ -180,8 +201,6 @@ def _ihdr(kind: bytes, body: bytes) -> _Chunks:
 
 
 def _decode(chunks: _Chunks) -> tuple[np.ndarray, np.ndarray | None]:
-    import imagecodecs
-
     parts = chunks.bodies.get(b"IDAT")
     if not parts:
         raise InputError("PNG holds no pixel data")
@@ -198,29 +217,54 @@ def _decode(chunks: _Chunks) -> tuple[np.ndarray, np.ndarray | None]:
     palette = chunks.one(b"PLTE")
     if chunks.colour == _PALETTE and (not palette or len(palette) % 3 or len(palette) > 768):
         raise InputError("PNG is damaged: its palette is missing or of a wrong length")
-    transparency = chunks.one(b"tRNS")
-    ihdr = struct.pack(
-        ">IIBBBBB",
-        chunks.width,
-        chunks.height,
-        chunks.depth,
-        chunks.colour,
-        0,
-        0,
-        chunks.interlaced,
+    stream = b"".join(parts)
+    array = (
+        _deinterlace(chunks, stream)
+        if chunks.interlaced
+        else _decode_plain(chunks, chunks.width, chunks.height, stream)
     )
+    if array.shape[2] in (2, 4):
+        return array[:, :, :-1], array[:, :, -1]
+    return array, None
+
+
+def _decode_plain(chunks: _Chunks, width: int, height: int, stream: bytes) -> np.ndarray:
+    """(height, width, samples) from a compressed stream that is not interlaced."""
+    import imagecodecs
+
+    ihdr = struct.pack(">IIBBBBB", width, height, chunks.depth, chunks.colour, 0, 0, 0)
     lean = [SIGNATURE, _chunk(b"IHDR", ihdr)]
+    palette, transparency = chunks.one(b"PLTE"), chunks.one(b"tRNS")
     if palette and chunks.colour == _PALETTE:
         lean.append(_chunk(b"PLTE", palette))
     if transparency and chunks.colour in (_GREY, _RGB, _PALETTE):
         lean.append(_chunk(b"tRNS", transparency))
-    lean += [_chunk(b"IDAT", b"".join(parts)), _chunk(b"IEND", b"")]
+    lean += [_chunk(b"IDAT", stream), _chunk(b"IEND", b"")]
     array: np.ndarray = imagecodecs.png_decode(b"".join(lean))
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.shape[2] in (2, 4):
-        return array[:, :, :-1], array[:, :, -1]
-    return array, None
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _deinterlace(chunks: _Chunks, stream: bytes) -> np.ndarray:
+    """Decode Adam7: imagecodecs mixes the seven passes up, so each is decoded as a picture of its own."""
+    passes = []
+    for left, top, across, down in _ADAM7:
+        width = -(-(chunks.width - left) // across)
+        height = -(-(chunks.height - top) // down)
+        if width > 0 and height > 0:
+            row = 1 + (width * chunks.depth * _SAMPLES[chunks.colour] + 7) // 8
+            passes.append((left, top, across, down, width, height, row * height))
+    plain = zlib.decompressobj().decompress(stream, sum(item[-1] for item in passes))
+    array, at = None, 0
+    for left, top, across, down, width, height, size in passes:
+        if at + size > len(plain):
+            raise InputError("PNG is cut short: its interlaced pixel data ends too early")
+        part = _decode_plain(chunks, width, height, zlib.compress(plain[at : at + size], 1))
+        if array is None:
+            array = np.empty((chunks.height, chunks.width, part.shape[2]), part.dtype)
+        array[top::down, left::across] = part
+        at += size
+    assert array is not None  # the first pass is never empty
+    return array
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -266,26 +310,25 @@ def _dpi(chunks: _Chunks) -> tuple[float, float] | None:
 
 def _read_text(chunks: _Chunks) -> dict[str, str]:
     """Text chunks, keyword to text; remarks of one keyword are joined by a newline."""
-    text: dict[str, str] = {}
+    text: dict[str, list[str]] = {}
     room = METADATA_BYTES
-    for kind in (b"tEXt", b"zTXt", b"iTXt"):
-        for body in chunks.bodies.get(kind, []):
-            keyword, _, rest = body.partition(b"\0")
-            name = keyword.decode("latin-1")
-            if kind == b"zTXt":
-                rest = _inflate(rest[1:], f"text {name!r}", room)
-            elif kind == b"iTXt":
-                compressed = rest[:1] == b"\1"
-                rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
-                rest = _inflate(rest, f"text {name!r}", room) if compressed else rest
-            room -= len(rest)
-            if room < 0:
-                raise TooLargeError(
-                    f"PNG text is over the limit of {METADATA_BYTES} bytes for metadata"
-                )
-            value = rest.decode("utf-8", "replace") if kind == b"iTXt" else rest.decode("latin-1")
-            text[name] = f"{text[name]}\n{value}" if name in text else value
-    return text
+    for kind, body in chunks.remarks:
+        keyword, _, rest = body.partition(b"\0")
+        name = keyword.decode("latin-1")
+        if kind == b"zTXt":
+            rest = _inflate(rest[1:], f"text {name!r}", room)
+        elif kind == b"iTXt":
+            compressed = rest[:1] == b"\1"
+            rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+            rest = _inflate(rest, f"text {name!r}", room) if compressed else rest
+        room -= len(rest) + _REMARK_COST
+        if room < 0:
+            raise TooLargeError(
+                f"PNG text is over the limit of {METADATA_BYTES} bytes for metadata"
+            )
+        value = rest.decode("utf-8", "replace") if kind == b"iTXt" else rest.decode("latin-1")
+        text.setdefault(name, []).append(value)
+    return {name: "\n".join(values) for name, values in text.items()}
 
 
 def _metadata(image: Image) -> bytes:
