@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
@@ -93,42 +94,50 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--exclude", nargs="+", default=(), metavar="GLOB", help="hold out images whose key matches"
     )
-    add("--concurrency", type=int, help="shards at a time; default: the cores of the cluster")
+    add("--concurrency", type=int, help="shards at a time; default: what the cluster takes")
     return parser.parse_args(arguments)
 
 
 def on_ray(
     concurrency: int | None,
 ) -> Callable[[Callable[[ShardTask], ShardRecord], Iterable[ShardTask]], Iterator[ShardRecord]]:
-    """A runner for ``prepare``: one Ray Data row per shard. Rows carry names of images, never pixels."""
+    """A runner for ``prepare``: one Ray task per shard, a bounded number at a time.
+
+    Ray retries a task whose worker died. Plain tasks, because Ray Data needs ten seconds more to begin and its
+    operators have nothing to add: only names go in and counts come out.
+    """
 
     def run(
         function: Callable[[ShardTask], ShardRecord], tasks: Iterable[ShardTask]
     ) -> Iterator[ShardRecord]:
-        def work(row: dict[str, str]) -> dict[str, str]:
-            try:
-                record = function(ShardTask.model_validate_json(row["task"]))
-            except (
-                RayscaleError
-            ) as error:  # as a value: Ray would bury the message in its traceback
-                return {"record": "", "error": str(error)}
-            return {"record": record.model_dump_json(), "error": ""}
-
-        rows = [{"task": task.model_dump_json()} for task in tasks]
-        if not rows:
+        waiting = list(tasks)[::-1]
+        if not waiting:
             return
         print(f"ray: {cluster.connect()}", flush=True)
         import ray
 
-        ray.data.DataContext.get_current().enable_progress_bars = False  # `show` is shorter
-        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            work, concurrency=min(concurrency or cores, len(rows))
-        )
-        for row in shards.iter_rows():
-            if row["error"]:
-                raise RayscaleError(row["error"])
-            yield ShardRecord.model_validate_json(row["record"])
+        def work(task: ShardTask) -> ShardRecord | str:
+            try:
+                return function(task)
+            except RayscaleError as error:  # as a value: Ray would bury the message in a traceback
+                return str(error)
+
+        remote = ray.remote(work)
+        limit = concurrency or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
+        running: list[Any] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < limit:
+                    running.append(remote.remote(waiting.pop()))
+                done, running = ray.wait(running)
+                for record in ray.get(done):
+                    if isinstance(record, str):
+                        raise RayscaleError(record)
+                    yield record
+        except ray.exceptions.RayError as error:
+            raise RayscaleError(
+                f"a shard failed on the cluster: {error}; run the same command again to go on"
+            ) from error
 
     return run
 
