@@ -16,7 +16,6 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
-from serve.engine import Job, Result, check_size
 from serve.errors import (
     DeadlineError,
     Guard,
@@ -25,10 +24,10 @@ from serve.errors import (
     documented,
     install,
 )
+from serve.jobs import Job, Result, check_reference, check_size
 from serve.keys import KeyCheck
 from serve.limits import BodyLimit
 from serve.settings import ServeSettings
-from serve.shelf import check_reference
 
 from rayscale import __version__
 from rayscale.errors import UnsupportedError

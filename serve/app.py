@@ -25,7 +25,7 @@ from rayscale.errors import RayscaleError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from serve.engine import Job, Result
+    from serve.jobs import Job, Result
 
 T = TypeVar("T")
 

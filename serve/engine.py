@@ -12,50 +12,22 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from serve.errors import OutOfMemoryError
+from serve.jobs import Job, Result, check_size
 from serve.shelf import Loaded, Registry, Shelf, Source
 
-from rayscale.errors import TooLargeError
 from rayscale.imaging import probe, read_image, write_image
-from rayscale.imaging.limits import check_size as check_input
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
     import torch
     from serve.settings import ServeSettings
 
-    from rayscale.imaging import Header
 
 log = logging.getLogger("ray.serve")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request: the encoded image and what to do with it.
-
-    ``model`` None means the default model, ``scale`` None the smallest scale of the model.
-    """
-
-    data: bytes
-    model: str | None = None
-    scale: int | None = None
-    ensemble: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """The encoded answer, what made it, and the seconds of each stage."""
-
-    data: bytes
-    container: str
-    model: str
-    digest: str
-    scale: int
-    seconds: dict[str, float]
 
 
 class GivenUpError(Exception):
@@ -177,19 +149,6 @@ class Engine:
                 if not self._ready:
                     self._load_default()
                 self.shelf.refresh()
-
-
-def check_size(header: Header, scale: int) -> None:
-    """Refuse by the header alone an image, or its enlargement, over the limits; nothing is decoded."""
-    limits = get_settings()
-    check_input(header, limits.max_input_pixels)
-    pixels = header.pixels * scale**2
-    if pixels > limits.max_output_pixels:
-        raise TooLargeError(
-            f"{header.width}x{header.height} at x{scale} would make {header.width * scale}x"
-            f"{header.height * scale} = {pixels} pixels, over the limit of {limits.max_output_pixels} "
-            "(RAYSCALE_MAX_OUTPUT_PIXELS); send the image in parts or use the batch job"
-        )
 
 
 # The hook below is told by its thread, not by the model, whose request it serves: models are shared.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -19,7 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from serve.errors import BadParameterError, SourceNotAllowedError, UnavailableError
+from serve.errors import BadParameterError, UnavailableError
+from serve.jobs import check_reference
 
 from rayscale.errors import NotFoundError, RayscaleError
 from rayscale.inference import Upscaler
@@ -34,11 +34,6 @@ log = logging.getLogger("ray.serve")
 
 BUILT_IN = ("bicubic", "bilinear")
 NO_WEIGHTS = "none"
-
-# The grammar of rayscale.registry, told here without importing MLflow.
-_REFERENCE = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(@[A-Za-z][A-Za-z0-9_.-]{0,63}|/[1-9][0-9]{0,8})?"
-)
 
 
 @dataclass(frozen=True)
@@ -257,22 +252,6 @@ class Registry:
         from rayscale.registry import list_models
 
         return [_version(found) for found in list_models()]
-
-
-def check_reference(reference: str) -> None:
-    """Refuse text that is no name, alias or version: addresses and paths never reach the registry."""
-    if _REFERENCE.fullmatch(reference):
-        return
-    if any(mark in reference for mark in (":", "..", "\\", "%")) or reference.startswith(
-        ("/", "~")
-    ):
-        raise SourceNotAllowedError(
-            "a model is named by its name, name@alias or name/version in the registry, never by a "
-            "path or an address"
-        )
-    raise BadParameterError(
-        f"{reference[:80]!r} is not a model reference; use name, name@alias or name/version"
-    )
 
 
 @contextmanager

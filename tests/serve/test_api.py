@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from fastapi.openapi.models import OpenAPI
-from serve.engine import Job
 from serve.errors import STATUS, OutOfMemoryError, OverloadedError, UnavailableError
+from serve.jobs import Job
 
 from rayscale.errors import RayscaleError
 from rayscale.imaging import MIME, read_image, write_image

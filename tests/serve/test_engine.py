@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from serve.engine import Engine, Job
+from serve.engine import Engine
 from serve.errors import OutOfMemoryError
+from serve.jobs import Job
 from serve.settings import ServeSettings
 
 from rayscale.imaging import read_image

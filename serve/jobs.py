@@ -1,0 +1,75 @@
+"""What the ingress and the model replicas say to each other, and what can be refused without a model.
+
+Imports no torch: the ingress needs none, and a process without it is half the size.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from serve.errors import BadParameterError, SourceNotAllowedError
+
+from rayscale.errors import TooLargeError
+from rayscale.imaging import Header
+from rayscale.imaging.limits import check_size as check_input
+from rayscale.settings import get_settings
+
+# The grammar of rayscale.registry, told here without importing MLflow.
+_REFERENCE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(@[A-Za-z][A-Za-z0-9_.-]{0,63}|/[1-9][0-9]{0,8})?"
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request: the encoded image and what to do with it.
+
+    ``model`` None means the default model, ``scale`` None the smallest scale of the model.
+    """
+
+    data: bytes
+    model: str | None = None
+    scale: int | None = None
+    ensemble: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """The encoded answer, what made it, and the seconds of each stage."""
+
+    data: bytes
+    container: str
+    model: str
+    digest: str
+    scale: int
+    seconds: dict[str, float]
+
+
+def check_reference(reference: str) -> None:
+    """Refuse text that is no name, alias or version: addresses and paths never reach the registry."""
+    if _REFERENCE.fullmatch(reference):
+        return
+    if any(mark in reference for mark in (":", "..", "\\", "%")) or reference.startswith(
+        ("/", "~")
+    ):
+        raise SourceNotAllowedError(
+            "a model is named by its name, name@alias or name/version in the registry, never by a "
+            "path or an address"
+        )
+    raise BadParameterError(
+        f"{reference[:80]!r} is not a model reference; use name, name@alias or name/version"
+    )
+
+
+def check_size(header: Header, scale: int) -> None:
+    """Refuse by the header alone an image, or its enlargement, over the limits; nothing is decoded."""
+    limits = get_settings()
+    check_input(header, limits.max_input_pixels)
+    pixels = header.pixels * scale**2
+    if pixels > limits.max_output_pixels:
+        raise TooLargeError(
+            f"{header.width}x{header.height} at x{scale} would make {header.width * scale}x"
+            f"{header.height * scale} = {pixels} pixels, over the limit of {limits.max_output_pixels} "
+            "(RAYSCALE_MAX_OUTPUT_PIXELS); send the image in parts or use the batch job"
+        )
