@@ -69,21 +69,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def show_progress() -> Callable[[Progress], None]:
     """A function that prints a line to stderr from time to time."""
+    first: Progress | None = None
     last = 0.0
 
     def show(now: Progress) -> None:
-        nonlocal last
+        nonlocal first, last
+        line = f"{now.finished}/{now.todo} images"
+        if not now.finished:
+            print(f"{line}; starting the workers ...", file=sys.stderr, flush=True)
+            return
+        first = first or now
         if time.monotonic() - last < _PROGRESS_S and now.finished < now.todo:
             return
         last = time.monotonic()
-        rate = now.finished / max(now.seconds, 1e-9)
-        remaining = (now.todo - now.finished) / max(rate, 1e-9)
-        print(
-            f"{now.finished}/{now.todo} images, {now.failed} failed, {rate:.2f} images/s, "
-            f"about {remaining:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        line += f", {now.failed} failed" if now.failed else ""
+        if now.finished > first.finished:  # the start of the workers says nothing of their speed
+            rate = (now.finished - first.finished) / (now.seconds - first.seconds)
+            line += f", {rate:.2f} images/s, about {(now.todo - now.finished) / rate:.0f} s left"
+        print(line, file=sys.stderr, flush=True)
 
     return show
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -110,7 +111,7 @@ def upscale_bucket(
         only: pattern of keys, as ``*.png``.
         limit: at most so many inputs in this run.
         retry_failed: try the failures of earlier runs again.
-        progress: called after every block of results.
+        progress: called before the workers start and after every block of results.
 
     Raises:
         ConfigError: overlapping places, wrong scale or reference.
@@ -133,6 +134,14 @@ def upscale_bucket(
         )
         _count(summary, plan)
         if plan.todo:
+
+            def tell(now: Summary) -> None:
+                if progress is not None:
+                    failed = len(now.failed) - len(plan.kept)
+                    seconds = time.monotonic() - start
+                    progress(Progress(now.done + failed, failed, len(plan.todo), seconds))
+
+            tell(summary)
             pool = _Pool(origin, sink, network, recipe, device, actors)
             try:
                 for rows in pool.run(plan.todo):
@@ -143,11 +152,7 @@ def upscale_bucket(
                     manifest.append(rows)
                     summary.done += sum(not row.error for row in rows)
                     summary.failed += [row for row in rows if row.error]
-                    if progress is not None:
-                        finished = summary.done + len(summary.failed) - len(plan.kept)
-                        failed = len(summary.failed) - len(plan.kept)
-                        seconds = time.monotonic() - start
-                        progress(Progress(finished, failed, len(plan.todo), seconds))
+                    tell(summary)
             finally:
                 manifest.flush()  # also when interrupted: what is done is done
         manifest.compact()
@@ -252,6 +257,7 @@ class _Pool:
     def _pass(self, entries: list[Entry], block: int, retries: int) -> Iterator[list[Row]]:
         import ray
         from ray.data import ActorPoolStrategy, DataContext
+        from ray.util.annotations import RayDeprecationWarning
 
         # Paths travel in rows, never pixels; JSON carries any name a store may have.
         items = [{"task": json.dumps(asdict(entry))} for entry in entries]
@@ -259,8 +265,10 @@ class _Pool:
         context = DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.max_errored_blocks = -1  # a block that is lost is found missing
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        with DataContext.current(context):  # taken over by the data set as it is made
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        with DataContext.current(context), warnings.catch_warnings():
+            # max_task_retries has no other place in Ray 2.60, and its default is to retry for ever.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
                 UpscaleActor,
                 batch_size=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ _WAITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
+
+# "View run at ..." would get between the JSON that commands print on standard output.
+_QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 _REFUSED = range(400, 500)
 _WAIT_AND_RETRY = {401, 403, 408, 429}  # may pass without a change of the request itself
@@ -43,10 +47,11 @@ def tracking_uri() -> str:
 def connect() -> Any:
     """An ``MlflowClient`` of the server; nothing is sent yet. The first call imports MLflow (seconds)."""
     uri = tracking_uri()
-    for name, value in _WAITS.items():
+    for name, value in (_WAITS | _QUIET).items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
@@ -82,7 +87,7 @@ def asking(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, OSError) as error:
-        detail = str(error).strip().partition("\n")[0][:300]
+        detail = str(error).strip().partition("\n")[0][:160]
         place = f"MLFLOW_TRACKING_URI={tracking_uri()}"
         status = status_of(error)
         if status in {401, 403}:

@@ -37,6 +37,7 @@ _MOST_POINTS = 200_000  # kept while the server is gone: some 40 MB
 _MOST_IMAGES = 64
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
+_PAUSE_FOR_NOTHING_S = 5.0  # that closing waits for a server although there is nothing to deliver
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_. :/-]")
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
@@ -76,8 +77,7 @@ class MlflowLogger:
         self._lock = threading.Lock()
         self._wake = threading.Event()  # someone waits for the buffer to be empty
         self._closing = threading.Event()
-        self._idle = threading.Event()  # set while all that was logged has been delivered
-        self._idle.set()
+        self._idle = threading.Event()  # set while the run is there and has all that was logged
         self._recover()
         self._thread = threading.Thread(target=self._send_for_ever, name="mlflow", daemon=True)
         self._thread.start()
@@ -106,7 +106,7 @@ class MlflowLogger:
             self._idle.clear()
 
     def flush(self, timeout_s: float = 30.0) -> bool:
-        """Wait until all that was logged has arrived; False when it has not after ``timeout_s`` seconds."""
+        """Wait until the run exists and has all that was logged; False when not after ``timeout_s`` seconds."""
         end = time.monotonic() + timeout_s
         while not self._idle.is_set() and time.monotonic() < end and self._thread.is_alive():
             self._wake.set()  # again and again: a server that is just back should not wait for a pause
@@ -117,7 +117,11 @@ class MlflowLogger:
         """Deliver the rest, end the MLflow run with ``status``; after ``timeout_s`` seconds keep the rest on disk."""
         if self._closing.is_set():
             return
-        delivered = self.flush(timeout_s)
+        with self._lock:
+            empty = not (self._points or self._params or self._images)
+        delivered = (
+            self.flush(min(timeout_s, _PAUSE_FOR_NOTHING_S) if empty else timeout_s) or empty
+        )
         self._closing.set()
         self._wake.set()
         self._thread.join(5.0)
@@ -142,7 +146,7 @@ class MlflowLogger:
         while not self._closing.is_set():
             self._wake.wait(pause or self._interval_s)
             self._wake.clear()
-            if self._idle.is_set() and self.run_id is not None:
+            if self._idle.is_set():
                 continue
             try:
                 if client is None:

@@ -1,0 +1,202 @@
+"""Whole runs on real S3, MLflow and Ray."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+import torch
+
+from rayscale import batch, registry, storage
+from rayscale.batch import Progress, upscale_bucket
+from rayscale.errors import ConfigError, NotFoundError
+from rayscale.local import Addresses
+from rayscale.models.network import SuperResolver
+from rayscale.models.registry import create_model
+from rayscale.models.weights import save_model
+
+ODD_KEYS = [
+    "plain.png",
+    "with space + % 20%2F#?&=.png",
+    "ünï/日本語 🙂.png",
+    "deep/" + "x" * 180 + "/" + "y" * 180 + "/" + "z" * 150 + ".png",
+    "no suffix",
+]
+
+
+def pixels(seed: int, *, shape: tuple[int, ...] = (12, 10, 3), dtype: Any = np.uint8) -> Any:
+    top = np.iinfo(dtype).max
+    return np.random.default_rng(seed).integers(0, top, shape, dtype=dtype, endpoint=True)
+
+
+def encoded(array: Any, kind: str = "png") -> bytes:
+    file = io.BytesIO()
+    if kind == "tiff":
+        tifffile.imwrite(file, array, photometric="rgb")
+    else:
+        PIL.Image.fromarray(array).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(stack: Addresses, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny network in the registry."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "w.safetensors"
+    save_model(create_model("edsr-baseline", scale=2, filters=8, blocks=1), path)
+    return registry.publish(path, "batch-tiny", alias="production").name
+
+
+def test_a_bucket_of_everything(model: str, s3: Any) -> None:
+    source, target = storage.connect(f"{s3.uri}/in"), storage.connect(f"{s3.uri}/out")
+    for i, key in enumerate(ODD_KEYS):
+        source.write(key, encoded(pixels(i)))
+    source.write("photo.jpg", encoded(pixels(7), "jpeg"))
+    source.write("deep16.tif", encoded(pixels(8, dtype=np.uint16), "tiff"))
+    good = {*ODD_KEYS, "photo.jpg", "deep16.tif"}
+    bad = {
+        "broken.png": (encoded(pixels(9))[:200], "bad_image"),
+        "empty.png": (b"", "bad_image"),
+        "text.txt": (b"hello", "unsupported_media"),
+        "text.jpg": (b"hello", "unsupported_media"),
+        "grey.png": (encoded(pixels(10, shape=(8, 8))), "bad_image"),  # the model has 3 channels
+    }
+    for key, (data, _) in bad.items():
+        source.write(key, data)
+
+    seen: list[Progress] = []
+    first = upscale_bucket(
+        source.uri,
+        target.uri,
+        model=f"{model}@production",
+        precision="float32",
+        progress=seen.append,
+    )
+    assert (first.done, first.skipped, first.total) == (len(good), 0, len(good) + len(bad))
+    assert {row.key: row.error for row in first.failed} == {k: code for k, (_, code) in bad.items()}
+    assert all(row.message for row in first.failed)
+    assert first.exit_code == 3
+    assert (seen[0].finished, seen[-1].finished) == (0, first.total)
+
+    outputs = {entry.key: entry.etag for entry in target.list() if not entry.key.startswith("_")}
+    assert set(outputs) == good
+    network = registry.load(model)
+    for i, key in enumerate(ODD_KEYS):  # against the network by itself
+        x = torch.from_numpy(pixels(i)).permute(2, 0, 1)[None].float()
+        with torch.inference_mode():
+            expected = network(x, 2)[0].permute(1, 2, 0).round().clamp(0, 255).numpy()
+        result = np.asarray(PIL.Image.open(io.BytesIO(target.read(key))), np.float32)
+        assert np.abs(result - expected).max() <= 1  # rounding at a half may go either way
+    jpeg = PIL.Image.open(io.BytesIO(target.read("photo.jpg")))
+    assert (jpeg.format, jpeg.size) == ("JPEG", (20, 24))
+    deep = tifffile.imread(io.BytesIO(target.read("deep16.tif")))
+    assert (deep.dtype, deep.shape) == (np.uint16, (24, 20, 3))
+
+    # Nothing is left but the failures, and those can be left alone: then not even Ray is asked.
+    again = upscale_bucket(
+        source.uri, target.uri, model=model, precision="float32", retry_failed=False
+    )
+    assert (again.done, again.skipped, len(again.failed)) == (0, len(good), len(bad))
+    assert again.seconds < 10
+
+    # A new source, a lost output and a repaired failure are done, nothing else is touched.
+    source.write("plain.png", encoded(pixels(20)))
+    target.delete("no suffix")
+    for key in bad:
+        source.delete(key)
+    source.write("broken.png", encoded(pixels(9)))
+    last = upscale_bucket(source.uri, target.uri, model=f"{model}/1", precision="float32")
+    assert (last.done, last.skipped, last.failed, last.exit_code) == (3, len(good) - 2, [], 0)
+    now = {entry.key: entry.etag for entry in target.list() if not entry.key.startswith("_")}
+    assert {key for key in now if outputs.get(key) != now[key]} == {"plain.png", "broken.png"}
+
+
+def test_a_killed_worker_costs_nothing(stack: Addresses, tmp_path: Path) -> None:
+    from ray.util.state import list_actors
+
+    for i in range(24):
+        storage.connect(tmp_path / "in").write(f"{i}.png", encoded(pixels(i, shape=(200, 200, 3))))
+    killed: list[int] = []
+
+    def kill(now: Progress) -> None:
+        if now.finished and not killed:
+            for actor in list_actors(filters=[("state", "=", "ALIVE")]):
+                if "UpscaleActor" in actor.class_name:
+                    killed.append(actor.pid)
+                    os.kill(actor.pid, signal.SIGKILL)
+
+    summary = upscale_bucket(
+        tmp_path / "in", tmp_path / "out", model="bicubic", scale=2, actors=1, progress=kill
+    )
+    assert killed
+    assert (summary.done, summary.failed) == (24, [])
+    assert len(list((tmp_path / "out").glob("*.png"))) == 24
+
+
+class Deadly(torch.nn.Module):
+    """Takes its process along at the sight of an image 13 pixels wide."""
+
+    def __init__(self, inner: SuperResolver) -> None:
+        super().__init__()
+        self.inner, self.spec = inner, inner.spec
+        self.scales, self.channels, self.halo = inner.scales, inner.channels, inner.halo
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        if x.shape[-1] == 13:
+            os._exit(1)
+        result: torch.Tensor = self.inner(x, scale)
+        return result
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_its_worker_is_one_failure(
+    stack: Addresses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    run = sys.modules["rayscale.batch.run"]
+    opened = run._open_model("bicubic", 2, None, False, "auto")
+    monkeypatch.setattr(run, "_open_model", lambda *_: (Deadly(opened[0]), opened[1]))
+    store = storage.connect(tmp_path / "in")
+    for i in range(8):
+        store.write(f"{i}.png", encoded(pixels(i, shape=(12, 13 if i == 3 else 12, 3))))
+    summary = upscale_bucket(tmp_path / "in", tmp_path / "out", model="bicubic", scale=2, actors=1)
+    assert summary.done == 7
+    assert [(row.key, row.error) for row in summary.failed] == [("3.png", "worker_died")]
+
+
+def test_a_bad_model_or_scale_is_one_error(model: str, tmp_path: Path) -> None:
+    storage.connect(tmp_path / "in").write("a.png", encoded(pixels(0)))
+    places = (tmp_path / "in", tmp_path / "out")
+    with pytest.raises(
+        NotFoundError, match="no model 'batch-tinny' in the registry; it has batch-tiny"
+    ):
+        upscale_bucket(*places, model="batch-tinny")
+    with pytest.raises(ConfigError, match="scale 3"):
+        upscale_bucket(*places, model=model, scale=3)
+    with pytest.raises(ConfigError, match="no model reference"):
+        upscale_bucket(*places, model="s3://elsewhere/model")
+    with pytest.raises(ConfigError, match="actors must be at least 1"):
+        upscale_bucket(*places, model=model, actors=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_importing_the_room_is_cheap() -> None:
+    import subprocess
+
+    code = "import sys, rayscale.batch, rayscale.registry; print({'ray', 'torch', 'mlflow', 'boto3'} & set(sys.modules))"
+    place = Path(batch.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(place)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "set()"

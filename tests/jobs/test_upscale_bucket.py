@@ -1,0 +1,142 @@
+"""The job as a program: exit codes, output, a driver killed in the middle."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from rayscale import registry, storage
+from rayscale.local import Addresses
+from rayscale.models.registry import create_model
+from rayscale.models.weights import save_model
+
+COUNT = 40
+
+
+@pytest.fixture(scope="session")
+def job(checkout: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "upscale_bucket", checkout / "jobs/upscale_bucket.py"
+    )
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def png(seed: int, size: int = 8) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def test_wrong_usage_is_2(
+    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    arguments = [str(tmp_path), str(tmp_path / "out"), "--model", "bicubic", "--scale", "2"]
+    assert job.main(arguments) == 2
+    assert "overlap" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        job.main(["only-one"])
+    assert stopped.value.code == 2
+
+
+def test_nothing_to_work_with_is_1(
+    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--model", "bicubic", "--scale", "2"]
+    assert job.main([*arguments, "--json"]) == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["error"] == "not_found"
+    assert "no input" in shown.err
+
+
+def test_folders_partial_failed_and_complete(
+    stack: Addresses, job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "bad.png").write_bytes(b"bad")
+    arguments = [str(folder), str(tmp_path / "out"), "--model", "bicubic", "--scale", "3"]
+    assert job.main(arguments) == 1  # nothing could be done
+    (folder / "good.png").write_bytes(png(1))
+    capsys.readouterr()
+    assert job.main(arguments) == 3
+    shown = capsys.readouterr().out
+    assert "1 done, 0 skipped (done before), 1 failed" in shown
+    assert "bad.png" in shown
+    assert "unsupported_media" in shown
+    (folder / "bad.png").unlink()
+    assert job.main([*arguments, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["done"], summary["skipped"], summary["failed"]) == (0, 1, [])
+    assert PIL.Image.open(tmp_path / "out/good.png").size == (24, 24)
+
+
+def test_a_killed_driver_loses_work_but_never_truth(
+    stack: Addresses, s3: object, checkout: Path, job: ModuleType, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    save_model(create_model("edsr-baseline", scale=2, filters=32, blocks=8), tmp_path / "w")
+    registry.publish(tmp_path / "w", "job-slow")
+    uri = str(getattr(s3, "uri"))  # noqa: B009
+    source, target = storage.connect(f"{uri}/in"), storage.connect(f"{uri}/out")
+    for i in range(COUNT):
+        source.write(f"{i}.png", png(i, 64))
+    arguments = [
+        source.uri,
+        target.uri,
+        "--model",
+        "job-slow",
+        "--ensemble",
+        "--precision",
+        "float32",
+    ]
+    command = [sys.executable, str(checkout / "jobs/upscale_bucket.py"), *arguments, "--json"]
+
+    driver = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+    )
+    end = time.monotonic() + 120
+    while True:
+        outputs = [entry.key for entry in target.list() if not entry.key.startswith("_")]
+        if len(outputs) >= 4 or driver.poll() is not None or time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    assert driver.poll() is None
+    assert job.main(arguments) == 1  # a second driver
+    assert "another driver" in capsys.readouterr().err
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    made = {entry.key for entry in target.list() if not entry.key.startswith("_")}
+    assert 4 <= len(made) < COUNT
+    for key in made:  # what is visible is whole
+        PIL.Image.open(io.BytesIO(target.read(key))).load()
+
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)  # nothing but the JSON on standard output
+    assert summary["done"] + summary["skipped"] == COUNT
+    outputs = [entry.key for entry in target.list() if not entry.key.startswith("_")]
+    assert sorted(outputs) == sorted(f"{i}.png" for i in range(COUNT))
+    for key in outputs:
+        assert PIL.Image.open(io.BytesIO(target.read(key))).size == (128, 128)
+    assert job.main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["skipped"] == COUNT

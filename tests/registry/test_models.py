@@ -1,0 +1,142 @@
+"""Publishing and resolving on a real MLflow server with its artifacts in a real S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rayscale import registry, storage
+from rayscale.errors import InputError, NotFoundError, StorageError
+from rayscale.local import Addresses
+from rayscale.models.network import SuperResolver
+from rayscale.models.registry import create_model
+from rayscale.models.weights import save_model
+from rayscale.settings import get_settings
+
+REPORT = {"protocol": "edsr-paper-y", "scale": 2, "psnr": 33.1, "ssim": 0.9, "images": [1, 2]}
+
+
+@pytest.fixture(autouse=True)
+def cache(stack: Addresses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("RAYSCALE_CACHE_DIR", str(tmp_path / "cache"))
+    get_settings.cache_clear()
+    yield tmp_path / "cache"
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"tiny-{uuid.uuid4().hex[:8]}"
+
+
+def tiny(seed: int) -> SuperResolver:
+    torch.manual_seed(seed)
+    return create_model("edsr-baseline", scale=2, filters=8, blocks=1)
+
+
+def test_published_is_what_was_given(name: str, tmp_path: Path) -> None:
+    model = tiny(0)
+    path = tmp_path / "w.safetensors"
+    save_model(model, path)
+    version = registry.publish(
+        path, name, scores={"Set5": REPORT}, dataset_digest="d1", alias="production",
+        tags={"team": "x"}, description="first",
+    )  # fmt: skip
+    assert version.ref == f"{name}/1"
+    assert version.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert version.spec == model.spec
+    assert version.aliases == ("production",)
+    assert version.dataset_digest == "d1"
+    assert version.scores == {
+        "Set5": {"protocol": "edsr-paper-y", "scale": 2, "psnr": 33.1, "ssim": 0.9}
+    }
+    loaded = registry.load(f"{name}@production")
+    x = torch.rand(1, 3, 9, 7) * 255
+    with torch.inference_mode():
+        assert torch.equal(loaded(x, 2), model.eval()(x, 2))
+    assert version in registry.list_models()
+
+
+def test_references(name: str, tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        save_model(tiny(seed), tmp_path / "w")
+        registry.publish(tmp_path / "w", name)
+    assert registry.resolve(name).version == 3  # the newest,
+    assert registry.resolve(f"{name}/2").version == 2
+    assert registry.set_alias(name, "default", 1).aliases == ("default",)
+    assert registry.resolve(name).version == 1  # unless one is the default
+    registry.set_alias(name, "default", 2)
+    assert registry.resolve(f"{name}@default").version == 2
+    with pytest.raises(NotFoundError, match="no version 9; it has 1, 2, 3"):
+        registry.resolve(f"{name}/9")
+    with pytest.raises(NotFoundError, match="no alias 'best'; it has default"):
+        registry.resolve(f"{name}@best")
+    with pytest.raises(NotFoundError, match=f"no model '{name}x' in the registry; it has {name}"):
+        registry.resolve(f"{name}x")
+
+
+def test_tampered_weights_are_refused(name: str, tmp_path: Path, cache: Path) -> None:
+    save_model(tiny(1), tmp_path / "w")
+    version = registry.publish(tmp_path / "w", name)
+    local = registry.fetch(version)
+    local.write_bytes(b"damaged")  # in the cache: fetched again
+    assert hashlib.sha256(registry.fetch(version).read_bytes()).hexdigest() == version.digest
+
+    bucket = storage.connect("s3://mlflow")
+    (stored,) = [e.key for e in bucket.list() if version.run_id in e.key and "weights" in e.key]
+    save_model(tiny(2), tmp_path / "other")
+    bucket.write_file(stored, tmp_path / "other")  # a valid model, but not the published one
+    local.unlink()
+    with pytest.raises(StorageError, match=version.digest):
+        registry.load(version.ref)
+    assert not list(cache.rglob("*.safetensors"))
+
+
+def test_what_others_registered_is_refused(name: str) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    client.create_registered_model(name)
+    client.create_model_version(name, source="s3://mlflow/x", tags={"rayscale.sha256": "../../x"})
+    with pytest.raises(InputError, match="not published by rayscale"):
+        registry.load(name)
+
+
+def test_weights_from_a_bucket_and_a_training_run(name: str, tmp_path: Path) -> None:
+    save_model(tiny(4), tmp_path / "w")
+    bucket = storage.connect("s3://mlflow/elsewhere")
+    bucket.write_file("run/model.safetensors", tmp_path / "w")
+    logger = registry.MlflowLogger("training", name)
+    assert logger.flush()
+    version = registry.publish(f"{bucket.uri}/run/model.safetensors", name, run_id=logger.run_id)
+    logger.close()
+    assert version.run_id == logger.run_id
+    with pytest.raises(NotFoundError):
+        registry.publish(f"{bucket.uri}/run/other", name)
+
+
+def test_mlflow_tools_can_load_it(name: str, tmp_path: Path) -> None:
+    import mlflow
+
+    model = tiny(5).eval()
+    save_model(model, tmp_path / "w")
+    registry.publish(tmp_path / "w", name)
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}/1")
+    x = np.random.default_rng(0).uniform(0, 255, (2, 3, 6, 5)).astype(np.float32)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(x), 2).numpy()
+    np.testing.assert_allclose(loaded.predict(x), expected, atol=1e-4)
+    assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 3, -1, -1)
+    files = [
+        path.name
+        for path in Path(mlflow.artifacts.download_artifacts(f"models:/{name}/1")).iterdir()
+    ]
+    assert not [file for file in files if file.endswith((".pkl", ".pickle", ".pth"))]

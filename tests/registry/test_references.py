@@ -1,0 +1,56 @@
+"""What is refused before or without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rayscale import registry
+from rayscale.errors import ConfigError, NotFoundError
+
+
+@pytest.fixture(autouse=True)
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "", " edsr", "edsr ", "edsr\n", "edsr/0", "edsr/01", "edsr/-1", "edsr/latest", "edsr@", "edsr@a/1",
+        "edsr@a@b", "models:/edsr/1", "s3://bucket/edsr", "file:///etc/passwd", "/etc/passwd", "../edsr",
+        "http://169.254.169.254/x", "edsr'; drop", "runs:/abc/model", "x" * 101, "édsr",
+    ],
+)  # fmt: skip
+def test_only_three_forms_are_references(ref: str) -> None:
+    with pytest.raises(ConfigError, match="NAME@ALIAS"):
+        registry.resolve(ref)
+
+
+def test_without_a_server_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
+        registry.resolve("edsr")
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
+        registry.MlflowLogger("experiment", "run")
+
+
+def test_a_dead_server_is_named_soon() -> None:
+    with pytest.raises(registry.RegistryError, match=r"http://127\.0\.0\.1:9 does not answer"):
+        registry.resolve("edsr")
+
+
+def test_what_cannot_be_published(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"")
+    for name in ("bicubic", "a/b", "a@b", ""):
+        with pytest.raises(ConfigError):
+            registry.publish(weights, name)
+    for alias in ("latest", "v3", "3", "a b"):
+        with pytest.raises(ConfigError, match="alias"):
+            registry.publish(weights, "edsr", alias=alias)
+    with pytest.raises(ConfigError, match=r"figures of Set5\.x2 name no protocol"):
+        registry.publish(weights, "edsr", scores={"Set5": {"x2": {"psnr": 33.0}}})
+    with pytest.raises(NotFoundError, match="missing"):
+        registry.publish(tmp_path / "missing", "edsr")
