@@ -1,4 +1,4 @@
-"""The preparation job as a user runs it: a process of its own, on a real Ray."""
+"""The preparation job as a user runs it: a process of its own, on the real Ray and S3 of the test run."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.data import Dataset, Manifest, PrepareConfig, prepare
+from rayscale.data import Dataset, Manifest, PrepareConfig, ShardCache, prepare
+from rayscale.local import Addresses
+from rayscale.storage import connect
 
 SMALL = ["--size", "48", "--step", "36", "--minimum", "24", "--images-per-shard", "2"]
 
 
 def run(checkout: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment.pop("RAY_ADDRESS", None)
     return subprocess.run(
         [sys.executable, checkout / "jobs" / "prepare_dataset.py", *map(str, arguments)],
         capture_output=True,
@@ -43,21 +45,25 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_prepares_on_ray_lists_failures_and_resumes(
-    checkout: Path, folder: Path, tmp_path: Path
+    checkout: Path, folder: Path, tmp_path: Path, stack: Addresses, s3: Any
 ) -> None:
-    first = run(checkout, folder, tmp_path / "set", *SMALL, cwd=tmp_path)
+    source, target = f"{s3.uri}/in", f"{s3.uri}/set"
+    for path in folder.iterdir():
+        connect(source).write_file(path.name, path)
+    first = run(checkout, source, target, *SMALL, cwd=tmp_path)
     assert first.returncode == 3, first.stderr
+    assert f"ray: {stack.ray}" in first.stdout
     assert "shards: 0/3" in first.stdout
     assert "shards: 3/3" in first.stdout
     assert "5 used, 1 failed" in first.stdout
     assert "broken.png: InputError" in first.stdout
-    manifest = Manifest.load(tmp_path / "set")
+    manifest = Manifest.load(target)
     assert manifest.digest in first.stdout
     config = PrepareConfig(size=48, step=36, minimum=24, images_per_shard=2)
     assert manifest.digest == prepare(folder, tmp_path / "here", config).digest
-    assert len(Dataset(tmp_path / "set", 4).pairs([0, 5, 9])) == 3
-    # Nothing is left to do: no Ray is started.
-    again = run(checkout, folder, tmp_path / "set", *SMALL, cwd=tmp_path)
+    assert len(Dataset(target, 4, ShardCache(tmp_path)).pairs([0, 5, 9])) == 3
+    # Nothing is left to do: Ray is not asked.
+    again = run(checkout, source, target, *SMALL, cwd=tmp_path)
     assert again.returncode == 3
     assert "ray:" not in again.stdout
     (folder / "broken.png").unlink()
