@@ -1,0 +1,172 @@
+"""The commands as a program sees them: exit codes, files, and nothing but JSON on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rayscale.cli import main
+from rayscale.models.registry import create_model
+from rayscale.models.weights import save_model
+from rayscale.resampling import degrade, enlarge
+
+
+@pytest.fixture
+def rayscale(monkeypatch, capsys):
+    """Run a command; its exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rayscale", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def _read(path):
+    return np.asarray(Image.open(path))
+
+
+def test_upscale_writes_the_bicubic_image(rayscale, photo, tmp_path):
+    code, out, _ = rayscale("upscale", photo, tmp_path / "big.png", "-m", "bicubic", "-s", 3)
+    assert (code, out) == (0, "")
+    expected = enlarge(_read(photo), 3)
+    assert np.abs(_read(tmp_path / "big.png").astype(int) - expected).max() <= 1
+
+
+def test_upscale_converts_to_the_ending_of_the_output(rayscale, photo, tmp_path):
+    assert rayscale("upscale", photo, tmp_path / "big.jpg")[0] == 0
+    assert Image.open(tmp_path / "big.jpg").format == "JPEG"
+
+
+def test_a_folder_keeps_names_and_lists_what_failed(rayscale, photo, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    photo.rename(folder / "deep" / "ünïcode näme (1).png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (folder / "notes.txt").write_text("not an image")
+    code, out, err = rayscale("upscale", folder, tmp_path / "out", "-m", "bilinear", "--json")
+    assert code == 3
+    result = json.loads(out)
+    assert [item["input"] for item in result["failed"]] == [str(folder / "broken.png")]
+    assert len(result["done"]) == 1
+    assert _read(tmp_path / "out" / "deep" / "ünïcode näme (1).png").shape == (40, 60, 3)
+    assert "broken.png" in err
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file()) == [
+        "ünïcode näme (1).png"
+    ]
+
+
+def test_an_output_folder_inside_the_input_is_not_upscaled_again(rayscale, photo):
+    folder = photo.parent
+    for _ in range(2):
+        assert rayscale("upscale", folder, folder / "out")[0] == 0
+    assert [p.name for p in (folder / "out").rglob("*")] == ["photo.png"]
+
+
+def test_exit_codes_of_failure_and_usage(rayscale, photo, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert rayscale("upscale", tmp_path / "missing.png", tmp_path / "o.png")[0] == 1
+    assert rayscale("upscale", tmp_path / "empty", tmp_path / "o")[0] == 1
+    assert rayscale("upscale", photo, tmp_path / "o.gif")[0] == 1
+    assert rayscale("upscale", photo)[0] == 2
+    assert rayscale("upscale", photo, tmp_path / "o.png", "-s", 5)[0] == 2
+    assert rayscale("upscale", photo, tmp_path / "o.png", "-m", "edsr-baseline")[0] == 2
+    assert rayscale("upscale", photo.parent, photo.parent)[0] == 2
+
+
+def test_a_system_without_weights_says_how_to_give_them(rayscale, photo, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    _, out, err = rayscale("upscale", photo, tmp_path / "o.png", "-m", "edsr-baseline")
+    assert "--weights FILE" in err
+    assert out == ""
+
+
+def test_weights_from_a_file(rayscale, photo, tmp_path):
+    torch.manual_seed(0)
+    model = create_model("edsr-baseline", scale=2, blocks=1, filters=4)
+    digest = save_model(model, tmp_path / "mine.safetensors")
+    code, _, err = rayscale(
+        "upscale",
+        photo,
+        tmp_path / "o.png",
+        "-m",
+        "edsr-baseline",
+        "--weights",
+        tmp_path / "mine.safetensors",
+    )
+    assert code == 0
+    assert digest in err
+    assert _read(tmp_path / "o.png").shape == (40, 60, 3)
+
+
+def test_degrade_is_the_benchmark_rule(rayscale, photo, tmp_path):
+    assert rayscale("degrade", photo, tmp_path / "lr.png", "--scale", 4)[0] == 0
+    np.testing.assert_array_equal(_read(tmp_path / "lr.png"), degrade(_read(photo), 4))
+
+
+def test_models_json_has_the_fixed_form(rayscale):
+    code, out, _ = rayscale("models", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert code == 0
+    assert rows["edsr-baseline"]["scales"] == [2, 3, 4]
+    assert rows["edsr-baseline"]["parameters"] == {"2": 1369859, "3": 1554499, "4": 1517571}
+    assert rows["edsr-baseline"]["halo"]["2"] == 36
+    assert rows["mdsr"]["parameters"] == {"2": 7953987, "3": 7953987, "4": 7953987}
+    assert set(rows) >= {"bilinear", "bicubic", "edsr", "mdsr-baseline"}
+
+
+def test_evaluate_json_has_the_fixed_form(rayscale, shared_data):
+    folder = shared_data / "benchmarks" / "Set5" / "x2"
+    code, out, _ = rayscale(
+        "evaluate", "--model", "bicubic", "--data", folder, "--scale", 2, "--json"
+    )
+    report = json.loads(out)
+    assert code == 0
+    assert (report["model"], report["scale"]) == ("bicubic", 2)
+    assert "edsr-paper" in report["protocol"]
+    assert report["psnr"] == pytest.approx(33.66, abs=0.02)
+    assert report["ssim"] == pytest.approx(0.9299, abs=0.001)
+    assert len(report["images"]) == 5
+    assert set(report["images"][0]) >= {"name", "psnr", "ssim"}
+
+
+def test_settings_show_every_limit_with_its_variable(rayscale, monkeypatch):
+    _, out, _ = rayscale("settings")
+    assert "RAYSCALE_MAX_INPUT_PIXELS=64000000" in out
+    _, out, _ = rayscale("settings", "--json")
+    assert json.loads(out)["max_input_bytes"] == 32 * 1024 * 1024
+
+
+def test_help_teaches(rayscale):
+    _, out, _ = rayscale("--help")
+    for command in (
+        "upscale",
+        "degrade",
+        "evaluate",
+        "models",
+        "prepare",
+        "train",
+        "register",
+        "serve",
+        "up",
+        "down",
+        "demo",
+    ):
+        assert command in out
+    _, out, _ = rayscale("upscale", "--help")
+    assert "rayscale upscale photo.png big.png" in out
