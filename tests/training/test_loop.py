@@ -17,8 +17,8 @@ import torch
 from rayscale.errors import ConfigError
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig, load_config
-from rayscale.training.loop import describe, train
-from rayscale.training.run import Run, read_result
+from rayscale.training.loop import train
+from rayscale.training.run import Run, describe, read_result
 
 Make = Callable[..., TrainConfig]
 

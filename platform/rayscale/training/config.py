@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -180,13 +181,14 @@ class TrainConfig(Section):
 
     def resolved(self) -> TrainConfig:
         """With the name and every place filled in and local paths absolute; ConfigError without a dataset."""
-        if not self.data.uri:
+        dataset = self.data.uri or os.environ.get("RAYSCALE_DATASET")
+        if not dataset:
             raise ConfigError(
                 "there is no dataset to train on: set data.uri (--set data.uri=s3://bucket/dataset, a "
                 "configuration file, or RAYSCALE_DATASET) to what "
                 "`python jobs/prepare_dataset.py SOURCE TARGET` made"
             )
-        data_uri = connect(self.data.uri).uri
+        data_uri = connect(dataset).uri
         run_uri = connect(self.run.uri or _sibling(data_uri, "runs")).uri
         update: dict[str, Any] = {
             "data": self.data.model_copy(update={"uri": data_uri}),

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -331,22 +331,3 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
         yield event.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def describe(result: TrainResult) -> Mapping[str, str]:
-    """The rows of the table that ends a run."""
-    metrics = result.metrics
-    rows = {"run": result.uri, "steps": str(result.steps)}
-    if "loss" in metrics:
-        rows["loss"] = f"{metrics['loss']:.4f}"
-    if "psnr" in metrics:
-        rows[f"PSNR ({result.protocol})"] = f"{metrics['psnr']:.2f} dB"
-        rows[f"SSIM ({result.protocol})"] = f"{metrics['ssim']:.4f}"
-    if "steps_per_s" in metrics:
-        rows["speed"] = (
-            f"{metrics['steps_per_s']:.2f} steps/s, {metrics['patches_per_s']:.1f} patches/s, "
-            f"{100 * metrics['data_wait']:.1f} % waiting for data"
-        )
-    rows["precision"] = result.precision
-    rows["weights"] = result.weights or "none: the run is not complete; start it again to resume"
-    return rows

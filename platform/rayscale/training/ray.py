@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +51,13 @@ def fit(
     if fresh:
         run.reset()
     run.claim()
+    if (finished := run.result()) is not None:
+        return finished
     # The attempts are counted here and not in FailureConfig, which would also repeat what is final.
     for left in reversed(range(config.workers.max_failures + 1)):
         try:
-            _trainer(config, logger_factory, callbacks, verbose).fit()
-            return read_result(config.uri)
+            outcome = _trainer(config, logger_factory, callbacks, verbose).fit()
+            return replace(read_result(config.uri), run_id=outcome.return_value)
         except TrainingFailedError as error:
             cause = _cause(error)
             if _is_final(cause):
@@ -106,8 +109,11 @@ def _trainer(
     )
 
 
-def _work(job: dict[str, Any]) -> None:
-    """One worker: what Ray knows of ranks and devices becomes the arguments of ``train``."""
+def _work(job: dict[str, Any]) -> str | None:
+    """One worker: what Ray knows of ranks and devices becomes the arguments of ``train``.
+
+    Returns the tracker's name of the run.
+    """
     import ray.train.torch
     import torch
 
@@ -137,6 +143,7 @@ def _work(job: dict[str, Any]) -> None:
         )
     finally:
         metrics.close()
+    return next((name for logger in loggers if (name := getattr(logger, "run_id", None))), None)
 
 
 def _use_gpu(config: TrainConfig, cluster: dict[str, float]) -> bool:

@@ -32,7 +32,8 @@ class TrainResult:
 
     ``metrics`` are the last training figures (``loss``, ``steps_per_s``, ...) and, with validation data,
     ``psnr`` (dB) and ``ssim`` under ``protocol``. A run that was stopped before its last step is not
-    ``complete`` and has no weights; starting it again resumes it.
+    ``complete`` and has no weights; starting it again resumes it. ``run_id`` is the tracker's name of the run,
+    known to the process that has just trained it only.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TrainResult:
     config_digest: str = ""
     precision: str = ""
     workers: int = 1
+    run_id: str | None = None
 
 
 class Run:
@@ -144,3 +146,22 @@ def read_result(uri: str) -> TrainResult:
         raise NotFoundError(f"{uri} has no {RESULT}: the run is not complete") from None
     except (ValueError, TypeError) as error:
         raise StorageError(f"{store.locate(RESULT)} is damaged: {error}") from None
+
+
+def describe(result: TrainResult) -> dict[str, str]:
+    """The rows of the table that ends a run."""
+    metrics = result.metrics
+    rows = {"run": result.uri, "steps": str(result.steps)}
+    if "loss" in metrics:
+        rows["loss"] = f"{metrics['loss']:.4f}"
+    if "psnr" in metrics:
+        rows[f"PSNR ({result.protocol})"] = f"{metrics['psnr']:.2f} dB"
+        rows[f"SSIM ({result.protocol})"] = f"{metrics['ssim']:.4f}"
+    if "steps_per_s" in metrics:
+        rows["speed"] = (
+            f"{metrics['steps_per_s']:.2f} steps/s, {metrics['patches_per_s']:.1f} patches/s, "
+            f"{100 * metrics['data_wait']:.1f} % waiting for data"
+        )
+    rows["precision"] = result.precision
+    rows["weights"] = result.weights or "none: the run is not complete; start it again to resume"
+    return rows

@@ -1,0 +1,125 @@
+"""Two workers on a real Ray: one is killed, the run recovers, and the result is that of an undisturbed one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rayscale import cluster
+from rayscale.errors import ConfigError, RayscaleError
+from rayscale.models.weights import load_model
+from rayscale.training.config import TrainConfig
+from rayscale.training.loop import train
+from rayscale.training.ray import _resources, fit
+from rayscale.training.run import Run
+from rayscale.training.step import NonFiniteLossError
+
+Make = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    cluster.connect(num_cpus=2, log_to_driver=False)
+    yield
+    cluster.shutdown()
+
+
+class SlowLogger:
+    """In rank 0's process: tells its pid, and leaves time to be killed."""
+
+    run_id = "slow"
+
+    def __init__(self, folder: Path, config: TrainConfig) -> None:
+        self.folder = folder
+        with (folder / "pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def log_metrics(self, metrics: Any, step: int) -> None:
+        with (self.folder / "steps").open("a") as file:
+            file.write(f"{step}\n")
+        time.sleep(0.1)
+
+    def log_image(self, name: str, pixels: Any, step: int) -> None: ...
+
+    def log_params(self, params: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def kill_after_checkpoint(run: Run, folder: Path, stop: threading.Event) -> None:
+    while not stop.wait(0.05):
+        if any(step >= 10 for step in run.checkpoints.steps()):
+            os.kill(int((folder / "pids").read_text().split()[0]), signal.SIGKILL)
+            return
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_worker_costs_nothing_but_time(make_config: Make, tmp_path: Path) -> None:
+    overrides = ["optimizer.steps=40", "checkpoint.every=10", "logging.every=1"]
+    undisturbed = train(make_config("run.name=plain", *overrides), device="cpu")
+    config = make_config("run.name=killed", "workers.count=2", "workers.threads=1", *overrides)
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=kill_after_checkpoint, args=(Run(config.resolved()), tmp_path, stop)
+    )
+    thread.start()
+    try:
+        result = fit(config, logger_factory=functools.partial(SlowLogger, tmp_path), verbose=False)
+    finally:
+        stop.set()
+        thread.join()
+    assert result.complete
+    assert result.workers == 2
+    assert result.run_id == "slow"
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 2, "the worker was not replaced"
+    steps = [int(step) for step in (tmp_path / "steps").read_text().split()]
+    restart = next(i for i in range(1, len(steps)) if steps[i] <= steps[i - 1])
+    assert steps[restart] % 10 == 1, "it goes on right after a checkpoint"
+    assert steps[restart] > 10
+    assert steps[-1] == 40
+    expected = load_model(Path(str(undisturbed.weights))).state_dict()
+    for key, value in load_model(Path(str(result.weights))).state_dict().items():
+        assert torch.allclose(value, expected[key], atol=2e-4), key
+    assert fit(config).sha256 == result.sha256  # finished: at once
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_final_error_is_raised_once_and_as_it_is(make_config: Make, tmp_path: Path) -> None:
+    config = make_config("optimizer.lr=1e30")
+    started = time.monotonic()
+    with pytest.raises(NonFiniteLossError, match="not finite at step 2"):
+        fit(config, logger_factory=functools.partial(SlowLogger, tmp_path), verbose=False)
+    assert len((tmp_path / "pids").read_text().split()) == 1
+    assert time.monotonic() - started < 60
+
+
+def test_workers_fit_a_machine_with_fewer_cores(make_config: Make) -> None:
+    one = [{"Alive": True, "Resources": {"CPU": 2.0}}]
+    assert _resources(make_config("workers.count=2"), False, one) == {"CPU": 1.0}
+    assert _resources(make_config("workers.count=4"), False, one) == {"CPU": 0.5}
+    assert _resources(make_config("workers.count=4"), True, one) == {"CPU": 0.5, "GPU": 1.0}
+    assert _resources(make_config("workers.count=4"), False, one * 2) == {"CPU": 1.0}
+    assert _resources(make_config("workers.cpus=0.25"), False, one) == {"CPU": 0.25}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_an_address_where_nobody_answers(address: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(RayscaleError, match=r"nothing answers at RAY_ADDRESS=.*unset RAY_ADDRESS"):
+        cluster.connect(address=address, timeout_s=0.5)
+    assert time.monotonic() - started < 10
+
+
+def test_an_address_that_is_none() -> None:
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        cluster.connect(address="localhost")

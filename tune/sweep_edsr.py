@@ -1,0 +1,327 @@
+"""Search residual scaling and learning rate of EDSR with Ray Tune; bad trials are stopped early (ASHA).
+
+Laptop (an embedded Ray; 8 trials of at most 400 steps, one after the other on 2 cores):
+    python tune/sweep_edsr.py --set data.uri=$HOME/dataset --set validation.uri=$HOME/Set5/x2 --samples 8 --steps 400
+Cluster, four trials at a time:
+    ray job submit --working-dir . -- python tune/sweep_edsr.py --set data.uri=s3://rayscale/div2k \\
+        --set validation.uri=s3://rayscale/Set5/x2 --samples 32 --steps 20000 --concurrent 4
+Then train with the best values:
+    python jobs/train_edsr.py --config best.yaml
+
+A trial is a small Ray Train run below run.uri. The same command again goes on where it was interrupted: finished
+trials are read from storage, others resume. Trials are compared by PSNR where validation.uri is set, else by loss.
+Exit codes: 0 complete, 3 some trials failed, 1 all failed, 2 wrong usage or configuration, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("platform", ".")]
+
+from tune.spaces import SPACES
+
+from rayscale.errors import ConfigError, RayscaleError
+from rayscale.training.config import TrainConfig, load_config, parse_config
+
+COMPLETE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
+
+TRIAL_CPU = 0.1  # of the process that waits for the workers of its trial
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        sweep = plan(options)
+        rows = search(sweep)
+    except RayscaleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    show(sweep, rows)
+    done = [row for row in rows if sweep.metric in row]
+    if not done:
+        print("error: no trial came to a result", file=sys.stderr)
+        return FAILED
+    Path(options.output).write_text(best_config(sweep, done[0]).to_yaml())
+    print(
+        f"best configuration: {options.output}\n  python jobs/train_edsr.py --config {options.output}"
+    )
+    return COMPLETE if not any(row["error"] for row in rows) else PARTIAL
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="base configuration, as of jobs/train_edsr.py")
+    add(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="override one key of the base, such as model.blocks=8; repeatable",
+    )  # fmt: skip
+    add("--space", choices=sorted(SPACES), default="edsr", help="default: %(default)s")
+    add("--samples", type=int, default=8, help="trials, default %(default)s")
+    add("--steps", type=int, default=1000, help="steps of a whole trial, default %(default)s")
+    add("--concurrent", type=int, help="trials at a time; default: what the cluster holds")
+    add("--seed", type=int, default=1, help="seed of the draws, default %(default)s")
+    add("--output", default="best.yaml", metavar="FILE", help="default: %(default)s")
+    return parser.parse_args(arguments)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is searched: the base of every trial, and how trials are compared."""
+
+    name: str
+    base: TrainConfig
+    trial: TrainConfig
+    space: str
+    samples: int
+    seed: int
+    concurrent: int | None
+
+    @property
+    def metric(self) -> str:
+        return "psnr" if self.base.validation.uri else "loss"
+
+    @property
+    def mode(self) -> str:
+        return "max" if self.base.validation.uri else "min"
+
+
+def plan(options: argparse.Namespace) -> Sweep:
+    """The sweep of a command line; its name is a hash of what decides the trials."""
+    if options.samples < 1 or options.steps < 1:
+        raise ConfigError(f"--samples {options.samples} and --steps {options.steps}: at least 1")
+    base = load_config(options.config, options.set).resolved()
+    # Eight reports let ASHA stop a trial at an eighth of its steps; each costs a validation.
+    often = max(1, options.steps // 8)
+    trial = override(
+        base,
+        {
+            "optimizer.steps": options.steps,
+            "validation.every": often,
+            "validation.images": 0,
+            "checkpoint.every": often,
+            "checkpoint.keep": 1,
+            "workers.max_failures": 1,
+        },
+    )
+    what = [trial.digest, options.space, options.seed, options.steps]
+    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
+    name = f"sweep-{base.model.name}-x{base.model.scale}-{digest}"
+    return Sweep(
+        name, base, trial, options.space, options.samples, options.seed, options.concurrent
+    )
+
+
+def search(sweep: Sweep) -> list[dict[str, Any]]:
+    """Run the trials; one row each (the sampled values, the last figures, ``error``), the best first."""
+    from rayscale import cluster
+
+    print(f"sweep: {sweep.name} below {sweep.base.run.uri}")
+    print(f"ray: {cluster.connect(log_to_driver=False)}", flush=True)
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    concurrent, shares = room(sweep, ray.cluster_resources())
+    tracking = sweep.base.logging.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    parent = open_parent(sweep, tracking)
+    trainable = tune.with_resources(
+        functools.partial(
+            run_trial,
+            sweep=sweep.name,
+            base=override(sweep.trial, shares).model_dump(mode="json"),
+            tracking=tracking,
+            parent=getattr(parent, "run_id", None),
+        ),
+        {"CPU": TRIAL_CPU},
+    )
+    tuner = tune.Tuner(
+        trainable,
+        param_space=SPACES[sweep.space](),
+        tune_config=tune.TuneConfig(
+            metric=sweep.metric,
+            mode=sweep.mode,
+            num_samples=sweep.samples,
+            max_concurrent_trials=concurrent,
+            search_alg=BasicVariantGenerator(random_state=sweep.seed, max_concurrent=concurrent),
+            scheduler=ASHAScheduler(
+                time_attr="step",
+                max_t=sweep.trial.optimizer.steps,
+                grace_period=sweep.trial.validation.every,
+                reduction_factor=2,
+            ),
+        ),
+        run_config=tune.RunConfig(
+            name=sweep.name,
+            # Trials keep their state in their own runs; Tune's bookkeeping is not needed afterwards.
+            storage_path=str(Path(tempfile.gettempdir()) / "rayscale-ray-tune"),
+            verbose=0,
+            callbacks=[progress(sweep)],
+        ),
+    )
+    rows = [row_of(result) for result in tuner.fit()]
+    sign = -1 if sweep.mode == "max" else 1
+    rows.sort(key=lambda row: sign * row.get(sweep.metric, -sign * float("inf")))
+    if parent is not None:
+        if sweep.metric in rows[0]:
+            parent.log_metrics({f"best/{sweep.metric}": rows[0][sweep.metric]}, sweep.samples)
+            parent.log_params({f"best.{key}": value for key, value in rows[0]["values"].items()})
+        parent.close()
+    return rows
+
+
+def room(sweep: Sweep, cluster: Mapping[str, float]) -> tuple[int, dict[str, Any]]:
+    """How many trials at a time, and what each of their workers reserves: never more than there is.
+
+    A trial waits inside its own small share for its workers. If the trials took what the workers need,
+    nobody would ever start.
+    """
+    workers = sweep.trial.workers.count
+    cpus = max(cluster.get("CPU", 1.0), 0.5)
+    gpu = sweep.trial.workers.gpu is True or (
+        sweep.trial.workers.gpu == "auto" and cluster.get("GPU", 0) >= workers
+    )
+    fitting = cluster.get("GPU", 0) if gpu else cpus / 2
+    concurrent = sweep.concurrent or max(1, int(fitting // workers))
+    share = (cpus / concurrent - TRIAL_CPU) / workers
+    if share < 0.01:
+        raise ConfigError(
+            f"{concurrent} trials of {workers} workers do not fit {cpus:g} CPUs; lower --concurrent"
+        )
+    reserved = {"workers.cpus": min(1.0, int(100 * share) / 100), "workers.gpu": gpu}
+    return concurrent, reserved | {"workers.threads": max(1, int(cpus / concurrent / workers))}
+
+
+def run_trial(
+    values: dict[str, Any],
+    *,
+    sweep: str,
+    base: dict[str, Any],
+    tracking: str | None,
+    parent: str | None,
+) -> None:
+    """One trial, in its own process: a training run named after its configuration."""
+    from ray import tune
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from rayscale import cluster
+    from rayscale.training.ray import fit
+    from rayscale.training.run import Run
+
+    cluster.connect()  # sets Ray Train's switches for this process
+    config = override(parse_config(base), values)
+    config = override(config, {"run.name": f"{sweep}-{config.digest[:8]}"})
+    finished = Run(config.resolved()).result()
+    if finished is not None:  # of an interrupted sweep
+        for figures in finished.history or [{}]:
+            tune.report({**finished.metrics, "step": finished.steps, **figures})
+        return
+    factory = functools.partial(child_logger, tracking, parent) if tracking else None
+    fit(config, logger_factory=factory, callbacks=[TuneReportCallback()], verbose=False)
+
+
+def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with ``section.key`` values replaced."""
+    nested = config.model_dump(mode="json")
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        nested[section][name] = value
+    return parse_config(nested)
+
+
+def best_config(sweep: Sweep, best: dict[str, Any]) -> TrainConfig:
+    """The base with the best values: as long as the base says, not as short as a trial, under its own name."""
+    return override(sweep.base, best["values"] | {"run.name": None})
+
+
+def open_parent(sweep: Sweep, tracking: str | None) -> Any:
+    """The MLflow run that the trials' runs belong to, or None."""
+    if not tracking:
+        print("tracking: none (MLFLOW_TRACKING_URI is not set)")
+        return None
+    os.environ["MLFLOW_TRACKING_URI"] = tracking
+    from rayscale.registry import MlflowLogger
+
+    logger = MlflowLogger(sweep.base.logging.experiment, sweep.name)
+    logger.log_params(sweep.trial.flat() | {"space": sweep.space, "samples": sweep.samples})
+    logger.flush()  # the trials need to know its id
+    return logger
+
+
+def child_logger(tracking: str, parent: str | None, config: TrainConfig) -> Any:
+    """The logger of a trial, in rank 0's process."""
+    os.environ["MLFLOW_TRACKING_URI"] = tracking
+    from rayscale.registry import MlflowLogger
+
+    tags = {"mlflow.parentRunId": parent} if parent else {}
+    return MlflowLogger(config.logging.experiment, config.run.name or "", tags=tags)
+
+
+def progress(sweep: Sweep) -> Any:
+    """A Tune callback that prints a line per report."""
+    from ray import tune
+
+    class Progress(tune.Callback):  # type: ignore[misc]
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+        ) -> None:
+            if sweep.metric in result:
+                values = "  ".join(f"{k.split('.')[-1]} {v:.3g}" for k, v in trial.config.items())
+                print(
+                    f"{trial.trial_id}  {values}  step {int(result['step'])}  "
+                    f"{sweep.metric} {result[sweep.metric]:.4g}",
+                    flush=True,
+                )
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            print(f"{trial.trial_id}  failed", flush=True)
+
+    return Progress()
+
+
+def row_of(result: Any) -> dict[str, Any]:
+    figures = result.metrics or {}
+    kept = {key: figures[key] for key in ("step", "loss", "psnr", "ssim") if key in figures}
+    lines = str(result.error).strip().splitlines() if result.error else []
+    return {"values": dict(result.config or {}), "error": lines[-1] if lines else "", **kept}
+
+
+def show(sweep: Sweep, rows: list[dict[str, Any]]) -> None:
+    """The trials as a table, the best first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = sorted({name for row in rows for name in row["values"]})
+    table = Table(title=sweep.name)
+    for name in (*names, "step", "loss", "psnr", "ssim", "status"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        stopped = row.get("step", 0) < sweep.trial.optimizer.steps
+        status = row["error"][:60] or ("stopped early" if stopped else "complete")
+        cells = [f"{row['values'][name]:.3g}" for name in names]
+        cells += [
+            f"{row[key]:.4g}" if key in row else "" for key in ("step", "loss", "psnr", "ssim")
+        ]
+        table.add_row(*cells, status)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
