@@ -108,6 +108,7 @@ def serve(home: Path, port: int) -> None:
     utils.monkey_patch()  # before anything opens a socket
     _log_to_stderr()
 
+    import eventlet.event
     import eventlet.hubs
     from swift.common.bufferedhttp import BufferedHTTPConnection
 
@@ -126,12 +127,13 @@ def serve(home: Path, port: int) -> None:
     utils.disable_fallocate()
     guard = secrets.token_hex(32)
     _guard_requests(BufferedHTTPConnection, guard)
-    servers = [
-        eventlet.spawn(_serve_one, sockets[name], files[name], "" if name == "proxy" else guard)
-        for name in (*_INNER, "proxy")
-    ]
-    for server in servers:
-        server.wait()
+    ended = eventlet.event.Event()
+    for name in (*_INNER, "proxy"):
+        server = eventlet.spawn(
+            _serve_one, sockets[name], files[name], "" if name == "proxy" else guard
+        )
+        server.link(lambda thread: ended.ready() or ended.send(thread))
+    ended.wait().wait()  # one that ends, with its error, ends them all
 
 
 def _serve_one(listener: socket.socket, file: Path, guard: str) -> None:
@@ -275,10 +277,8 @@ def _configure(folder: Path, ports: dict[str, int]) -> dict[str, Path]:
         "[swift-constraints]\nmax_header_size = 16384\n"
         "[storage-policy:0]\nname = local\ndefault = yes\n"
     )
-    # %% because Swift's reader of these files takes % as the start of a reference.
-    place = str(folder).replace("%", "%%")
     default = (
-        f"[DEFAULT]\nswift_dir = {place}\ndevices = {place}/devices\nmount_check = false\n"
+        f"[DEFAULT]\nswift_dir = {folder}\ndevices = {folder}/devices\nmount_check = false\n"
         f"disable_fallocate = true\nbind_ip = {HOST}\nworkers = 0\nlog_level = ERROR\n"
         f"conn_timeout = {_TIMEOUT_S}\nnode_timeout = {_TIMEOUT_S}\ncontainer_update_timeout = {_TIMEOUT_S}\n"
     )
