@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rayscale.inference import Precision
     from rayscale.models.network import SuperResolver
 
-_INTERPOLATIONS = ("bicubic", "bilinear")
 _BLOCK = 16  # inputs of one Ray task at most: what a kill may cost
 _TASK_RETRIES = 2  # after the death of an actor
 _SMALL_CLUSTER = 4  # CPUs up to which other services may hold all of them
@@ -172,27 +171,18 @@ def _open_model(
 ) -> tuple[SuperResolver, Recipe]:
     """The network on the CPU, and the recipe; here and once, so that a bad model is one error."""
     from rayscale.inference import Upscaler
-    from rayscale.models.registry import create_model
-    from rayscale.models.weights import read_weights
+    from rayscale.registry import open_model
 
-    if weights is not None:
-        read = read_weights(weights, name=name, scale=scale)
-        network, digest, label = read.model, read.sha256, name
-    elif name in _INTERPOLATIONS:
-        network, digest, label = create_model(name, scale=scale), f"built-in:{name}", name
-    else:
-        from rayscale import registry
-
-        version = registry.resolve(name)
-        network, digest, label = registry.load(version), version.digest, version.ref
+    opened = open_model(name, weights=weights, scale=scale)
+    network = opened.network
     if scale is None:
         if len(network.scales) != 1:
             raise ConfigError(
-                f"model {label!r} has the scales {', '.join(map(str, network.scales))}; choose one with --scale"
+                f"model {opened.label!r} has the scales {', '.join(map(str, network.scales))}; choose one with --scale"
             )
         scale = network.scales[0]
     Upscaler(network, scale, device="cpu", precision=precision, ensemble=ensemble)
-    return network, Recipe(label, digest, scale, ensemble, precision)
+    return network, Recipe(opened.label, opened.digest, scale, ensemble, precision)
 
 
 class _Pool:
@@ -257,30 +247,31 @@ class _Pool:
     def _pass(self, entries: list[Entry], block: int, retries: int) -> Iterator[list[Row]]:
         import ray
         from ray.data import ActorPoolStrategy, DataContext
-        from ray.util.annotations import RayDeprecationWarning
 
         # Paths travel in rows, never pixels; JSON carries any name a store may have.
         items = [{"task": json.dumps(asdict(entry))} for entry in entries]
         blocks = -(-len(items) // block)
-        context = DataContext.get_current().copy()
-        context.enable_progress_bars = False
-        context.max_errored_blocks = -1  # a block that is lost is found missing
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        with DataContext.current(context), warnings.catch_warnings():
-            # max_task_retries has no other place in Ray 2.60, and its default is to retry for ever.
-            warnings.simplefilter("ignore", RayDeprecationWarning)
-            dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-                UpscaleActor,
-                batch_size=None,
-                compute=ActorPoolStrategy(
-                    min_size=1, max_size=min(self.most, blocks), max_tasks_in_flight_per_actor=2
-                ),
-                fn_constructor_args=self._arguments,
-                fn_constructor_kwargs=self._options,
-                max_restarts=-1,
-                max_task_retries=retries,
-                **self._resources,
-            )
+        with warnings.catch_warnings():
+            # Copying the context touches deprecated properties, and max_task_retries has no other place in
+            # Ray 2.60 than the deprecated one; its default is to retry for ever.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context = DataContext.get_current().copy()
+            context.enable_progress_bars = False
+            context.max_errored_blocks = -1  # a block that is lost is found missing
+            with DataContext.current(context):
+                dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+                    UpscaleActor,
+                    batch_size=None,
+                    compute=ActorPoolStrategy(
+                        min_size=1, max_size=min(self.most, blocks), max_tasks_in_flight_per_actor=2
+                    ),
+                    fn_constructor_args=self._arguments,
+                    fn_constructor_kwargs=self._options,
+                    max_restarts=-1,
+                    max_task_retries=retries,
+                    **self._resources,
+                )
         try:
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield [Row.from_json(text) for text in batch["row"].to_pylist()]

@@ -1,7 +1,7 @@
 """From a file of weights to a named, versioned, digested model and back; the only room that knows MLflow.
 
-``models`` publishes and resolves, ``opening`` opens a model by whatever names it, ``tracking`` sends metrics, ``flavor`` describes a model to MLflow's own
-tools, ``client`` is the connection. Importing this package does not import MLflow.
+``models`` publishes and resolves, ``opening`` opens a model by whatever names it, ``tracking`` sends metrics,
+``flavor`` describes a model to MLflow's own tools, ``client`` is the connection. Importing this package does not import MLflow.
 """
 
 from rayscale.registry.client import RegistryError

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayscale import __version__
 from rayscale.errors import ConfigError, InputError, NotFoundError, StorageError
+from rayscale.models.spec import INTERPOLATIONS
 from rayscale.registry.client import asking, connect, is_missing, status_of, tracking_uri
 from rayscale.registry.flavor import WEIGHTS, write_folder
 from rayscale.settings import get_settings
@@ -35,7 +36,6 @@ _ALIAS = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 _REFERENCE = re.compile(rf"({_NAME})(?:@({_ALIAS})|/([1-9][0-9]{{0,8}}))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RESERVED_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)  # MLflow's own rule
-_INTERPOLATIONS = {"bicubic", "bilinear"}  # built in: a reference to them never asks the registry
 _FORMS = "use NAME, NAME@ALIAS or NAME/VERSION"
 _PAGE = 200
 
@@ -386,7 +386,7 @@ def _check_name(name: str) -> str:
         raise ConfigError(
             f"{name!r} is no model name; use up to 100 letters, digits, '.', '_' and '-'"
         )
-    if name in _INTERPOLATIONS:
+    if name in INTERPOLATIONS:
         raise ConfigError(f"{name!r} is built in; publish under another name")
     return name
 

@@ -38,6 +38,7 @@ _MOST_IMAGES = 64
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 _PAUSE_FOR_NOTHING_S = 5.0  # that closing waits for a server although there is nothing to deliver
+_QUOTABLE = re.compile(r"[^'\"`\\]*")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_. :/-]")
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
@@ -169,10 +170,12 @@ class MlflowLogger:
 
     def _open(self, client: Any) -> str:
         experiment = ensure_experiment(client, self.experiment)
-        text = self.run.replace("'", "\\'")
+        mark = self.run
+        if not _QUOTABLE.fullmatch(mark):  # MLflow's filters have no escape for quotes
+            mark = hashlib.sha256(mark.encode()).hexdigest()
         found = client.search_runs(
             [experiment],
-            f"tags.`{RUN_TAG}` = '{text}'",
+            f"tags.`{RUN_TAG}` = '{mark}'",
             max_results=1,
             order_by=["start_time DESC"],
         )
@@ -181,7 +184,7 @@ class MlflowLogger:
             client.update_run(run_id, status="RUNNING")
         else:
             run = client.create_run(
-                experiment, run_name=self.run, tags={RUN_TAG: self.run, **self._tags}
+                experiment, run_name=self.run, tags={RUN_TAG: mark, **self._tags}
             )
             run_id = str(run.info.run_id)
         return run_id
