@@ -10,6 +10,7 @@ import os
 import random
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection
@@ -155,16 +156,23 @@ def pick_port(preferred: int | None, taken: Collection[int]) -> int:
     raise RayscaleError(f"no free port from {_FREE_PORTS.start} to {_FREE_PORTS.stop} on 127.0.0.1")
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on the port of loopback now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-            probe.listen(1)
-        except OSError:
-            return False
-    return True
+def is_free(port: int, wait_s: float = 0) -> bool:
+    """Whether a server can listen on the port of loopback, now or within ``wait_s``.
+
+    A killed server may look dead while the last of its threads still holds its sockets.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                probe.listen(1)
+                return True
+            except OSError:
+                if time.monotonic() >= deadline:
+                    return False
+        time.sleep(0.05)
 
 
 def answers(url: str, headers: dict[str, str] | None = None) -> bool:

@@ -89,5 +89,5 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         environment=variables,
         cwd=root or home,
         ready=lambda: answers(f"{address}/api/jobs/", {"Authorization": f"Bearer {secret}"}),
-        timeout_s=120,
+        timeout_s=180,
     )

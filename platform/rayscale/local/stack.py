@@ -91,10 +91,11 @@ def up(
         state = _State.read(home)
         # The others keep their data in the S3 server, so it is always one of them.
         wanted = [n for n in SERVICES if n == "s3" or n in services or n in state.running()]
+        state.stop(set(SERVICES) - set(state.running()))  # what a crash left may hold their ports
         state.choose_ports(wanted, fixed_ports)
         kept = {name for name in wanted if state.is_usable(name, wanted)}
         try:
-            state.stop(set(SERVICES) - kept)  # also what a crash left of them
+            state.stop(set(SERVICES) - kept)
             _start(state, wanted, kept, say, num_cpus)
         except BaseException:
             with _uninterrupted():
@@ -209,7 +210,7 @@ class _State:
         for service in services:
             for name in _PORTS[service]:
                 known = self.ports.get(name)
-                if known and (service in running or processes.is_free(known)):
+                if known and (service in running or processes.is_free(known, wait_s=1)):
                     continue
                 preferred = _PORTS[service][name] if fixed else None
                 self.ports[name] = processes.pick_port(preferred, self.ports.values())
