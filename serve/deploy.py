@@ -30,7 +30,7 @@ def deploy(
     host: str | None = None,
     port: int | None = None,
     model: str | None = None,
-    timeout_s: float = 120.0,
+    timeout_s: float = 180.0,
 ) -> str:
     """Deploy the application on the cluster of ``RAY_ADDRESS`` (or an embedded Ray) and wait for it.
 

@@ -24,6 +24,7 @@ from serve.jobs import check_reference
 from rayscale.errors import NotFoundError, RayscaleError
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model, describe
+from rayscale.models.spec import INTERPOLATIONS
 
 if TYPE_CHECKING:
     from serve.settings import ServeSettings
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ray.serve")
 
-BUILT_IN = ("bicubic", "bilinear")
 NO_WEIGHTS = "none"
 
 
@@ -167,7 +167,7 @@ class Shelf:
 
     def list(self) -> list[Version]:
         """Built-in and registered models; the registry is asked at most every ``refresh_s`` seconds."""
-        built_in = [self._built_in(name) for name in BUILT_IN]
+        built_in = [self._built_in(name) for name in INTERPOLATIONS]
         if not _has_registry():
             return built_in
         now = time.monotonic()
@@ -184,12 +184,12 @@ class Shelf:
         return built_in + listed[1]
 
     def _resolve(self, reference: str) -> Version:
-        if reference in BUILT_IN:
+        if reference in INTERPOLATIONS:
             return self._built_in(reference)
         if not _has_registry():
             raise NotFoundError(
                 f"there is no model {reference!r}: this service has no registry "
-                f"(MLFLOW_TRACKING_URI), only {', '.join(BUILT_IN)}"
+                f"(MLFLOW_TRACKING_URI), only {', '.join(INTERPOLATIONS)}"
             )
         with _operating(f"look up the model {reference}"):
             return self._source.resolve(reference)

@@ -45,7 +45,7 @@ def service(stack: Any, tools: Any, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def http(service: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=service, timeout=120, trust_env=False) as client:
         yield client
 
 
@@ -164,7 +164,7 @@ def test_an_alias_moves_without_a_failed_request(http: httpx.Client, tools: Any)
 def test_overload_is_refused_and_probes_stay_good(
     service: str, http: httpx.Client, tools: Any
 ) -> None:
-    data = tools.encoded(300, 300)
+    data = tools.encoded(250, 250)
     statuses: list[int] = []
 
     def post(_: int) -> httpx.Response:
@@ -173,8 +173,8 @@ def test_overload_is_refused_and_probes_stay_good(
             statuses.append(response.status_code)
             return response
 
-    with ThreadPoolExecutor(80) as pool:
-        pending = [pool.submit(post, i) for i in range(80)]
+    with ThreadPoolExecutor(60) as pool:
+        pending = [pool.submit(post, i) for i in range(60)]
         until(lambda: statuses)
         probes = [http.get(path).status_code for path in ("/healthz", "/readyz") for _ in range(3)]
         answers = [future.result() for future in pending]
@@ -189,7 +189,7 @@ def test_overload_is_refused_and_probes_stay_good(
 
 
 def test_a_killed_replica_comes_back(http: httpx.Client, tools: Any) -> None:
-    data, large = tools.encoded(8, 8), tools.encoded(500, 500)
+    data, large = tools.encoded(8, 8), tools.encoded(300, 300)
     expected = http.post("/v1/upscale", content=data).content
     until(lambda: len(replicas("Upscaling")) == 1 or len(replicas("Upscaling")) == 2)
     old = set(replicas("Upscaling"))
@@ -201,17 +201,20 @@ def test_a_killed_replica_comes_back(http: httpx.Client, tools: Any) -> None:
     time.sleep(0.5)
     for pid in old:
         os.kill(pid, signal.SIGKILL)
-    poster.join(60)
-    assert in_flight[0].status_code in (200, 503)  # lost with its replica, or sent before it
+    poster.join(180)
+    assert in_flight[0].status_code in (200, 503)  # lost with its replica, or waiting for one
     assert http.get("/healthz").status_code == 200
     seen: list[int] = []
 
     def works() -> bool:
-        response = http.post("/v1/upscale", content=data)
+        try:
+            response = http.post("/v1/upscale", content=data, timeout=20)
+        except httpx.ReadTimeout:  # waits for the new replica, which a busy machine starts slowly
+            return False
         seen.append(response.status_code)
         return response.status_code == 200 and response.content == expected
 
-    until(works, 60)
+    until(works, 180)
     assert set(seen) <= {200, 503}
     assert not old & set(replicas("Upscaling"))
 

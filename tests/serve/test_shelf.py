@@ -126,7 +126,7 @@ def test_without_a_registry_there_are_the_built_in_models(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     registry.gone = AssertionError("asked")
     under_test = shelf(registry)
-    assert [version.name for version in under_test.list()] == ["bicubic", "bilinear"]
+    assert {version.name for version in under_test.list()} == {"bicubic", "bilinear"}
     assert under_test.get("bilinear").model.scales == (2, 3, 4)
     with pytest.raises(NotFoundError, match="MLFLOW_TRACKING_URI"):
         under_test.get("roofs")
