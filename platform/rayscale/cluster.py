@@ -49,7 +49,7 @@ def connect(
     }
     if target == "local":
         _prepare_embedded()
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **common)
+        _start_embedded(num_cpus, common)
         return "embedded"
     _await_listener(target, timeout_s)
     try:
@@ -94,6 +94,23 @@ def _prepare_embedded() -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if source not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
+
+
+def _start_embedded(num_cpus: int | None, common: dict[str, Any]) -> None:
+    """Start Ray in this process; once more when a busy machine needed longer than Ray waits (30 s)."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **common)
+            return
+        except Exception as error:  # that is what Ray raises, literally
+            ray.shutdown()
+            if last:
+                raise RayscaleError(
+                    f"an embedded Ray could not be started: {_first_line(error)} Its logs are below "
+                    "/tmp/ray; on a busy or small machine try again later, or set RAY_ADDRESS to a cluster"
+                ) from error
 
 
 def _runtime_env() -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""``python tune/sweep_edsr.py``: what it decides before it runs, and one small sweep on a real Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from tune.spaces import SPACES
+from tune.sweep_edsr import best_config, main, parse, plan, room
+
+from rayscale.data import PrepareConfig, prepare
+from rayscale.errors import ConfigError
+from rayscale.training.config import load_config
+from rayscale.training.loop import train
+
+
+def test_the_plan_keeps_the_recipe_and_shortens_the_trials() -> None:
+    sweep = plan(parse(["--set", "data.uri=s3://b/d", "--steps", "400"]))
+    assert sweep.base.optimizer.steps == 300_000
+    assert sweep.trial.optimizer.steps == 400
+    assert (sweep.metric, sweep.mode) == ("loss", "min")
+    again = plan(parse(["--set", "data.uri=s3://b/d", "--steps", "400", "--samples", "99"]))
+    assert again.name == sweep.name
+    other = plan(parse(["--set", "data.uri=s3://b/d", "--steps", "400", "--seed", "2"]))
+    assert other.name != sweep.name
+    best = best_config(sweep, {"values": {"optimizer.lr": 5e-4, "model.residual_scaling": 0.2}})
+    assert (best.optimizer.lr, best.model.residual_scaling) == (5e-4, 0.2)
+    assert best.optimizer.steps == 300_000
+    assert best.run.name is None
+
+
+def test_the_spaces_name_keys_of_the_configuration() -> None:
+    for space in SPACES.values():
+        for key, domain in space().items():
+            load_config(None, [f"{key}={domain.sample()}"])
+
+
+@pytest.mark.parametrize(
+    ("cluster", "workers", "concurrent", "expected"),
+    [
+        ({"CPU": 2.0}, 1, None, (1, 1.0, 2)),
+        ({"CPU": 2.0}, 2, None, (1, 0.95, 1)),
+        ({"CPU": 2.0}, 1, 2, (2, 0.9, 1)),
+        ({"CPU": 16.0}, 1, None, (8, 1.0, 2)),
+        ({"CPU": 16.0, "GPU": 4.0}, 2, None, (2, 1.0, 4)),
+    ],
+)
+def test_trials_and_their_workers_fit_together(
+    cluster: dict[str, float],
+    workers: int,
+    concurrent: int | None,
+    expected: tuple[int, float, int],
+) -> None:
+    """Otherwise every trial would wait for workers that no trial leaves room for."""
+    sweep = plan(parse(["--set", "data.uri=s3://b/d", "--set", f"workers.count={workers}"]))
+    sweep = type(sweep)(**{**vars(sweep), "concurrent": concurrent})
+    trials, shares = room(sweep, cluster)
+    cpus, threads = shares["workers.cpus"], shares["workers.threads"]
+    assert (trials, cpus, threads) == (expected[0], pytest.approx(expected[1]), expected[2])
+    assert trials * (0.1 + workers * cpus) <= cluster["CPU"] + 1e-9
+
+
+def test_too_many_trials_at_a_time_are_refused() -> None:
+    sweep = plan(parse(["--set", "data.uri=s3://b/d", "--concurrent", "40"]))
+    with pytest.raises(ConfigError, match="lower --concurrent"):
+        room(sweep, {"CPU": 2.0})
+
+
+def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAYSCALE_DATASET", raising=False)
+    assert main([]) == 2
+    assert "data.uri" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(900)
+def test_a_sweep_writes_a_configuration_that_trains(checkout: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "source").mkdir()
+    for index in range(4):
+        pixels = np.kron(
+            random.integers(0, 256, (12, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8)
+        )
+        PIL.Image.fromarray(pixels).save(tmp_path / "source" / f"{index}.png")
+    prepare(
+        str(tmp_path / "source"),
+        str(tmp_path / "dataset"),
+        PrepareConfig(scales=(2,), size=96, step=96, minimum=48),
+    )
+    small = [f"data.uri={tmp_path / 'dataset'}", "model.blocks=1", "model.filters=4"]
+    small += ["data.patch=12", "data.batch=2", "optimizer.steps=5"]
+    command = [sys.executable, str(checkout / "tune" / "sweep_edsr.py"), "--samples", "2"]
+    command += ["--steps", "2", "--output", str(tmp_path / "best.yaml")]
+    command += [word for key in small for word in ("--set", key)]
+    unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    environment["RAYSCALE_CACHE_DIR"] = str(tmp_path / "cache")
+    done = subprocess.run(
+        command, env=environment, cwd="/", capture_output=True, text=True, timeout=850, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "complete" in done.stdout
+    best = load_config(tmp_path / "best.yaml")
+    assert best.optimizer.steps == 5
+    assert best.model.residual_scaling in (0.1, 0.2, 0.5, 1.0)
+    result = train(best, device="cpu")
+    assert result.complete
+    assert result.model["residual_scaling"] == best.model.residual_scaling
