@@ -67,6 +67,7 @@ def test_done(run: Run, tmp_path: Path) -> None:
         ("text.png", b"hello", "unsupported_media"),
         ("text", b"hello" * 1000, "unsupported_media"),
     ],
+    ids=["empty", "cut", "text named png", "text"],
 )
 def test_what_cannot_be_used(run: Run, key: str, data: bytes, error: str) -> None:
     row = run(key, data)

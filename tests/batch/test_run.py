@@ -157,6 +157,7 @@ class Deadly(torch.nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # every death costs the start of a process
 def test_an_image_that_kills_its_worker_is_one_failure(
     stack: Addresses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
