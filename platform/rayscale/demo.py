@@ -150,7 +150,7 @@ def _put_photographs() -> None:
 def _call(root: Path, program: str, *arguments: str) -> None:
     """Run a command as a user would, its output visible; it dies with us."""
     path = Path(sys.executable).with_name(program)
-    console.print(f"[dim]$ {program} {' '.join(arguments)}")
+    console.print(f"$ {program} {' '.join(arguments)}", soft_wrap=True, highlight=False)
     code = subprocess.run([str(path), *arguments], cwd=root, check=False).returncode
     if code:
         raise RayscaleError(f"`{program} {' '.join(arguments)}` ended with exit code {code}")

@@ -175,12 +175,12 @@ def is_free(port: int, wait_s: float = 0) -> bool:
         time.sleep(0.05)
 
 
-def answers(url: str, headers: dict[str, str] | None = None) -> bool:
-    """Whether a GET of ``url`` on loopback is answered with success within 2 s."""
+def answers(url: str, headers: dict[str, str] | None = None, part: bytes = b"") -> bool:
+    """Whether a GET of ``url`` on loopback is answered within 2 s, with success and ``part`` in the body."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy
     try:
         with opener.open(urllib.request.Request(url, headers=headers or {}), timeout=2) as answer:
-            return bool(answer.status == 200)
+            return bool(answer.status == 200) and part in answer.read()
     except (OSError, urllib.error.URLError, ValueError):
         return False
 

@@ -76,6 +76,8 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         **client_environment(home, ports),
         # Train's controller takes one report per poll; at its default of 2 s a short run mostly waits.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+        # A busy machine may need longer than the default of 30 s until the node is known to its own head.
+        "RAY_raylet_start_wait_time_s": "120",
         "PYTHONUNBUFFERED": "1",
         # `ray job submit -- python ...` means the python of this installation, activated or not.
         "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
@@ -88,6 +90,9 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         command=[sys.executable, str(scripts / "ray"), *head],
         environment=variables,
         cwd=root or home,
-        ready=lambda: answers(f"{address}/api/jobs/", {"Authorization": f"Bearer {secret}"}),
+        # The dashboard answers before the node is there, and a node that fails takes it down again.
+        ready=lambda: answers(
+            f"{address}/api/v0/nodes?limit=1", {"Authorization": f"Bearer {secret}"}, b'"ALIVE"'
+        ),
         timeout_s=180,
     )
