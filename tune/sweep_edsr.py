@@ -133,7 +133,8 @@ def search(sweep: Sweep) -> list[dict[str, Any]]:
     from rayscale import cluster
 
     print(f"sweep: {sweep.name} below {sweep.base.run.uri}")
-    print(f"ray: {cluster.connect(log_to_driver=False)}", flush=True)
+    print(f"ray: {cluster.connect(dashboard=True, log_to_driver=False)}", flush=True)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's own tables; `progress` and `show` are shorter
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -159,7 +160,6 @@ def search(sweep: Sweep) -> list[dict[str, Any]]:
             metric=sweep.metric,
             mode=sweep.mode,
             num_samples=sweep.samples,
-            max_concurrent_trials=concurrent,
             search_alg=BasicVariantGenerator(random_state=sweep.seed, max_concurrent=concurrent),
             scheduler=ASHAScheduler(
                 time_attr="step",
@@ -223,18 +223,23 @@ def run_trial(
 
     from rayscale import cluster
     from rayscale.training.ray import fit
-    from rayscale.training.run import Run
 
     cluster.connect()  # sets Ray Train's switches for this process
     config = override(parse_config(base), values)
     config = override(config, {"run.name": f"{sweep}-{config.digest[:8]}"})
-    finished = Run(config.resolved()).result()
-    if finished is not None:  # of an interrupted sweep
-        for figures in finished.history or [{}]:
-            tune.report({**finished.metrics, "step": finished.steps, **figures})
-        return
+
+    class ReportUntilTheLast(TuneReportCallback):  # type: ignore[misc]
+        """ASHA ends a trial at its last report: that one waits until the run's result is in storage."""
+
+        def after_report(
+            self, context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+        ) -> None:
+            if metrics[0]["step"] < config.optimizer.steps:
+                super().after_report(context, metrics, checkpoint)
+
     factory = functools.partial(child_logger, tracking, parent) if tracking else None
-    fit(config, logger_factory=factory, callbacks=[TuneReportCallback()], verbose=False)
+    result = fit(config, logger_factory=factory, callbacks=[ReportUntilTheLast()], verbose=False)
+    tune.report({**result.metrics, "step": result.steps})
 
 
 def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:

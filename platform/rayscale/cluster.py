@@ -24,6 +24,7 @@ def connect(
     num_cpus: int | None = None,
     *,
     address: str | None = None,
+    dashboard: bool = False,
     log_to_driver: bool = True,
     timeout_s: float = CONNECT_TIMEOUT_S,
 ) -> str:
@@ -31,7 +32,9 @@ def connect(
 
     Inside ``ray job submit`` Ray sets ``RAY_ADDRESS`` itself. A process that is connected already
     keeps its connection. ``num_cpus`` sizes the embedded Ray only (default: the cores of the
-    machine). Returns the address joined, or ``"embedded"``.
+    machine); ``dashboard`` starts its dashboard, for this machine alone: without one, Ray Train cannot
+    clean up after a run that Ray Tune stops early, and its workers' places stay reserved for ever.
+    Returns the address joined, or ``"embedded"``.
 
     Raises ConfigError for an address that cannot be read, RayscaleError for one where no Ray
     answers within ``timeout_s`` seconds.
@@ -49,7 +52,7 @@ def connect(
     }
     if target == "local":
         _prepare_embedded()
-        _start_embedded(num_cpus, common)
+        _start_embedded(num_cpus, common | {"include_dashboard": dashboard})
         return "embedded"
     _await_listener(target, timeout_s)
     try:
@@ -96,13 +99,13 @@ def _prepare_embedded() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
 
 
-def _start_embedded(num_cpus: int | None, common: dict[str, Any]) -> None:
+def _start_embedded(num_cpus: int | None, options: dict[str, Any]) -> None:
     """Start Ray in this process; once more when a busy machine needed longer than Ray waits (30 s)."""
     import ray
 
     for last in (False, True):
         try:
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **common)
+            ray.init(address="local", num_cpus=num_cpus, **options)
             return
         except Exception as error:  # that is what Ray raises, literally
             ray.shutdown()

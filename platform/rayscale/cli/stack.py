@@ -70,7 +70,7 @@ def settings(json_: JsonOption = False) -> None:
 
 
 def demo(
-    steps: Annotated[int, typer.Option(min=1, help="Training steps; more is better.")] = 300,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps; more is better.")] = 600,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the stack running afterwards.")
     ] = False,

@@ -106,7 +106,7 @@ class Upscaler:
             pixels.dtype,
         )
         for group, channels in planes:
-            x = torch.from_numpy(group).to(torch.float32).mul_(value_range / peak)
+            x = torch.tensor(group, dtype=torch.float32).mul_(value_range / peak)
             y = self.predict(x, bits=bits)
             if not torch.isfinite(y).all():
                 y = self.predict(
