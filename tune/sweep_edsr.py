@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +170,7 @@ def search(sweep: Sweep) -> list[dict[str, Any]]:
         run_config=tune.RunConfig(
             name=sweep.name,
             # Trials keep their state in their own runs; Tune's bookkeeping is not needed afterwards.
-            storage_path=str(Path(tempfile.gettempdir()) / "rayscale-ray-tune"),
+            storage_path=cluster.scratch(sweep.base.run.uri or ""),
             verbose=0,
             callbacks=[progress(sweep)],
         ),

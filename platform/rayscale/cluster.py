@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ def connect(
             "where the cluster asks for one), or unset it to use an embedded Ray."
         ) from error
     return target
+
+
+def scratch(uri: str) -> str:
+    """Where Ray keeps its own bookkeeping of the runs below ``uri``.
+
+    A folder of this machine when it is the only node; else a folder beside the runs, because Ray wants a place
+    that all nodes share. Nothing in it is needed afterwards.
+    """
+    import ray
+
+    if sum(node["Alive"] for node in ray.nodes()) > 1:
+        return f"{uri.rstrip('/')}/ray"
+    return str(Path(tempfile.gettempdir()) / "rayscale-ray")
 
 
 def shutdown() -> None:

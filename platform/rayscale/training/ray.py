@@ -7,10 +7,8 @@ calls the same ``train``, which goes on from the run's own committed checkpoint.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
@@ -84,6 +82,8 @@ def _trainer(
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
+    from rayscale import cluster
+
     gpu = _use_gpu(config, ray.cluster_resources())
     return TorchTrainer(
         _work,
@@ -101,7 +101,7 @@ def _trainer(
         run_config=RunConfig(
             name=config.run.name,
             # Ray leaves only a marker here: checkpoints and results are the run's own business.
-            storage_path=str(Path(tempfile.gettempdir()) / "rayscale-ray-train"),
+            storage_path=cluster.scratch(config.run.uri or ""),
             failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="WARNING"),
             callbacks=list(callbacks),

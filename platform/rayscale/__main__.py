@@ -1,0 +1,5 @@
+"""``python -m rayscale``: the command line without its script."""
+
+from rayscale.cli import main
+
+main()
