@@ -35,7 +35,7 @@ def plain(dataset: str, steps: int) -> float:
     batches = [stream.batch(step) for step in range(min(steps, BATCHES_IN_MEMORY))]
     torch.manual_seed(0)
     model = create_model("edsr-baseline", scale=2).to(device).train()
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     dtype = pick_dtype("auto", device, 8)
     start = time.perf_counter()
@@ -48,7 +48,7 @@ def plain(dataset: str, steps: int) -> float:
             sr = model(lr)
         loss = l1_loss(sr.float(), hr)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     if device.type == "cuda":
         torch.cuda.synchronize()
