@@ -19,6 +19,7 @@ import argparse
 import functools
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -133,7 +134,9 @@ def search(sweep: Sweep) -> list[dict[str, Any]]:
 
     print(f"sweep: {sweep.name} below {sweep.base.run.uri}")
     print(f"ray: {cluster.connect(dashboard=True, log_to_driver=False)}", flush=True)
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's own tables; `progress` and `show` are shorter
+    # Tune's own tables and tracebacks: `progress` and `show` are shorter.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -224,6 +227,7 @@ def run_trial(
     from rayscale.training.ray import fit
 
     cluster.connect()  # sets Ray Train's switches for this process
+    _name_the_cluster()
     config = override(parse_config(base), values)
     config = override(config, {"run.name": f"{sweep}-{config.digest[:8]}"})
 
@@ -231,14 +235,28 @@ def run_trial(
         """ASHA ends a trial at its last report: that one waits until the run's result is in storage."""
 
         def after_report(
-            self, context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+            self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
         ) -> None:
             if metrics[0]["step"] < config.optimizer.steps:
-                super().after_report(context, metrics, checkpoint)
+                super().after_report(run_context, metrics, checkpoint)
 
     factory = functools.partial(child_logger, tracking, parent) if tracking else None
     result = fit(config, logger_factory=factory, callbacks=[ReportUntilTheLast()], verbose=False)
     tune.report({**result.metrics, "step": result.steps})
+
+
+def _name_the_cluster() -> None:
+    """Tell Ray Train's helper which cluster it is in.
+
+    When a trial is stopped early, its controller is killed; a helper process of Ray Train then gives back what
+    the workers had reserved. It looks its own cluster up by RAY_ADDRESS, finds none or several on a machine
+    with more than one, and dies (Ray 2.60): the next trial would wait for ever.
+    """
+    import ray
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
 def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
@@ -318,13 +336,15 @@ def show(sweep: Sweep, rows: list[dict[str, Any]]) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         stopped = row.get("step", 0) < sweep.trial.optimizer.steps
-        status = row["error"][:60] or ("stopped early" if stopped else "complete")
+        status = "failed" if row["error"] else "stopped early" if stopped else "complete"
         cells = [f"{row['values'][name]:.3g}" for name in names]
         cells += [
             f"{row[key]:.4g}" if key in row else "" for key in ("step", "loss", "psnr", "ssim")
         ]
         table.add_row(*cells, status)
     Console().print(table)
+    for error in sorted({row["error"] for row in rows} - {""}):
+        print(f"failed: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from rayscale import cluster
-from rayscale.errors import ConfigError, RayscaleError
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig
 from rayscale.training.loop import train
@@ -110,16 +109,3 @@ def test_workers_fit_a_machine_with_fewer_cores(make_config: Make) -> None:
     assert _resources(make_config("workers.count=4"), True, one) == {"CPU": 0.5, "GPU": 1.0}
     assert _resources(make_config("workers.count=4"), False, one * 2) == {"CPU": 1.0}
     assert _resources(make_config("workers.cpus=0.25"), False, one) == {"CPU": 0.25}
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
-def test_an_address_where_nobody_answers(address: str) -> None:
-    started = time.monotonic()
-    with pytest.raises(RayscaleError, match=r"nothing answers at RAY_ADDRESS=.*unset RAY_ADDRESS"):
-        cluster.connect(address=address, timeout_s=0.5)
-    assert time.monotonic() - started < 10
-
-
-def test_an_address_that_is_none() -> None:
-    with pytest.raises(ConfigError, match="HOST:PORT"):
-        cluster.connect(address="localhost")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayscale import __version__
-from rayscale.errors import ConfigError, InputError, NotFoundError, StorageError
+from rayscale.errors import (
+    ConfigError,
+    InputError,
+    NotFoundError,
+    RayscaleError,
+    StorageError,
+)
 from rayscale.models.spec import INTERPOLATIONS
 from rayscale.registry.client import asking, connect, is_missing, status_of, tracking_uri
 from rayscale.registry.flavor import WEIGHTS, write_folder
@@ -26,6 +33,8 @@ from rayscale.settings import get_settings
 if TYPE_CHECKING:
     from rayscale.models.network import SuperResolver
     from rayscale.models.spec import ModelSpec
+
+log = logging.getLogger(__name__)
 
 DEFAULT_ALIAS = "default"
 EXPERIMENT = "rayscale-models"
@@ -262,7 +271,10 @@ def load(ref: str | ModelVersion) -> SuperResolver:
 
 
 def list_models() -> list[ModelVersion]:
-    """Every version that rayscale published, by name and then newest first."""
+    """Every version that rayscale published, by name and then newest first.
+
+    One whose tags were damaged is left out with a warning: it must not hide the others.
+    """
     client = connect()
     found: list[ModelVersion] = []
     with asking("list the models"):
@@ -271,7 +283,10 @@ def list_models() -> list[ModelVersion]:
         }
         for one in _pages(client.search_model_versions):
             if "rayscale.sha256" in one.tags:
-                found.append(_read(one, aliases.get(one.name, {})))
+                try:
+                    found.append(_read(one, aliases.get(one.name, {})))
+                except (RayscaleError, ValueError) as error:
+                    log.warning("%s/%s is left out: %s", one.name, one.version, error)
     return sorted(found, key=lambda one: (one.name, -one.version))
 
 

@@ -13,7 +13,8 @@ import pickle
 import re
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,16 @@ class Checkpoints:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Around the training: a save that was started is committed even when the run fails meanwhile."""
+        try:
+            yield
+        except BaseException:
+            if self._thread is not None:
+                self._thread.join()
+            raise
 
     def sweep(self) -> None:
         """Delete what was never committed and what is older than the newest ``keep``; one process only."""

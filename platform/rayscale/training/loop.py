@@ -184,6 +184,7 @@ class _Loop:
         steps = self.config.optimizer.steps
         stopped = False
         with (
+            self.run.checkpoints.committing(),
             _sigterm() as asked,
             Prefetch(stream.batch, self.trainer.step, steps) as batches,
         ):

@@ -42,7 +42,7 @@ def fit(
     often. What would only fail again (a wrong configuration, data that cannot be read, a loss that is not
     finite) is raised at once.
     """
-    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
     config = config.resolved()
     run = Run(config)
@@ -61,11 +61,12 @@ def fit(
             if _is_final(cause):
                 raise cause from None
             reason = str(cause).strip().partition("\n")[0][:300] or type(cause).__name__
-            if not left:
+            if not left or not isinstance(error, WorkerGroupError):
+                failures = config.workers.max_failures + 1 - left
                 raise RayscaleError(
-                    f"training stopped after {config.workers.max_failures + 1} failures "
-                    f"(workers.max_failures={config.workers.max_failures}), the last one: {reason}. Start the "
-                    f"same command again to resume {config.uri}"
+                    f"training stopped after {failures} failures (workers.max_failures="
+                    f"{config.workers.max_failures}), the last one: {reason}. Start the same command again "
+                    f"to resume {config.uri}"
                 ) from error
             print(f"a worker was lost ({reason}); resuming from the last checkpoint", flush=True)
     raise AssertionError("unreachable")
@@ -169,6 +170,7 @@ def _resources(config: TrainConfig, gpu: bool, nodes: list[dict[str, Any]]) -> d
 def _cause(error: Exception) -> Exception:
     """The exception behind a failed group of workers: a final one before those it caused elsewhere."""
     causes: list[Exception] = list(getattr(error, "worker_failures", {}).values())
+    causes += [failure] if (failure := getattr(error, "controller_failure", None)) else []
     return next((cause for cause in causes if _is_final(cause)), (causes or [error])[0])
 
 
