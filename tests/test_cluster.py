@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
-import ray
 
-from rayscale import cluster
+from rayscale import cluster, local
 from rayscale.errors import ConfigError, RayscaleError
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a fresh process, whatever Ray the tests before have joined."""
+    import ray
+
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
+@pytest.mark.usefixtures("_not_connected")
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_an_address_where_nobody_answers(address: str) -> None:
     started = time.monotonic()
@@ -23,6 +29,26 @@ def test_an_address_where_nobody_answers(address: str) -> None:
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.usefixtures("_not_connected")
 def test_an_address_that_is_none() -> None:
     with pytest.raises(ConfigError, match="HOST:PORT"):
         cluster.connect(address="localhost")
+
+
+def test_variables_set_after_ray_was_imported_count(
+    stack: local.Addresses, stack_home: Path, checkout: Path
+) -> None:
+    code = """
+import json, os, sys
+for name in [n for n in os.environ if n.startswith("RAY_")]:
+    del os.environ[name]
+import ray
+os.environ.update(json.loads(sys.argv[1]))
+from rayscale import cluster
+print(cluster.connect(timeout_s=10))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(local.environment(stack_home))],
+        cwd=checkout / "platform", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == stack.ray, done.stderr

@@ -56,6 +56,7 @@ def connect(
         _start_embedded(num_cpus, common | {"include_dashboard": dashboard})
         return "embedded"
     _await_listener(target, timeout_s)
+    _reread_environment()
     try:
         ray.init(address=target, runtime_env=_runtime_env(), **common)
     except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
@@ -96,6 +97,20 @@ def _set_defaults() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+def _reread_environment() -> None:
+    """Make an imported Ray see variables that were set since: it reads some of them at its import only.
+
+    A driver that missed RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 would look for a head on loopback at the network
+    card's address, one that missed RAY_AUTH_MODE would come without its token.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    native: Any = importlib.import_module("ray._raylet")
+    name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    constants.ENABLE_RAY_CLUSTER = constants.env_bool(name, not constants.IS_WINDOWS_OR_OSX)
+    native.Config.initialize("")
+    native.AuthenticationTokenLoader.instance().reset_cache()
+
+
 def _prepare_embedded() -> None:
     """Environment of an embedded Ray: private, and its workers find this very package."""
     if "RAY_AUTH_MODE" not in os.environ:
@@ -103,10 +118,7 @@ def _prepare_embedded() -> None:
         # not write a token file into the home folder that every later `ray start` would pick up.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        # Importing Ray has cached both; `ray.init` refreshes them in the same way.
-        native: Any = importlib.import_module("ray._raylet")
-        native.Config.initialize("")
-        native.AuthenticationTokenLoader.instance().reset_cache()
+        _reread_environment()
     source = str(_package().parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if source not in paths:
