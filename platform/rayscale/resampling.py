@@ -8,6 +8,7 @@ an image *is* lives in ``rayscale.imaging``, the interpolating models in ``raysc
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,14 +36,35 @@ def _kernel(x: npt.NDArray[np.float64], method: Method) -> npt.NDArray[np.float6
     return np.where(x <= 1.0, near, np.where(x <= 2.0, far, 0.0))
 
 
+def exact_scale(scale: float) -> Fraction:
+    """The scale as the fraction p/q it stands for, q at most 100.
+
+    Every ``q`` source pixels become ``p`` target pixels, so whatever starts at a multiple of ``q`` lies on the grid of
+    the whole image: that is what lets any scale be tiled exactly. Raises ConfigError for a scale that is not
+    positive, or is no such fraction (2.5 and 1.33 are, so is 4/3 when given with 7 digits).
+    """
+    if not 0 < scale < 1000:  # also false for NaN
+        raise ConfigError(f"scale {scale} is not possible; give a positive number such as 2 or 1.5")
+    fraction = Fraction(scale).limit_denominator(100)
+    if abs(float(fraction) - scale) > 1e-6:
+        raise ConfigError(
+            f"scale {scale} has too many digits; round it to two decimals, such as {scale:.2f}"
+        )
+    return fraction
+
+
+def enlarged(size: int, scale: float) -> int:
+    """Pixels of a side of ``size`` after enlarging: ``floor(scale * size)``, computed exactly."""
+    return int(size * exact_scale(scale))
+
+
 @lru_cache(maxsize=64)
 def _taps(
-    size: int, target: int, method: Method
+    size: int, target: int, scale: float, method: Method
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Source indices and weights ``(target, taps)`` of a 1-D resize; edges are replicated."""
     if size < 1 or target < 1:
         raise InputError(f"cannot resize {size} to {target} pixels; both must be at least 1")
-    scale = target / size
     widen = min(scale, 1.0)  # < 1 only when shrinking: that is the antialiasing
     radius = _RADIUS[method] / widen
     centre = (np.arange(target) + 0.5) / scale - 0.5
@@ -54,9 +76,13 @@ def _taps(
     return np.clip(index[:, used], 0, size - 1), weight[:, used]
 
 
-def _resize_axis(x: Any, axis: int, target: int, method: Method) -> Any:
-    """Resize one axis of a tensor or an array, one kernel tap at a time to bound the memory."""
-    index, weight = _taps(x.shape[axis], target, method)
+def _resize_axis(x: Any, axis: int, target: int, method: Method, scale: float | None = None) -> Any:
+    """Resize one axis of a tensor or an array, one kernel tap at a time to bound the memory.
+
+    ``scale`` is ``target / size`` unless given: the grids of a side of 7 at 1.5 and of 10 pixels made of 7 differ.
+    """
+    size = x.shape[axis]
+    index, weight = _taps(size, target, scale or target / max(size, 1), method)
     shape = [1] * x.ndim
     shape[axis] = target
     total: Any = None
@@ -82,6 +108,17 @@ def resize(x: Tensor, size: tuple[int, int], method: Method = "bicubic") -> Tens
     tall: Tensor = _resize_axis(x, x.ndim - 2, size[0], method)
     wide: Tensor = _resize_axis(tall, x.ndim - 1, size[1], method)
     return wide
+
+
+def upsample(x: Tensor, scale: float, method: Method = "bicubic") -> Tensor:
+    """Enlarge a floating tensor ``(..., H, W)`` to ``enlarged(H, scale)`` by ``enlarged(W, scale)``.
+
+    ``imresize(x, scale)`` of MATLAB, except that a fraction of a pixel at the end is cut, not filled.
+    """
+    exact = exact_scale(scale)
+    for axis in (x.ndim - 2, x.ndim - 1):
+        x = _resize_axis(x, axis, int(x.shape[axis] * exact), method, float(exact))
+    return x
 
 
 def _round_like(x: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> Pixels:
@@ -121,9 +158,10 @@ def degrade(pixels: Pixels, scale: int) -> Pixels:
     return lr
 
 
-def enlarge(pixels: Pixels, scale: int, method: Method = "bicubic") -> Pixels:
-    """Interpolate ``(H, W, C)`` or ``(H, W)`` to ``scale`` times its size; rounded and clipped to its dtype."""
+def enlarge(pixels: Pixels, scale: float, method: Method = "bicubic") -> Pixels:
+    """``upsample`` for ``(H, W, C)`` or ``(H, W)`` arrays; rounded and clipped to their dtype."""
+    exact = exact_scale(scale)
     x = pixels.astype(np.float64)
     for axis in (0, 1):
-        x = _resize_axis(x, axis, pixels.shape[axis] * scale, method)
+        x = _resize_axis(x, axis, int(pixels.shape[axis] * exact), method, float(exact))
     return _round_like(x, pixels.dtype)

@@ -42,11 +42,11 @@ class EDSR(SuperResolver):
         )
         self.add_mean = MeanShift(spec.value_range, spec.mean, sign=+1)
 
-    def enlarge(self, x: Tensor, scale: int) -> Tensor:
+    def enlarge(self, x: Tensor, scale: float) -> Tensor:
         head = self.head(self.sub_mean(x))
         enlarged: Tensor = self.add_mean(self.tail(self.body(head) + head))
         return enlarged
 
-    def halo(self, scale: int) -> int:
+    def halo(self, scale: float) -> int:
         self.resolve_scale(scale)
         return reach((self.head, self.body, self.tail))

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from rayscale.models.network import SuperResolver
-from rayscale.resampling import resize
+from rayscale.resampling import upsample
 
 
 class _Interpolation(SuperResolver):
     """MATLAB's ``imresize``; no parameters, any range of values."""
 
     any_channels = True
+    scale_range = (1.0, 16.0)
     method: Literal["bicubic", "bilinear"]
 
-    def enlarge(self, x: Tensor, scale: int) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return resize(wide, (x.shape[2] * scale, x.shape[3] * scale), self.method)
+    def enlarge(self, x: Tensor, scale: float) -> Tensor:
+        return upsample(x.to(torch.promote_types(x.dtype, torch.float32)), scale, self.method)
 
-    def halo(self, scale: int) -> int:
+    def halo(self, scale: float) -> int:
         self.resolve_scale(scale)
         return 4  # bicubic reaches 2 LR pixels, bilinear 1; a margin costs nothing here
 

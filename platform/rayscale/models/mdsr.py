@@ -47,15 +47,15 @@ class MDSR(SuperResolver):
         self.tail = nn.Sequential(conv(filters, spec.channels, 3))
         self.add_mean = MeanShift(spec.value_range, spec.mean, sign=+1)
 
-    def enlarge(self, x: Tensor, scale: int) -> Tensor:
-        index = self.scales.index(scale)
+    def enlarge(self, x: Tensor, scale: float) -> Tensor:
+        index = self.scales.index(int(scale))
         start = self.pre_process[index](self.head(self.sub_mean(x)))
         features = self.upsample[index](self.body(start) + start)
         enlarged: Tensor = self.add_mean(self.tail(features))
         return enlarged
 
-    def halo(self, scale: int) -> int:
-        index = self.scales.index(self.resolve_scale(scale))
+    def halo(self, scale: float) -> int:
+        index = self.scales.index(int(self.resolve_scale(scale)))
         return reach(
             (self.head, self.pre_process[index], self.body, self.upsample[index], self.tail)
         )

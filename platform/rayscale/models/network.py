@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from rayscale.errors import ConfigError, InputError
 from rayscale.models.spec import ModelSpec
+from rayscale.resampling import exact_scale
 
 
 class SuperResolver(nn.Module, ABC):
-    """A network that enlarges images ``(N, C, H, W)`` by an integer scale.
+    """A network that enlarges images ``(N, C, H, W)`` by one of its ``scales``, or by any scale of its range.
 
     A subclass sets its layers up from the specification and implements ``enlarge`` and ``halo``.
     """
@@ -28,6 +29,8 @@ class SuperResolver(nn.Module, ABC):
     scale_bound: ClassVar[tuple[str, ...]] = ()
     # Whether each channel is computed alone, so that any number of them may come.
     any_channels: ClassVar[bool] = False
+    # (low, high) where every scale in (low, high] is served besides ``scales``; see ``exact_scale``.
+    scale_range: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -43,19 +46,34 @@ class SuperResolver(nn.Module, ABC):
         """Image channels, the same in and out."""
         return self.spec.channels
 
-    def resolve_scale(self, scale: int | None) -> int:
-        """``scale`` when served, or the only scale for None; ConfigError otherwise."""
+    def resolve_scale(self, scale: float | None) -> float:
+        """``scale`` when served (an ``int`` when it is whole), or the only scale for None.
+
+        Raises ConfigError for a scale that is not served, and for None when there are several.
+        """
         served = ", ".join(map(str, self.scales))
+        if self.scale_range is not None:
+            served += " and any above {:g} up to {:g}".format(*self.scale_range)
         if scale is None:
             if len(self.scales) == 1:
                 return self.scales[0]
             raise ConfigError(f"{self.spec.system} serves the scales {served}; give one of them")
-        if scale not in self.scales:
-            raise ConfigError(f"{self.spec.system} here serves scale {served}, not {scale}")
-        return scale
+        if scale in self.scales:
+            return int(scale)
+        if self.scale_range is not None and self.scale_range[0] < scale <= self.scale_range[1]:
+            exact = exact_scale(scale)
+            return int(exact) if exact.denominator == 1 else float(exact)
+        raise ConfigError(f"{self.spec.system} here serves scale {served}, not {scale}")
 
-    def forward(self, x: Tensor, scale: int | None = None) -> Tensor:
-        """Enlarge ``x (N, C, H, W)``, floating, in ``[0, value_range]``, to ``(N, C, sH, sW)``.
+    def training_view(self, x: Tensor) -> Tensor:
+        """What of an image ``(N, C, H, W)`` the network learns, LR and HR alike: all of it.
+
+        A network that works on luma alone returns ``(N, 1, H, W)``, which ``forward`` takes as well.
+        """
+        return x
+
+    def forward(self, x: Tensor, scale: float | None = None) -> Tensor:
+        """Enlarge ``x (N, C, H, W)``, floating, in ``[0, value_range]``, to ``(N, C, sH, sW)``, rounded down.
 
         The result is neither clipped nor rounded, and float32 under autocast.
 
@@ -71,11 +89,11 @@ class SuperResolver(nn.Module, ABC):
         return self.enlarge(x, scale)
 
     @abstractmethod
-    def enlarge(self, x: Tensor, scale: int) -> Tensor:
+    def enlarge(self, x: Tensor, scale: float) -> Tensor:
         """The computation of ``forward``, its arguments already checked."""
 
     @abstractmethod
-    def halo(self, scale: int) -> int:
+    def halo(self, scale: float) -> int:
         """LR pixels around a pixel that its enlargement depends on: the exact margin of a tile."""
 
 
