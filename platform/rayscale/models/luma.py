@@ -42,7 +42,7 @@ class LumaResolver(SuperResolver):
     def enlarge(self, x: Tensor, scale: float) -> Tensor:
         if x.shape[1] != 3:
             planes = self.enlarge_luma(x.flatten(0, 1)[:, None], scale)
-            return planes.unflatten(0, x.shape[:2])[:, :, 0]
+            return planes.reshape(*x.shape[:2], *planes.shape[2:])
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         y = self.training_view(wide)
         # With chroma kept, R, G and B all grow by the same multiple of what Y gains over bicubic.
