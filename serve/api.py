@@ -62,7 +62,7 @@ class Model(BaseModel):
     name: str
     version: str | None = Field(description="null for a built-in")
     aliases: list[str]
-    weights_sha256: str = Field(description="`none` for a built-in, which has no weights")
+    weights_sha256: str = Field(description="`none` for an interpolation, which has no weights")
     system: str
     scales: list[int]
     channels: int | None = Field(description="null: any number")

@@ -1,6 +1,6 @@
 """The models a replica holds: found by reference, loaded once, kept while they are used.
 
-References are built-in names (the interpolations, which have no weights) and ``name``, ``name@alias`` or
+References are built-in names (the interpolations and the bundled models) and ``name``, ``name@alias`` or
 ``name/version`` of the registry, whose digest check every load passes. Once loaded, a model needs neither
 MLflow nor object storage any more.
 """
@@ -23,13 +23,15 @@ from serve.jobs import check_reference
 
 from rayscale.errors import NotFoundError, RayscaleError
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model, describe
+from rayscale.models.builtin import builtin_names, open_builtin, read_spec
+from rayscale.models.registry import describe
 from rayscale.models.spec import INTERPOLATIONS
 
 if TYPE_CHECKING:
     from serve.settings import ServeSettings
 
     from rayscale.models.network import SuperResolver
+    from rayscale.models.spec import ModelSpec
 
 log = logging.getLogger("ray.serve")
 
@@ -42,7 +44,7 @@ class Version:
 
     Attributes:
         name: the registered or built-in name. version: of the registry, None for a built-in.
-        digest: sha256 of the weights in hexadecimal, ``none`` for a built-in.
+        digest: sha256 of the weights in hexadecimal, ``none`` for an interpolation.
         aliases: names that point at this version.
         facts: what ``GET /v1/models`` tells besides (system, scales, channels).
         origin: what the source needs to load it.
@@ -167,7 +169,7 @@ class Shelf:
 
     def list(self) -> list[Version]:
         """Built-in and registered models; the registry is asked at most every ``refresh_s`` seconds."""
-        built_in = [self._built_in(name) for name in INTERPOLATIONS]
+        built_in = [_built_in(name) for name in builtin_names()]
         if not _has_registry():
             return built_in
         now = time.monotonic()
@@ -184,12 +186,12 @@ class Shelf:
         return built_in + listed[1]
 
     def _resolve(self, reference: str) -> Version:
-        if reference in INTERPOLATIONS:
-            return self._built_in(reference)
+        if reference in builtin_names():
+            return _built_in(reference)
         if not _has_registry():
             raise NotFoundError(
                 f"there is no model {reference!r}: this service has no registry "
-                f"(MLFLOW_TRACKING_URI), only {', '.join(INTERPOLATIONS)}"
+                f"(MLFLOW_TRACKING_URI), only {', '.join(builtin_names())}"
             )
         with _operating(f"look up the model {reference}"):
             return self._source.resolve(reference)
@@ -224,14 +226,9 @@ class Shelf:
 
     def _network(self, version: Version) -> SuperResolver:
         if version.version is None:
-            return create_model(version.name)
+            return open_builtin(version.name)[0]
         with _operating(f"load the model {version.reference}"):
             return self._source.load(version)
-
-    @staticmethod
-    def _built_in(name: str) -> Version:
-        facts = {"system": name, "scales": describe(name)["scales"], "channels": None}
-        return Version(name, None, NO_WEIGHTS, facts=facts)
 
 
 class Registry:
@@ -276,8 +273,19 @@ def _has_registry() -> bool:
 
 
 def _version(found: Any) -> Version:
-    spec = found.spec
-    facts = {"system": spec.system, "scales": list(spec.scales), "channels": spec.channels}
+    facts = _facts(found.spec)
     return Version(
         found.name, str(found.version), found.digest, tuple(found.aliases), facts, origin=found
     )
+
+
+def _built_in(name: str) -> Version:
+    if name in INTERPOLATIONS:
+        facts = {"system": name, "scales": describe(name)["scales"], "channels": None}
+        return Version(name, None, NO_WEIGHTS, facts=facts)
+    spec, digest = read_spec(name)
+    return Version(name, None, digest, facts=_facts(spec))
+
+
+def _facts(spec: ModelSpec) -> dict[str, Any]:
+    return {"system": spec.system, "scales": list(spec.scales), "channels": spec.channels}

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from rayscale.imaging import Image
     from rayscale.models.network import SuperResolver
 
+DEFAULT_MODEL = "edsr-baseline"  # the bundled one of the scale
+
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="bicubic, bilinear, a system (with --weights), or a registered name."
+        "--model",
+        "-m",
+        help="A built-in model, a registered name, or with --weights the system of the file.",
     ),
 ]
 WeightsOption = Annotated[
@@ -52,7 +56,7 @@ def open_network(name: str, weights: Path | None, scale: int) -> SuperResolver:
 def upscale(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder or s3://...")],
     target: Annotated[str, typer.Argument(metavar="OUTPUT", help="File, folder or s3://...")],
-    model: ModelOption = "bicubic",
+    model: ModelOption = DEFAULT_MODEL,
     scale: ScaleOption = 2,
     weights: WeightsOption = None,
     ensemble: EnsembleOption = False,
@@ -64,6 +68,8 @@ def upscale(
     json_: JsonOption = False,
 ) -> None:
     """Upscale a file, a folder or a bucket; names and formats are kept.
+
+    rayscale upscale photo.png big.png
 
     rayscale upscale photo.png big.png -m edsr-baseline --weights x2.pt -s 2
 
@@ -186,7 +192,7 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="Folder or s3:// prefix with HR/ and LR/ of the scale.")
     ],
-    model: ModelOption = "bicubic",
+    model: ModelOption = DEFAULT_MODEL,
     scale: ScaleOption = 2,
     weights: WeightsOption = None,
     ensemble: EnsembleOption = False,

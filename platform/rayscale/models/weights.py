@@ -105,7 +105,7 @@ def read_weights(
     path: str | Path,
     *,
     name: str | None = None,
-    scale: int | None = None,
+    scale: float | None = None,
     layout: Layout = "auto",
 ) -> LoadedWeights:
     """Read weights from a local file: the own format, or a state dict of another toolkit.
