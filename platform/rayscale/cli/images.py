@@ -256,7 +256,8 @@ def models(json_: JsonOption = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "scales", "parameters", "halo px", "what it is")
+    table = Table("model", "scales", "parameters", "halo", "what it is")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for row in rows:
         parameters = row["parameters"]
         counts = sorted(set(parameters.values()))
@@ -268,3 +269,5 @@ def models(json_: JsonOption = False) -> None:
             row["summary"],
         )
     Console().print(table)
+    bundled = [name for row in rows for name in row["bundled"]]
+    note(f"with weights, ready to use: {', '.join(bundled)}")

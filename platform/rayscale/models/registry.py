@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.models.builtin import bundled_names, read_spec
 from rayscale.models.edsr import EDSR
 from rayscale.models.interpolation import Bicubic, Bilinear
 from rayscale.models.mdsr import MDSR
@@ -172,8 +173,9 @@ def build(spec: ModelSpec) -> SuperResolver:
 def describe(name: str) -> dict[str, Any]:
     """Facts about a system at three channels, without allocating its weights.
 
-    ``{"name", "scales": [int], "parameters": {"2": int, ...}, "halo": {"2": int, ...}, "summary"}``; the halo
-    is in LR pixels, the parameters are those that are trained.
+    ``{"name", "scales": [int], "parameters": {"2": int, ...}, "halo": {"2": int, ...}, "summary", "bundled"}``;
+    the halo is in LR pixels, the parameters are those that are trained, ``bundled`` names the models of the
+    system that come with weights.
     """
     system = find_system(name)
     parameters: dict[str, int] = {}
@@ -189,4 +191,5 @@ def describe(name: str) -> dict[str, Any]:
         "parameters": parameters,
         "halo": halo,
         "summary": system.summary,
+        "bundled": [model for model in bundled_names() if read_spec(model)[0].system == name],
     }
