@@ -64,7 +64,7 @@ def test_equal_pictures_share_everything():
     flat = np.full((16, 16, 1), 9, np.uint8)
     assert ring_correlation(flat, flat).resolution == 2
     # Nothing in common: no detail is shared, however coarse.
-    assert ring_correlation(flat, picture[:16, :16, :1]).resolution > 16
+    assert ring_correlation(flat, picture[:16, :16, :1]).resolution == 16
 
 
 @pytest.mark.parametrize("moved_by", [(0, 0), (3, -2), (-0.37, 1.64), (20.25, -17.5)])

@@ -61,11 +61,11 @@ def _draw(entries: Sequence[Entry], title: str, cost: Callable[[Entry], float]) 
 
 
 def _panel(panel: Axes, entries: Sequence[Entry], cost: Callable[[Entry], float]) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.xaxis.set_major_formatter(_tick)
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.grid(which="major", color="#e6e6e6", linewidth=0.8)
     panel.set_axisbelow(True)
@@ -86,6 +86,13 @@ def _panel(panel: Axes, entries: Sequence[Entry], cost: Callable[[Entry], float]
     free = [entry for entry in entries if cost(entry) <= 0]  # no place on a logarithmic axis
     for y in dict.fromkeys(round(entry.report.psnr, 2) for entry in free):
         panel.axhline(y, color=_FREE, linestyle="--", linewidth=1, label="no parameters")
+
+
+def _tick(value: float, _position: float = 0) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
 def _name(panel: Axes, entries: Sequence[Entry], cost: Callable[[Entry], float]) -> None:

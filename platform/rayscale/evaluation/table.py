@@ -111,9 +111,14 @@ def _column(measure: Measure, values: list[float]) -> list[str]:
 
 
 def _costs(entries: Sequence[Entry]) -> str:
+    groups: dict[str, dict[float, list[Entry]]] = {}
+    for entry in entries:
+        scales = groups.setdefault(entry.report.model, {})
+        scales.setdefault(entry.report.scale, []).append(entry)
     lines = []
-    for model, scale in dict.fromkeys((e.report.model, e.report.scale) for e in entries):
-        same = [e for e in entries if (e.report.model, e.report.scale) == (model, scale)]
+    for model, scale, same in (
+        (m, s, g) for m, scales in groups.items() for s, g in scales.items()
+    ):
         images = [image for entry in same for image in entry.report.images]
         seconds = sum(i.seconds for i in images) / sum(i.megapixels for i in images)
         cost, weights = same[0].cost, same[0].weights

@@ -27,16 +27,17 @@ class RingCorrelation:
     def resolution(self) -> float:
         """Size in pixels of the finest detail shared: where the curve first falls below 1/7.
 
-        2, the finest there is, for a curve that never does. The threshold is that of Nieuwenhuizen et al. 2013
-        ("Measuring image resolution in optical nanoscopy").
+        2, the finest there is, for a curve that never does; the shorter side of the picture for one that begins
+        below. The threshold is that of Nieuwenhuizen et al. 2013 ("Measuring image resolution in optical nanoscopy").
         """
         below = np.flatnonzero(self.correlation < THRESHOLD)
         if not below.size:
             return 2.0
-        end = int(below[0]) + 1
-        frequency = np.concatenate([[0.0], self.frequency])[end - 1 : end + 1]
-        correlation = np.concatenate([[1.0], self.correlation])[end - 1 : end + 1]
-        return float(1 / np.interp(THRESHOLD, correlation[::-1], frequency[::-1]))
+        end = int(below[0])
+        if end == 0:
+            return float(1 / self.frequency[0])
+        crossing = slice(end, end - 2 if end > 1 else None, -1)  # np.interp wants rising values
+        return float(1 / np.interp(THRESHOLD, self.correlation[crossing], self.frequency[crossing]))
 
 
 def ring_correlation(a: Values, b: Values) -> RingCorrelation:
