@@ -120,13 +120,14 @@ def run(options: argparse.Namespace) -> None:
         "table.md": table.to_markdown(entries).encode(),
         "table.json": table.to_json(entries).encode(),
     }
-    if options.output or "MLFLOW_TRACKING_URI" in os.environ:
+    tracked = bool(os.environ.get("MLFLOW_TRACKING_URI"))
+    if options.output or tracked:
         files["psnr_parameters.png"] = plots.over_parameters(entries)
         files["psnr_seconds.png"] = plots.over_seconds(entries)
         files |= draw_crops(options, crops, contenders)
     if options.output:
         save(options.output, files)
-    if "MLFLOW_TRACKING_URI" in os.environ:
+    if tracked:
         log(options, entries, files)
 
 
