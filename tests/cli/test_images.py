@@ -145,6 +145,25 @@ def test_evaluate_json_has_the_fixed_form(rayscale, shared_data):
     assert set(report["images"][0]) >= {"name", "psnr", "ssim"}
 
 
+def test_evaluate_adds_a_suite_and_shows_what_was_published(rayscale, photo):
+    folder = photo.parent / "Set5" / "x2"
+    for kind, pixels in (("HR", _read(photo)), ("LR", degrade(_read(photo), 2))):
+        (folder / kind).mkdir(parents=True)
+        Image.fromarray(pixels).save(folder / kind / f"a_{kind}.png")
+    code, out, _ = rayscale("evaluate", "--data", folder, "--suite", "medical", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["nrmse"] == report["images"][0]["nrmse"] > 0
+    assert {"frc", "reflectance", "spatial"} <= report.keys()
+    _, out, _ = rayscale("evaluate", "--data", folder)
+    assert "published" in out
+    assert "33.66" in out
+    assert "NRMSE" not in out
+    code, _, err = rayscale("evaluate", "--data", folder, "--suite", "maps")
+    assert code == 2
+    assert "satellite, medical" in err
+
+
 def test_settings_show_every_limit_with_its_variable(rayscale, monkeypatch):
     _, out, _ = rayscale("settings")
     assert "RAYSCALE_MAX_INPUT_PIXELS=64000000" in out

@@ -199,6 +199,9 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="edsr-paper-y, rgb or div2k-rgb: what the figures mean.")
     ] = "edsr-paper-y",
+    suite: Annotated[
+        str | None, typer.Option(help="satellite or medical: measure what these sets need besides.")
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     json_: JsonOption = False,
@@ -208,14 +211,20 @@ def evaluate(
     rayscale evaluate -m bicubic --data Set5/x2 -s 2
 
     rayscale evaluate -m edsr-baseline --weights x2.pt --data Set5/x2 -s 2 --json
+
+    rayscale evaluate -m bicubic --data tiles -s 2 --protocol rgb --suite satellite
+
+    Several models, sets and scales side by side, plots and crops: jobs/evaluate.py.
     """
+    from rayscale.evaluation import SUITES, read_pairs
     from rayscale.evaluation import evaluate as score
-    from rayscale.evaluation import read_pairs
     from rayscale.imaging.metrics import PROTOCOLS
     from rayscale.inference import Upscaler
 
     if protocol not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    if suite is not None and suite not in SUITES:
+        raise ConfigError(f"unknown suite {suite!r}; use one of {', '.join(SUITES)}")
     upscaler = Upscaler(
         open_network(model, weights, scale),
         scale,
@@ -223,25 +232,47 @@ def evaluate(
         precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
         ensemble=ensemble,
     )
-    report = score(upscaler, read_pairs(data, scale), name=model, protocol=PROTOCOLS[protocol])
+    report = score(
+        upscaler,
+        read_pairs(data, scale),
+        name=model,
+        protocol=PROTOCOLS[protocol],
+        suite=SUITES[suite] if suite else None,
+    )
     if json_:
         emit(report.to_dict())
         return
     from rich.console import Console
     from rich.table import Table
 
+    from rayscale.evaluation.published import find, set_name
+    from rayscale.evaluation.suites import MEASURES
+
+    measures = [MEASURES[name] for name in report.measures]
+
+    def cells(values: dict[str, float]) -> list[str]:
+        return [f"{v:.{m.digits}f}" for m, v in zip(measures, values.values(), strict=True)]
+
     table = Table(
         "image",
         "PSNR dB",
         "SSIM",
+        *(measure.title for measure in measures),
         "s",
         title=f"{report.model} x{scale}",
         caption=f"{protocol}: {PROTOCOLS[protocol].description}",
     )
     for image in report.images:
-        table.add_row(image.name, f"{image.psnr:.2f}", f"{image.ssim:.4f}", f"{image.seconds:.2f}")
+        scores = f"{image.psnr:.2f}", f"{image.ssim:.4f}", *cells(image.measures)
+        table.add_row(image.name, *scores, f"{image.seconds:.2f}")
     table.add_section()
-    table.add_row("mean", f"{report.psnr:.2f}", f"{report.ssim:.4f}", "")
+    table.add_row("mean", f"{report.psnr:.2f}", f"{report.ssim:.4f}", *cells(report.measures))
+    system = upscaler.model.spec.system + "+" * ensemble
+    published = find(set_name(data), scale, system, report.protocol)
+    if published is not None:
+        ssim = "" if published.ssim is None else f"{published.ssim:.4f}"
+        table.add_row("published", f"{published.psnr:.2f}", ssim)
+        table.caption = f"{table.caption}\npublished: {published.source}"
     Console().print(table)
 
 
