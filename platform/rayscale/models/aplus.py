@@ -89,7 +89,7 @@ class APlus(LumaResolver):
 
     def _regress(self, features: Tensor) -> Tensor:
         """Components ``(n, components)`` of the patches with ``features (n, features)``."""
-        nearest = (features @ self.atoms.T).abs().argmax(dim=1)
+        nearest = (features @ self.atoms.T).abs_().argmax(dim=1)
         # Together per atom: its regressor is read once, not once per patch.
         order = nearest.argsort()
         counts = nearest.bincount(minlength=len(self.atoms)).tolist()
