@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from rayscale.errors import ConfigError, RayscaleError
-from rayscale.training.config import TrainConfig, load_config
+from rayscale.training.config import TrainConfig, load_config, options_table
 from rayscale.training.run import describe
 
 if TYPE_CHECKING:
@@ -135,17 +135,6 @@ def register(result: TrainResult, name: str, alias: str | None) -> str:
         tags={"rayscale.run": result.uri},
     )
     return version.ref + (f" ({name}@{alias})" if alias else "")
-
-
-def options_table() -> str:
-    """Every key, its default, and what it means."""
-    lines = []
-    for section, field in TrainConfig.model_fields.items():
-        fields = getattr(field.annotation, "model_fields", {section: field})
-        for key, item in fields.items():
-            name = section if key == section else f"{section}.{key}"
-            lines.append(f"{name}={item.default}".ljust(38) + (item.description or ""))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

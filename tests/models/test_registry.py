@@ -11,6 +11,7 @@ from rayscale.models.spec import ModelSpec
 PARAMETERS = {
     "bilinear": {"2": 0, "3": 0, "4": 0},
     "bicubic": {"2": 0, "3": 0, "4": 0},
+    "aplus": {"2": 1_140_366, "3": 2_528_031, "4": 2_533_134},
     "edsr-baseline": {"2": 1_369_859, "3": 1_554_499, "4": 1_517_571},
     "edsr": {"2": 40_729_603, "3": 43_680_003, "4": 43_089_923},
     "mdsr-baseline": {"2": 3_227_203, "3": 3_227_203, "4": 3_227_203},
@@ -19,6 +20,7 @@ PARAMETERS = {
 HALO = {
     "bilinear": 4,
     "bicubic": 4,
+    "aplus": 5,
     "edsr-baseline": 36,
     "edsr": 68,
     "mdsr-baseline": 44,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.models.aplus import APlus
 from rayscale.models.builtin import bundled_names, read_spec
 from rayscale.models.edsr import EDSR
 from rayscale.models.interpolation import Bicubic, Bilinear
@@ -59,6 +60,13 @@ SYSTEMS: dict[str, System] = {
             {"filters": 0, "blocks": 0},
             options=("value_range",),
             multiscale=True,
+        ),
+        System(
+            "aplus",
+            APlus,
+            "A+, 1024 anchored regressors from 30 features, luma only (Timofte et al. 2014)",
+            {"channels": 1, "filters": 30, "blocks": 1024, "value_range": 1.0},
+            options=("filters", "blocks", "value_range"),
         ),
         System(
             "edsr-baseline",
@@ -110,7 +118,7 @@ def create_model(
     name: str,
     *,
     scale: int | None = None,
-    channels: int = 3,
+    channels: int | None = None,
     filters: int | None = None,
     blocks: int | None = None,
     residual_scaling: float | None = None,
@@ -123,7 +131,7 @@ def create_model(
         name: one of ``model_names()``.
         scale: the scale to build for; a network that serves several at once serves them all, and ``scale``
             only has to be one of them or None.
-        channels: image channels.
+        channels: image channels; by default 3, or 1 for a system that sees luma alone.
         filters, blocks, residual_scaling, value_range, mean: in place of the system's defaults where not
             None; see ``ModelSpec``.
 
@@ -149,11 +157,12 @@ def create_model(
         raise ConfigError(
             f"{name} takes no {', '.join(refused)}; its options are {', '.join(system.options)}"
         )
+    if channels is not None:
+        overrides["channels"] = channels
     return build(
         ModelSpec(
             system=name,
             scales=system.scales if system.multiscale or scale is None else (scale,),
-            channels=channels,
             **{**system.defaults, **overrides},
         )
     )
@@ -171,10 +180,10 @@ def build(spec: ModelSpec) -> SuperResolver:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Facts about a system at three channels, without allocating its weights.
+    """Facts about a system at its default channels, without allocating its weights.
 
     ``{"name", "scales": [int], "parameters": {"2": int, ...}, "halo": {"2": int, ...}, "summary", "bundled"}``;
-    the halo is in LR pixels, the parameters are those that are trained, ``bundled`` names the models of the
+    the halo is in LR pixels, the parameters are the numbers that training finds, ``bundled`` names the models of the
     system that come with weights.
     """
     system = find_system(name)

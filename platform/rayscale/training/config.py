@@ -13,7 +13,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -64,12 +64,17 @@ class ModelSection(Section):
     )
 
 
-class DataSection(Section):
-    """What the patches are cut from."""
+class DatasetSection(Section):
+    """Where the images come from."""
 
     uri: str | None = Field(
         default=None, description="a dataset made by jobs/prepare_dataset.py (RAYSCALE_DATASET)"
     )
+
+
+class DataSection(DatasetSection):
+    """What the patches are cut from."""
+
     patch: int = Field(default=48, ge=4, description="side of a patch in LR pixels")
     batch: int = Field(default=16, ge=1, description="patches per step, over all workers together")
 
@@ -91,12 +96,17 @@ class OptimizerSection(Section):
     )
 
 
-class ValidationSection(Section):
-    """Full images, upscaled and scored while training."""
+class BenchmarkSection(Section):
+    """Full images, upscaled and scored."""
 
     uri: str | None = Field(
         default=None, description="folder or bucket with HR/ and LR/ of the scale"
     )
+
+
+class ValidationSection(BenchmarkSection):
+    """Full images, upscaled and scored while training."""
+
     every: int = Field(default=1000, ge=1, description="steps between validations and reports")
     images: int = Field(default=3, ge=0, description="images that are also logged as pictures")
 
@@ -128,20 +138,110 @@ class WorkersSection(Section):
     )
 
 
-class LoggingSection(Section):
+class TrackingSection(Section):
     """Where the figures go."""
 
-    every: int = Field(default=100, ge=1, description="steps between logged means")
     tracking_uri: str | None = Field(
         default=None, description="MLflow server; MLFLOW_TRACKING_URI by default"
     )
     experiment: str = Field(default="rayscale", min_length=1, description="MLflow experiment")
 
 
-class TrainConfig(Section):
-    """A whole training run. The defaults are the recipe of Lim et al. 2017 for EDSR."""
+class LoggingSection(TrackingSection):
+    """Where the figures go, and how many."""
+
+    every: int = Field(default=100, ge=1, description="steps between logged means")
+
+
+class RunConfig(Section):
+    """What every kind of training is configured by: where it reads and writes, and what determines its weights."""
 
     run: RunSection = RunSection()
+    data: DatasetSection = DatasetSection()
+    validation: BenchmarkSection = BenchmarkSection()
+
+    @classmethod
+    def load(cls, file: str | Path | None = None, overrides: Iterable[str] = ()) -> Self:
+        """The configuration of a file (``.yaml``, ``.yml``, ``.json``, ``.toml``; a path or ``s3://``) with overrides.
+
+        ``overrides`` are ``section.key=value`` texts with values as in YAML; the last one wins.
+
+        Raises:
+            ConfigError: an unknown key (named, with close ones), a value out of its limits, a file that is damaged.
+            NotFoundError: no such file.
+        """
+        values = _read(str(file)) if file else {}
+        for override in overrides:
+            _apply(values, override)
+        return cls.parse(values)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration of nested plain values; errors as in ``load``."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(item, cls) for item in error.errors())) from None
+
+    @property
+    def uri(self) -> str:
+        """Where this run lives; the configuration must be resolved."""
+        return f"{self.run.uri}/{self.run.name}"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of everything that determines the weights."""
+        raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        """What is trained, as the beginning of a run's name."""
+        raise NotImplementedError
+
+    def resolved(self) -> Self:
+        """With the name and every place filled in and local paths absolute; ConfigError without a dataset."""
+        dataset = self.data.uri or os.environ.get("RAYSCALE_DATASET")
+        if not dataset:
+            raise ConfigError(
+                "there is no dataset to train on: set data.uri (--set data.uri=s3://bucket/dataset, a "
+                "configuration file, or RAYSCALE_DATASET) to what "
+                "`python jobs/prepare_dataset.py SOURCE TARGET` made"
+            )
+        data_uri = connect(dataset).uri
+        run_uri = connect(self.run.uri or _sibling(data_uri, "runs")).uri
+        update: dict[str, Any] = {
+            "data": self.data.model_copy(update={"uri": data_uri}),
+            "run": self.run.model_copy(update={"uri": run_uri}),
+        }
+        if self.validation.uri:
+            uri = connect(self.validation.uri).uri
+            update["validation"] = self.validation.model_copy(update={"uri": uri})
+        resolved = self.model_copy(update=update)
+        if resolved.run.name is None:
+            name = f"{self.title}-{resolved.digest[:8]}"
+            run = resolved.run.model_copy(update={"name": name})
+            resolved = resolved.model_copy(update={"run": run})
+        return resolved
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML that ``load_config`` reads back."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+    def flat(self) -> dict[str, Any]:
+        """``{"optimizer.lr": 0.0001, ...}``: what a tracker stores as parameters."""
+        values: dict[str, Any] = {}
+        for name, value in self.model_dump(mode="json").items():
+            if isinstance(value, dict):
+                values.update({f"{name}.{key}": item for key, item in value.items()})
+            else:
+                values[name] = value
+        return values
+
+
+class TrainConfig(RunConfig):
+    """A whole training run. The defaults are the recipe of Lim et al. 2017 for EDSR."""
+
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -179,78 +279,35 @@ class TrainConfig(Section):
             del parts["optimizer"]["halve_every"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def resolved(self) -> TrainConfig:
-        """With the name and every place filled in and local paths absolute; ConfigError without a dataset."""
-        dataset = self.data.uri or os.environ.get("RAYSCALE_DATASET")
-        if not dataset:
-            raise ConfigError(
-                "there is no dataset to train on: set data.uri (--set data.uri=s3://bucket/dataset, a "
-                "configuration file, or RAYSCALE_DATASET) to what "
-                "`python jobs/prepare_dataset.py SOURCE TARGET` made"
-            )
-        data_uri = connect(dataset).uri
-        run_uri = connect(self.run.uri or _sibling(data_uri, "runs")).uri
-        update: dict[str, Any] = {
-            "data": self.data.model_copy(update={"uri": data_uri}),
-            "run": self.run.model_copy(update={"uri": run_uri}),
-        }
-        if self.validation.uri:
-            uri = connect(self.validation.uri).uri
-            update["validation"] = self.validation.model_copy(update={"uri": uri})
-        resolved = self.model_copy(update=update)
-        if resolved.run.name is None:
-            name = f"{self.model.name}-x{self.model.scale}-{resolved.digest[:8]}"
-            run = resolved.run.model_copy(update={"name": name})
-            resolved = resolved.model_copy(update={"run": run})
-        return resolved
-
     @property
-    def uri(self) -> str:
-        """Where this run lives; the configuration must be resolved."""
-        return f"{self.run.uri}/{self.run.name}"
-
-    def to_yaml(self) -> str:
-        """The configuration as YAML that ``load_config`` reads back."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-        return text
-
-    def flat(self) -> dict[str, Any]:
-        """``{"optimizer.lr": 0.0001, ...}``: what a tracker stores as parameters."""
-        values: dict[str, Any] = {}
-        for name, value in self.model_dump(mode="json").items():
-            if isinstance(value, dict):
-                values.update({f"{name}.{key}": item for key, item in value.items()})
-            else:
-                values[name] = value
-        return values
+    def title(self) -> str:
+        return f"{self.model.name}-x{self.model.scale}"
 
 
 def load_config(file: str | Path | None = None, overrides: Iterable[str] = ()) -> TrainConfig:
-    """The configuration of a file (``.yaml``, ``.yml``, ``.json``, ``.toml``; a path or ``s3://``) with overrides.
-
-    ``overrides`` are ``section.key=value`` texts with values as in YAML; the last one wins.
-
-    Raises:
-        ConfigError: an unknown key (named, with close ones), a value out of its limits, a file that is damaged.
-        NotFoundError: no such file.
-    """
-    values = _read(str(file)) if file else {}
-    for override in overrides:
-        _apply(values, override)
-    return parse_config(values)
+    """``TrainConfig.load``."""
+    return TrainConfig.load(file, overrides)
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainConfig:
-    """The configuration of nested plain values; errors as in ``load_config``."""
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+    """``TrainConfig.parse``."""
+    return TrainConfig.parse(values)
 
 
-def known_keys() -> list[str]:
+def known_keys(kind: type[RunConfig] = TrainConfig) -> list[str]:
     """All keys as ``section.key``, in the order of the sections."""
-    return list(TrainConfig().flat())
+    return list(kind().flat())
+
+
+def options_table(kind: type[RunConfig] = TrainConfig) -> str:
+    """Every key, its default, and what it means, one a line."""
+    lines = []
+    for section, field in kind.model_fields.items():
+        fields = getattr(field.annotation, "model_fields", {section: field})
+        for key, item in fields.items():
+            name = section if key == section else f"{section}.{key}"
+            lines.append(f"{name}={item.default}".ljust(38) + (item.description or ""))
+    return "\n".join(lines)
 
 
 def _read(file: str) -> dict[str, Any]:
@@ -299,12 +356,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
     target[path[-1]] = value
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, kind: type[RunConfig]) -> str:
     place = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
         given = "" if isinstance(item["input"], dict) else f" (given: {item['input']!r})"
         return f"{place or 'configuration'}: {item['msg'].removeprefix('Value error, ')}{given}"
-    keys = known_keys() + list(TrainConfig.model_fields)
+    keys = known_keys(kind) + list(kind.model_fields)
     last = place.rpartition(".")[2]
     close = difflib.get_close_matches(place, keys, n=3, cutoff=0.6)
     close += [key for key in keys if key.rpartition(".")[2] == last and key not in close]

@@ -117,7 +117,7 @@ def make_model(config: TrainConfig, manifest: Manifest) -> SuperResolver:
         residual_scaling=wanted.residual_scaling,
         mean=manifest.mean if channels != 3 and any(manifest.mean) else None,
     )
-    if len(model.scales) != 1 or not any(True for _ in model.parameters()):
+    if len(model.scales) != 1 or not any(p.requires_grad for p in model.parameters()):
         raise ConfigError(
             f"{wanted.name} cannot be trained here, which takes networks of one scale with weights; use "
             "edsr-baseline or edsr"
