@@ -13,10 +13,16 @@ import torch
 
 from rayscale.models.registry import create_model
 from rayscale.training.config import load_config
-from rayscale.training.step import NonFiniteLossError, Trainer
+from rayscale.training.guard import NonFiniteLossError
+from rayscale.training.step import Trainer
+from tests.training.world import main
 
 
 def run_world(folder: Path, checkout: Path, world: int, *flags: str) -> list[dict[str, Any]]:
+    """What each worker of ``world`` saved; one alone runs in this process."""
+    if world == 1:
+        main(folder, 0, 1, *flags)
+        return [torch.load(folder / "1-0.pt")]
     environment = os.environ | {"PYTHONPATH": str(checkout / "platform")}
     script = str(checkout / "tests" / "training" / "world.py")
     processes = [
@@ -49,6 +55,62 @@ def test_a_bad_loss_on_one_worker_stops_all_before_the_update(
     for worker in run_world(tmp_path, checkout, 2, "bad"):
         assert "not finite at step 1" in worker["outcome"]
         assert worker["kept"]
+
+
+def test_a_step_moves_the_parts_of_its_scale_alone_on_any_number_of_workers(
+    tmp_path: Path, checkout: Path
+) -> None:
+    """MDSR at x2, x4, x2: the parts of x3 stay, and so do those of x4 while x2 is trained, moments included."""
+    (alone,) = run_world(tmp_path, checkout, 1, "several")
+    together = run_world(tmp_path, checkout, 2, "several")
+    part = {scale: (f"pre_process.{i}.", f"upsample.{i}.") for i, scale in enumerate((2, 3, 4))}
+    for worker in (alone, *together):
+        for names, scale in zip(worker["graded"], (2, 4, 2), strict=True):
+            others = tuple(p for other in {2, 3, 4} - {scale} for p in part[other])
+            assert set(names) == {name for name in worker["before"] if not name.startswith(others)}
+        for name, value in worker["after"].items():
+            kept = torch.equal(value, worker["before"][name])
+            assert kept == name.startswith(part[3]), name
+            assert (name in worker["moments"]) == (not kept), name
+            # float32 of another order of sums: far below the 1e-2 of a step
+            assert (value - alone["after"][name]).abs().max() < 1e-5, name
+
+
+def test_the_parts_of_other_scales_keep_value_and_moments() -> None:
+    trainer = make_mdsr("optimizer.weight_decay=0.1")
+    random = torch.Generator().manual_seed(1)
+
+    def step(scale: int) -> None:
+        side = 8 * scale
+        hr = torch.randint(0, 256, (4, 3, side, side), generator=random, dtype=torch.uint8)
+        trainer.advance(hr[:, :, ::scale, ::scale], hr, scale)
+
+    def part(index: int) -> list[torch.Tensor]:
+        prefix = (f"pre_process.{index}.", f"upsample.{index}.")
+        found = [p for name, p in trainer.model.named_parameters() if name.startswith(prefix)]
+        moments = [value for p in found for value in trainer.optimizer.state[p].values()]
+        return [value.detach().clone() for value in (*found, *moments)]
+
+    step(2)
+    before = part(0)
+    step(4)
+    assert len(before) == 4 * len(
+        [
+            n
+            for n, _ in trainer.model.named_parameters()
+            if "pre_process.0" in n or "upsample.0" in n
+        ]
+    )
+    assert all(torch.equal(a, b) for a, b in zip(before, part(0), strict=True))
+    step(2)
+    assert not any(torch.equal(a, b) for a, b in zip(before, part(0), strict=True))
+
+
+def make_mdsr(*overrides: str) -> Trainer:
+    base = ["model.name=mdsr-baseline", "data.batch=4", "precision=float32"]
+    torch.manual_seed(0)
+    model = create_model("mdsr-baseline", blocks=1, filters=4)
+    return Trainer(load_config(None, [*base, *overrides]), model, peak=255)
 
 
 def make_trainer(*overrides: str) -> Trainer:
@@ -90,23 +152,25 @@ def test_a_diverging_run_stops_with_the_step_named() -> None:
 def test_the_device_side_guard_keeps_weights_without_asking_the_host() -> None:
     """The way of a GPU, run here: found_inf makes the fused Adam skip, ``check`` raises later."""
     trainer = make_trainer()
-    trainer.flags[0] = 1.0
-    before = [p.detach().clone() for p in trainer.parameters]
-    for p in trainer.parameters:
+    trainer.guard.flags[0] = 1.0
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    for p in trainer.model.parameters():
         p.grad = torch.ones_like(p)
-    trainer.optimizer.found_inf = trainer.flags[0]  # type: ignore[attr-defined]
+    trainer.optimizer.found_inf = trainer.guard.flags[0]  # type: ignore[attr-defined]
     trainer.optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     with pytest.raises(NonFiniteLossError):
         trainer.check()
 
 
 def test_the_running_mean_follows_its_formula() -> None:
     trainer = make_trainer("optimizer.ema=0.9", "optimizer.lr=1e-2")
-    expected = [p.detach().clone() for p in trainer.parameters]
+    expected = [p.detach().clone() for p in trainer.model.parameters()]
     for _ in range(3):
         trainer.advance(*batch())
-        expected = [0.9 * e + 0.1 * p for e, p in zip(expected, trainer.parameters, strict=True)]
+        expected = [
+            0.9 * e + 0.1 * p for e, p in zip(expected, trainer.model.parameters(), strict=True)
+        ]
     names = [name for name, _ in trainer.model.named_parameters()]
     state = trainer.averaged_state()
     for name, value in zip(names, expected, strict=True):
