@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.world import main
 
 from rayscale.models.registry import create_model
 from rayscale.training.config import load_config
 from rayscale.training.guard import NonFiniteLossError
 from rayscale.training.step import Trainer
-from tests.training.world import main
 
 
 def run_world(folder: Path, checkout: Path, world: int, *flags: str) -> list[dict[str, Any]]:
