@@ -9,9 +9,10 @@ import torch
 
 from rayscale.models.registry import create_model
 from rayscale.training.config import TrainConfig, load_config
-from rayscale.training.guard import UnstableError
+from rayscale.training.guard import Guard, UnstableError
 from rayscale.training.loop import train
 from rayscale.training.run import describe
+from rayscale.training.sections import GuardSection
 from rayscale.training.step import Trainer
 
 Make = Callable[..., TrainConfig]
@@ -49,13 +50,13 @@ def test_a_spike_restores_the_good_state_and_goes_on_with_the_next_step() -> Non
     for seed in range(3):
         trainer.advance(*batch(seed))
     trainer.keep()
-    good, mean = snapshot(trainer), float(trainer.guard.mean)
+    good, means = snapshot(trainer), trainer.guard.state()["means"]
     for seed in range(3):
         trainer.advance(*batch(seed))
     spike(trainer)
     assert trainer.step == 7, "the batch of the spike is not seen again"
     assert trainer.figures()["rollbacks"] == 1
-    assert float(trainer.guard.mean) == mean
+    assert trainer.guard.state()["means"] == means
     weights = len(trainer.live)
     restored = snapshot(trainer)
     assert all(torch.equal(a, b) for a, b in zip(good[:weights], restored[:weights], strict=True))
@@ -75,6 +76,25 @@ def test_without_the_option_a_spike_is_trained_on() -> None:
     spike(trainer)
     assert not any(map(torch.equal, before, trainer.model.parameters()))
     assert "rollbacks" not in trainer.figures()
+
+
+def test_scales_have_means_of_their_own() -> None:
+    guard = Guard(GuardSection(spike=3.0), torch.device("cpu"), world=1)
+    for step, (scale, loss, spike) in enumerate(
+        [(2, 1.0, False), (4, 9.0, False), (2, 2.0, False), (4, 20.0, False), (2, 4.0, True)]
+    ):
+        guard.watch(torch.tensor(loss), stop=False, step=step, scale=scale)
+        assert guard.look() == (False, spike)
+    assert guard.state()["means"] == pytest.approx({2: 1.01, 4: 9.11})
+
+
+@pytest.mark.parametrize("kind", ["norm", "adjustable"])
+def test_clipping_bears_a_step_that_was_rolled_back(kind: str) -> None:
+    trainer = make_trainer("guard.spike=20", f"optimizer.clip={kind}")
+    trainer.keep()
+    trainer.advance(*batch(0))
+    spike(trainer)
+    assert trainer.guard.rollbacks == 1
 
 
 def test_the_number_of_rollbacks_is_bounded() -> None:
@@ -105,7 +125,7 @@ def test_on_a_device_that_is_not_asked_updates_wait_for_the_check() -> None:
     trainer.keep()
     good = snapshot(trainer)
     trainer.advance(*batch(1))
-    loss = torch.tensor(float(trainer.guard.mean) * 100)
+    loss = torch.tensor(float(trainer.guard.means[None]) * 100)
     trainer.guard.watch(loss, stop=False, step=trainer.step)
     assert trainer.guard.blocked == 1
     trainer.guard.watch(torch.tensor(float("nan")), stop=False, step=trainer.step + 1)

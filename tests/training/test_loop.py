@@ -182,6 +182,30 @@ def test_several_scales_train_together_and_are_scored_each(
     assert "PSNR x4 (edsr-paper-y)" in describe(result)
 
 
+ZOO = {
+    "srcnn": ["model.blocks=null", "optimizer.ema=0.9"],
+    "srcnn-955": ["model.blocks=null"],
+    "vdsr": ["model.scales=[2, 4]"],
+    "srresnet": ["model.scale=2", "optimizer.ema=0.9"],
+    "meta-edsr": ["model.scales=[1.5, 2, 2.5]"],
+    "meta-srgan": ["model.scales=[1.5, 2, 2.5]", "adversarial.weight=0", "model.channels=3"],
+}
+
+
+@pytest.mark.parametrize("system", ZOO)
+def test_every_network_trains_and_resumes_bit_equal(
+    make_config: Make, small_world: Path, system: str
+) -> None:
+    shared = (f"model.name={system}", f"validation.uri={small_world}/sets/x{{scale}}", *ZOO[system])
+    start = make_config(*shared, "run.name=parts", "optimizer.steps=4", "optimizer.decay=0.5")
+    assert train(start, device="cpu").steps == 4
+    parts = train(make_config(*shared, "run.name=parts", "optimizer.decay=0.5"), device="cpu")
+    whole = train(make_config(*shared, "run.name=whole", "optimizer.decay=0.5"), device="cpu")
+    assert parts.sha256 == whole.sha256
+    assert whole.metrics["psnr"] > 5
+    assert load_model(Path(str(whole.weights))).spec.system == system
+
+
 def test_one_scale_may_name_it_in_the_address(make_config: Make, small_world: Path) -> None:
     result = train(make_config(f"validation.uri={small_world}/sets/x{{scale}}"), device="cpu")
     plain = train(

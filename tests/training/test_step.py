@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from skimage.color import rgb2ycbcr
 from tests.training.world import main
 
 from rayscale.models.registry import create_model
@@ -176,6 +177,50 @@ def test_the_running_mean_follows_its_formula() -> None:
     for name, value in zip(names, expected, strict=True):
         assert torch.allclose(state[name], value, atol=1e-6)
         assert not torch.equal(state[name], trainer.model.state_dict()[name])
+
+
+def test_the_running_mean_has_running_statistics_of_its_own() -> None:
+    config = load_config(
+        None,
+        [
+            "data.batch=4",
+            "precision=float32",
+            "model.name=srresnet",
+            "model.scale=2",
+            "optimizer.ema=0.9",
+        ],
+    )
+    torch.manual_seed(0)
+    model = create_model("srresnet", scale=2, blocks=1, filters=8)
+    trainer = Trainer(config, model, peak=255)
+    key = "body.0.body.1.running_mean"
+    expected = trainer.averaged_state()[key].clone()
+    for _ in range(3):
+        trainer.advance(*batch())
+        expected = 0.9 * expected + 0.1 * model.state_dict()[key]
+    assert expected.abs().max() > 0
+    assert torch.allclose(trainer.averaged_state()[key], expected, atol=1e-7)
+    assert not torch.allclose(model.state_dict()[key], expected, rtol=0.1)
+
+
+@pytest.mark.parametrize(("loss", "of"), [("mse", 1.0), ("euclidean", 16 * 16 / 2)])
+def test_a_network_on_luma_learns_luma(loss: str, of: float) -> None:
+    """Against scikit-image's Y: the loss is of one channel, in units in which white is 1."""
+    config = load_config(
+        None, ["data.batch=4", "model.name=vdsr", "precision=float32", f"optimizer.loss={loss}"]
+    )
+    torch.manual_seed(0)
+    model = create_model("vdsr", blocks=2, filters=4)
+    lr, hr = batch()
+    low, high = (
+        torch.from_numpy(rgb2ycbcr(x.permute(0, 2, 3, 1).numpy())[..., :1] / 255).float()
+        for x in (lr, hr)
+    )
+    with torch.no_grad():
+        error = model(low.permute(0, 3, 1, 2), 2) - high.permute(0, 3, 1, 2)
+    trainer = Trainer(config, model, peak=255)
+    trainer.advance(lr, hr, 2)
+    assert trainer.mean_loss() == pytest.approx(float((error**2).mean()) * of, rel=1e-4)
 
 
 @pytest.mark.parametrize("overrides", [(), ("optimizer.loss=mse",), ("precision=bfloat16",)])

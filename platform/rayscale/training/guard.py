@@ -35,7 +35,8 @@ class Guard:
     Attributes:
         blocked: 1 on the device when the update of this step must not be made, else 0.
         rollbacks: how often the weights were set back.
-        mean: running mean of the losses that were neither a spike nor not finite; 0 before the first.
+        means: per scale, the running mean of the losses that were neither a spike nor not finite. Scales differ by
+            far in how hard they are. 0 before the first.
     """
 
     def __init__(self, config: GuardSection, device: torch.device, world: int) -> None:
@@ -43,7 +44,7 @@ class Guard:
         # [a loss was not finite, somebody was asked to stop, a loss was a spike]; set until somebody looks.
         self.flags = torch.zeros(3, device=device)
         self.bad_step = torch.zeros((), device=device)
-        self.mean = torch.zeros((), device=device)
+        self.means: dict[float | None, Tensor] = {}
         self.rollbacks = 0
         self._loss_sum = torch.zeros((), device=device)
         self._losses = 0
@@ -52,7 +53,7 @@ class Guard:
     def blocked(self) -> Tensor:
         return torch.maximum(self.flags[0], self.flags[2])
 
-    def watch(self, loss: Tensor, stop: bool, step: int) -> None:
+    def watch(self, loss: Tensor, stop: bool, step: int, scale: float | None = None) -> None:
         """Take the loss of ``step`` (from 0) of this worker's share, and whether it was asked to stop."""
         bad = ~torch.isfinite(loss)
         seen = torch.stack([loss, bad.to(loss.dtype), torch.full_like(loss, stop)])
@@ -61,13 +62,14 @@ class Guard:
         loss, bad, asked = seen[0] / self.world, seen[1] > 0, seen[2] > 0
         # After a spike the weights are those that made it, until they are set back: no news.
         settled = self.flags[2] == 0
-        spike = (self.mean > 0) & (loss > self.config.spike * self.mean) & (self.config.spike > 0)
+        mean = self.means.setdefault(scale, torch.zeros_like(loss))
+        spike = (mean > 0) & (loss > self.config.spike * mean) & (self.config.spike > 0)
         self.bad_step += (self.bad_step == 0) * (bad & settled) * (step + 1)
         self.flags = torch.maximum(
             self.flags, torch.stack([bad & settled, asked, spike]).to(self.flags.dtype)
         )
-        followed = torch.where(self.mean > 0, self.mean.lerp(loss, 1 - _MEMORY), loss)
-        self.mean = torch.where(self.blocked > 0, self.mean, followed)
+        followed = torch.where(mean > 0, mean.lerp(loss, 1 - _MEMORY), loss)
+        self.means[scale] = torch.where(self.blocked > 0, mean, followed)
         self._loss_sum += loss
         self._losses += 1
 
@@ -105,8 +107,10 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """What ``load`` needs to go on."""
-        return {"mean": float(self.mean), "rollbacks": self.rollbacks}
+        means = {scale: float(mean) for scale, mean in self.means.items()}
+        return {"means": means, "rollbacks": self.rollbacks}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.mean.fill_(state["mean"])
+        device = self.flags.device
+        self.means = {scale: torch.tensor(m, device=device) for scale, m in state["means"].items()}
         self.rollbacks = int(state["rollbacks"])

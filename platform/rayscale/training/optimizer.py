@@ -48,15 +48,17 @@ def clip(optimizer: torch.optim.Optimizer, config: OptimizerSection) -> None:
     ``adjustable`` bounds each by ``clip_at / lr``, so that no update is larger than ``clip_at`` whatever the rate
     (Kim et al. 2016).
     """
-    if config.clip == "none":
-        return
+    groups = [
+        (group["lr"], [p for p in group["params"] if p.grad is not None])
+        for group in optimizer.param_groups
+    ]
     if config.clip == "norm":
-        everything = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(everything, config.clip_at)
-        return
-    for group in optimizer.param_groups:
-        bound = config.clip_at / (group["lr"] if config.clip == "adjustable" else 1.0)
-        nn.utils.clip_grad_value_(group["params"], bound)
+        nn.utils.clip_grad_norm_([p for _, graded in groups for p in graded], config.clip_at)
+    elif config.clip != "none":
+        for lr, graded in groups:
+            if graded:  # torch refuses an empty list
+                bound = config.clip_at / (lr if config.clip == "adjustable" else 1.0)
+                nn.utils.clip_grad_value_(graded, bound)
 
 
 def _groups(model: nn.Module, config: OptimizerSection) -> list[tuple[list[nn.Parameter], float]]:

@@ -75,7 +75,7 @@ class Trainer:
         """
         share = lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
         loss = self._differentiate(self._to_device(lr), self._to_device(hr), scale, share)
-        self.guard.watch(loss, stop, self.step)
+        self.guard.watch(loss, stop, self.step, scale)
         if self.device.type == "cpu":  # where looking costs nothing
             stop = self.check()
         self._update()
@@ -149,11 +149,12 @@ class Trainer:
         """Mean over the patches of the loss that is configured; in the model's value range."""
         if self.config.loss == "l1":
             return functional.l1_loss(output, target)
-        if self.config.loss == "mse":
-            return functional.mse_loss(output, target)
-        # The sum of the squares is their mean times the pixels of a patch.
-        pixels = output[0].numel() / (2 * self.model.spec.value_range**2)
-        return functional.mse_loss(output, target) * pixels
+        loss = functional.mse_loss(output, target)
+        if (
+            self.config.loss == "euclidean"
+        ):  # the sum of the squares is their mean times the pixels of a patch
+            loss = loss * (output[0].numel() / (2 * self.model.spec.value_range**2))
+        return loss
 
     def _update(self) -> None:
         self._apply(self.optimizer)
