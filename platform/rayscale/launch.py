@@ -12,10 +12,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rayscale.errors import ConfigError, RayscaleError
-from rayscale.training.config import TrainConfig, load_config
+from rayscale.training.config import TrainConfig, load_config, options_table
 
 if TYPE_CHECKING:
     from rayscale.registry import MlflowLogger
+    from rayscale.training.aplus import APlusConfig
     from rayscale.training.run import TrainResult
 
 COMPLETE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -24,6 +25,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "jobs/train_edsr.py": ("edsr-baseline", "edsr"),
     "jobs/train_mdsr.py": ("mdsr-baseline", "mdsr"),
     "jobs/train_classic.py": ("srcnn", "srcnn-955", "vdsr", "srresnet"),
+    "jobs/train_aplus.py": ("aplus",),
     "jobs/train_srgan.py": ("srgan",),
     "jobs/train_meta_srgan.py": ("meta-srgan", "meta-edsr"),
 }
@@ -135,7 +137,7 @@ def train(options: argparse.Namespace, script: str) -> TrainResult:
     return fit(config, logger_factory=factory, fresh=options.fresh)
 
 
-def mlflow_logger(tracking: str, config: TrainConfig) -> MlflowLogger:
+def mlflow_logger(tracking: str, config: TrainConfig | APlusConfig) -> MlflowLogger:
     """The logger of rank 0, made in its process; the server's address does not become part of the run."""
     os.environ["MLFLOW_TRACKING_URI"] = tracking
     from rayscale.registry import MlflowLogger
@@ -176,15 +178,3 @@ def scores_of(result: TrainResult) -> dict[str, Any]:
         }
         for suffix in suffixes or [""]
     }
-
-
-def options_table(config: TrainConfig) -> str:
-    """Every key, its value in this configuration, and what it means."""
-    lines = []
-    values = config.flat()
-    for section, field in TrainConfig.model_fields.items():
-        fields = getattr(field.annotation, "model_fields", {section: field})
-        for key, item in fields.items():
-            name = section if key == section else f"{section}.{key}"
-            lines.append(f"{name}={values[name]}".ljust(38) + (item.description or ""))
-    return "\n".join(lines)

@@ -48,7 +48,7 @@ def dataset(tmp_path: Path) -> Path:
     ("arguments", "taught"),
     [
         ((), "jobs/prepare_dataset.py SOURCE TARGET"),
-        (("--set", "optimizer.learning_rate=1"), "did you mean optimizer.lr"),
+        (("--set", "optimizer.learning_rate=1"), "did you mean optimizer."),
         (("--set", "data.uri=/nowhere", "--register", "x"), "MLFLOW_TRACKING_URI"),
         (("--nonsense",), "--list-options"),
     ],

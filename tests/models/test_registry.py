@@ -17,6 +17,7 @@ PARAMETERS = {
     "vdsr": {"2": 665_921, "3": 665_921, "4": 665_921},
     "srresnet": {"2": 1_401_749, "3": 1_586_389, "4": 1_549_462},
     "srgan": {"2": 1_401_749, "3": 1_586_389, "4": 1_549_462},
+    "aplus": {"2": 1_140_366, "3": 2_528_031, "4": 2_533_134},
     "edsr-baseline": {"2": 1_369_859, "3": 1_554_499, "4": 1_517_571},
     "edsr": {"2": 40_729_603, "3": 43_680_003, "4": 43_089_923},
     "mdsr-baseline": {"2": 3_227_203, "3": 3_227_203, "4": 3_227_203},
@@ -33,6 +34,7 @@ HALO = {
     "vdsr": (12, 9, 7),
     "srresnet": (40, 40, 40),
     "srgan": (40, 40, 40),
+    "aplus": (5, 5, 5),
     "edsr-baseline": (36, 36, 36),
     "edsr": (68, 68, 68),
     "mdsr-baseline": (44, 44, 44),
@@ -40,7 +42,7 @@ HALO = {
     "meta-edsr": (35, 35, 35),
     "meta-srgan": (16, 16, 16),
 }
-ONE_CHANNEL = ("srcnn", "srcnn-955", "vdsr", "meta-srgan")
+ONE_CHANNEL = ("srcnn", "srcnn-955", "vdsr", "aplus", "meta-srgan")
 ANY_SCALE = {
     **dict.fromkeys(("bilinear", "bicubic"), (1.0, 16.0)),
     **dict.fromkeys(("srcnn", "srcnn-955", "vdsr", "meta-edsr", "meta-srgan"), (1.0, 4.0)),

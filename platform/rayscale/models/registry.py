@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.models.aplus import APlus
 from rayscale.models.edsr import EDSR
 from rayscale.models.interpolation import Bicubic, Bilinear
 from rayscale.models.mdsr import MDSR
@@ -104,6 +105,14 @@ SYSTEMS: dict[str, System] = {
             "SRGAN: SRResNet trained against a discriminator (Ledig et al. 2017)",
             {"filters": 64, "blocks": 16, "value_range": 1.0},
             options=_UNSHIFTED_OPTIONS,
+        ),
+        System(
+            "aplus",
+            APlus,
+            "A+, 1024 anchored regressors from 30 features, luma only (Timofte et al. 2014)",
+            {"filters": 30, "blocks": 1024, "value_range": 1.0},
+            options=("filters", "blocks", "value_range"),
+            channels=1,
         ),
         System(
             "edsr-baseline",
@@ -241,7 +250,7 @@ def describe(name: str) -> dict[str, Any]:
 
     ``{"name", "scales": [int], "scale_range": [float, float] or None, "channels": int,
     "parameters": {"2": int, ...}, "halo": {"2": int, ...}, "summary"}``; the halo is in LR pixels, the parameters are
-    those that are trained. Every scale above the first and up to the second number of ``scale_range`` is served.
+    the numbers that training finds. Every scale above the first and up to the second number of ``scale_range`` is served.
     """
     system = find_system(name)
     parameters: dict[str, int] = {}

@@ -34,6 +34,8 @@ SPEC_KEY = "rayscale.spec"
 FORMAT_KEY = "rayscale.format"
 FORMAT = "1"
 
+_LARGE = 1 << 16  # numbers of a tensor from which its share of the file matters
+
 Layout = Literal["auto", "rayscale", "official", "basicsr", "super-image"]
 
 
@@ -58,20 +60,30 @@ class LoadedWeights:
 
 
 def save_model(
-    model: SuperResolver, path: str | Path, extra: Mapping[str, str] | None = None
+    model: SuperResolver,
+    path: str | Path,
+    extra: Mapping[str, str] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> str:
-    """Write ``model`` as float32 safetensors and return the sha256 of the file.
+    """Write ``model`` as safetensors and return the sha256 of the file.
 
     The file appears whole or not at all, and the same weights, specification and ``extra`` give the same
     bytes. ``extra`` goes into the metadata; keys that begin with ``rayscale.`` are taken. WeightsError for
     weights that are not finite, which could not be read again.
+
+    ``dtype`` is float32, or float16 for a file of half the size: then tensors of 65,536 numbers or more are
+    rounded to it (smaller ones weigh nothing and stay exact). Reading always gives float32.
     """
     path = Path(path)
+    if dtype not in (torch.float32, torch.float16):
+        raise ConfigError(f"weights are stored as float32 or float16, not {dtype}")
     metadata = dict(extra or {})
     if taken := sorted(key for key in metadata if key.startswith("rayscale.")):
         raise ConfigError(f"the metadata key {taken[0]} is reserved; use another prefix")
     metadata |= {SPEC_KEY: model.spec.to_json(), FORMAT_KEY: FORMAT}
     state = _checked({key: value.detach().cpu() for key, value in model.state_dict().items()})
+    state = {key: _narrowed(key, value, dtype) for key, value in state.items()}
     # safetensors writes metadata in random order: put the header together again, sorted.
     packed = safetensors.torch.save(state)
     length = int.from_bytes(packed[:8], "little")
@@ -317,3 +329,15 @@ def _checked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise WeightsError(f"{key} has values that are not finite; the training diverged")
         checked[key] = wide
     return checked
+
+
+def _narrowed(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A large tensor in ``dtype``; WeightsError where it has numbers beyond the range of that."""
+    if value.numel() < _LARGE:
+        return value
+    narrow = value.to(dtype)
+    if not bool(torch.isfinite(narrow).all()):
+        raise WeightsError(
+            f"{key} has values up to {value.abs().max().item():g}, beyond {dtype}; store it as float32"
+        )
+    return narrow

@@ -61,7 +61,7 @@ def make_model(config: TrainConfig, manifest: Manifest) -> SuperResolver:
         residual_scaling=wanted.residual_scaling,
         mean=mean,
     )
-    if not any(True for _ in model.parameters()):
+    if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError(f"{wanted.name} has nothing to train by gradients; take a network")
     for scale in wanted.drawn:
         model.resolve_scale(scale)

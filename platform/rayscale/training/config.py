@@ -14,7 +14,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -24,8 +24,10 @@ from rayscale.storage import connect, split
 from rayscale.training.recipes import ADVERSARIAL, recipe_of
 from rayscale.training.sections import (
     AdversarialSection,
+    BenchmarkSection,
     CheckpointSection,
     DataSection,
+    DatasetSection,
     GuardSection,
     LoggingSection,
     ModelSection,
@@ -37,14 +39,96 @@ from rayscale.training.sections import (
 )
 
 
-class TrainConfig(Section):
+class RunConfig(Section):
+    """What every kind of training is configured by: where it reads and writes, and what determines its weights."""
+
+    run: RunSection = RunSection()
+    data: DatasetSection = DatasetSection()
+    validation: BenchmarkSection = BenchmarkSection()
+
+    @classmethod
+    def load(cls, file: str | Path | None = None, overrides: Iterable[str] = ()) -> Self:
+        """The configuration of a file (``.yaml``, ``.yml``, ``.json``, ``.toml``; a path or ``s3://``) with overrides.
+
+        ``overrides`` are ``section.key=value`` texts with values as in YAML; the last one wins.
+
+        Raises:
+            ConfigError: an unknown key (named, with close ones), a value out of its limits, a file that is damaged.
+            NotFoundError: no such file.
+        """
+        return cls.parse(_values(file, overrides))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration of nested plain values; errors as in ``load``."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(item, cls) for item in error.errors())) from None
+
+    @property
+    def uri(self) -> str:
+        """Where this run lives; the configuration must be resolved."""
+        return f"{self.run.uri}/{self.run.name}"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of everything that determines the weights."""
+        raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        """What is trained, as the beginning of a run's name."""
+        raise NotImplementedError
+
+    def resolved(self) -> Self:
+        """With the name and every place filled in and local paths absolute; ConfigError without a dataset."""
+        dataset = self.data.uri or os.environ.get("RAYSCALE_DATASET")
+        if not dataset:
+            raise ConfigError(
+                "there is no dataset to train on: set data.uri (--set data.uri=s3://bucket/dataset, a "
+                "configuration file, or RAYSCALE_DATASET) to what "
+                "`python jobs/prepare_dataset.py SOURCE TARGET` made"
+            )
+        data_uri = connect(dataset).uri
+        run_uri = connect(self.run.uri or _sibling(data_uri, "runs")).uri
+        update: dict[str, Any] = {
+            "data": self.data.model_copy(update={"uri": data_uri}),
+            "run": self.run.model_copy(update={"uri": run_uri}),
+        }
+        if self.validation.uri:
+            uri = connect(self.validation.uri).uri
+            update["validation"] = self.validation.model_copy(update={"uri": uri})
+        resolved = self.model_copy(update=update)
+        if resolved.run.name is None:
+            name = f"{self.title}-{resolved.digest[:8]}"
+            run = resolved.run.model_copy(update={"name": name})
+            resolved = resolved.model_copy(update={"run": run})
+        return resolved
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML that ``load_config`` reads back."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+    def flat(self) -> dict[str, Any]:
+        """``{"optimizer.lr": 0.0001, ...}``: what a tracker stores as parameters."""
+        values: dict[str, Any] = {}
+        for name, value in self.model_dump(mode="json").items():
+            if isinstance(value, dict):
+                values.update({f"{name}.{key}": item for key, item in value.items()})
+            else:
+                values[name] = value
+        return values
+
+
+class TrainConfig(RunConfig):
     """A whole training run. The defaults are the recipe of Lim et al. 2017 for EDSR."""
 
     recipe: Literal["paper", "short"] = Field(
         default="paper",
         description="defaults of the system: as published, or for some hours on a CPU",
     )
-    run: RunSection = RunSection()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -101,86 +185,47 @@ class TrainConfig(Section):
             else f"{self.model.name}-x{self.model.scale}"
         )
 
-    def resolved(self) -> TrainConfig:
-        """With the name and every place filled in and local paths absolute; ConfigError without a dataset."""
-        dataset = self.data.uri or os.environ.get("RAYSCALE_DATASET")
-        if not dataset:
-            raise ConfigError(
-                "there is no dataset to train on: set data.uri (--set data.uri=s3://bucket/dataset, a "
-                "configuration file, or RAYSCALE_DATASET) to what "
-                "`python jobs/prepare_dataset.py SOURCE TARGET` made"
-            )
-        data_uri = connect(dataset).uri
-        run_uri = connect(self.run.uri or _sibling(data_uri, "runs")).uri
-        update: dict[str, Any] = {
-            "data": self.data.model_copy(update={"uri": data_uri}),
-            "run": self.run.model_copy(update={"uri": run_uri}),
-        }
-        if self.validation.uri:
-            uri = connect(self.validation.uri).uri
-            update["validation"] = self.validation.model_copy(update={"uri": uri})
-        resolved = self.model_copy(update=update)
-        if resolved.run.name is None:
-            name = f"{self.title}-{resolved.digest[:8]}"
-            run = resolved.run.model_copy(update={"name": name})
-            resolved = resolved.model_copy(update={"run": run})
-        return resolved
-
-    @property
-    def uri(self) -> str:
-        """Where this run lives; the configuration must be resolved."""
-        return f"{self.run.uri}/{self.run.name}"
-
-    def to_yaml(self) -> str:
-        """The configuration as YAML that ``load_config`` reads back."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-        return text
-
-    def flat(self) -> dict[str, Any]:
-        """``{"optimizer.lr": 0.0001, ...}``: what a tracker stores as parameters."""
-        values: dict[str, Any] = {}
-        for name, value in self.model_dump(mode="json").items():
-            if isinstance(value, dict):
-                values.update({f"{name}.{key}": item for key, item in value.items()})
-            else:
-                values[name] = value
-        return values
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration of nested plain values over the recipe of their system; errors as in ``load``."""
+        model = values.get("model")
+        system = model.get("name") if isinstance(model, Mapping) else None
+        recipe = recipe_of(system or ModelSection().name, values.get("recipe", "paper"))
+        return super().parse(_merge(recipe, values))
 
 
 def load_config(
     file: str | Path | None = None, overrides: Iterable[str] = (), system: str | None = None
 ) -> TrainConfig:
-    """The configuration of a file (``.yaml``, ``.yml``, ``.json``, ``.toml``; a path or ``s3://``) with overrides.
-
-    ``overrides`` are ``section.key=value`` texts with values as in YAML; the last one wins. ``system`` is the
-    ``model.name`` where neither gives one.
-
-    Raises:
-        ConfigError: an unknown key (named, with close ones), a value out of its limits, a file that is damaged.
-        NotFoundError: no such file.
-    """
-    values = _read(str(file)) if file else {}
-    for override in overrides:
-        _apply(values, override)
+    """``TrainConfig.load``; ``system`` is the ``model.name`` where neither the file nor the overrides give one."""
+    values = _values(file, overrides)
     if system and isinstance(model := values.setdefault("model", {}), dict):
         model.setdefault("name", system)
-    return parse_config(values)
+    return TrainConfig.parse(values)
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainConfig:
-    """The configuration of nested plain values over their recipe; errors as in ``load_config``."""
-    model = values.get("model")
-    system = model.get("name") if isinstance(model, Mapping) else None
-    recipe = recipe_of(system or ModelSection().name, values.get("recipe", "paper"))
-    try:
-        return TrainConfig.model_validate(_merge(recipe, values))
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+    """``TrainConfig.parse``."""
+    return TrainConfig.parse(values)
 
 
-def known_keys() -> list[str]:
-    """All keys as ``section.key``, in the order of the sections."""
-    return list(TrainConfig().flat())
+def options_table(config: RunConfig) -> str:
+    """Every key, its value in ``config``, and what it means, one a line."""
+    lines = []
+    values = config.flat()
+    for section, field in type(config).model_fields.items():
+        fields = getattr(field.annotation, "model_fields", {section: field})
+        for key, item in fields.items():
+            name = section if key == section else f"{section}.{key}"
+            lines.append(f"{name}={values[name]}".ljust(38) + (item.description or ""))
+    return "\n".join(lines)
+
+
+def _values(file: str | Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+    values = _read(str(file)) if file else {}
+    for override in overrides:
+        _apply(values, override)
+    return values
 
 
 def _merge(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,12 +285,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
     target[path[-1]] = value
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, kind: type[RunConfig]) -> str:
     place = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
         given = "" if isinstance(item["input"], dict) else f" (given: {item['input']!r})"
         return f"{place or 'configuration'}: {item['msg'].removeprefix('Value error, ')}{given}"
-    keys = known_keys() + list(TrainConfig.model_fields)
+    keys = [*kind().flat(), *kind.model_fields]
     last = place.rpartition(".")[2]
     close = difflib.get_close_matches(place, keys, n=3, cutoff=0.6)
     close += [key for key in keys if key.rpartition(".")[2] == last and key not in close]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from rayscale.errors import ConfigError, NotFoundError, StorageError
@@ -19,7 +20,7 @@ from rayscale.models.network import SuperResolver
 from rayscale.models.weights import save_model
 from rayscale.storage import Store, connect
 from rayscale.training.checkpoint import Checkpoints
-from rayscale.training.config import TrainConfig, parse_config
+from rayscale.training.config import RunConfig, TrainConfig, parse_config
 
 CONFIG = "config.yaml"
 RESULT = "result.json"
@@ -102,24 +103,8 @@ class Run:
 
     def finish(self, model: SuperResolver, result: dict[str, Any]) -> TrainResult:
         """Write the model and then the result; the run is complete."""
-        with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
-            path = Path(temporary, MODEL)
-            # Nothing of this place or time: the same training gives the same bytes.
-            extra = {"steps": str(result["steps"]), "config": self.config.digest}
-            digest = save_model(model, path, extra)
-            self.store.write_file(MODEL, path)
-        complete = TrainResult(
-            name=self.config.run.name or "",
-            uri=self.config.uri,
-            complete=True,
-            weights=self.store.locate(MODEL),
-            sha256=digest,
-            model=json.loads(model.spec.to_json()),
-            config_digest=self.config.digest,
-            **result,
-        )
-        self.store.write(RESULT, json.dumps(asdict(complete), indent=1).encode())
-        return complete
+        # Nothing of this place or time: the same training gives the same bytes.
+        return commit(self.config, model, result, {"steps": str(result["steps"])})
 
     def _found(self) -> TrainConfig | None:
         try:
@@ -136,6 +121,37 @@ class Run:
 
     def _has_work(self) -> bool:
         return self.store.exists(RESULT) or bool(self.checkpoints.steps())
+
+
+def commit(
+    config: RunConfig,
+    model: SuperResolver,
+    result: Mapping[str, Any],
+    extra: Mapping[str, str],
+    dtype: torch.dtype = torch.float32,
+) -> TrainResult:
+    """Write the model of a run and then its result: from here on the run is complete.
+
+    ``result`` are the fields of ``TrainResult`` that only the training knows; ``extra`` and ``dtype`` as in
+    ``save_model``.
+    """
+    store = connect(config.uri)
+    with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
+        path = Path(temporary, MODEL)
+        digest = save_model(model, path, {**extra, "config": config.digest}, dtype=dtype)
+        store.write_file(MODEL, path)
+    complete = TrainResult(
+        name=config.run.name or "",
+        uri=config.uri,
+        complete=True,
+        weights=store.locate(MODEL),
+        sha256=digest,
+        model=json.loads(model.spec.to_json()),
+        config_digest=config.digest,
+        **result,
+    )
+    store.write(RESULT, json.dumps(asdict(complete), indent=1).encode())
+    return complete
 
 
 def read_result(uri: str) -> TrainResult:

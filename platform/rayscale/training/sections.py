@@ -78,12 +78,17 @@ class ModelSection(Section):
         return tuple(int(scale) if scale.is_integer() else scale for scale in self.scales)
 
 
-class DataSection(Section):
-    """What the patches are cut from."""
+class DatasetSection(Section):
+    """Where the images come from."""
 
     uri: str | None = Field(
         default=None, description="a dataset made by jobs/prepare_dataset.py (RAYSCALE_DATASET)"
     )
+
+
+class DataSection(DatasetSection):
+    """What the patches are cut from."""
+
     patch: int = Field(default=48, ge=4, description="side of a patch in LR pixels")
     batch: int = Field(default=16, ge=1, description="patches per step, over all workers together")
 
@@ -151,13 +156,18 @@ class AdversarialSection(Section):
     )
 
 
-class ValidationSection(Section):
-    """Full images, upscaled and scored while training."""
+class BenchmarkSection(Section):
+    """Full images, upscaled and scored."""
 
     uri: str | None = Field(
         default=None,
         description="folder or bucket with HR/ and LR/ of the scale; {scale} in it stands for each of several",
     )
+
+
+class ValidationSection(BenchmarkSection):
+    """Full images, upscaled and scored while training."""
+
     every: int = Field(default=1000, ge=1, description="steps between validations and reports")
     images: int = Field(default=3, ge=0, description="images that are also logged as pictures")
 
@@ -189,11 +199,16 @@ class WorkersSection(Section):
     )
 
 
-class LoggingSection(Section):
+class TrackingSection(Section):
     """Where the figures go."""
 
-    every: int = Field(default=100, ge=1, description="steps between logged means")
     tracking_uri: str | None = Field(
         default=None, description="MLflow server; MLFLOW_TRACKING_URI by default"
     )
     experiment: str = Field(default="rayscale", min_length=1, description="MLflow experiment")
+
+
+class LoggingSection(TrackingSection):
+    """Where the figures go, and how many."""
+
+    every: int = Field(default=100, ge=1, description="steps between logged means")
