@@ -40,11 +40,13 @@ def prepare(context: typer.Context) -> None:
 
 
 def train(context: typer.Context) -> None:
-    """Train EDSR under Ray Train from such shards (jobs/train_edsr.py).
+    """Train a network under Ray Train from such shards (jobs/train_edsr.py and its siblings, by --system).
 
-    rayscale train --set data.uri=s3://bucket/dataset --workers 2      rayscale train --help
+    rayscale train --set data.uri=s3://bucket/dataset --workers 2      rayscale train --system vdsr --help
     """
-    run_job("jobs/train_edsr.py", context.args)
+    from rayscale.launch import pick_script
+
+    run_job(pick_script(context.args), context.args)
 
 
 def upscale_bucket(arguments: list[str]) -> None:
