@@ -51,6 +51,12 @@ def test_a_kernel_is_computed_once(scale, kernels):
     assert len(places) == len(places.unique(dim=0)) == kernels
 
 
+def test_fresh_kernels_are_as_strong_as_those_of_a_convolution():
+    kernels = MetaUpscale(filters=64, channels=1).kernels(range(2), range(2), 2, 1)
+    usual = float(torch.nn.Conv2d(64, 1, 3).weight.detach().std())
+    assert 0.2 * usual <= float(kernels.detach().std()) <= 2 * usual
+
+
 @pytest.mark.parametrize("scale", [2, 2.4])
 def test_row_chunks_change_nothing(scale, monkeypatch):
     layer, features = MetaUpscale(filters=2, channels=3), torch.rand(2, 2, 13, 11)

@@ -38,6 +38,11 @@ class MetaUpscale(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(_HIDDEN, filters * _KERNEL**2 * channels),
         )
+        # PyTorch's start would make kernels ten times as strong as a fresh convolution's, and training begin with
+        # unlearning them.
+        bound = (_HIDDEN * filters * _KERNEL**2) ** -0.5
+        for parameter in self.predictor[-1].parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
     def kernels(self, rows: range, columns: range, p: int, q: int) -> Tensor:
         """Kernels ``(columns, rows * channels, filters * 9)`` of output pixels, float32 also under autocast.
