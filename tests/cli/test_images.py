@@ -159,6 +159,8 @@ def test_evaluate_adds_a_suite_and_shows_what_was_published(rayscale, photo):
     assert "published" in out
     assert "33.66" in out
     assert "NRMSE" not in out
+    _, out, _ = rayscale("evaluate", "--data", folder, "--suite", "medical")
+    assert "NRMSE" in out
     code, _, err = rayscale("evaluate", "--data", folder, "--suite", "maps")
     assert code == 2
     assert "satellite, medical" in err

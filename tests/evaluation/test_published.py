@@ -17,6 +17,12 @@ def test_figures_of_the_papers_third_table():
     assert (mdsr.psnr, mdsr.ssim) == (29.26, 0.9016)
 
 
+def test_the_published_srcnn_is_the_larger_network():
+    larger = find("Set5", 2, "srcnn-955", "edsr-paper-y")
+    assert larger is not None
+    assert larger == find("Set5", 2, "srcnn", "edsr-paper-y")
+
+
 def test_a_figure_is_never_shown_under_another_protocol_scale_or_system():
     assert find("Set5", 2, "edsr", "rgb").source.startswith("BasicSR")
     assert find("Set5", 2, "vdsr", "rgb") is None

@@ -46,6 +46,16 @@ def test_floats_are_reflectances(scene):
     assert consistency(scene / 65535 + 0.25, lr, 2).reflectance == pytest.approx(0.25)
 
 
+def test_a_scale_between_the_integers():
+    y, x = np.mgrid[:60, :90]
+    fine = 100 + 20 * np.sin(x / 9)[..., None] + 30 * np.cos(y / 7)[..., None]
+    centres = 1.5 * np.arange(60) + 0.25  # LR pixels on the fine grid
+    coarse = 100 + 20 * np.sin(centres / 9)[None, :] + 30 * np.cos(centres[:40] / 7)[:, None]
+    found = consistency(fine, coarse[..., None], 1.5)
+    assert found.reflectance < 0.5  # of an amplitude of 50
+    assert found.spatial < 0.05
+
+
 def test_a_wrong_size_is_named(scene):
     with pytest.raises(InputError, match=r"scale 3.*\(144, 180, 4\)"):
         consistency(scene, scene[::2, ::2], 3)

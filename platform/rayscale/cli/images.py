@@ -248,32 +248,27 @@ def evaluate(
     from rayscale.evaluation.published import find, set_name
     from rayscale.evaluation.suites import MEASURES
 
-    measures = [MEASURES[name] for name in report.measures]
-
-    def cells(values: dict[str, float]) -> list[str]:
-        return [f"{v:.{m.digits}f}" for m, v in zip(measures, values.values(), strict=True)]
-
-    table = Table(
-        "image",
-        "PSNR dB",
-        "SSIM",
-        *(measure.title for measure in measures),
-        "s",
-        title=f"{report.model} x{scale}",
-        caption=f"{protocol}: {PROTOCOLS[protocol].description}",
-    )
+    caption = f"{protocol}: {PROTOCOLS[protocol].description}"
+    table = Table("image", "PSNR dB", "SSIM", "s", title=f"{report.model} x{scale}")
     for image in report.images:
-        scores = f"{image.psnr:.2f}", f"{image.ssim:.4f}", *cells(image.measures)
-        table.add_row(image.name, *scores, f"{image.seconds:.2f}")
+        table.add_row(image.name, f"{image.psnr:.2f}", f"{image.ssim:.4f}", f"{image.seconds:.2f}")
     table.add_section()
-    table.add_row("mean", f"{report.psnr:.2f}", f"{report.ssim:.4f}", *cells(report.measures))
+    table.add_row("mean", f"{report.psnr:.2f}", f"{report.ssim:.4f}", "")
     system = upscaler.model.spec.system + "+" * ensemble
     published = find(set_name(data), scale, system, report.protocol)
     if published is not None:
         ssim = "" if published.ssim is None else f"{published.ssim:.4f}"
         table.add_row("published", f"{published.psnr:.2f}", ssim)
-        table.caption = f"{table.caption}\npublished: {published.source}"
+        caption += f"\npublished: {published.source}"
+    table.caption = caption
     Console().print(table)
+    if report.measures:
+        table = Table("measure", "mean", "better", title=f"suite {suite}")
+        for name, value in report.measures.items():
+            measure = MEASURES[name]
+            better = "higher" if measure.higher else "lower"
+            table.add_row(measure.title, f"{value:.{measure.digits}f}", better)
+        Console().print(table)
 
 
 def models(json_: JsonOption = False) -> None:

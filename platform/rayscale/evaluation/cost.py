@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -16,29 +15,42 @@ SIDE = 256
 
 @dataclass(frozen=True)
 class Cost:
-    """``parameters`` are the trained ones; ``macs`` the multiply-accumulate operations for a 256 x 256 input."""
+    """``parameters`` are the numbers that training finds; ``macs`` the multiply-accumulates for a 256 x 256 input."""
 
     parameters: int
     macs: int
 
 
 def count(spec: ModelSpec, scale: float, *, ensemble: bool = False) -> Cost:
-    """The cost of a network, from shapes alone: nothing is allocated or computed.
+    """The cost of a network with fresh weights, from its shapes alone where these tell it.
 
     Counted are convolutions and matrix products, as in every paper; interpolation, activations and additions are not.
     A self-ensemble runs the network 8 times.
     """
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensorMode,
+    )
+
+    try:
+        # Shapes without memory or arithmetic, like the meta device, but they claim to be on the CPU, so that
+        # networks which ask for their device (autocast does) run too.
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            cost = _run(spec, scale)
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        cost = _run(spec, scale)  # its path depends on the values, as that of A+: compute once
+    return Cost(cost.parameters, cost.macs * (8 if ensemble else 1))
+
+
+def _run(spec: ModelSpec, scale: float) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch on its own internals, at the first use
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model = build(spec).eval()
-        image = torch.empty(1, spec.channels, SIDE, SIDE)
-        with FlopCounterMode(display=False) as counter:
-            model(image, scale)
+        model(torch.zeros(1, spec.channels, SIDE, SIDE), scale)
     operations = counter.get_total_flops() // 2  # a multiplication and an addition each
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Cost(parameters, operations * (8 if ensemble else 1))
+    return Cost(sum(p.numel() for p in model.parameters()), operations)
 
 
 def describe_device(device: torch.device) -> str:

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 
 _FILE = Path(__file__).with_name("published.csv")
+# Further names here of what the literature reports under one: its SRCNN is the larger of the two networks.
+_ALSO = {"srcnn-955": "srcnn"}
 _SCALE = re.compile(r"x[\d.]+", re.IGNORECASE)
 
 
@@ -39,7 +41,9 @@ def figures() -> dict[tuple[str, float, str, str], Figure]:
 
 def find(dataset: str, scale: float, model: str, protocol: str) -> Figure | None:
     """The published figure of a system on a set, as :func:`set_name` calls it; None where there is none."""
-    return figures().get((dataset, scale, model, protocol))
+    name = model.removesuffix("+")
+    system = _ALSO.get(name, name) + model[len(name) :]
+    return figures().get((dataset, scale, system, protocol))
 
 
 def set_name(uri: str) -> str:

@@ -10,7 +10,7 @@ from rayscale.imaging.fidelity import cpsnr, ergas, nrmse, sam
 from rayscale.imaging.fourier import ring_correlation
 from rayscale.imaging.image import Pixels
 
-Suite = Callable[[Pixels, Pixels, Pixels, int], dict[str, float]]
+Suite = Callable[[Pixels, Pixels, Pixels, float], dict[str, float]]
 """``(sr, hr, lr, scale)``, pixels ``(H, W, C)``, to keys of ``MEASURES`` and their values."""
 
 
@@ -35,7 +35,7 @@ MEASURES = {
 }
 
 
-def satellite(sr: Pixels, hr: Pixels, lr: Pixels, scale: int) -> dict[str, float]:
+def satellite(sr: Pixels, hr: Pixels, lr: Pixels, scale: float) -> dict[str, float]:
     """Radiometry and spectra against the reference; detail; agreement with the source."""
     source = consistency(sr, lr, scale)
     return {
@@ -49,7 +49,7 @@ def satellite(sr: Pixels, hr: Pixels, lr: Pixels, scale: int) -> dict[str, float
     }
 
 
-def medical(sr: Pixels, hr: Pixels, lr: Pixels, scale: int) -> dict[str, float]:
+def medical(sr: Pixels, hr: Pixels, lr: Pixels, scale: float) -> dict[str, float]:
     """Error relative to the signal; detail; agreement with the source."""
     source = consistency(sr, lr, scale)
     return {

@@ -86,11 +86,10 @@ def _scores(entries: Sequence[Entry]) -> str:
         lines.append([*_place(group[0]), *(cells.get(model, _ABSENT) for model in models)])
     protocols = dict.fromkeys(entry.report.protocol for entry in entries)
     sources = dict.fromkeys(e.published.source for e in entries if e.published is not None)
-    notes = [
-        "PSNR in dB / SSIM, means over the images; **best**, _second best_.",
-        *(f"In brackets what was published: {'; '.join(sources)}." for _ in range(bool(sources))),
-        *(f"Protocol `{name}`: {PROTOCOLS[name].description}." for name in protocols),
-    ]
+    notes = ["PSNR in dB / SSIM, means over the images; **best**, _second best_."]
+    if sources:
+        notes.append(f"In brackets what was published: {'; '.join(sources)}.")
+    notes += [f"Protocol `{name}`: {PROTOCOLS[name].description}." for name in protocols]
     return "\n".join([_grid(["set", "scale", *models], lines), "", *notes])
 
 
@@ -111,20 +110,19 @@ def _column(measure: Measure, values: list[float]) -> list[str]:
 
 
 def _costs(entries: Sequence[Entry]) -> str:
-    groups: dict[str, dict[float, list[Entry]]] = {}
+    models = list(dict.fromkeys(entry.report.model for entry in entries))
+    groups: dict[tuple[int, float], list[Entry]] = {}
     for entry in entries:
-        scales = groups.setdefault(entry.report.model, {})
-        scales.setdefault(entry.report.scale, []).append(entry)
+        place = models.index(entry.report.model), entry.report.scale
+        groups.setdefault(place, []).append(entry)
     lines = []
-    for model, scale, same in (
-        (m, s, g) for m, scales in groups.items() for s, g in scales.items()
-    ):
+    for (number, scale), same in sorted(groups.items()):
         images = [image for entry in same for image in entry.report.images]
         seconds = sum(i.seconds for i in images) / sum(i.megapixels for i in images)
         cost, weights = same[0].cost, same[0].weights
         lines.append(
             [
-                model,
+                models[number],
                 f"x{scale:g}",
                 f"{cost.parameters:,}",
                 f"{cost.macs / 1e9:,.1f}",

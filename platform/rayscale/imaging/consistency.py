@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayscale.errors import InputError
 from rayscale.imaging.fidelity import Values, peak, sam
 from rayscale.imaging.fourier import displacement
-from rayscale.resampling import degrade
+from rayscale.resampling import enlarged, resize
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Consistency:
     spatial: float
 
 
-def consistency(sr: Values, lr: Values, scale: int) -> Consistency:
+def consistency(sr: Values, lr: Values, scale: float) -> Consistency:
     """Compare ``sr`` ``(sH, sW, C)``, shrunk by MATLAB's bicubic, with its source ``lr`` ``(H, W, C)``.
 
     The three consistency measures of opensr-test (Aybar et al. 2024, "A comprehensive benchmark for optical remote
@@ -34,15 +35,22 @@ def consistency(sr: Values, lr: Values, scale: int) -> Consistency:
 
     Raises InputError when ``sr`` is not of the size and type that ``scale`` makes of ``lr``.
     """
-    expected = (lr.shape[0] * scale, lr.shape[1] * scale, *lr.shape[2:])
+    expected = (*(enlarged(size, scale) for size in lr.shape[:2]), *lr.shape[2:])
     if sr.shape != expected or sr.dtype != lr.dtype:
         raise InputError(
             f"{sr.dtype} {sr.shape} is not what scale {scale} makes of {lr.dtype} {lr.shape}: {expected}"
         )
     source = lr.astype(np.float64)
-    shrunk = degrade(sr.astype(np.float64), scale)
+    shrunk = _shrink(sr.astype(np.float64), source.shape[:2])
     return Consistency(
         reflectance=float(np.abs(shrunk - source).mean()) / peak(lr.dtype),
         spectral=sam(shrunk, source),
         spatial=math.hypot(*displacement(source, shrunk)),
     )
+
+
+def _shrink(values: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    import torch
+
+    planes = torch.from_numpy(np.moveaxis(values, 2, 0))
+    return np.asarray(np.moveaxis(resize(planes, size).numpy(), 0, 2))
