@@ -187,6 +187,11 @@ class Upsampler(nn.Sequential):
         super().__init__(*layers)
 
 
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast switched off for what is computed of ``x``; the meta device, which computes shapes only, has none."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 def identity(channels: int) -> Tensor:
     """The weight ``(C, C, 1, 1)`` of a 1x1 convolution that changes nothing."""
     # Not torch.eye: on the meta device it imports the compiler, which takes seconds.
