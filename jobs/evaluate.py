@@ -49,7 +49,7 @@ class Contender(NamedTuple):
     """A model at one scale. ``network`` is a reference into Ray's object store."""
 
     label: str
-    scale: int
+    scale: float
     ensemble: bool
     system: str
     weights: str
@@ -61,7 +61,7 @@ class Crop(NamedTuple):
     """An image of a benchmark to be shown; the window is chosen automatically when None."""
 
     data: str
-    scale: int
+    scale: float
     image: str
     window: Window | None
 
@@ -84,7 +84,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", action="append", required=True, metavar="NAME[=WEIGHTS]", help="repeatable")
     add("--data", action="append", required=True, metavar="URI", help="repeatable")
-    add("--scale", action="append", type=int, required=True, help="repeatable")
+    add("--scale", action="append", type=float, required=True, help="repeatable")
     add("--weights", help="weights file, with one --model that names its system")
     add("--ensemble", action="store_true", help="score the self-ensemble (+) of each model too")
     add("--protocol", choices=tuple(PROTOCOLS), default="edsr-paper-y")
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> None:
         log(options, entries, files)
 
 
-def at(text: str, scale: int) -> str:
+def at(text: str, scale: float) -> str:
     """The text with its scale filled in."""
     return text.replace("{scale}", f"{scale:g}")
 
@@ -212,7 +212,7 @@ def score_all(options: argparse.Namespace, contenders: Sequence[Contender]) -> l
 
 
 def score(
-    network: Any, label: str, ensemble: bool, data: str, scale: int, names: list[str],
+    network: Any, label: str, ensemble: bool, data: str, scale: float, names: list[str],
     protocol: str, suite: str | None, device: str,
 ) -> tuple[Report, str] | RayscaleError:  # fmt: skip
     """The report of some images and what computed them; a user's error comes back as a value, because Ray would
@@ -308,7 +308,7 @@ def draw_crops(
 
 
 def upscaled(
-    network: Any, ensemble: bool, data: str, scale: int, image: str, device: str
+    network: Any, ensemble: bool, data: str, scale: float, image: str, device: str
 ) -> Pixels | RayscaleError:
     """One image by one model; errors as by :func:`score`."""
     from rayscale.evaluation import enlarge_pair, read_pairs
@@ -341,7 +341,7 @@ def log(options: argparse.Namespace, entries: Sequence[Entry], files: dict[str, 
         values = {"psnr": report.psnr, "ssim": report.ssim, **report.measures}
         metrics |= {f"{name}/{key}": value for key, value in values.items()}
     sets = ", ".join(dict.fromkeys(entry.dataset for entry in entries))
-    scales = ", ".join(f"x{scale}" for scale in dict.fromkeys(options.scale))
+    scales = ", ".join(f"x{scale:g}" for scale in dict.fromkeys(options.scale))
     run_id = log_evaluation(
         f"{sets} {scales}",
         params={

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from serve.errors import BadParameterError, UnavailableError
 from serve.jobs import check_reference
 
-from rayscale.errors import NotFoundError, RayscaleError
+from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import builtin_names, open_builtin, read_spec
-from rayscale.models.registry import describe
+from rayscale.models.registry import SYSTEMS, describe
 from rayscale.models.spec import INTERPOLATIONS
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Loaded:
 
     version: Version
     model: SuperResolver
-    upscalers: dict[tuple[int, bool], Upscaler] = field(default_factory=dict)
+    upscalers: dict[tuple[float, bool], Upscaler] = field(default_factory=dict)
 
 
 class Shelf:
@@ -127,14 +127,12 @@ class Shelf:
                 self._loaded.move_to_end(loaded.version)
             return loaded
 
-    def upscaler(self, loaded: Loaded, scale: int, ensemble: bool) -> Upscaler:
+    def upscaler(self, loaded: Loaded, scale: float, ensemble: bool) -> Upscaler:
         """The upscaler of a loaded model; BadParameterError for a scale it does not have."""
-        scales = loaded.model.scales
-        if scale not in scales:
-            raise BadParameterError(
-                f"the model {loaded.version.reference} has no scale {scale}; it has "
-                + ", ".join(map(str, scales))
-            )
+        try:
+            scale = loaded.model.resolve_scale(scale)
+        except ConfigError as error:
+            raise BadParameterError(f"the model {loaded.version.reference}: {error}") from None
         with self._lock:
             found = loaded.upscalers.get((scale, ensemble))
             if found is None:
@@ -281,11 +279,24 @@ def _version(found: Any) -> Version:
 
 def _built_in(name: str) -> Version:
     if name in INTERPOLATIONS:
-        facts = {"system": name, "scales": describe(name)["scales"], "channels": None}
+        system = describe(name)
+        facts = {
+            "system": name,
+            "scales": system["scales"],
+            "scale_range": system["scale_range"],
+            "channels": None,
+        }
         return Version(name, None, NO_WEIGHTS, facts=facts)
     spec, digest = read_spec(name)
     return Version(name, None, digest, facts=_facts(spec))
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:
-    return {"system": spec.system, "scales": list(spec.scales), "channels": spec.channels}
+    system = SYSTEMS.get(spec.system)  # None: registered by a later version
+    any_channels = system is not None and system.network.any_channels
+    return {
+        "system": spec.system,
+        "scales": list(spec.scales),
+        "scale_range": None if system is None else system.network.scale_range,
+        "channels": None if any_channels else spec.channels,
+    }

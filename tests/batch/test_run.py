@@ -148,8 +148,9 @@ class Deadly(torch.nn.Module):
         super().__init__()
         self.inner, self.spec = inner, inner.spec
         self.scales, self.channels, self.halo = inner.scales, inner.channels, inner.halo
+        self.resolve_scale = inner.resolve_scale
 
-    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         if x.shape[-1] == 13:
             os._exit(1)
         result: torch.Tensor = self.inner(x, scale)

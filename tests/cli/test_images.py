@@ -48,6 +48,16 @@ def test_upscale_writes_the_bicubic_image(rayscale, photo, tmp_path):
     assert np.abs(_read(tmp_path / "big.png").astype(int) - expected).max() <= 1
 
 
+def test_upscale_by_a_fraction(rayscale, photo, tmp_path):
+    code, _, err = rayscale("upscale", photo, tmp_path / "big.png", "-m", "bicubic", "-s", 2.25)
+    assert code == 0, err
+    assert _read(tmp_path / "big.png").shape == (45, 67, 3)
+    code, _, err = rayscale("upscale", photo, tmp_path / "x.png", "-m", "bicubic", "-s", 17)
+    assert code == 2
+    assert "up to 16, not 17" in err
+    assert rayscale("degrade", photo, tmp_path / "x.png", "-s", 2.5)[0] == 2
+
+
 def test_upscale_converts_to_the_ending_of_the_output(rayscale, photo, tmp_path):
     assert rayscale("upscale", photo, tmp_path / "big.jpg")[0] == 0
     assert Image.open(tmp_path / "big.jpg").format == "JPEG"

@@ -136,5 +136,5 @@ def test_without_a_registry_there_are_the_built_in_models(
 def test_a_scale_that_the_model_lacks(registry: Any) -> None:
     registry.add("roofs", 1)
     under_test = shelf(registry)
-    with pytest.raises(BadParameterError, match="no scale 3; it has 2"):
+    with pytest.raises(BadParameterError, match=r"roofs/1: .* serves scale 2, not 3"):
         under_test.upscaler(under_test.get("roofs"), 3, False)

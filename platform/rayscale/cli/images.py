@@ -34,7 +34,10 @@ WeightsOption = Annotated[
         dir_okay=False,
     ),
 ]
-ScaleOption = Annotated[int, typer.Option("--scale", "-s", min=1, help="How many times larger.")]
+ScaleOption = Annotated[
+    float,
+    typer.Option("--scale", "-s", min=1, help="How many times larger; 2.5 where the model can."),
+]
 EnsembleOption = Annotated[
     bool, typer.Option("--ensemble", help='Average over 8 flips and turns ("+"): slower, better.')
 ]
@@ -43,7 +46,7 @@ PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 
 
-def open_network(name: str, weights: Path | None, scale: int) -> SuperResolver:
+def open_network(name: str, weights: Path | None, scale: float) -> SuperResolver:
     """The network to use; the hash of a weights file is shown."""
     from rayscale.registry import open_model
 
@@ -85,7 +88,7 @@ def upscale(
         from rayscale.cli.pipeline import upscale_bucket
 
         flags = ["--ensemble"] * ensemble + ["--json"] * json_
-        upscale_bucket([source, target, "--model", model, "--scale", str(scale), *flags])
+        upscale_bucket([source, target, "--model", model, "--scale", f"{scale:g}", *flags])
         return
 
     from rayscale.inference import Upscaler
@@ -105,7 +108,7 @@ def upscale(
 def degrade(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image or a folder.")],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File or folder to write.")],
-    scale: ScaleOption = 2,
+    scale: Annotated[int, typer.Option("--scale", "-s", min=1, help="How many times smaller.")] = 2,
     json_: JsonOption = False,
 ) -> None:
     """Make low-resolution images by MATLAB-exact bicubic, as the benchmark sets were made.
@@ -249,7 +252,7 @@ def evaluate(
     from rayscale.evaluation.suites import MEASURES
 
     caption = f"{protocol}: {PROTOCOLS[protocol].description}"
-    table = Table("image", "PSNR dB", "SSIM", "s", title=f"{report.model} x{scale}")
+    table = Table("image", "PSNR dB", "SSIM", "s", title=f"{report.model} x{report.scale}")
     for image in report.images:
         table.add_row(image.name, f"{image.psnr:.2f}", f"{image.ssim:.4f}", f"{image.seconds:.2f}")
     table.add_section()
@@ -272,7 +275,7 @@ def evaluate(
 
 
 def models(json_: JsonOption = False) -> None:
-    """List the systems: scales, parameters and halo (receptive field in input pixels) for 3 channels."""
+    """List the systems: scales, parameters, halo (receptive field in input pixels), models with weights."""
     from rayscale.models.registry import describe, model_names
 
     rows = [describe(name) for name in model_names()]
@@ -289,7 +292,8 @@ def models(json_: JsonOption = False) -> None:
         counts = sorted(set(parameters.values()))
         table.add_row(
             row["name"],
-            " ".join(f"x{s}" for s in row["scales"]),
+            " ".join(f"x{s}" for s in row["scales"])
+            + (f", any to x{row['scale_range'][1]:g}" if row["scale_range"] else ""),
             " / ".join(f"{count:,}" for count in counts),
             " / ".join(str(halo) for halo in sorted(set(row["halo"].values()))),
             row["summary"],

@@ -18,6 +18,7 @@ from rayscale.imaging import Image, read_image
 from rayscale.imaging.image import Pixels
 from rayscale.imaging.metrics import EDSR_PAPER, Protocol, psnr, ssim
 from rayscale.inference import Upscaler
+from rayscale.resampling import enlarged
 from rayscale.storage import Store, connect
 
 _WARM_UP = 32  # LR pixels a side that are upscaled before the clock starts
@@ -26,7 +27,7 @@ _SUFFIX = re.compile(r"[._-](HR|LR)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Pair:
-    """One benchmark image: ``hr`` is exactly ``scale`` times as large as ``lr``."""
+    """One benchmark image: ``hr`` is exactly ``scale`` times as large as ``lr``, fractions of a pixel cut."""
 
     name: str
     lr: Image
@@ -58,7 +59,7 @@ class Report:
     """The scores of one model on one set at one scale; the means are over images, as in every paper."""
 
     model: str
-    scale: int
+    scale: float
     protocol: str
     images: list[ImageScore] = field(default_factory=list)
 
@@ -122,7 +123,7 @@ def list_pairs(uri: str) -> list[str]:
     return list(_partners(connect(uri)))
 
 
-def read_pairs(uri: str, scale: int, names: Collection[str] | None = None) -> Iterator[Pair]:
+def read_pairs(uri: str, scale: float, names: Collection[str] | None = None) -> Iterator[Pair]:
     """The pairs of a benchmark folder or bucket that holds ``HR/`` and ``LR/`` of one scale, by name.
 
     Names match after removing a trailing ``_HR`` or ``_LR``. ``names`` picks some of them.
@@ -136,10 +137,11 @@ def read_pairs(uri: str, scale: int, names: Collection[str] | None = None) -> It
         if names is not None and name not in names:
             continue
         lr, hr = read_image(store.read(lr_key)), read_image(store.read(hr_key))
-        if (hr.height, hr.width) != (lr.height * scale, lr.width * scale):
+        height, width = enlarged(lr.height, scale), enlarged(lr.width, scale)
+        if (hr.height, hr.width) != (height, width):
             raise InputError(
-                f"{name}: HR is {hr.width}x{hr.height}, but LR {lr.width}x{lr.height} at x{scale} makes "
-                f"{lr.width * scale}x{lr.height * scale}; is --scale right?"
+                f"{name}: HR is {hr.width}x{hr.height}, but LR {lr.width}x{lr.height} at x{scale:g} makes "
+                f"{width}x{height}; is --scale right?"
             )
         yield Pair(name, lr, hr)
 

@@ -138,8 +138,9 @@ class Upscaler:
         if self.ensemble:
             x = functional.pad(x, (0, -width % grain, 0, -height % grain), mode="replicate")
         halo = self.model.halo(self.scale)
-        out = torch.empty(*x.shape[:2], *(enlarged(side, self.scale) for side in x.shape[-2:]))
-        for tile in tiles(*x.shape[-2:], self.tile, halo, grain):
+        tall, wide = x.shape[-2:]
+        out = torch.empty(*x.shape[:2], enlarged(tall, self.scale), enlarged(wide, self.scale))
+        for tile in tiles(tall, wide, self.tile, halo, grain):
             self._predict_tile(x, out, tile, dtype)
         return out[..., : enlarged(height, self.scale), : enlarged(width, self.scale)]
 

@@ -209,7 +209,7 @@ def create_model(
         if scale is None:
             raise ConfigError(f"{name} is built for one scale; give one of {_list(scales)}")
         if scale not in scales:
-            raise ConfigError(f"{name} has no scale {scale}; its scales are {_list(scales)}")
+            raise ConfigError(f"{name} has no scale {scale:g}; its scales are {_list(scales)}")
         scales = (int(scale),)
     given = {
         "filters": filters,
