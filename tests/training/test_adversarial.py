@@ -79,13 +79,13 @@ def test_both_losses_and_gradients_are_those_of_the_formula() -> None:
     assert figures["discriminator_loss"] == pytest.approx(judged.item(), rel=1e-5)
     for mine, other in zip(trainer.model.parameters(), expected, strict=True):
         assert mine.grad is not None
-        assert (mine.grad - other).norm() < 1e-3 * other.norm()
+        assert (mine.grad - other).norm() < 1e-3 * other.norm() + 1e-5
     for mine, other in zip(
         trainer.discriminator.parameters(), twin.discriminator.parameters(), strict=True
     ):
         assert mine.grad is not None
         assert other.grad is not None
-        assert (mine.grad - other.grad).norm() < 1e-3 * other.grad.norm()
+        assert (mine.grad - other.grad).norm() < 1e-3 * other.grad.norm() + 1e-5
 
 
 def test_the_discriminator_learns_to_tell() -> None:
