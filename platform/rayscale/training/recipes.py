@@ -5,7 +5,7 @@ those of EDSR. Published values that papers leave open are marked.
 
 The short recipes rest on one measurement (docs/lab.md): on a CPU small patches and many updates win. An eighth of the
 pixels per step makes eight times the steps, and with a higher learning rate that falls in a cosine and a running
-mean of the weights, it gains more than large batches do. What that costs against the published figures is in docs/zoo.md.
+mean of the weights, it gains more than large batches do.
 """
 
 from __future__ import annotations
