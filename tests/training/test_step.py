@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from skimage.color import rgb2ycbcr
-from tests.training.world import main
+from tests.training.world import run_world
 
 from rayscale.models.registry import create_model
 from rayscale.training.config import load_config
 from rayscale.training.guard import NonFiniteLossError
 from rayscale.training.step import Trainer
-
-
-def run_world(folder: Path, checkout: Path, world: int, *flags: str) -> list[dict[str, Any]]:
-    """What each worker of ``world`` saved; one alone runs in this process."""
-    if world == 1:
-        main(folder, 0, 1, *flags)
-        return [torch.load(folder / "1-0.pt")]
-    environment = os.environ | {"PYTHONPATH": str(checkout / "platform")}
-    script = str(checkout / "tests" / "training" / "world.py")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, str(folder), str(rank), str(world), *flags], env=environment
-        )
-        for rank in range(world)
-    ]
-    try:
-        assert [process.wait(120) for process in processes] == [0] * world
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)]
 
 
 def test_two_workers_have_the_gradient_of_the_whole_batch(tmp_path: Path, checkout: Path) -> None:

@@ -1,18 +1,22 @@
 """One of several gloo processes: takes steps on its share of a batch and saves what came of it.
 
-``python world.py FOLDER RANK WORLD [bad | several]``; with ``bad`` the last rank's share has a loss that is not finite,
-with ``several`` a network of three scales trains on two of them.
+``python world.py FOLDER RANK WORLD [bad | several | gan]``; with ``bad`` the last rank's share has a loss that is not
+finite, with ``several`` a network of three scales trains on two of them, with ``gan`` there are two networks.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from rayscale.models.registry import create_model
+from rayscale.training.adversarial import AdversarialTrainer
 from rayscale.training.config import load_config
 from rayscale.training.guard import NonFiniteLossError
 from rayscale.training.step import Trainer
@@ -47,6 +51,25 @@ def several(folder: Path, rank: int, world: int) -> None:
     moments = {name: len(state[p]) for name, p in model.named_parameters() if p in state}
     outcome = {"before": before, "after": after, "graded": graded, "moments": moments}
     torch.save(outcome, folder / f"{world}-{rank}.pt")
+
+
+def adversaries(folder: Path, rank: int, world: int) -> None:
+    overrides = ["data.batch=6", "precision=float32", "model.name=srgan", "model.scale=2"]
+    overrides += ["data.patch=8", "adversarial.content=l1", f"workers.count={world}"]
+    torch.manual_seed(0)
+    model = create_model("srgan", scale=2, blocks=1, filters=8)
+    trainer = AdversarialTrainer(
+        load_config(None, overrides), model, peak=255, rank=rank, world=world
+    )
+    mine = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    for step in range(2):
+        lr, hr = patches(step)
+        trainer.advance(lr[mine], hr[mine])
+    figures = trainer.figures()
+    networks = {"generator": model, "discriminator": trainer.discriminator}
+    weights = {name: dict(network.named_parameters()) for name, network in networks.items()}
+    statistics = dict(model.named_buffers())
+    torch.save({**weights, "statistics": statistics, **figures}, folder / f"{world}-{rank}.pt")
 
 
 def share(folder: Path, rank: int, world: int, bad: bool) -> None:
@@ -86,10 +109,33 @@ def main(folder: Path, rank: int, world: int, kind: str = "") -> None:
         )
     if kind == "several":
         several(folder, rank, world)
+    elif kind == "gan":
+        adversaries(folder, rank, world)
     else:
         share(folder, rank, world, kind == "bad")
     if world > 1:
         dist.destroy_process_group()
+
+
+def run_world(folder: Path, checkout: Path, world: int, *flags: str) -> list[dict[str, Any]]:
+    """What each worker of ``world`` saved; one alone runs in this process."""
+    if world == 1:
+        main(folder, 0, 1, *flags)
+        return [torch.load(folder / "1-0.pt")]
+    environment = os.environ | {"PYTHONPATH": str(checkout / "platform")}
+    script = str(checkout / "tests" / "training" / "world.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(folder), str(rank), str(world), *flags], env=environment
+        )
+        for rank in range(world)
+    ]
+    try:
+        assert [process.wait(120) for process in processes] == [0] * world
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)]
 
 
 if __name__ == "__main__":

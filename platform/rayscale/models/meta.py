@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rayscale.models.network import MeanShift, ResBlock, SuperResolver, conv, reach, require_trunk
+from rayscale.models.network import (
+    MeanShift,
+    ResBlock,
+    SuperResolver,
+    conv,
+    full_precision,
+    reach,
+    require_trunk,
+)
 from rayscale.models.spec import ModelSpec
 from rayscale.models.srresnet import norm_body, norm_head
 from rayscale.resampling import exact_scale
@@ -52,7 +60,7 @@ class MetaUpscale(nn.Module):
         weight = self.predictor[-1].weight
         assert isinstance(weight, Tensor)
         places = [(q / p, i * q % p / p, j * q % p / p) for j in columns for i in rows]
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             kernels: Tensor = self.predictor(weight.new_tensor(places))
         kernels = kernels.view(len(columns), len(rows), -1, self.channels)
         return kernels.transpose(2, 3).flatten(1, 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -185,6 +186,11 @@ class Upsampler(nn.Sequential):
             layers += [conv(filters, step**2 * filters, 3), nn.PixelShuffle(step)]
             layers += [activation()] if activation else []
         super().__init__(*layers)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast switched off for what is computed of ``x``; the meta device, which computes shapes only, has none."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def identity(channels: int) -> Tensor:

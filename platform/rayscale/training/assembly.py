@@ -14,10 +14,16 @@ from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model, find_system
 from rayscale.models.weights import read_weights, warm_start
 from rayscale.storage import connect, split
+from rayscale.training.adversarial import AdversarialTrainer
 from rayscale.training.config import TrainConfig
 from rayscale.training.step import Trainer
 
 logger = logging.getLogger(__name__)
+
+_PRETRAINING = {
+    "srgan": "the model.safetensors of an SRResNet (jobs/train_classic.py --system srresnet)",
+    "meta-srgan": "the model.safetensors of the same job with adversarial.weight=0",
+}
 
 
 def make_trainer(
@@ -28,10 +34,19 @@ def make_trainer(
     world: int = 1,
     device: torch.device | str = "cpu",
 ) -> Trainer:
-    """The trainer of ``config`` on a dataset, its weights drawn from ``run.seed``."""
+    """The trainer of ``config`` on a dataset, its weights drawn from ``run.seed``.
+
+    Raises ConfigError as ``make_model`` does, and for a GAN stage that is not told what it starts from.
+    """
+    if config.is_adversarial and config.model.warm_start is None:
+        raise ConfigError(
+            f"{config.model.name} starts from a generator that was trained without a discriminator: set "
+            f"model.warm_start to {_PRETRAINING[config.model.name]}, or to none to start from fresh weights"
+        )
     torch.manual_seed(config.run.seed)
     model = make_model(config, manifest)
-    return Trainer(config, model, peak=manifest.peak, rank=rank, world=world, device=device)
+    kind = AdversarialTrainer if config.is_adversarial else Trainer
+    return kind(config, model, peak=manifest.peak, rank=rank, world=world, device=device)
 
 
 def make_model(config: TrainConfig, manifest: Manifest) -> SuperResolver:

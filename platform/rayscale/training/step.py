@@ -44,7 +44,7 @@ class Trainer:
         self.rank, self.world = rank, world
         self.batch = config.data.batch
         model = model.to(self.device).train()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: SuperResolver = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.gain = model.spec.value_range / peak
         # As in inference: bfloat16 has 8 bits, so deeper pixels use it only when asked to.
         deep = peak > 255 and config.precision == "auto"
