@@ -292,8 +292,9 @@ def models(json_: JsonOption = False) -> None:
         counts = sorted(set(parameters.values()))
         table.add_row(
             row["name"],
-            " ".join(f"x{s}" for s in row["scales"])
-            + (f", any to x{row['scale_range'][1]:g}" if row["scale_range"] else ""),
+            f"any to x{row['scale_range'][1]:g}"
+            if row["scale_range"]
+            else " ".join(f"x{s}" for s in row["scales"]),
             " / ".join(f"{count:,}" for count in counts),
             " / ".join(str(halo) for halo in sorted(set(row["halo"].values()))),
             row["summary"],
