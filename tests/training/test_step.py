@@ -140,12 +140,13 @@ def test_the_device_side_guard_keeps_weights_without_asking_the_host() -> None:
 
 
 def test_the_running_mean_follows_its_formula() -> None:
-    trainer = make_trainer("optimizer.ema=0.9", "optimizer.lr=1e-2")
+    trainer = make_trainer("optimizer.ema=0.25", "optimizer.lr=1e-2")
     expected = [p.detach().clone() for p in trainer.model.parameters()]
-    for _ in range(3):
+    for decay in (1 / 10, 2 / 11, 0.25, 0.25):
         trainer.advance(*batch())
         expected = [
-            0.9 * e + 0.1 * p for e, p in zip(expected, trainer.model.parameters(), strict=True)
+            e.lerp(p.detach(), 1 - decay)
+            for e, p in zip(expected, trainer.model.parameters(), strict=True)
         ]
     names = [name for name, _ in trainer.model.named_parameters()]
     state = trainer.averaged_state()
@@ -170,9 +171,10 @@ def test_the_running_mean_has_running_statistics_of_its_own() -> None:
     trainer = Trainer(config, model, peak=255)
     key = "body.0.body.1.running_mean"
     expected = trainer.averaged_state()[key].clone()
-    for _ in range(3):
+    for step in range(3):
         trainer.advance(*batch())
-        expected = 0.9 * expected + 0.1 * model.state_dict()[key]
+        decay = (1 + step) / (10 + step)
+        expected = decay * expected + (1 - decay) * model.state_dict()[key]
     assert expected.abs().max() > 0
     assert torch.allclose(trainer.averaged_state()[key], expected, atol=1e-7)
     assert not torch.allclose(model.state_dict()[key], expected, rtol=0.1)

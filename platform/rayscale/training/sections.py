@@ -123,7 +123,10 @@ class OptimizerSection(Section):
         description="mean over pixels; euclidean: half the squared error of a patch, summed, white being 1",
     )
     ema: float = Field(
-        default=0.0, ge=0, lt=1, description="decay of the running mean of the weights; 0 is off"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay of the running mean of the weights, less in the first steps; 0 is off",
     )
 
 

@@ -159,7 +159,9 @@ class Trainer:
     def _update(self) -> None:
         self._apply(self.optimizer)
         if self.average is not None:
-            torch._foreach_lerp_(self.average, list(self.live.values()), 1.0 - self.config.ema)
+            # Shorter at first, or the initial weights would weigh for thousands of steps.
+            decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(self.average, list(self.live.values()), 1.0 - decay)
 
     def _apply(self, optimizer: torch.optim.Optimizer) -> None:
         if self.device.type != "cpu":
