@@ -27,26 +27,26 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
+from rayscale import launch
 from rayscale.errors import ConfigError, RayscaleError
+from rayscale.launch import COMPLETE, FAILED, INTERRUPTED, USAGE
 from rayscale.training.aplus import APlusConfig, train
 from rayscale.training.config import options_table
 
 if TYPE_CHECKING:
     from rayscale.training.run import TrainResult
 
-COMPLETE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     if options.list_options:
-        print(options_table(APlusConfig))
+        print(options_table(APlusConfig()))
         return COMPLETE
     try:
         result = on_ray(configure(options))
         table = rows(result)
         if options.register:
-            table["registered"] = register(result, options.register, options.alias)
+            table["registered"] = launch.register(result, options.register, options.alias)
     except RayscaleError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError) else FAILED
@@ -68,6 +68,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="override one key, such as model.scale=3; repeatable",
     )  # fmt: skip
+    add("--system", choices=("aplus",), help="as the other training jobs take it")
     add("--register", metavar="NAME", help="publish the result in the MLflow registry as NAME")
     add("--alias", metavar="ALIAS", help="with --register: point this alias to the new version")
     add("--list-options", action="store_true", help="print every key and end")
@@ -120,11 +121,7 @@ def work(values: dict[str, Any], tracking: str | None) -> TrainResult | Rayscale
     torch.set_num_threads(config.workers.threads or len(os.sched_getaffinity(0)))
     logger = None
     if tracking:
-        os.environ["MLFLOW_TRACKING_URI"] = tracking
-        from rayscale.registry import MlflowLogger
-
-        tags = {"rayscale.uri": config.uri, "rayscale.config": config.digest}
-        logger = MlflowLogger(config.logging.experiment, config.run.name or "", tags=tags)
+        logger = launch.mlflow_logger(tracking, config)
     try:
         result = train(config, metrics=logger, say=lambda line: print(line, flush=True))
     except RayscaleError as error:
@@ -148,30 +145,6 @@ def rows(result: TrainResult) -> dict[str, str]:
         table[f"PSNR ({result.protocol})"] = f"{metrics['psnr']:.2f} dB"
         table[f"SSIM ({result.protocol})"] = f"{metrics['ssim']:.4f}"
     return table | {"weights": str(result.weights)}
-
-
-def register(result: TrainResult, name: str, alias: str | None) -> str:
-    """Publish the weights with their scores; gives ``name/version``."""
-    from rayscale.registry import publish
-
-    scores = {}
-    if result.protocol:
-        scores["validation"] = {
-            "protocol": result.protocol,
-            "scale": result.model["scales"][0],
-            "psnr": result.metrics["psnr"],
-            "ssim": result.metrics["ssim"],
-        }
-    version = publish(
-        result.weights or "",
-        name,
-        scores=scores,
-        dataset_digest=result.dataset["digest"],
-        alias=alias,
-        run_id=result.run_id,
-        tags={"rayscale.run": result.uri},
-    )
-    return version.ref + (f" ({name}@{alias})" if alias else "")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         required=True,
         help="NAME, NAME@ALIAS or NAME/VERSION of the registry; or bicubic",
     )
-    add("--scale", type=int, help="enlargement; needed when the model has several")
+    add("--scale", type=float, help="enlargement; needed when the model has several")
     add("--ensemble", action="store_true", help="average over 8 orientations, 8 times the work")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: GPUs if any")

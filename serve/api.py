@@ -24,7 +24,7 @@ from serve.errors import (
     documented,
     install,
 )
-from serve.jobs import Job, Result, check_reference, check_size
+from serve.jobs import Job, Result, check_reference, check_scale, check_size
 from serve.keys import KeyCheck
 from serve.limits import BodyLimit
 from serve.settings import ServeSettings
@@ -62,9 +62,13 @@ class Model(BaseModel):
     name: str
     version: str | None = Field(description="null for a built-in")
     aliases: list[str]
-    weights_sha256: str = Field(description="`none` for a built-in, which has no weights")
+    weights_sha256: str = Field(description="`none` for an interpolation, which has no weights")
     system: str
     scales: list[int]
+    scale_range: tuple[float, float] | None = Field(
+        default=None,
+        description="every scale above the first and up to the second is served too",
+    )
     channels: int | None = Field(description="null: any number")
 
 
@@ -164,7 +168,7 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
             Query(max_length=256, description="name, name@alias or name/version; see /v1/models"),
         ] = None,
         scale: Annotated[
-            int | None,
+            float | None,
             Query(ge=1, le=LARGEST_SCALE, description="default: the smallest of the model"),
         ] = None,
         ensemble: Annotated[
@@ -177,6 +181,7 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
         """
         if model is not None:
             check_reference(model)
+        check_scale(scale)
         _check_form(request.headers)
         data = await request.body()
         # By the header alone, before the image takes a place in the queue of the model replicas.
@@ -271,7 +276,7 @@ _RESULT_HEADERS = {
     for name, kind, text in (
         ("X-Rayscale-Model", "string", "the exact model: name/version"),
         ("X-Rayscale-Weights-Sha256", "string", "sha256 of its weights, or `none`"),
-        ("X-Rayscale-Scale", "integer", "the scale that was used"),
+        ("X-Rayscale-Scale", "number", "the scale that was used"),
         ("Server-Timing", "string", "milliseconds of decode, upscale, encode, and in total"),
     )
 }

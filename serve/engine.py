@@ -117,7 +117,7 @@ class Engine:
         upscaler = self.shelf.upscaler(loaded, scale, job.ensemble)
         _watch(loaded.model)
         clock = [time.perf_counter()]
-        check_size(probe(job.data), scale)
+        check_size(probe(job.data), upscaler.scale)
         image = read_image(job.data, max_pixels=limits.max_input_pixels)
         clock.append(time.perf_counter())
         image = upscaler.upscale(image)
@@ -130,7 +130,7 @@ class Engine:
             image.container,
             loaded.version.reference,
             loaded.version.digest,
-            scale,
+            upscaler.scale,
             dict(zip(("decode", "upscale", "encode"), seconds, strict=True)),
         )
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from serve.errors import BadParameterError, SourceNotAllowedError
 
-from rayscale.errors import TooLargeError
+from rayscale.errors import ConfigError, TooLargeError
 from rayscale.imaging import Header
 from rayscale.imaging.limits import check_size as check_input
+from rayscale.resampling import enlarged, exact_scale
 from rayscale.settings import get_settings
 
 # The grammar of rayscale.registry, told here without importing MLflow.
@@ -30,7 +31,7 @@ class Job:
 
     data: bytes
     model: str | None = None
-    scale: int | None = None
+    scale: float | None = None
     ensemble: bool = False
 
 
@@ -42,7 +43,7 @@ class Result:
     container: str
     model: str
     digest: str
-    scale: int
+    scale: float
     seconds: dict[str, float]
 
 
@@ -62,14 +63,23 @@ def check_reference(reference: str) -> None:
     )
 
 
-def check_size(header: Header, scale: int) -> None:
+def check_scale(scale: float | None) -> None:
+    """Refuse a scale with more digits than an output grid can follow."""
+    if scale is not None:
+        try:
+            exact_scale(scale)
+        except ConfigError as error:
+            raise BadParameterError(str(error)) from None
+
+
+def check_size(header: Header, scale: float) -> None:
     """Refuse by the header alone an image, or its enlargement, over the limits; nothing is decoded."""
     limits = get_settings()
     check_input(header, limits.max_input_pixels)
-    pixels = header.pixels * scale**2
+    width, height = enlarged(header.width, scale), enlarged(header.height, scale)
+    pixels = width * height
     if pixels > limits.max_output_pixels:
         raise TooLargeError(
-            f"{header.width}x{header.height} at x{scale} would make {header.width * scale}x"
-            f"{header.height * scale} = {pixels} pixels, over the limit of {limits.max_output_pixels} "
-            "(RAYSCALE_MAX_OUTPUT_PIXELS); send the image in parts or use the batch job"
+            f"{header.width}x{header.height} at x{scale:g} would make {width}x{height} = {pixels} pixels, "
+            f"over the limit of {limits.max_output_pixels} (RAYSCALE_MAX_OUTPUT_PIXELS); send the image in parts or use the batch job"
         )

@@ -1,6 +1,6 @@
 """The models a replica holds: found by reference, loaded once, kept while they are used.
 
-References are built-in names (the interpolations, which have no weights) and ``name``, ``name@alias`` or
+References are built-in names (the interpolations and the bundled models) and ``name``, ``name@alias`` or
 ``name/version`` of the registry, whose digest check every load passes. Once loaded, a model needs neither
 MLflow nor object storage any more.
 """
@@ -21,15 +21,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from serve.errors import BadParameterError, UnavailableError
 from serve.jobs import check_reference
 
-from rayscale.errors import NotFoundError, RayscaleError
+from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model, describe
+from rayscale.models.builtin import builtin_names, open_builtin, read_spec
+from rayscale.models.registry import SYSTEMS, describe
 from rayscale.models.spec import INTERPOLATIONS
 
 if TYPE_CHECKING:
     from serve.settings import ServeSettings
 
     from rayscale.models.network import SuperResolver
+    from rayscale.models.spec import ModelSpec
 
 log = logging.getLogger("ray.serve")
 
@@ -42,7 +44,7 @@ class Version:
 
     Attributes:
         name: the registered or built-in name. version: of the registry, None for a built-in.
-        digest: sha256 of the weights in hexadecimal, ``none`` for a built-in.
+        digest: sha256 of the weights in hexadecimal, ``none`` for an interpolation.
         aliases: names that point at this version.
         facts: what ``GET /v1/models`` tells besides (system, scales, channels).
         origin: what the source needs to load it.
@@ -80,7 +82,7 @@ class Loaded:
 
     version: Version
     model: SuperResolver
-    upscalers: dict[tuple[int, bool], Upscaler] = field(default_factory=dict)
+    upscalers: dict[tuple[float, bool], Upscaler] = field(default_factory=dict)
 
 
 class Shelf:
@@ -125,14 +127,12 @@ class Shelf:
                 self._loaded.move_to_end(loaded.version)
             return loaded
 
-    def upscaler(self, loaded: Loaded, scale: int, ensemble: bool) -> Upscaler:
+    def upscaler(self, loaded: Loaded, scale: float, ensemble: bool) -> Upscaler:
         """The upscaler of a loaded model; BadParameterError for a scale it does not have."""
-        scales = loaded.model.scales
-        if scale not in scales:
-            raise BadParameterError(
-                f"the model {loaded.version.reference} has no scale {scale}; it has "
-                + ", ".join(map(str, scales))
-            )
+        try:
+            scale = loaded.model.resolve_scale(scale)
+        except ConfigError as error:
+            raise BadParameterError(f"the model {loaded.version.reference}: {error}") from None
         with self._lock:
             found = loaded.upscalers.get((scale, ensemble))
             if found is None:
@@ -167,7 +167,7 @@ class Shelf:
 
     def list(self) -> list[Version]:
         """Built-in and registered models; the registry is asked at most every ``refresh_s`` seconds."""
-        built_in = [self._built_in(name) for name in INTERPOLATIONS]
+        built_in = [_built_in(name) for name in builtin_names()]
         if not _has_registry():
             return built_in
         now = time.monotonic()
@@ -184,12 +184,12 @@ class Shelf:
         return built_in + listed[1]
 
     def _resolve(self, reference: str) -> Version:
-        if reference in INTERPOLATIONS:
-            return self._built_in(reference)
+        if reference in builtin_names():
+            return _built_in(reference)
         if not _has_registry():
             raise NotFoundError(
                 f"there is no model {reference!r}: this service has no registry "
-                f"(MLFLOW_TRACKING_URI), only {', '.join(INTERPOLATIONS)}"
+                f"(MLFLOW_TRACKING_URI), only {', '.join(builtin_names())}"
             )
         with _operating(f"look up the model {reference}"):
             return self._source.resolve(reference)
@@ -224,14 +224,9 @@ class Shelf:
 
     def _network(self, version: Version) -> SuperResolver:
         if version.version is None:
-            return create_model(version.name)
+            return open_builtin(version.name)[0]
         with _operating(f"load the model {version.reference}"):
             return self._source.load(version)
-
-    @staticmethod
-    def _built_in(name: str) -> Version:
-        facts = {"system": name, "scales": describe(name)["scales"], "channels": None}
-        return Version(name, None, NO_WEIGHTS, facts=facts)
 
 
 class Registry:
@@ -276,8 +271,32 @@ def _has_registry() -> bool:
 
 
 def _version(found: Any) -> Version:
-    spec = found.spec
-    facts = {"system": spec.system, "scales": list(spec.scales), "channels": spec.channels}
+    facts = _facts(found.spec)
     return Version(
         found.name, str(found.version), found.digest, tuple(found.aliases), facts, origin=found
     )
+
+
+def _built_in(name: str) -> Version:
+    if name in INTERPOLATIONS:
+        system = describe(name)
+        facts = {
+            "system": name,
+            "scales": system["scales"],
+            "scale_range": system["scale_range"],
+            "channels": None,
+        }
+        return Version(name, None, NO_WEIGHTS, facts=facts)
+    spec, digest = read_spec(name)
+    return Version(name, None, digest, facts=_facts(spec))
+
+
+def _facts(spec: ModelSpec) -> dict[str, Any]:
+    system = SYSTEMS.get(spec.system)  # None: registered by a later version
+    any_channels = system is not None and system.network.any_channels
+    return {
+        "system": spec.system,
+        "scales": list(spec.scales),
+        "scale_range": None if system is None else system.network.scale_range,
+        "channels": None if any_channels else spec.channels,
+    }

@@ -122,7 +122,7 @@ def plan(options: argparse.Namespace) -> Sweep:
     )
     what = [trial.digest, options.space, options.seed, options.steps]
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
-    name = f"sweep-{base.model.name}-x{base.model.scale}-{digest}"
+    name = f"sweep-{base.title}-{digest}"
     return Sweep(
         name, base, trial, options.space, options.samples, options.seed, options.concurrent
     )

@@ -31,6 +31,7 @@ from rayscale.settings import checkout, get_settings
 
 BUCKET = "s3://rayscale/demo"
 MODEL = "demo-edsr"
+BUNDLED = "edsr-baseline"  # comes with rayscale, trained by the same commands
 SCALE = 2
 
 # Photographs that come with scikit-image and scikit-learn (a dependency of MLflow).
@@ -83,7 +84,8 @@ def run(*, steps: int = 600, keep: bool = False) -> None:
     if root is None:
         raise ConfigError("the demo runs the jobs of the repository; start it from a checkout")
     home = get_settings().home
-    was_running = all(service.running for service in local.status(home))
+    services = local.status(home)
+    was_running = bool(services) and all(service.running for service in services)
     try:
         _run(root, home, steps)
     finally:
@@ -160,18 +162,13 @@ def _call(root: Path, program: str, *arguments: str) -> None:
 
 
 def _evaluate(story: Story) -> None:
-    from rayscale import registry
     from rayscale.evaluation import evaluate, read_pairs
     from rayscale.inference import Upscaler
-    from rayscale.models.registry import create_model
+    from rayscale.registry import open_model
 
-    for name, model in (
-        ("bicubic", create_model("bicubic", scale=SCALE)),
-        (MODEL, registry.load(MODEL)),
-    ):
-        report = evaluate(
-            Upscaler(model, SCALE), read_pairs(f"{BUCKET}/benchmark", SCALE), name=name
-        )
+    for name in ("bicubic", MODEL, BUNDLED):
+        upscaler = Upscaler(open_model(name, scale=SCALE).network, SCALE)
+        report = evaluate(upscaler, read_pairs(f"{BUCKET}/benchmark", SCALE), name=name)
         story.scores[name] = report.to_dict()
         console.print(f"{name}: {report.psnr:.2f} dB, SSIM {report.ssim:.4f} ({report.protocol})")
 
@@ -227,9 +224,6 @@ def _finish(story: Story, addresses: local.Addresses, out: Path, picture: Path) 
                   caption="Y channel, shave = scale (protocol edsr-paper-y)")  # fmt: skip
     for name, score in story.scores.items():
         table.add_row(name, f"{score['psnr']:.2f}", f"{score['ssim']:.4f}")
-    gain = story.scores[MODEL]["psnr"] - story.scores["bicubic"]["psnr"]
-    table.add_section()
-    table.add_row("gain", f"{gain:+.2f}", "")
     screen.print(table)
     times = Table("step", "seconds", title="Times")
     for title, seconds in story.seconds.items():

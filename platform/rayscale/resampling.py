@@ -121,6 +121,14 @@ def upsample(x: Tensor, scale: float, method: Method = "bicubic") -> Tensor:
     return x
 
 
+def shrink(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """``resize`` of an integer tensor (uint8, uint16): computed in float32, rounded and clipped to its dtype."""
+    import torch
+
+    x = resize(pixels.to(torch.float32), size)
+    return x.add_(0.5).floor_().clamp_(0, torch.iinfo(pixels.dtype).max).to(pixels.dtype)
+
+
 def _round_like(x: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> Pixels:
     """Round half up and clip to an integer ``dtype``; floating types are only cast."""
     if dtype.kind == "f":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,15 @@ def run(tmp_path: Path, upscaler: Upscaler) -> Run:
         return row
 
     return run
+
+
+def test_a_fractional_scale(tmp_path: Path) -> None:
+    source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
+    source.write("a.png", png())
+    upscaler = Upscaler(create_model("bicubic"), 1.5, device="cpu")
+    row = process(source, target, upscaler, replace(RECIPE, scale=1.5), source.stat("a.png"))
+    assert (row.error, row.scale) == ("", 1.5)
+    assert PIL.Image.open(tmp_path / "out/a.png").size == (7, 9)
 
 
 def test_done(run: Run, tmp_path: Path) -> None:

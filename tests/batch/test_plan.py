@@ -9,6 +9,7 @@ import pytest
 
 from rayscale.batch.actors import start_row
 from rayscale.batch.plan import Plan, Recipe, check_apart, make_plan
+from rayscale.batch.run import _open_model
 from rayscale.errors import ConfigError, NotFoundError
 from rayscale.storage import Store, connect
 
@@ -100,3 +101,14 @@ def test_a_link_does_not_hide_the_overlap(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("in")
     with pytest.raises(ConfigError, match="overlap"):
         check_apart(connect(tmp_path / "in"), connect(tmp_path / "link/out"))
+
+
+def test_a_whole_scale_is_one_recipe_however_it_is_given() -> None:
+    assert RECIPE.id == "63154a5f3e317a2d"  # of outputs that exist
+    network, recipe = _open_model("bicubic", 2.0, None, False, "auto")
+    assert recipe == Recipe("bicubic", "built-in:bicubic", 2)
+    assert recipe.id == Recipe("bicubic", "built-in:bicubic", 2).id
+    assert _open_model("bicubic", 2.5, None, False, "auto")[1].scale == 2.5
+    with pytest.raises(ConfigError, match="--scale"):
+        _open_model("bicubic", None, None, False, "auto")
+    assert network.scales == (2, 3, 4)

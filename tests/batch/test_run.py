@@ -148,8 +148,9 @@ class Deadly(torch.nn.Module):
         super().__init__()
         self.inner, self.spec = inner, inner.spec
         self.scales, self.channels, self.halo = inner.scales, inner.channels, inner.halo
+        self.resolve_scale = inner.resolve_scale
 
-    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         if x.shape[-1] == 13:
             os._exit(1)
         result: torch.Tensor = self.inner(x, scale)
@@ -182,7 +183,7 @@ def test_a_bad_model_or_scale_is_one_error(model: str, tmp_path: Path) -> None:
         NotFoundError, match="no model 'batch-tinny' in the registry; it has batch-tiny"
     ):
         upscale_bucket(*places, model="batch-tinny")
-    with pytest.raises(ConfigError, match="scale 3"):
+    with pytest.raises(ConfigError, match="serves scale 2, not 3"):
         upscale_bucket(*places, model=model, scale=3)
     with pytest.raises(ConfigError, match="no model reference"):
         upscale_bucket(*places, model="s3://elsewhere/model")

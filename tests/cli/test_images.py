@@ -48,6 +48,16 @@ def test_upscale_writes_the_bicubic_image(rayscale, photo, tmp_path):
     assert np.abs(_read(tmp_path / "big.png").astype(int) - expected).max() <= 1
 
 
+def test_upscale_by_a_fraction(rayscale, photo, tmp_path):
+    code, _, err = rayscale("upscale", photo, tmp_path / "big.png", "-m", "bicubic", "-s", 2.25)
+    assert code == 0, err
+    assert _read(tmp_path / "big.png").shape == (45, 67, 3)
+    code, _, err = rayscale("upscale", photo, tmp_path / "x.png", "-m", "bicubic", "-s", 17)
+    assert code == 2
+    assert "up to 16, not 17" in err
+    assert rayscale("degrade", photo, tmp_path / "x.png", "-s", 2.5)[0] == 2
+
+
 def test_upscale_converts_to_the_ending_of_the_output(rayscale, photo, tmp_path):
     assert rayscale("upscale", photo, tmp_path / "big.jpg")[0] == 0
     assert Image.open(tmp_path / "big.jpg").format == "JPEG"
@@ -143,6 +153,27 @@ def test_evaluate_json_has_the_fixed_form(rayscale, shared_data):
     assert report["ssim"] == pytest.approx(0.9299, abs=0.001)
     assert len(report["images"]) == 5
     assert set(report["images"][0]) >= {"name", "psnr", "ssim"}
+
+
+def test_evaluate_adds_a_suite_and_shows_what_was_published(rayscale, photo):
+    folder = photo.parent / "Set5" / "x2"
+    for kind, pixels in (("HR", _read(photo)), ("LR", degrade(_read(photo), 2))):
+        (folder / kind).mkdir(parents=True)
+        Image.fromarray(pixels).save(folder / kind / f"a_{kind}.png")
+    code, out, _ = rayscale("evaluate", "--data", folder, "--suite", "medical", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["nrmse"] == report["images"][0]["nrmse"] > 0
+    assert {"frc", "reflectance", "spatial"} <= report.keys()
+    _, out, _ = rayscale("evaluate", "--data", folder)
+    assert "published" in out
+    assert "33.66" in out
+    assert "NRMSE" not in out
+    _, out, _ = rayscale("evaluate", "--data", folder, "--suite", "medical")
+    assert "NRMSE" in out
+    code, _, err = rayscale("evaluate", "--data", folder, "--suite", "maps")
+    assert code == 2
+    assert "satellite, medical" in err
 
 
 def test_settings_show_every_limit_with_its_variable(rayscale, monkeypatch):

@@ -14,6 +14,7 @@ import torch
 
 from rayscale.data import Dataset, Manifest, PatchStream, PrepareConfig, ShardCache, prepare
 from rayscale.data.manifest import Column
+from rayscale.data.multiscale import ScaleStream
 from rayscale.errors import ConfigError, StorageError
 from rayscale.storage import connect
 
@@ -76,13 +77,13 @@ def test_training_goes_on_with_a_cache_below_the_share(
     prepare(folder, tmp_path / "set", CONFIG)
     local = Dataset(tmp_path / "set", 2)
     size = max(column.bytes for shard in local.manifest.shards for column in shard.columns.values())
-    small = Dataset(uri, 2, ShardCache(tmp_path, limit=3 * size))
-    stream = PatchStream(small, patch=12, batch=2)
+    cache = ShardCache(tmp_path, limit=3 * size)
+    stream = ScaleStream(uri, (2,), patch=12, batch=2, seed=0, cache=cache)
     assert "RAYSCALE_CACHE_BYTES" in caplog.text
     whole = PatchStream(local, patch=12, batch=2)
     for step in range(12):
-        assert torch.equal(stream.batch(step)[1], whole.batch(step)[1])
-        assert small.cache.size() <= 3 * size
+        assert torch.equal(stream.batch(step).hr, whole.batch(step)[1])
+        assert cache.size() <= 3 * size
 
 
 def test_a_damaged_copy_is_fetched_again(uri: str, tmp_path: Path) -> None:

@@ -72,3 +72,15 @@ def test_mismatches_are_named(benchmark_folder):
         list(read_pairs(str(benchmark_folder), 2))
     with pytest.raises(NotFoundError, match="HR/"):
         list(read_pairs(str(benchmark_folder / "nowhere"), 2))
+
+
+def test_a_fractional_scale_cuts_what_is_less_than_a_pixel(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind, size in (("LR", (21, 33, 3)), ("HR", (52, 82, 3))):
+        (tmp_path / kind).mkdir()
+        pixels = rng.integers(0, 256, size, dtype=np.uint8)
+        PillowImage.fromarray(pixels).save(tmp_path / kind / "a.png")
+    report = evaluate(Upscaler(create_model("bicubic"), 2.5), read_pairs(str(tmp_path), 2.5))
+    assert (report.scale, len(report.images)) == (2.5, 1)
+    with pytest.raises(InputError, match=r"x2\.6 makes 85x54"):
+        list(read_pairs(str(tmp_path), 2.6))

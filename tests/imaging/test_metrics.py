@@ -137,3 +137,9 @@ def test_a_two_megapixel_picture_takes_a_moment():
     start = time.process_time()
     ssim(a, b, EDSR_PAPER, 2)
     assert time.process_time() - start < 5
+
+
+def test_the_border_of_a_fractional_scale_is_rounded_up():
+    a, b = pair()
+    assert psnr(a, b, RGB, 2.4) == psnr(a, b, RGB, 3) != psnr(a, b, RGB, 2)
+    assert ssim(a, b, RGB, 2.4) == ssim(a, b, RGB, 3)

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
 from rayscale.imaging import Image
-from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
-from rayscale.resampling import enlarge
+from rayscale.inference import Upscaler, upscaler
+from rayscale.inference.tiles import Tile, tiles
+from rayscale.models.network import SuperResolver
+from rayscale.models.registry import SYSTEMS, create_model
+from rayscale.resampling import enlarge, exact_scale
 from rayscale.settings import get_settings
 
 
@@ -53,16 +58,123 @@ def test_a_smaller_halo_would_show(baseline, monkeypatch):
     assert (whole - tiled).abs().max() * 255 / whole.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["edsr-baseline", "mdsr-baseline"])
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_tiles_meet_at_every_scale(name, scale):
+SCALES = (2, 3, 4, 1.5, 2.4, 3.33)
+ZOO = [
+    (system.name, scale)
+    for system in SYSTEMS.values()
+    for scale in SCALES
+    if scale in system.scales or system.network.scale_range is not None
+]
+
+
+def _small(name: str, scale: float) -> SuperResolver:
+    """A narrow network of the system whose weights carry the signal through every layer."""
     torch.manual_seed(1)
-    model = create_model(name, scale=scale, blocks=2, filters=8)
-    x = torch.rand(2, 3, 61, 50) * 255
-    whole = Upscaler(model, scale, tile=4096, precision="float32").predict(x)
-    tiled = Upscaler(model, scale, tile=16, precision="float32").predict(x)
-    assert whole.shape == (2, 3, 61 * scale, 50 * scale)
-    torch.testing.assert_close(tiled, whole, atol=1e-3, rtol=0)
+    system = SYSTEMS[name]
+    sizes = {"filters": 8, "blocks": 3}
+    options = {key: value for key, value in sizes.items() if key in system.options}
+    model = create_model(name, scale=scale if scale in system.scales else 2, **options)
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            torch.nn.init.kaiming_normal_(parameter, a=1)
+    return model
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("name", "scale"), ZOO)
+def test_tiles_equal_the_whole_for_every_system_and_scale(name, scale):
+    model = _small(name, scale)
+    whole = Upscaler(model, scale, tile=4096, precision="float32")
+    tiled = Upscaler(model, scale, tile=16, precision="float32")
+    p, q = exact_scale(scale).as_integer_ratio()
+    # Tiles of 3.33 are 100 pixels at least; the last image is smaller than any tile or halo.
+    for height, width in ((7, 2 * q + 61), (41, 26), (3, 5)):
+        pixels = _noise(height, width, model.channels)
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 * model.spec.value_range
+        expected, found = whole.predict(x), tiled.predict(x)
+        assert expected.shape[2:] == (height * p // q, width * p // q)
+        assert (found - expected).abs().max() * 255 <= 1e-3 * expected.abs().max()
+        apart = tiled.upscale_pixels(pixels) != whole.upscale_pixels(pixels)
+        # Half a grey level may be rounded either way; nothing else differs.
+        scaled = expected[0].permute(1, 2, 0) * 255 / model.spec.value_range
+        assert np.abs(scaled.numpy()[apart] % 1 - 0.5).max(initial=0) <= 1e-3
+
+
+@pytest.mark.parametrize("name", ["vdsr", "meta-edsr"])
+def test_a_tile_off_the_grid_would_show(name, monkeypatch):
+    """The comparison above can fail: with tiles that begin anywhere it does."""
+    model = _small(name, 1.5)
+    x = torch.rand(1, model.channels, 7, 90) * model.spec.value_range
+    whole = Upscaler(model, 1.5, tile=4096, precision="float32").predict(x)
+
+    def shifted(*arguments: int) -> Iterator[Tile]:
+        for tile in tiles(*arguments):
+            columns = tile.columns
+            yield replace(tile, columns=replace(columns, low=max(columns.low - 1, 0)))
+
+    monkeypatch.setattr(upscaler, "tiles", shifted)
+    tiled = Upscaler(model, 1.5, tile=16, precision="float32").predict(x)
+    assert (whole - tiled).abs().max() > 1e-2 * whole.abs().max()
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("scale", [2, 1.5, 2.4])
+@pytest.mark.parametrize("name", ["vdsr", "meta-edsr", "meta-srgan", "bicubic"])
+def test_the_ensemble_is_equivariant(name, scale):
+    ensemble = Upscaler(_small(name, scale), scale, tile=16, precision="float32", ensemble=True)
+    x = torch.rand(1, ensemble.model.channels, 10, 30) * ensemble.model.spec.value_range
+    plain = ensemble.predict(x)
+    for flip in ((-1,), (-2,), (-2, -1)):
+        turned = ensemble.predict(torch.flip(x, flip).transpose(-2, -1)).transpose(-2, -1)
+        assert (torch.flip(turned, flip) - plain).abs().max() <= 1e-4 * plain.abs().max()
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("scale", [1.5, 2.4])
+@pytest.mark.parametrize("name", ["vdsr", "meta-srgan"])
+def test_the_ensemble_takes_sides_that_are_no_multiples(name, scale):
+    model = _small(name, scale)
+    whole = Upscaler(model, scale, tile=4096, precision="float32", ensemble=True)
+    tiled = Upscaler(model, scale, tile=16, precision="float32", ensemble=True)
+    x = torch.rand(1, 1, 7, 33)
+    expected = whole.predict(x)
+    assert expected.shape[2:] == (int(7 * scale), int(33 * scale))
+    assert (tiled.predict(x) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("scale", [2, 1.5, 2.4, 3.33])
+def test_the_ensemble_of_interpolation_is_interpolation(scale):
+    """It is equivariant and repeats edges itself: the average over the eight must not move anything."""
+    model, x = create_model("bicubic"), torch.rand(1, 3, 13, 17) * 255
+    alone = Upscaler(model, scale).predict(x)
+    assert (Upscaler(model, scale, ensemble=True).predict(x) - alone).abs().max() <= 1e-2
+
+
+def test_a_fractional_scale_grows_alpha_and_printed_size_alike():
+    image = Image(_noise(7, 9, 3), alpha=_noise(7, 9), dpi=(100.0, 100.0))
+    larger = Upscaler(create_model("bicubic"), 2.5).upscale(image)
+    assert (larger.height, larger.width) == (17, 22)
+    assert larger.alpha is not None
+    assert larger.alpha.shape == (17, 22)
+    assert larger.dpi == (250.0, 250.0)
+
+
+def test_a_whole_scale_is_an_integer_however_it_is_given():
+    facts = Upscaler(create_model("vdsr", filters=2), 2.0).describe()
+    assert repr(facts["scale"]) == "2"
+    facts = Upscaler(create_model("vdsr", filters=2), 2.50).describe()
+    assert repr(facts["scale"]) == "2.5"
+
+
+def test_a_luma_network_takes_colour_at_once_and_bands_one_by_one():
+    upscaler = Upscaler(_small("vdsr", 2), 2, precision="float32")
+    assert upscaler.upscale_pixels(_noise(9, 8, 3)).shape == (18, 16, 3)
+    bands = _noise(9, 8, 4)
+    together = upscaler.upscale_pixels(bands)
+    for band in range(4):
+        np.testing.assert_array_equal(
+            together[..., [band]], upscaler.upscale_pixels(bands[..., [band]])
+        )
 
 
 def test_bicubic_keeps_container_alpha_depth_and_printed_size():
@@ -137,11 +249,13 @@ def test_the_output_limit_names_both_sizes(monkeypatch):
     monkeypatch.setattr(get_settings(), "max_output_pixels", 1000)
     with pytest.raises(TooLargeError, match=r"20x20.*40x40.*1000.*RAYSCALE_MAX_OUTPUT_PIXELS"):
         Upscaler(create_model("bicubic", scale=2), 2).upscale_pixels(_noise(20, 20, 3))
+    with pytest.raises(TooLargeError, match=r"x2.5 make 50x47, over"):
+        Upscaler(create_model("bicubic"), 2.5).upscale_pixels(_noise(19, 20, 3))
 
 
 def test_wrong_settings_are_refused_early():
     model = create_model("edsr-baseline", scale=2, blocks=1, filters=4)
-    with pytest.raises(ConfigError, match="scale 3"):
+    with pytest.raises(ConfigError, match="serves scale 2, not 3"):
         Upscaler(model, 3)
     with pytest.raises(ConfigError, match="float99"):
         Upscaler(model, 2, precision="float99")  # type: ignore[arg-type]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 MEAN = (0.4488, 0.4371, 0.4040)
 
@@ -113,3 +117,92 @@ class BasicSREDSR(nn.Module):
         x = self.conv_first((x - self.mean) * 255.0)
         x = self.conv_after_body(self.body(x)) + x
         return self.conv_last(self.upsample(x)) / 255.0 + self.mean
+
+
+# The networks below are functions of a state dict and an image, in the words of their papers.
+
+
+def bicubic(x, scale):
+    """MATLAB's cubic interpolation for whole scales, by torch's own."""
+    padded = functional.pad(x, (4,) * 4, mode="replicate")
+    large = functional.interpolate(padded, scale_factor=scale, mode="bicubic", antialias=True)
+    return large[..., 4 * scale : -4 * scale, 4 * scale : -4 * scale]
+
+
+def apply(state, key, x, mode="constant"):
+    weight = state[f"{key}.weight"]
+    x = functional.pad(x, (weight.shape[-1] // 2,) * 4, mode=mode)
+    return functional.conv2d(x, weight, state[f"{key}.bias"])
+
+
+def srcnn(state, y, scale):
+    x = bicubic(y, scale)
+    x = torch.relu(apply(state, "layers.0", x, "replicate"))
+    x = torch.relu(apply(state, "layers.2", x, "replicate"))
+    return apply(state, "layers.4", x, "replicate")
+
+
+def vdsr(state, y, scale, layers):
+    x = start = bicubic(y, scale)
+    for layer in range(layers - 1):
+        x = torch.relu(apply(state, f"layers.{2 * layer}", x))
+    return start + apply(state, f"layers.{2 * layers - 2}", x)
+
+
+def _norm(state, key, x):
+    shape = (1, -1, 1, 1)
+    mean, var = (state[f"{key}.running_{name}"].view(shape) for name in ("mean", "var"))
+    weight, bias = (state[f"{key}.{name}"].view(shape) for name in ("weight", "bias"))
+    return (x - mean) / torch.sqrt(var + 1e-5) * weight + bias
+
+
+def _prelu(state, key, x):
+    return torch.where(x > 0, x, x * state[f"{key}.weight"])
+
+
+def srgan_trunk(state, x, blocks):
+    start = x = _prelu(state, "head.1", apply(state, "head.0", x))
+    for block in range(blocks):
+        key = f"body.{block}.body"
+        y = _norm(state, f"{key}.1", apply(state, f"{key}.0", x))
+        y = apply(state, f"{key}.3", _prelu(state, f"{key}.2", y))
+        x = x + _norm(state, f"{key}.4", y)
+    return start + _norm(state, f"body.{blocks + 1}", apply(state, f"body.{blocks}", x))
+
+
+def srresnet(state, x, scale, blocks):
+    """0..1 in; the network's -1..1 out is mapped to 0..1."""
+    x = srgan_trunk(state, x, blocks)
+    for step, factor in enumerate((3,) if scale == 3 else (2,) * (scale // 2)):
+        x = functional.pixel_shuffle(apply(state, f"tail.0.{3 * step}", x), factor)
+        x = _prelu(state, f"tail.0.{3 * step + 2}", x)
+    return (apply(state, "tail.1", x) + 1) / 2
+
+
+def meta_edsr_trunk(state, x, blocks, factor=1.0):
+    start = x = apply(state, "head", x)
+    for block in range(blocks):
+        y = torch.relu(apply(state, f"body.{block}.body.0", x))
+        x = x + apply(state, f"body.{block}.body.2", y) * factor
+    return start + apply(state, f"body.{blocks}", x)
+
+
+def meta_upscale(state, features, scale):
+    """Meta-SR's equations (1) to (4), one output pixel after the other, in double precision."""
+    scale = Fraction(scale).limit_denominator(100)
+    arrays = {key: value.double().numpy() for key, value in state.items()}
+    w1, b1, w2, b2 = (
+        arrays[f"upscale.predictor.{key}"] for key in ("0.weight", "0.bias", "2.weight", "2.bias")
+    )
+    maps = np.pad(features.double().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    count, filters, height, width = features.shape
+    channels = len(b2) // (9 * filters)
+    image = np.empty((count, channels, int(height * scale), int(width * scale)))
+    for i in range(image.shape[2]):
+        for j in range(image.shape[3]):
+            row, column = int(i / scale), int(j / scale)
+            place = np.array([1 / scale, i / scale - row, j / scale - column], dtype=float)
+            kernel = (w2 @ np.maximum(w1 @ place + b1, 0) + b2).reshape(filters * 9, channels)
+            patch = maps[:, :, row : row + 3, column : column + 3].reshape(count, -1)
+            image[:, :, i, j] = patch @ kernel
+    return torch.from_numpy(image)

@@ -15,7 +15,7 @@ import torch
 
 import rayscale
 from rayscale.errors import ConfigError, NotFoundError
-from rayscale.models.registry import create_model
+from rayscale.models.registry import SYSTEMS, create_model
 from rayscale.models.weights import (
     WeightsError,
     load_model,
@@ -42,10 +42,11 @@ def rewrite(path: Path, change) -> None:
     safetensors.torch.save_file(state, path, metadata)
 
 
-@pytest.mark.parametrize("name", ["edsr-baseline", "edsr", "mdsr-baseline", "bicubic"])
-def test_round_trip(tmp_path, name):
-    options = {} if name == "bicubic" else SMALL
-    model = create_model(name, scale=3, channels=4, **options)
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+def test_round_trip(tmp_path, system, random_weights):
+    name, options = system.name, {key: SMALL[key] for key in SMALL if key in system.options}
+    channels = 1 if system.channels == 1 else 4
+    model = random_weights(create_model(name, scale=3, channels=channels, **options))
     digest = save_model(model, tmp_path / "new" / "model.safetensors", {"dataset": "abc"})
     path = tmp_path / "new" / "model.safetensors"
     assert digest == sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -54,7 +55,7 @@ def test_round_trip(tmp_path, name):
     assert loaded.metadata == {"dataset": "abc"}
     assert loaded.model.spec == model.spec
     assert not loaded.model.training
-    x = torch.rand(1, 4, 6, 6) * 255
+    x = torch.rand(1, channels, 6, 6) * model.spec.value_range
     assert torch.equal(loaded.model(x, 3), model(x, 3))
     assert os.listdir(path.parent) == [path.name]
     assert path.stat().st_mode & 0o044  # readable like any file, not a private temporary
@@ -220,7 +221,7 @@ def test_other_systems_and_scales_than_asked_for(tmp_path, model):
     save_model(model, path)
     with pytest.raises(ConfigError, match="holds edsr-baseline, not edsr"):
         read_weights(path, name="edsr")
-    with pytest.raises(ConfigError, match="for scale 2, not 4"):
+    with pytest.raises(ConfigError, match="serves scale 2, not 4"):
         read_weights(path, scale=4)
     with pytest.raises(ConfigError, match="no layout 'keras'"):
         read_weights(path, layout="keras")
@@ -267,6 +268,33 @@ def test_warm_start_names_differences_and_changes_nothing(model, options, messag
     with pytest.raises(ConfigError, match=message):
         warm_start(target, model)
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
+@pytest.mark.parametrize(("scale", "fresh"), [(2, set()), (4, {"tail"})])
+def test_warm_start_takes_the_statistics_of_normalisation(random_weights, scale, fresh):
+    source = random_weights(create_model("srresnet", scale=2, **SMALL))
+    target = create_model("srgan", scale=scale, **SMALL)
+    assert {key.split(".")[0] for key in warm_start(target, source)} == fresh
+    given = source.state_dict()
+    for key, value in target.state_dict().items():
+        if key.split(".")[0] not in fresh:
+            assert torch.equal(value, given[key]), key
+
+
+def test_warm_start_at_another_scale_behind_interpolation(random_weights):
+    source = random_weights(create_model("srcnn", scale=2))
+    target = create_model("srcnn", scale=3)
+    assert warm_start(target, source) == []
+    x = torch.rand(1, 1, 5, 5)
+    assert torch.equal(target(x, 2), source(x, 2))
+
+
+def test_a_scale_of_the_range_is_served(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model(create_model("srcnn", scale=2, filters=4), path)
+    assert read_weights(path, scale=2.5).model.scales == (2,)
+    with pytest.raises(ConfigError, match="any above 1 up to 4, not 5"):
+        read_weights(path, scale=5)
 
 
 def test_warm_start_between_architectures_is_refused(model):

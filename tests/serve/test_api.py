@@ -77,6 +77,16 @@ def test_answers_what_the_library_computes(
     assert response.headers["content-type"] == MIME[container]
 
 
+def test_any_scale_that_the_model_serves(make_app: Any, tools: Any) -> None:
+    data = tools.encoded(17, 23)
+    for asked, told, shape in (("2.5", "2.5", (42, 57)), ("2.0", "2", (34, 46))):
+        response = tools.call(
+            make_app(), "POST", f"/v1/upscale?model=bicubic&scale={asked}", content=data
+        )
+        assert response.headers["x-rayscale-scale"] == told
+        assert read_image(response.content).pixels.shape[:2] == shape
+
+
 def test_headers_name_what_was_done(make_app: Any, tools: Any, registry: Any) -> None:
     version = registry.add("roofs", 7, "prod")
     response = tools.call(
@@ -138,6 +148,8 @@ def test_models_and_probes(make_app: Any, tools: Any, registry: Any) -> None:
     assert {"bicubic", "bilinear", "roofs/3"} == set(by_reference)
     assert by_reference["roofs/3"]["aliases"] == ["prod"]
     assert by_reference["roofs/3"]["scales"] == [2]
+    assert by_reference["roofs/3"]["scale_range"] is None
+    assert by_reference["bicubic"]["scale_range"] == [1, 16]
     assert tools.call(app, "GET", "/healthz").json() == {"status": "alive"}
     assert tools.call(app, "GET", "/readyz").json() == {"status": "ready"}
 
@@ -195,10 +207,12 @@ def test_unknown_models(make_app: Any, tools: Any, reference: str) -> None:
 @pytest.mark.parametrize(
     ("query", "named"),
     [
-        ("scale=5", "2, 3, 4"),
+        ("scale=5&model=roofs", "scale 2, not 5"),
+        ("scale=1.23456", "digits"),
         ("scale=0", "scale"),
         ("scale=-2", "scale"),
-        ("scale=2.5", "scale"),
+        ("scale=2.5&model=roofs", "scale 2, not 2.5"),
+        ("scale=nan", "scale"),
         (f"scale={10**40}", "scale"),
         ("ensemble=maybe", "ensemble"),
         ("model=" + "x" * 300, "model"),
@@ -207,7 +221,8 @@ def test_unknown_models(make_app: Any, tools: Any, reference: str) -> None:
         ("model=", "model reference"),
     ],
 )
-def test_bad_parameters(make_app: Any, tools: Any, query: str, named: str) -> None:
+def test_bad_parameters(make_app: Any, tools: Any, registry: Any, query: str, named: str) -> None:
+    registry.add("roofs", 1)
     response = tools.call(make_app(), "POST", f"/v1/upscale?{query}", content=tools.encoded(4, 4))
     assert named in refused(response, 422, "bad_parameter")
 

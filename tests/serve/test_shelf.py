@@ -12,6 +12,7 @@ from serve.settings import ServeSettings
 from serve.shelf import Shelf
 
 from rayscale.errors import InputError, NotFoundError, StorageError
+from rayscale.models.builtin import builtin_names
 
 
 def shelf(registry: Any, **settings: Any) -> Shelf:
@@ -126,7 +127,7 @@ def test_without_a_registry_there_are_the_built_in_models(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     registry.gone = AssertionError("asked")
     under_test = shelf(registry)
-    assert {version.name for version in under_test.list()} == {"bicubic", "bilinear"}
+    assert {version.name for version in under_test.list()} == set(builtin_names())
     assert under_test.get("bilinear").model.scales == (2, 3, 4)
     with pytest.raises(NotFoundError, match="MLFLOW_TRACKING_URI"):
         under_test.get("roofs")
@@ -135,5 +136,5 @@ def test_without_a_registry_there_are_the_built_in_models(
 def test_a_scale_that_the_model_lacks(registry: Any) -> None:
     registry.add("roofs", 1)
     under_test = shelf(registry)
-    with pytest.raises(BadParameterError, match="no scale 3; it has 2"):
+    with pytest.raises(BadParameterError, match=r"roofs/1: .* serves scale 2, not 3"):
         under_test.upscaler(under_test.get("roofs"), 3, False)

@@ -37,19 +37,21 @@ def scene(seed: int, size: int = 96) -> Pixels:
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``dataset/`` (8 images at x2, two shards) and ``validation/`` (HR and LR of two more)."""
+    """``dataset/`` (8 images at x2 and x4, two shards) and ``validation/``, ``sets/x2``, ``sets/x4`` (two more)."""
     root = tmp_path_factory.mktemp("small-world")
     (root / "source").mkdir()
     for seed in range(8):
         PIL.Image.fromarray(scene(seed)).save(root / "source" / f"{seed}.png")
-    config = PrepareConfig(scales=(2,), size=96, step=96, minimum=48, images_per_shard=4)
+    config = PrepareConfig(scales=(2, 4), size=96, step=96, minimum=48, images_per_shard=4)
     prepare(str(root / "source"), str(root / "dataset"), config)
-    for kind in ("HR", "LR"):
-        (root / "validation" / kind).mkdir(parents=True)
-    for seed in (100, 101):
-        hr = scene(seed, 48)
-        PIL.Image.fromarray(hr).save(root / "validation" / "HR" / f"{seed}_HR.png")
-        PIL.Image.fromarray(degrade(hr, 2)).save(root / "validation" / "LR" / f"{seed}_LR.png")
+    for folder, scale in (("validation", 2), ("sets/x2", 2), ("sets/x4", 4)):
+        for kind in ("HR", "LR"):
+            (root / folder / kind).mkdir(parents=True)
+        for seed in (100, 101):
+            hr = scene(seed, 48)
+            PIL.Image.fromarray(hr).save(root / folder / "HR" / f"{seed}_HR.png")
+            lr = PIL.Image.fromarray(degrade(hr, scale))
+            lr.save(root / folder / "LR" / f"{seed}_LR.png")
     return root
 
 

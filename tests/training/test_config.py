@@ -18,7 +18,7 @@ def test_defaults_are_the_recipe_of_the_paper() -> None:
     assert (config.data.patch, config.data.batch) == (48, 16)
     optimizer = config.optimizer
     assert (optimizer.lr, optimizer.betas, optimizer.eps) == (1e-4, (0.9, 0.999), 1e-8)
-    assert (optimizer.halve_every, optimizer.steps, optimizer.loss) == (200_000, 300_000, "l1")
+    assert (optimizer.decay_every, optimizer.steps, optimizer.loss) == (200_000, 300_000, "l1")
     assert (optimizer.schedule, optimizer.ema) == ("step", 0)
 
 
@@ -26,7 +26,7 @@ def test_defaults_are_the_recipe_of_the_paper() -> None:
     ("override", "named"),
     [
         ("optimizer.learning_rate=1", "unknown key 'optimizer.learning_rate'"),
-        ("optimizer.halve_evry=1", "did you mean optimizer.halve_every"),
+        ("optimizer.decay_evry=1", "did you mean optimizer.decay_every"),
         ("lr=1e-3", "did you mean optimizer.lr"),
         ("optimiser.lr=1e-3", "did you mean optimizer"),
     ],

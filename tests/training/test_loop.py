@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from rayscale.errors import ConfigError
+from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.loop import train
@@ -58,7 +59,14 @@ def test_a_run_leaves_a_model_and_its_result(make_config: Make, memory: Any) -> 
     )
 
 
-@pytest.mark.parametrize("extra", [(), ("optimizer.schedule=cosine", "optimizer.ema=0.9")])
+MDSR = ("model.name=mdsr-baseline", "model.scales=[2, 4]")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [(), ("optimizer.schedule=cosine", "optimizer.ema=0.9"), MDSR],
+    ids=["step", "cosine", "mdsr"],
+)
 def test_an_interrupted_run_ends_bit_equal(make_config: Make, extra: tuple[str, ...]) -> None:
     whole = train(make_config("run.name=whole", *extra), device="cpu")
     halves = make_config("run.name=halves", "validation.every=5", *extra)
@@ -151,6 +159,62 @@ def test_validation_scores_and_pictures(make_config: Make, memory: Any, small_wo
     assert (name, step, picture.shape, str(picture.dtype)) == ("100", 3, (48, 144, 3), "uint8")
 
 
+def test_several_scales_train_together_and_are_scored_each(
+    make_config: Make, memory: Any, small_world: Path
+) -> None:
+    reports: list[dict[str, float]] = []
+    places = (f"validation.uri={small_world}/sets/x{{scale}}", "validation.every=3")
+    result = train(make_config(*MDSR, *places), device="cpu", metrics=memory, report=reports.append)
+    assert result.name.startswith("mdsr-baseline-")
+    trained = weights(str(result.weights))
+    torch.manual_seed(1)
+    fresh = create_model("mdsr-baseline", blocks=2, filters=8).state_dict()
+    for index, moved in enumerate((True, False, True)):  # x2, x3, x4
+        key = f"upsample.{index}.0.weight"
+        assert torch.equal(trained[key], fresh[key]) != moved
+    last = result.metrics
+    assert last["psnr"] == pytest.approx((last["psnr_x2"] + last["psnr_x4"]) / 2)
+    assert last["psnr_x2"] != last["psnr_x4"]
+    assert last["psnr_x4"] == reports[-1]["psnr_x4"] == result.history[-1]["psnr_x4"]
+    scored = [point for _, point in memory.points if "edsr-paper-y/psnr" in point]
+    assert scored[-1]["edsr-paper-y/ssim_x4"] == last["ssim_x4"]
+    assert {name for name, _, _ in memory.images} == {"100_x2", "101_x2", "100_x4", "101_x4"}
+    assert "PSNR x4 (edsr-paper-y)" in describe(result)
+
+
+ZOO = {
+    "srcnn": ["model.blocks=null", "optimizer.ema=0.9"],
+    "srcnn-955": ["model.blocks=null"],
+    "vdsr": ["model.scales=[2, 4]"],
+    "srresnet": ["model.scale=2", "optimizer.ema=0.9"],
+    "meta-edsr": ["model.scales=[1.5, 2, 2.5]"],
+    "meta-srgan": ["model.scales=[1.5, 2, 2.5]", "adversarial.weight=0", "model.channels=3"],
+}
+
+
+@pytest.mark.parametrize("system", ZOO)
+def test_every_network_trains_and_resumes_bit_equal(
+    make_config: Make, small_world: Path, system: str
+) -> None:
+    shared = (f"model.name={system}", f"validation.uri={small_world}/sets/x{{scale}}", *ZOO[system])
+    start = make_config(*shared, "run.name=parts", "optimizer.steps=4", "optimizer.decay=0.5")
+    assert train(start, device="cpu").steps == 4
+    parts = train(make_config(*shared, "run.name=parts", "optimizer.decay=0.5"), device="cpu")
+    whole = train(make_config(*shared, "run.name=whole", "optimizer.decay=0.5"), device="cpu")
+    assert parts.sha256 == whole.sha256
+    assert whole.metrics["psnr"] > 5
+    assert load_model(Path(str(whole.weights))).spec.system == system
+
+
+def test_one_scale_may_name_it_in_the_address(make_config: Make, small_world: Path) -> None:
+    result = train(make_config(f"validation.uri={small_world}/sets/x{{scale}}"), device="cpu")
+    plain = train(
+        make_config("run.name=plain", f"validation.uri={small_world}/validation"), device="cpu"
+    )
+    assert result.history == plain.history
+    assert set(result.history[0]) == {"step", "psnr", "ssim"}
+
+
 def test_a_warm_start_begins_with_the_given_weights(make_config: Make, memory: Any) -> None:
     source = train(make_config("run.name=source"), device="cpu")
     start = train(
@@ -169,7 +233,12 @@ def test_a_warm_start_begins_with_the_given_weights(make_config: Make, memory: A
     [
         ("model.channels=1", "the dataset has 3 channels"),
         ("model.name=bicubic", "takes no blocks"),
-        ("model.name=mdsr-baseline", "networks of one scale"),
+        ("model.name=mdsr-baseline", "prepared for the scales"),
+        (
+            "model.name=mdsr-baseline model.scales=[2,4] validation.uri=/a/x2",
+            r"put \{scale\} where",
+        ),
+        ("model.scale=null model.scales=[2,4]", "built for one scale"),
         ("model.scale=3", "prepared for the scales"),
         ("data.patch=100", "smaller patch"),
     ],
@@ -178,4 +247,4 @@ def test_what_cannot_be_trained_is_explained(
     make_config: Make, override: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        train(make_config(override), device="cpu")
+        train(make_config(*override.split()), device="cpu")

@@ -17,10 +17,10 @@ import torch
 from rayscale import cluster
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig
+from rayscale.training.guard import NonFiniteLossError
 from rayscale.training.loop import train
 from rayscale.training.ray import _resources, fit
 from rayscale.training.run import Run
-from rayscale.training.step import NonFiniteLossError
 
 Make = Callable[..., TrainConfig]
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from rayscale.training.config import OptimizerSection
 from rayscale.training.schedule import lr_at
+from rayscale.training.sections import OptimizerSection
 
 
 @pytest.mark.parametrize(

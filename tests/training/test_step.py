@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from skimage.color import rgb2ycbcr
+from tests.training.world import run_world
 
 from rayscale.models.registry import create_model
 from rayscale.training.config import load_config
-from rayscale.training.step import NonFiniteLossError, Trainer
-
-
-def run_world(folder: Path, checkout: Path, world: int, *flags: str) -> list[dict[str, Any]]:
-    environment = os.environ | {"PYTHONPATH": str(checkout / "platform")}
-    script = str(checkout / "tests" / "training" / "world.py")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, str(folder), str(rank), str(world), *flags], env=environment
-        )
-        for rank in range(world)
-    ]
-    try:
-        assert [process.wait(120) for process in processes] == [0] * world
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)]
+from rayscale.training.guard import NonFiniteLossError
+from rayscale.training.step import Trainer
 
 
 def test_two_workers_have_the_gradient_of_the_whole_batch(tmp_path: Path, checkout: Path) -> None:
@@ -49,6 +31,62 @@ def test_a_bad_loss_on_one_worker_stops_all_before_the_update(
     for worker in run_world(tmp_path, checkout, 2, "bad"):
         assert "not finite at step 1" in worker["outcome"]
         assert worker["kept"]
+
+
+def test_a_step_moves_the_parts_of_its_scale_alone_on_any_number_of_workers(
+    tmp_path: Path, checkout: Path
+) -> None:
+    """MDSR at x2, x4, x2: the parts of x3 stay, and so do those of x4 while x2 is trained, moments included."""
+    (alone,) = run_world(tmp_path, checkout, 1, "several")
+    together = run_world(tmp_path, checkout, 2, "several")
+    part = {scale: (f"pre_process.{i}.", f"upsample.{i}.") for i, scale in enumerate((2, 3, 4))}
+    for worker in (alone, *together):
+        for names, scale in zip(worker["graded"], (2, 4, 2), strict=True):
+            others = tuple(p for other in {2, 3, 4} - {scale} for p in part[other])
+            assert set(names) == {name for name in worker["before"] if not name.startswith(others)}
+        for name, value in worker["after"].items():
+            kept = torch.equal(value, worker["before"][name])
+            assert kept == name.startswith(part[3]), name
+            assert (name in worker["moments"]) == (not kept), name
+            # float32 of another order of sums: far below the 1e-2 of a step
+            assert (value - alone["after"][name]).abs().max() < 1e-5, name
+
+
+def test_the_parts_of_other_scales_keep_value_and_moments() -> None:
+    trainer = make_mdsr("optimizer.weight_decay=0.1")
+    random = torch.Generator().manual_seed(1)
+
+    def step(scale: int) -> None:
+        side = 8 * scale
+        hr = torch.randint(0, 256, (4, 3, side, side), generator=random, dtype=torch.uint8)
+        trainer.advance(hr[:, :, ::scale, ::scale], hr, scale)
+
+    def part(index: int) -> list[torch.Tensor]:
+        prefix = (f"pre_process.{index}.", f"upsample.{index}.")
+        found = [p for name, p in trainer.model.named_parameters() if name.startswith(prefix)]
+        moments = [value for p in found for value in trainer.optimizer.state[p].values()]
+        return [value.detach().clone() for value in (*found, *moments)]
+
+    step(2)
+    before = part(0)
+    step(4)
+    assert len(before) == 4 * len(
+        [
+            n
+            for n, _ in trainer.model.named_parameters()
+            if "pre_process.0" in n or "upsample.0" in n
+        ]
+    )
+    assert all(torch.equal(a, b) for a, b in zip(before, part(0), strict=True))
+    step(2)
+    assert not any(torch.equal(a, b) for a, b in zip(before, part(0), strict=True))
+
+
+def make_mdsr(*overrides: str) -> Trainer:
+    base = ["model.name=mdsr-baseline", "data.batch=4", "precision=float32"]
+    torch.manual_seed(0)
+    model = create_model("mdsr-baseline", blocks=1, filters=4)
+    return Trainer(load_config(None, [*base, *overrides]), model, peak=255)
 
 
 def make_trainer(*overrides: str) -> Trainer:
@@ -90,28 +128,74 @@ def test_a_diverging_run_stops_with_the_step_named() -> None:
 def test_the_device_side_guard_keeps_weights_without_asking_the_host() -> None:
     """The way of a GPU, run here: found_inf makes the fused Adam skip, ``check`` raises later."""
     trainer = make_trainer()
-    trainer.flags[0] = 1.0
-    before = [p.detach().clone() for p in trainer.parameters]
-    for p in trainer.parameters:
+    trainer.guard.flags[0] = 1.0
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    for p in trainer.model.parameters():
         p.grad = torch.ones_like(p)
-    trainer.optimizer.found_inf = trainer.flags[0]  # type: ignore[attr-defined]
+    trainer.optimizer.found_inf = trainer.guard.flags[0]  # type: ignore[attr-defined]
     trainer.optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     with pytest.raises(NonFiniteLossError):
         trainer.check()
 
 
 def test_the_running_mean_follows_its_formula() -> None:
     trainer = make_trainer("optimizer.ema=0.9", "optimizer.lr=1e-2")
-    expected = [p.detach().clone() for p in trainer.parameters]
+    expected = [p.detach().clone() for p in trainer.model.parameters()]
     for _ in range(3):
         trainer.advance(*batch())
-        expected = [0.9 * e + 0.1 * p for e, p in zip(expected, trainer.parameters, strict=True)]
+        expected = [
+            0.9 * e + 0.1 * p for e, p in zip(expected, trainer.model.parameters(), strict=True)
+        ]
     names = [name for name, _ in trainer.model.named_parameters()]
     state = trainer.averaged_state()
     for name, value in zip(names, expected, strict=True):
         assert torch.allclose(state[name], value, atol=1e-6)
         assert not torch.equal(state[name], trainer.model.state_dict()[name])
+
+
+def test_the_running_mean_has_running_statistics_of_its_own() -> None:
+    config = load_config(
+        None,
+        [
+            "data.batch=4",
+            "precision=float32",
+            "model.name=srresnet",
+            "model.scale=2",
+            "optimizer.ema=0.9",
+        ],
+    )
+    torch.manual_seed(0)
+    model = create_model("srresnet", scale=2, blocks=1, filters=8)
+    trainer = Trainer(config, model, peak=255)
+    key = "body.0.body.1.running_mean"
+    expected = trainer.averaged_state()[key].clone()
+    for _ in range(3):
+        trainer.advance(*batch())
+        expected = 0.9 * expected + 0.1 * model.state_dict()[key]
+    assert expected.abs().max() > 0
+    assert torch.allclose(trainer.averaged_state()[key], expected, atol=1e-7)
+    assert not torch.allclose(model.state_dict()[key], expected, rtol=0.1)
+
+
+@pytest.mark.parametrize(("loss", "of"), [("mse", 1.0), ("euclidean", 16 * 16 / 2)])
+def test_a_network_on_luma_learns_luma(loss: str, of: float) -> None:
+    """Against scikit-image's Y: the loss is of one channel, in units in which white is 1."""
+    config = load_config(
+        None, ["data.batch=4", "model.name=vdsr", "precision=float32", f"optimizer.loss={loss}"]
+    )
+    torch.manual_seed(0)
+    model = create_model("vdsr", blocks=2, filters=4)
+    lr, hr = batch()
+    low, high = (
+        torch.from_numpy(rgb2ycbcr(x.permute(0, 2, 3, 1).numpy())[..., :1] / 255).float()
+        for x in (lr, hr)
+    )
+    with torch.no_grad():
+        error = model(low.permute(0, 3, 1, 2), 2) - high.permute(0, 3, 1, 2)
+    trainer = Trainer(config, model, peak=255)
+    trainer.advance(lr, hr, 2)
+    assert trainer.mean_loss() == pytest.approx(float((error**2).mean()) * of, rel=1e-4)
 
 
 @pytest.mark.parametrize("overrides", [(), ("optimizer.loss=mse",), ("precision=bfloat16",)])

@@ -1,36 +1,85 @@
-"""One of several gloo processes: takes a step on its share of a batch and saves gradients and weights.
+"""One of several gloo processes: takes steps on its share of a batch and saves what came of it.
 
-``python world.py FOLDER RANK WORLD [bad]``; with ``bad`` the last rank's share has a loss that is not finite.
+``python world.py FOLDER RANK WORLD [bad | several | gan]``; with ``bad`` the last rank's share has a loss that is not
+finite, with ``several`` a network of three scales trains on two of them, with ``gan`` there are two networks.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from rayscale.models.registry import create_model
+from rayscale.training.adversarial import AdversarialTrainer
 from rayscale.training.config import load_config
-from rayscale.training.step import NonFiniteLossError, Trainer
+from rayscale.training.guard import NonFiniteLossError
+from rayscale.training.step import Trainer
+
+SCALES = (2, 4, 2)  # of the steps of ``several``
+
+
+def patches(seed: int, scale: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """A global batch of six."""
+    random = torch.Generator().manual_seed(seed)
+    lr = torch.randint(0, 256, (6, 3, 8, 8), generator=random, dtype=torch.uint8)
+    side = 8 * scale
+    return lr, torch.randint(0, 256, (6, 3, side, side), generator=random, dtype=torch.uint8)
+
+
+def several(folder: Path, rank: int, world: int) -> None:
+    # A large eps: where a gradient is nearly 0, Adam would make of its rounding a whole step.
+    overrides = ["data.batch=6", "precision=float32", "optimizer.eps=1e-2", "optimizer.lr=1e-2"]
+    config = load_config(None, [*overrides, "model.name=mdsr-baseline", f"workers.count={world}"])
+    torch.manual_seed(0)
+    model = create_model("mdsr-baseline", blocks=2, filters=8)
+    trainer = Trainer(config, model, peak=255, rank=rank, world=world)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    mine = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    graded = []
+    for step, scale in enumerate(SCALES):
+        lr, hr = patches(step, scale)
+        trainer.advance(lr[mine], hr[mine], scale)
+        graded.append([name for name, p in model.named_parameters() if p.grad is not None])
+    state = trainer.optimizer.state
+    after = {name: p.detach() for name, p in model.named_parameters()}
+    moments = {name: len(state[p]) for name, p in model.named_parameters() if p in state}
+    outcome = {"before": before, "after": after, "graded": graded, "moments": moments}
+    torch.save(outcome, folder / f"{world}-{rank}.pt")
+
+
+def adversaries(folder: Path, rank: int, world: int) -> None:
+    overrides = ["data.batch=6", "precision=float32", "model.name=srgan", "model.scale=2"]
+    overrides += ["data.patch=8", "adversarial.content=l1", f"workers.count={world}"]
+    torch.manual_seed(0)
+    model = create_model("srgan", scale=2, blocks=1, filters=8)
+    trainer = AdversarialTrainer(
+        load_config(None, overrides), model, peak=255, rank=rank, world=world
+    )
+    mine = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    for step in range(2):
+        lr, hr = patches(step)
+        trainer.advance(lr[mine], hr[mine])
+    figures = trainer.figures()
+    networks = {"generator": model, "discriminator": trainer.discriminator}
+    weights = {name: dict(network.named_parameters()) for name, network in networks.items()}
+    statistics = dict(model.named_buffers())
+    torch.save({**weights, "statistics": statistics, **figures}, folder / f"{world}-{rank}.pt")
 
 
 def share(folder: Path, rank: int, world: int, bad: bool) -> None:
-    torch.set_num_threads(1)
     config = load_config(None, ["data.batch=6", "precision=float32", f"workers.count={world}"])
     torch.manual_seed(0)
     model = create_model("edsr-baseline", scale=2, blocks=2, filters=8)
-    if world > 1:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
-        )
     trainer = Trainer(config, model, peak=255, rank=rank, world=world)
-    random = torch.Generator().manual_seed(1)
-    lr = torch.randint(0, 256, (6, 3, 8, 8), generator=random, dtype=torch.uint8)
-    hr = torch.randint(0, 256, (6, 3, 16, 16), generator=random, dtype=torch.uint8)
+    lr, hr = patches(1)
     mine = slice(rank * 6 // world, (rank + 1) * 6 // world)
-    before = [p.detach().clone() for p in trainer.parameters]
+    before = [p.detach().clone() for p in trainer.model.parameters()]
     if bad and rank == world - 1:
         trainer.gain = float("inf")
     try:
@@ -40,7 +89,7 @@ def share(folder: Path, rank: int, world: int, bad: bool) -> None:
         outcome = str(error)
     names = [name for name, _ in model.named_parameters()]
     grads = {name: p.grad for name, p in model.named_parameters()}
-    kept = all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+    kept = all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     torch.save(
         {
             "grads": {name: grads[name] for name in names},
@@ -50,9 +99,44 @@ def share(folder: Path, rank: int, world: int, bad: bool) -> None:
         },
         folder / f"{world}-{rank}.pt",
     )
+
+
+def main(folder: Path, rank: int, world: int, kind: str = "") -> None:
+    if world > 1:
+        torch.set_num_threads(1)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+        )
+    if kind == "several":
+        several(folder, rank, world)
+    elif kind == "gan":
+        adversaries(folder, rank, world)
+    else:
+        share(folder, rank, world, kind == "bad")
     if world > 1:
         dist.destroy_process_group()
 
 
+def run_world(folder: Path, checkout: Path, world: int, *flags: str) -> list[dict[str, Any]]:
+    """What each worker of ``world`` saved; one alone runs in this process."""
+    if world == 1:
+        main(folder, 0, 1, *flags)
+        return [torch.load(folder / "1-0.pt")]
+    environment = os.environ | {"PYTHONPATH": str(checkout / "platform")}
+    script = str(checkout / "tests" / "training" / "world.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(folder), str(rank), str(world), *flags], env=environment
+        )
+        for rank in range(world)
+    ]
+    try:
+        assert [process.wait(120) for process in processes] == [0] * world
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)]
+
+
 if __name__ == "__main__":
-    share(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), "bad" in sys.argv)
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -23,6 +23,7 @@ from rayscale.errors import (
     TooLargeError,
     UnsupportedError,
 )
+from rayscale.resampling import enlarged
 from rayscale.settings import get_settings
 from rayscale.storage import Entry, Store
 
@@ -102,7 +103,8 @@ def _upscaled(data: bytes, upscaler: Upscaler) -> bytes:
 
     header = probe(data)
     limit = get_settings().max_output_pixels
-    if header.width * header.height * upscaler.scale**2 > limit:  # before anything is decoded
+    width, height = (enlarged(side, upscaler.scale) for side in (header.width, header.height))
+    if width * height > limit:  # before anything is decoded
         raise TooLargeError(
             f"{header.width}x{header.height} pixels at x{upscaler.scale} make more than {limit} output pixels; "
             "raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"

@@ -43,7 +43,7 @@ class Row:
     recipe: str
     model: str
     digest: str
-    scale: int
+    scale: float
     output_etag: str = ""
     output_size: int = 0
     seconds: float = 0.0

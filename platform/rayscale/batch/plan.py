@@ -25,7 +25,7 @@ class Recipe:
 
     model: str
     digest: str
-    scale: int
+    scale: float
     ensemble: bool = False
     precision: str = "auto"
 

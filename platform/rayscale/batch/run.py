@@ -56,7 +56,7 @@ class Summary:
     target: str
     model: str
     digest: str
-    scale: int
+    scale: float
     total: int = 0
     done: int = 0
     skipped: int = 0
@@ -86,7 +86,7 @@ def upscale_bucket(
     target: str | Path,
     *,
     model: str,
-    scale: int | None = None,
+    scale: float | None = None,
     weights: str | Path | None = None,
     ensemble: bool = False,
     precision: Precision = "auto",
@@ -103,7 +103,7 @@ def upscale_bucket(
         source, target: ``s3://bucket/prefix`` or local folders (on a cluster: folders that all nodes see).
         model: reference in the registry (``name``, ``name@alias``, ``name/version``), or ``bicubic``,
             ``bilinear``; with ``weights`` the system that the file holds.
-        scale: needed when the model has several.
+        scale: needed when the model has several; any that it serves, such as 2.5.
         weights: local file instead of the registry.
         device: ``auto`` takes the GPUs of the cluster when it has some; ``cpu``, ``cuda``.
         actors: at most so many workers; default one per GPU, or one per CPU.
@@ -167,7 +167,7 @@ def _count(summary: Summary, plan: Plan) -> None:
 
 
 def _open_model(
-    name: str, scale: int | None, weights: str | Path | None, ensemble: bool, precision: Precision
+    name: str, scale: float | None, weights: str | Path | None, ensemble: bool, precision: Precision
 ) -> tuple[SuperResolver, Recipe]:
     """The network on the CPU, and the recipe; here and once, so that a bad model is one error."""
     from rayscale.inference import Upscaler
@@ -181,8 +181,8 @@ def _open_model(
                 f"model {opened.label!r} has the scales {', '.join(map(str, network.scales))}; choose one with --scale"
             )
         scale = network.scales[0]
-    Upscaler(network, scale, device="cpu", precision=precision, ensemble=ensemble)
-    return network, Recipe(opened.label, opened.digest, scale, ensemble, precision)
+    upscaler = Upscaler(network, scale, device="cpu", precision=precision, ensemble=ensemble)
+    return network, Recipe(opened.label, opened.digest, upscaler.scale, ensemble, precision)
 
 
 class _Pool:

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from rayscale.imaging import Image
     from rayscale.models.network import SuperResolver
 
+DEFAULT_MODEL = "edsr-baseline"  # the bundled one of the scale
+
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="bicubic, bilinear, a system (with --weights), or a registered name."
+        "--model",
+        "-m",
+        help="A built-in model, a registered name, or with --weights the system of the file.",
     ),
 ]
 WeightsOption = Annotated[
@@ -30,7 +34,10 @@ WeightsOption = Annotated[
         dir_okay=False,
     ),
 ]
-ScaleOption = Annotated[int, typer.Option("--scale", "-s", min=1, help="How many times larger.")]
+ScaleOption = Annotated[
+    float,
+    typer.Option("--scale", "-s", min=1, help="How many times larger; 2.5 where the model can."),
+]
 EnsembleOption = Annotated[
     bool, typer.Option("--ensemble", help='Average over 8 flips and turns ("+"): slower, better.')
 ]
@@ -39,7 +46,7 @@ PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 
 
-def open_network(name: str, weights: Path | None, scale: int) -> SuperResolver:
+def open_network(name: str, weights: Path | None, scale: float) -> SuperResolver:
     """The network to use; the hash of a weights file is shown."""
     from rayscale.registry import open_model
 
@@ -52,7 +59,7 @@ def open_network(name: str, weights: Path | None, scale: int) -> SuperResolver:
 def upscale(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder or s3://...")],
     target: Annotated[str, typer.Argument(metavar="OUTPUT", help="File, folder or s3://...")],
-    model: ModelOption = "bicubic",
+    model: ModelOption = DEFAULT_MODEL,
     scale: ScaleOption = 2,
     weights: WeightsOption = None,
     ensemble: EnsembleOption = False,
@@ -64,6 +71,8 @@ def upscale(
     json_: JsonOption = False,
 ) -> None:
     """Upscale a file, a folder or a bucket; names and formats are kept.
+
+    rayscale upscale photo.png big.png
 
     rayscale upscale photo.png big.png -m edsr-baseline --weights x2.pt -s 2
 
@@ -79,7 +88,7 @@ def upscale(
         from rayscale.cli.pipeline import upscale_bucket
 
         flags = ["--ensemble"] * ensemble + ["--json"] * json_
-        upscale_bucket([source, target, "--model", model, "--scale", str(scale), *flags])
+        upscale_bucket([source, target, "--model", model, "--scale", f"{scale:g}", *flags])
         return
 
     from rayscale.inference import Upscaler
@@ -99,7 +108,7 @@ def upscale(
 def degrade(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image or a folder.")],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File or folder to write.")],
-    scale: ScaleOption = 2,
+    scale: Annotated[int, typer.Option("--scale", "-s", min=1, help="How many times smaller.")] = 2,
     json_: JsonOption = False,
 ) -> None:
     """Make low-resolution images by MATLAB-exact bicubic, as the benchmark sets were made.
@@ -186,13 +195,16 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="Folder or s3:// prefix with HR/ and LR/ of the scale.")
     ],
-    model: ModelOption = "bicubic",
+    model: ModelOption = DEFAULT_MODEL,
     scale: ScaleOption = 2,
     weights: WeightsOption = None,
     ensemble: EnsembleOption = False,
     protocol: Annotated[
         str, typer.Option(help="edsr-paper-y, rgb or div2k-rgb: what the figures mean.")
     ] = "edsr-paper-y",
+    suite: Annotated[
+        str | None, typer.Option(help="satellite or medical: measure what these sets need besides.")
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     json_: JsonOption = False,
@@ -202,14 +214,20 @@ def evaluate(
     rayscale evaluate -m bicubic --data Set5/x2 -s 2
 
     rayscale evaluate -m edsr-baseline --weights x2.pt --data Set5/x2 -s 2 --json
+
+    rayscale evaluate -m bicubic --data tiles -s 2 --protocol rgb --suite satellite
+
+    Several models, sets and scales side by side, plots and crops: jobs/evaluate.py.
     """
+    from rayscale.evaluation import SUITES, read_pairs
     from rayscale.evaluation import evaluate as score
-    from rayscale.evaluation import read_pairs
     from rayscale.imaging.metrics import PROTOCOLS
     from rayscale.inference import Upscaler
 
     if protocol not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    if suite is not None and suite not in SUITES:
+        raise ConfigError(f"unknown suite {suite!r}; use one of {', '.join(SUITES)}")
     upscaler = Upscaler(
         open_network(model, weights, scale),
         scale,
@@ -217,30 +235,47 @@ def evaluate(
         precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
         ensemble=ensemble,
     )
-    report = score(upscaler, read_pairs(data, scale), name=model, protocol=PROTOCOLS[protocol])
+    report = score(
+        upscaler,
+        read_pairs(data, scale),
+        name=model,
+        protocol=PROTOCOLS[protocol],
+        suite=SUITES[suite] if suite else None,
+    )
     if json_:
         emit(report.to_dict())
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "image",
-        "PSNR dB",
-        "SSIM",
-        "s",
-        title=f"{report.model} x{scale}",
-        caption=f"{protocol}: {PROTOCOLS[protocol].description}",
-    )
+    from rayscale.evaluation.published import find, set_name
+    from rayscale.evaluation.suites import MEASURES
+
+    caption = f"{protocol}: {PROTOCOLS[protocol].description}"
+    table = Table("image", "PSNR dB", "SSIM", "s", title=f"{report.model} x{report.scale}")
     for image in report.images:
         table.add_row(image.name, f"{image.psnr:.2f}", f"{image.ssim:.4f}", f"{image.seconds:.2f}")
     table.add_section()
     table.add_row("mean", f"{report.psnr:.2f}", f"{report.ssim:.4f}", "")
+    system = upscaler.model.spec.system + "+" * ensemble
+    published = find(set_name(data), scale, system, report.protocol)
+    if published is not None:
+        ssim = "" if published.ssim is None else f"{published.ssim:.4f}"
+        table.add_row("published", f"{published.psnr:.2f}", ssim)
+        caption += f"\npublished: {published.source}"
+    table.caption = caption
     Console().print(table)
+    if report.measures:
+        table = Table("measure", "mean", "better", title=f"suite {suite}")
+        for name, value in report.measures.items():
+            measure = MEASURES[name]
+            better = "higher" if measure.higher else "lower"
+            table.add_row(measure.title, f"{value:.{measure.digits}f}", better)
+        Console().print(table)
 
 
 def models(json_: JsonOption = False) -> None:
-    """List the systems: scales, parameters and halo (receptive field in input pixels) for 3 channels."""
+    """List the systems: scales, parameters, halo (receptive field in input pixels), models with weights."""
     from rayscale.models.registry import describe, model_names
 
     rows = [describe(name) for name in model_names()]
@@ -250,15 +285,20 @@ def models(json_: JsonOption = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "scales", "parameters", "halo px", "what it is")
+    table = Table("model", "scales", "parameters", "halo", "what it is")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for row in rows:
         parameters = row["parameters"]
         counts = sorted(set(parameters.values()))
         table.add_row(
             row["name"],
-            " ".join(f"x{s}" for s in row["scales"]),
+            f"any to x{row['scale_range'][1]:g}"
+            if row["scale_range"]
+            else " ".join(f"x{s}" for s in row["scales"]),
             " / ".join(f"{count:,}" for count in counts),
             " / ".join(str(halo) for halo in sorted(set(row["halo"].values()))),
             row["summary"],
         )
     Console().print(table)
+    bundled = [name for row in rows for name in row["bundled"]]
+    note(f"with weights, ready to use: {', '.join(bundled)}")

@@ -40,11 +40,13 @@ def prepare(context: typer.Context) -> None:
 
 
 def train(context: typer.Context) -> None:
-    """Train EDSR under Ray Train from such shards (jobs/train_edsr.py).
+    """Train a network under Ray Train from such shards (jobs/train_edsr.py and its siblings, by --system).
 
-    rayscale train --set data.uri=s3://bucket/dataset --workers 2      rayscale train --help
+    rayscale train --set data.uri=s3://bucket/dataset --workers 2      rayscale train --system vdsr --help
     """
-    run_job("jobs/train_edsr.py", context.args)
+    from rayscale.launch import pick_script
+
+    run_job(pick_script(context.args), context.args)
 
 
 def upscale_bucket(arguments: list[str]) -> None:
@@ -59,7 +61,7 @@ def register(
     data: Annotated[
         str | None, typer.Option(help="Benchmark (HR/ and LR/) to score the model on first.")
     ] = None,
-    scale: Annotated[int, typer.Option("--scale", "-s", help="Scale of the benchmark.")] = 2,
+    scale: Annotated[float, typer.Option("--scale", "-s", help="Scale of the benchmark.")] = 2,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
 ) -> None:
     """Register a trained model in MLflow (MLFLOW_TRACKING_URI), so that batch and serving can name it.
@@ -78,7 +80,7 @@ def register(
     note(f"upscale with it:  rayscale upscale in.png out.png --model {version.ref}")
 
 
-def _scores(weights: str, data: str, scale: int) -> dict[str, object]:
+def _scores(weights: str, data: str, scale: float) -> dict[str, object]:
     import tempfile
 
     from rayscale.evaluation import evaluate, read_pairs

@@ -1,7 +1,7 @@
 """From source images to training batches: shards in object storage, and patches cut from them.
 
 ``config``, ``cutting``, ``shards`` and ``preparation`` write a dataset; ``manifest`` says what it holds;
-``cache``, ``dataset``, ``sampler`` and ``stream`` read it. Decoding images is ``rayscale.imaging``, the
+``cache``, ``dataset``, ``sampler``, ``stream`` and ``multiscale`` read it. Decoding images is ``rayscale.imaging``, the
 arithmetic of low resolution ``rayscale.resampling``; Ray runs the preparation from ``jobs/``.
 """
 
@@ -9,17 +9,20 @@ from rayscale.data.cache import ShardCache
 from rayscale.data.config import PrepareConfig
 from rayscale.data.dataset import Dataset
 from rayscale.data.manifest import Failure, Manifest
+from rayscale.data.multiscale import Batch, ScaleStream
 from rayscale.data.preparation import prepare
 from rayscale.data.sampler import scale_at
 from rayscale.data.stream import PatchStream, Prefetch
 
 __all__ = [
+    "Batch",
     "Dataset",
     "Failure",
     "Manifest",
     "PatchStream",
     "Prefetch",
     "PrepareConfig",
+    "ScaleStream",
     "ShardCache",
     "prepare",
     "scale_at",

@@ -34,14 +34,15 @@ class _Open:
 class Dataset:
     """The HR and one LR column of a dataset; shards come through the cache when first touched.
 
-    ``uri`` is the root of the dataset or the address of its ``manifest.json``. Raises ``ConfigError`` for a
-    scale that was not prepared. Not for use by several threads at once.
+    ``uri`` is the root of the dataset or the address of its ``manifest.json``. At scale 1 there is HR alone, which
+    stands for LR too. Raises ``ConfigError`` for a scale that was not prepared. Not for use by several threads at
+    once.
     """
 
     def __init__(self, uri: str | Path, scale: int, cache: ShardCache | None = None) -> None:
         self._store = dataset_store(uri)
         self.manifest = Manifest.load(self._store)
-        if scale not in self.manifest.scales:
+        if scale != 1 and scale not in self.manifest.scales:
             raise ConfigError(
                 f"{self._store.uri} was prepared for the scales {self.manifest.scales}, not for {scale}; "
                 f"prepare it again with --scales {' '.join(map(str, (*self.manifest.scales, scale)))}"
@@ -71,10 +72,10 @@ class Dataset:
         shard = bisect_right(self._ends, row)
         return shard, row - (self._ends[shard - 1] if shard else 0)
 
-    def shard_bytes(self, rows: Iterable[int]) -> int:
-        """Bytes of the shards that hold these rows, both columns."""
+    def shards(self, rows: Iterable[int]) -> dict[str, int]:
+        """The files that hold these rows, both columns, and their bytes."""
         shards = {self.place(row)[0] for row in rows}
-        return sum(column.bytes for shard in shards for column in self._columns(shard))
+        return {column.key: column.bytes for shard in shards for column in self._columns(shard)}
 
     def pair(self, row: int) -> tuple[Pixels, Pixels]:
         """One row: read-only views LR ``(C, h, w)`` and HR ``(C, s h, s w)``, uint8 or uint16."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+Scale = TypeVar("Scale", int, float)
 
 _PERMUTE, _AUGMENT, _SCALE = 1, 2, 3  # independent streams of one seed
 
@@ -82,6 +84,6 @@ def draws(seed: int, step: int, batch: int) -> list[Draw]:
     return [Draw(y, x, v < 0.5, h < 0.5, t < 0.5) for y, x, v, h, t in values]
 
 
-def scale_at(seed: int, step: int, scales: Sequence[int]) -> int:
-    """The one scale of a multi-scale training step (MDSR), the same on every worker."""
-    return int(scales[int(_random(seed, _SCALE, step).integers(len(scales)))])
+def scale_at(seed: int, step: int, scales: Sequence[Scale]) -> Scale:
+    """The one scale of a training step on several (MDSR), the same on every worker."""
+    return scales[int(_random(seed, _SCALE, step).integers(len(scales)))]

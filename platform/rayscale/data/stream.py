@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -17,8 +16,6 @@ from rayscale.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -59,12 +56,11 @@ class PatchStream:
         self.excluded = len(sizes) - len(self._rows)
         if not self._rows:
             raise ConfigError(
-                f"none of the {len(sizes)} sub-images of {dataset.uri} is {need} HR pixels wide and high, which LR "
+                f"none of the {len(sizes)} sub-images of {dataset.uri} is {need} HR pixels wide and high, which "
                 f"patches of {patch} at x{dataset.scale} need; take a smaller patch or prepare with a larger size"
             )
         self.dataset, self.patch, self.batch_size, self.seed = dataset, patch, batch, seed
         self.slots = range(rank * batch // world, (rank + 1) * batch // world)
-        self._warn_of_small_cache()
 
     @property
     def rows(self) -> int:
@@ -75,6 +71,13 @@ class PatchStream:
     def steps_per_epoch(self) -> int:
         """Steps in which every sub-image is drawn at least once."""
         return steps_per_epoch(self.rows, self.batch_size)
+
+    def shards(self) -> dict[str, int]:
+        """The shard files that this worker reads, and their bytes; nothing is fetched."""
+        shares = [
+            share(self.rows, self.batch_size, slot) for slot in (self.slots[0], self.slots[-1])
+        ]
+        return self.dataset.shards(self._rows[shares[0][0] : shares[1][1]])
 
     def rows_at(self, step: int) -> list[int]:
         """The dataset rows that this worker draws at ``step``, in slot order."""
@@ -115,19 +118,6 @@ class PatchStream:
         ...     for lr, hr in batches: ...
         """
         return Prefetch(self.batch, start, stop, depth)
-
-    def _warn_of_small_cache(self) -> None:
-        shares = [
-            share(self.rows, self.batch_size, slot) for slot in (self.slots[0], self.slots[-1])
-        ]
-        needed = self.dataset.shard_bytes(self._rows[shares[0][0] : shares[1][1]])
-        if self.dataset.cached and needed > self.dataset.cache.limit:
-            logger.warning(
-                "this worker's shards hold %d bytes, the cache only %d: they will be fetched again and again; "
-                "raise RAYSCALE_CACHE_BYTES or train with more workers",
-                needed,
-                self.dataset.cache.limit,
-            )
 
 
 class Prefetch(Generic[T]):

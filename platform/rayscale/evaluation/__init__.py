@@ -1,5 +1,28 @@
-"""From a model and a benchmark to a table; every figure names its protocol."""
+"""From models and benchmarks to a table; every figure names its protocol.
 
-from rayscale.evaluation.benchmark import ImageScore, Pair, Report, evaluate, read_pairs
+``benchmark`` scores a model on pairs of images, ``suites`` adds the measures of satellite and medical sets.
+``published`` knows the figures of the literature, ``cost`` counts parameters and operations; ``table``, ``plots`` and
+``crops`` show all of it. Nothing here knows Ray or MLflow.
+"""
 
-__all__ = ["ImageScore", "Pair", "Report", "evaluate", "read_pairs"]
+from rayscale.evaluation.benchmark import (
+    ImageScore,
+    Pair,
+    Report,
+    enlarge_pair,
+    evaluate,
+    list_pairs,
+    read_pairs,
+)
+from rayscale.evaluation.suites import SUITES
+
+__all__ = [
+    "SUITES",
+    "ImageScore",
+    "Pair",
+    "Report",
+    "enlarge_pair",
+    "evaluate",
+    "list_pairs",
+    "read_pairs",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from rayscale.errors import InputError, NotFoundError
+from rayscale.evaluation.suites import Suite
 from rayscale.imaging import Image, read_image
+from rayscale.imaging.image import Pixels
 from rayscale.imaging.metrics import EDSR_PAPER, Protocol, psnr, ssim
 from rayscale.inference import Upscaler
+from rayscale.resampling import enlarged
 from rayscale.storage import Store, connect
 
+_WARM_UP = 32  # LR pixels a side that are upscaled before the clock starts
 _SUFFIX = re.compile(r"[._-](HR|LR)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One benchmark image: ``hr`` is exactly ``scale`` times as large as ``lr``."""
+    """One benchmark image: ``hr`` is exactly ``scale`` times as large as ``lr``, fractions of a pixel cut."""
 
     name: str
     lr: Image
@@ -32,12 +36,22 @@ class Pair:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """The scores of one image: PSNR in dB, SSIM in [-1, 1], the seconds its upscaling took."""
+    """The scores of one image: PSNR in dB, SSIM in [-1, 1], the seconds that its upscaling took.
+
+    ``megapixels`` are those of the result; ``measures`` those of a suite, see ``rayscale.evaluation.suites``.
+    """
 
     name: str
     psnr: float
     ssim: float
     seconds: float
+    megapixels: float
+    measures: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, object]:
+        """All of it on one level."""
+        values = {key: value for key, value in vars(self).items() if key != "measures"}
+        return {**values, **self.measures}
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class Report:
     """The scores of one model on one set at one scale; the means are over images, as in every paper."""
 
     model: str
-    scale: int
+    scale: float
     protocol: str
     images: list[ImageScore] = field(default_factory=list)
 
@@ -57,6 +71,19 @@ class Report:
     def ssim(self) -> float:
         return sum(image.ssim for image in self.images) / len(self.images)
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """The means of what a suite measures; empty without one."""
+        return {
+            name: sum(image.measures[name] for image in self.images) / len(self.images)
+            for name in self.images[0].measures
+        }
+
+    @property
+    def seconds_per_megapixel(self) -> float:
+        """Seconds of upscaling per megapixel of the results."""
+        return sum(i.seconds for i in self.images) / sum(i.megapixels for i in self.images)
+
     def to_dict(self) -> dict[str, object]:
         """The machine-readable form printed by ``rayscale evaluate --json``."""
         return {
@@ -66,7 +93,8 @@ class Report:
             "psnr": self.psnr,
             "ssim": self.ssim,
             "seconds": sum(image.seconds for image in self.images),
-            "images": [vars(image) for image in self.images],
+            **self.measures,
+            "images": [image.to_dict() for image in self.images],
         }
 
 
@@ -76,31 +104,44 @@ def _by_name(store: Store, folder: str) -> dict[str, str]:
     return {_SUFFIX.sub("", Path(key).stem): key for key in keys}
 
 
-def read_pairs(uri: str, scale: int) -> Iterator[Pair]:
+def _partners(store: Store) -> dict[str, tuple[str, str]]:
+    """Image name -> keys of LR and HR, by name; the errors of :func:`read_pairs` on names."""
+    hr_keys, lr_keys = _by_name(store, "HR"), _by_name(store, "LR")
+    if not hr_keys:
+        raise NotFoundError(
+            f"no images under {store.uri}/HR; a benchmark folder holds HR/ and LR/ of one scale, with names "
+            "like a_HR.png and a_LR.png"
+        )
+    lonely = sorted(hr_keys.keys() ^ lr_keys.keys())
+    if lonely:
+        raise NotFoundError(f"{store.uri}: {', '.join(lonely[:5])} without a partner in HR/ or LR/")
+    return {name: (lr_keys[name], hr_keys[name]) for name in sorted(hr_keys)}
+
+
+def list_pairs(uri: str) -> list[str]:
+    """The names of the pairs of a benchmark, sorted; NotFoundError as by :func:`read_pairs`."""
+    return list(_partners(connect(uri)))
+
+
+def read_pairs(uri: str, scale: float, names: Collection[str] | None = None) -> Iterator[Pair]:
     """The pairs of a benchmark folder or bucket that holds ``HR/`` and ``LR/`` of one scale, by name.
 
-    Names match after removing a trailing ``_HR`` or ``_LR``.
+    Names match after removing a trailing ``_HR`` or ``_LR``. ``names`` picks some of them.
 
     Raises:
         NotFoundError: there are no pairs, or an image has no partner.
         InputError: an HR image is not ``scale`` times its LR image.
     """
     store = connect(uri)
-    hr_keys, lr_keys = _by_name(store, "HR"), _by_name(store, "LR")
-    if not hr_keys:
-        raise NotFoundError(
-            f"no images under {uri}/HR; a benchmark folder holds HR/ and LR/ of one scale, with names like "
-            "a_HR.png and a_LR.png"
-        )
-    lonely = sorted(hr_keys.keys() ^ lr_keys.keys())
-    if lonely:
-        raise NotFoundError(f"{uri}: {', '.join(lonely[:5])} without a partner in HR/ or LR/")
-    for name in sorted(hr_keys):
-        lr, hr = read_image(store.read(lr_keys[name])), read_image(store.read(hr_keys[name]))
-        if (hr.height, hr.width) != (lr.height * scale, lr.width * scale):
+    for name, (lr_key, hr_key) in _partners(store).items():
+        if names is not None and name not in names:
+            continue
+        lr, hr = read_image(store.read(lr_key)), read_image(store.read(hr_key))
+        height, width = enlarged(lr.height, scale), enlarged(lr.width, scale)
+        if (hr.height, hr.width) != (height, width):
             raise InputError(
-                f"{name}: HR is {hr.width}x{hr.height}, but LR {lr.width}x{lr.height} at x{scale} makes "
-                f"{lr.width * scale}x{lr.height * scale}; is --scale right?"
+                f"{name}: HR is {hr.width}x{hr.height}, but LR {lr.width}x{lr.height} at x{scale:g} makes "
+                f"{width}x{height}; is --scale right?"
             )
         yield Pair(name, lr, hr)
 
@@ -111,28 +152,40 @@ def evaluate(
     *,
     name: str | None = None,
     protocol: Protocol = EDSR_PAPER,
+    suite: Suite | None = None,
 ) -> Report:
-    """Upscale every LR image and score it against its HR image under ``protocol``.
-
-    A grey image is measured as grey; for a colour model it is repeated over the model's channels, as the
-    published evaluations do, and the mean of the output channels is measured.
-    """
-    images = []
+    """Upscale every LR image and score it against its HR image under ``protocol``, and by ``suite`` besides."""
+    images: list[ImageScore] = []
     for pair in pairs:
+        if not images:  # the first use of a network costs what no later one does
+            first = _as_channels(pair.lr, upscaler.model.channels)
+            upscaler.upscale_pixels(first.pixels[:_WARM_UP, :_WARM_UP])
         start = time.perf_counter()
-        sr = upscaler.upscale(_as_channels(pair.lr, upscaler.model.channels))
+        pixels = enlarge_pair(upscaler, pair)
         seconds = time.perf_counter() - start
-        pixels = _grey_again(sr.pixels, pair.hr.channels)
+        hr, lr = pair.hr.pixels, pair.lr.pixels
         images.append(
             ImageScore(
                 pair.name,
-                psnr(pixels, pair.hr.pixels, protocol, upscaler.scale),
-                ssim(pixels, pair.hr.pixels, protocol, upscaler.scale),
+                psnr(pixels, hr, protocol, upscaler.scale),
+                ssim(pixels, hr, protocol, upscaler.scale),
                 seconds,
+                pair.hr.height * pair.hr.width / 1e6,
+                {} if suite is None else suite(pixels, hr, lr, upscaler.scale),
             )
         )
     label = name or upscaler.model.spec.system
     return Report(label + "+" * upscaler.ensemble, upscaler.scale, protocol.name, images)
+
+
+def enlarge_pair(upscaler: Upscaler, pair: Pair) -> Pixels:
+    """The LR image enlarged to the shape of its HR image, as it is to be measured.
+
+    A grey image is measured as grey; for a colour model it is repeated over the model's channels, as the
+    published evaluations do, and the mean of the output channels is measured.
+    """
+    sr = upscaler.upscale(_as_channels(pair.lr, upscaler.model.channels))
+    return _grey_again(sr.pixels, pair.hr.channels)
 
 
 def _as_channels(image: Image, channels: int) -> Image:
@@ -142,8 +195,8 @@ def _as_channels(image: Image, channels: int) -> Image:
     return image
 
 
-def _grey_again(pixels: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
+def _grey_again(pixels: Pixels, channels: int) -> Pixels:
     if channels == 1 and pixels.shape[2] > 1:
-        mean: npt.NDArray[Any] = np.rint(pixels.mean(axis=2, keepdims=True))
-        return mean.astype(pixels.dtype)
+        grey: Pixels = np.rint(pixels.mean(axis=2, keepdims=True)).astype(pixels.dtype)
+        return grey
     return pixels

@@ -39,9 +39,9 @@ class Protocol:
     luma: bool
     margin: int = 0
 
-    def shave(self, scale: int) -> int:
-        """Pixels left out at each border."""
-        return scale + self.margin
+    def shave(self, scale: float) -> int:
+        """Pixels left out at each border; of a fractional scale, the next whole number."""
+        return math.ceil(scale) + self.margin
 
 
 EDSR_PAPER = Protocol(
@@ -57,7 +57,7 @@ DIV2K = Protocol(
 PROTOCOLS: dict[str, Protocol] = {item.name: item for item in (EDSR_PAPER, RGB, DIV2K)}
 
 
-def psnr(a: Pixels, b: Pixels, protocol: Protocol, scale: int) -> float:
+def psnr(a: Pixels, b: Pixels, protocol: Protocol, scale: float) -> float:
     """Peak signal-to-noise ratio in dB over all compared values at once; ``inf`` for equal pictures.
 
     Args:
@@ -73,7 +73,7 @@ def psnr(a: Pixels, b: Pixels, protocol: Protocol, scale: int) -> float:
     return math.inf if mean_square == 0 else 10 * math.log10(255.0**2 / mean_square)
 
 
-def ssim(a: Pixels, b: Pixels, protocol: Protocol, scale: int) -> float:
+def ssim(a: Pixels, b: Pixels, protocol: Protocol, scale: float) -> float:
     """Structural similarity (Wang et al. 2004), mean over positions and channels; 1 for equal pictures.
 
     As MATLAB's ssim_index: 11 x 11 Gaussian of sigma 1.5, only positions where the window fits,
@@ -84,7 +84,7 @@ def ssim(a: Pixels, b: Pixels, protocol: Protocol, scale: int) -> float:
 
 
 def _prepare(
-    a: Pixels, b: Pixels, protocol: Protocol, scale: int, smallest: int
+    a: Pixels, b: Pixels, protocol: Protocol, scale: float, smallest: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both pictures as planes (C or 1, h, w) of 0..255 floats, shaved."""
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -97,7 +97,7 @@ def _prepare(
     height, width, channels = a.shape
     if min(height, width) < 2 * shave + smallest:
         raise InputError(
-            f"{width} x {height} pixels are too few: protocol {protocol.name} at scale {scale} leaves out "
+            f"{width} x {height} pixels are too few: protocol {protocol.name} at scale {scale:g} leaves out "
             f"{shave} at each border and needs {smallest} between"
         )
     if protocol.luma and channels not in (1, 3):

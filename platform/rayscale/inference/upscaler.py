@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
 from rayscale.inference.ensemble import self_ensemble
 from rayscale.inference.tiles import Tile, tiles
-from rayscale.resampling import enlarge
+from rayscale.resampling import enlarge, enlarged, exact_scale
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
@@ -37,31 +38,29 @@ class Upscaler:
 
     Args:
         model: the network; moved to ``device`` and set to evaluation mode.
-        scale: one of ``model.scales``.
+        scale: one that the model serves; see ``SuperResolver.resolve_scale``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         precision: ``auto`` uses bfloat16 for 8-bit images on hardware that has it, float32 otherwise.
-        tile: side of a tile's core in source pixels; the exact halo of the model comes on top.
+        tile: side of a tile's core in source pixels; the exact halo of the model comes on top. At a scale p/q a core
+            is at least q.
         ensemble: average over the eight flips and transpositions (the "+" variants), at eight times the cost.
+
+    Raises ConfigError for settings that are not possible.
     """
 
     def __init__(
         self,
         model: SuperResolver,
-        scale: int,
+        scale: float,
         *,
         device: str = "auto",
         precision: Precision = "auto",
         tile: int = 192,
         ensemble: bool = False,
     ) -> None:
-        if scale not in model.scales:
-            raise ConfigError(
-                f"the model {model.spec.system!r} has no scale {scale}; it has "
-                + ", ".join(map(str, model.scales))
-            )
         if tile < _SMALLEST_TILE:
             raise ConfigError(f"tile {tile} is too small; use at least {_SMALLEST_TILE} pixels")
-        self.scale = scale
+        self.scale = model.resolve_scale(scale)
         self.device = pick_device(device)
         self.precision: Precision = precision
         self.tile = tile
@@ -91,7 +90,10 @@ class Upscaler:
 
     @torch.inference_mode()
     def upscale_pixels(self, pixels: Pixels) -> Pixels:
-        """Upscale ``(H, W, C)`` uint8 or uint16 pixels to ``(sH, sW, C)`` of the same dtype, rounded and clipped."""
+        """Upscale ``(H, W, C)`` uint8 or uint16 pixels to ``(sH, sW, C)`` of the same dtype, rounded and clipped.
+
+        Fractions of a pixel in the size are cut, as everywhere here: it is ``floor(scale * size)``.
+        """
         if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
             raise InputError(
                 f"expected (H, W, C) pixels of uint8 or uint16, got shape {pixels.shape} of {pixels.dtype}"
@@ -101,10 +103,8 @@ class Upscaler:
         bits = 8 * pixels.dtype.itemsize
         planes = self._to_planes(pixels)
         value_range = self.model.spec.value_range
-        out = np.empty(
-            (pixels.shape[0] * self.scale, pixels.shape[1] * self.scale, pixels.shape[2]),
-            pixels.dtype,
-        )
+        height, width = (enlarged(side, self.scale) for side in pixels.shape[:2])
+        out = np.empty((height, width, pixels.shape[2]), pixels.dtype)
         for group, channels in planes:
             x = torch.tensor(group, dtype=torch.float32).mul_(value_range / peak)
             y = self.predict(x, bits=bits)
@@ -127,18 +127,25 @@ class Upscaler:
 
         Tiled with the exact halo: equal to the whole image at once. ``bits`` is the depth that the precision
         has to serve; the default computes in float32.
+
+        The self-ensemble needs an image that its flips leave on its own output grid. At a scale p/q that is one whose
+        sides are multiples of q: others grow to it by repeating their last row and column, and what these made is
+        cut off again.
         """
         dtype = pick_dtype(self.precision, self.device, bits)
         height, width = x.shape[-2:]
+        grain = exact_scale(self.scale).denominator
+        if self.ensemble:
+            x = functional.pad(x, (0, -width % grain, 0, -height % grain), mode="replicate")
         halo = self.model.halo(self.scale)
-        plan = list(tiles(height, width, self.tile, halo))
-        out = torch.empty(*x.shape[:2], height * self.scale, width * self.scale)
-        for tile in plan:
+        tall, wide = x.shape[-2:]
+        out = torch.empty(*x.shape[:2], enlarged(tall, self.scale), enlarged(wide, self.scale))
+        for tile in tiles(tall, wide, self.tile, halo, grain):
             self._predict_tile(x, out, tile, dtype)
-        return out
+        return out[..., : enlarged(height, self.scale), : enlarged(width, self.scale)]
 
     def _predict_tile(self, x: Tensor, out: Tensor, tile: Tile, dtype: torch.dtype) -> None:
-        s, rows, columns = self.scale, tile.rows, tile.columns
+        rows, columns = tile.rows, tile.columns
         part = x[..., rows.low : rows.high, columns.low : columns.high].to(self.device)
         part = part.contiguous(memory_format=torch.channels_last)
         y = (
@@ -146,11 +153,21 @@ class Upscaler:
             if self.ensemble
             else (self._forward(part, dtype))
         )
-        core_rows = slice(rows.core.start * s, rows.core.stop * s)
-        core_columns = slice(columns.core.start * s, columns.core.stop * s)
-        out[..., rows.start * s : rows.stop * s, columns.start * s : columns.stop * s] = y[
-            ..., core_rows, core_columns
-        ]
+        whole = (
+            ...,
+            self._enlarged(rows.start, rows.stop),
+            self._enlarged(columns.start, columns.stop),
+        )
+        core = (
+            ...,
+            self._enlarged(rows.core.start, rows.core.stop),
+            self._enlarged(columns.core.start, columns.core.stop),
+        )
+        out[whole] = y[core]
+
+    def _enlarged(self, start: int, stop: int) -> slice:
+        """The output pixels of the source pixels from ``start`` (a multiple of the grain) up to ``stop``."""
+        return slice(enlarged(start, self.scale), enlarged(stop, self.scale))
 
     def _forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
@@ -176,8 +193,9 @@ class Upscaler:
 
     def _check_size(self, height: int, width: int) -> None:
         limit = get_settings().max_output_pixels
-        if height * width * self.scale**2 > limit:
+        tall, wide = enlarged(height, self.scale), enlarged(width, self.scale)
+        if tall * wide > limit:
             raise TooLargeError(
-                f"{width}x{height} pixels at x{self.scale} make {width * self.scale}x{height * self.scale}, over "
-                f"the limit of {limit} output pixels; raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
+                f"{width}x{height} pixels at x{self.scale} make {wide}x{tall}, over the limit of {limit} output "
+                "pixels; raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
             )

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from rayscale.errors import ConfigError
 from rayscale.models.luma import LumaResolver
-from rayscale.models.network import require_trunk
+from rayscale.models.network import full_precision, require_trunk
 from rayscale.models.spec import ModelSpec
 from rayscale.resampling import upsample
 
@@ -58,7 +58,7 @@ class APlus(LumaResolver):
 
     def enlarge_luma(self, y: Tensor, scale: float) -> Tensor:
         # The features are small differences of pixels: nothing of them would be left in bfloat16.
-        with torch.autocast(y.device.type, enabled=False):
+        with full_precision(y):
             wide = y.to(torch.promote_types(y.dtype, self.features.dtype))
             margin = _REACH + _OVERLAP
             padded = functional.pad(wide, (margin,) * 4, mode="replicate")

@@ -9,7 +9,7 @@ works on 0..1). Only names and shapes are looked at here; files are read and che
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from rayscale.errors import ConfigError, InputError
 from rayscale.models.edsr import EDSR
 from rayscale.models.mdsr import MDSR
-from rayscale.models.network import identity
+from rayscale.models.network import SuperResolver, identity
 from rayscale.models.registry import SYSTEMS, find_system
 from rayscale.models.spec import ModelSpec, default_mean
 
@@ -162,7 +162,7 @@ def _infer(state: Mapping[str, Tensor], name: str | None) -> ModelSpec:
     ends = [int(m[1]) for key in state if (m := re.fullmatch(r"body\.(\d+)\.weight", key))]
     if len(ends) != 1:
         raise InputError(f"its trunk has {len(ends)} closing convolutions (body.N.weight), not 1")
-    network: Callable[[ModelSpec], Any]
+    network: type[SuperResolver]
     if any(key.startswith("pre_process.") for key in state):
         network = MDSR
         count = len({key.split(".")[1] for key in state if key.startswith("upsample.")})
@@ -181,7 +181,7 @@ def _infer(state: Mapping[str, Tensor], name: str | None) -> ModelSpec:
     )
 
 
-def _name(network: Callable[[ModelSpec], Any], filters: int, blocks: int, name: str | None) -> str:
+def _name(network: type[SuperResolver], filters: int, blocks: int, name: str | None) -> str:
     family = [system for system in SYSTEMS.values() if system.network is network]
     size = {"filters": filters, "blocks": blocks}
     exact = [

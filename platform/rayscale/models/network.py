@@ -1,13 +1,14 @@
-"""What every system shares: the base class ``SuperResolver`` and the layers of the EDSR family.
+"""What every system shares: the base class ``SuperResolver`` and the layers that several use.
 
-The layers keep the official module tree, so that state-dict keys are those of EDSR-PyTorch.
+The layers of the EDSR family keep the official module tree, so that state-dict keys are those of EDSR-PyTorch.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -63,7 +64,7 @@ class SuperResolver(nn.Module, ABC):
         if self.scale_range is not None and self.scale_range[0] < scale <= self.scale_range[1]:
             exact = exact_scale(scale)
             return int(exact) if exact.denominator == 1 else float(exact)
-        raise ConfigError(f"{self.spec.system} here serves scale {served}, not {scale}")
+        raise ConfigError(f"{self.spec.system} here serves scale {served}, not {scale:g}")
 
     def training_view(self, x: Tensor) -> Tensor:
         """What of an image ``(N, C, H, W)`` the network learns, LR and HR alike: all of it.
@@ -86,11 +87,12 @@ class SuperResolver(nn.Module, ABC):
             raise InputError(
                 f"{self.spec.system} takes tensors (N, {self.channels}, H, W), not {tuple(x.shape)}"
             )
-        return self.enlarge(x, scale)
+        y = self.enlarge(x, scale)
+        return y.to(torch.promote_types(y.dtype, torch.float32))
 
     @abstractmethod
     def enlarge(self, x: Tensor, scale: float) -> Tensor:
-        """The computation of ``forward``, its arguments already checked."""
+        """The computation of ``forward``, its arguments already checked; it may stay narrow under autocast."""
 
     @abstractmethod
     def halo(self, scale: float) -> int:
@@ -153,17 +155,42 @@ class ResBlock(nn.Module):
         return torch.add(x, self.body(x), alpha=self.residual_scaling)
 
 
-class Upsampler(nn.Sequential):
-    """Convolution and pixel shuffle: once for x2 and x3, twice for x4. ConfigError for other scales."""
+class BatchNorm(nn.BatchNorm2d):
+    """PyTorch's, without the count of batches, an integer that only a cumulative average would need.
 
-    def __init__(self, scale: int, filters: int) -> None:
+    So everything in a state dict is a float. A tile equals the whole image in evaluation mode only.
+    """
+
+    def __init__(self, filters: int) -> None:
+        super().__init__(filters)
+        self.num_batches_tracked = None
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        nn.Module._load_from_state_dict(self, *arguments)  # BatchNorm2d's would add the count again
+
+
+class Upsampler(nn.Sequential):
+    """Convolution, pixel shuffle and what ``activation`` makes: once for x2 and x3, twice for x4.
+
+    ConfigError for other scales.
+    """
+
+    def __init__(
+        self, scale: int, filters: int, activation: Callable[[], nn.Module] | None = None
+    ) -> None:
         steps = {2: (2,), 3: (3,), 4: (2, 2)}.get(scale)
         if steps is None:
             raise ConfigError(f"scale {scale} is not available; the upsampler makes 2, 3 or 4")
         layers: list[nn.Module] = []
         for step in steps:
             layers += [conv(filters, step**2 * filters, 3), nn.PixelShuffle(step)]
+            layers += [activation()] if activation else []
         super().__init__(*layers)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast switched off for what is computed of ``x``; the meta device, which computes shapes only, has none."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def identity(channels: int) -> Tensor:

@@ -7,7 +7,7 @@ A new system of the field is one ``System`` entry here. Registered *trained* mod
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,16 @@ import torch
 
 from rayscale.errors import ConfigError, NotFoundError
 from rayscale.models.aplus import APlus
+from rayscale.models.builtin import bundled_names, read_spec
 from rayscale.models.edsr import EDSR
 from rayscale.models.interpolation import Bicubic, Bilinear
 from rayscale.models.mdsr import MDSR
+from rayscale.models.meta import MetaEDSR, MetaSRGAN
 from rayscale.models.network import SuperResolver
 from rayscale.models.spec import ModelSpec
+from rayscale.models.srcnn import SRCNN, SRCNN955
+from rayscale.models.srresnet import SRResNet
+from rayscale.models.vdsr import VDSR
 
 
 @dataclass(frozen=True)
@@ -27,19 +32,22 @@ class System:
     """One entry of the table.
 
     ``defaults`` are fields of ``ModelSpec``; ``options`` names those that ``create_model`` may override.
-    A ``multiscale`` network serves all ``scales`` at once, another is built for one of them.
+    A ``multiscale`` network serves all ``scales`` at once, another is built for one of them. ``channels`` is what
+    it is built for unless told: 1 where the network sees luma alone.
     """
 
     name: str
-    network: Callable[[ModelSpec], SuperResolver]
+    network: type[SuperResolver]
     summary: str
     defaults: dict[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ("filters", "blocks", "value_range", "mean")
     scales: tuple[int, ...] = (2, 3, 4)
     multiscale: bool = False
+    channels: int = 3
 
 
 _EDSR_OPTIONS = ("filters", "blocks", "residual_scaling", "value_range", "mean")
+_UNSHIFTED_OPTIONS = ("filters", "blocks", "value_range")
 
 SYSTEMS: dict[str, System] = {
     system.name: system
@@ -64,8 +72,48 @@ SYSTEMS: dict[str, System] = {
             "aplus",
             APlus,
             "A+, 1024 anchored regressors from 30 features, luma only (Timofte et al. 2014)",
-            {"channels": 1, "filters": 30, "blocks": 1024, "value_range": 1.0},
+            {"filters": 30, "blocks": 1024, "value_range": 1.0},
             options=("filters", "blocks", "value_range"),
+            channels=1,
+        ),
+        System(
+            "srcnn",
+            SRCNN,
+            "SRCNN 9-1-5 of 64 and 32 filters, on luma (Dong et al. 2014)",
+            {"filters": 64, "blocks": 0, "value_range": 1.0},
+            options=("filters", "value_range"),
+            channels=1,
+        ),
+        System(
+            "srcnn-955",
+            SRCNN955,
+            "SRCNN 9-5-5, the best of the paper, on luma (Dong et al. 2015)",
+            {"filters": 64, "blocks": 0, "value_range": 1.0},
+            options=("filters", "value_range"),
+            channels=1,
+        ),
+        System(
+            "vdsr",
+            VDSR,
+            "VDSR, one network for all scales, 20 layers of 64 filters, on luma (Kim et al. 2016)",
+            {"filters": 64, "blocks": 20, "value_range": 1.0},
+            options=_UNSHIFTED_OPTIONS,
+            multiscale=True,
+            channels=1,
+        ),
+        System(
+            "srresnet",
+            SRResNet,
+            "SRResNet, 16 blocks of 64 filters with batch normalisation (Ledig et al. 2017)",
+            {"filters": 64, "blocks": 16, "value_range": 1.0},
+            options=_UNSHIFTED_OPTIONS,
+        ),
+        System(
+            "srgan",
+            SRResNet,
+            "SRGAN: SRResNet trained against a discriminator (Ledig et al. 2017)",
+            {"filters": 64, "blocks": 16, "value_range": 1.0},
+            options=_UNSHIFTED_OPTIONS,
         ),
         System(
             "edsr-baseline",
@@ -95,6 +143,23 @@ SYSTEMS: dict[str, System] = {
             {"filters": 64, "blocks": 80},
             multiscale=True,
         ),
+        System(
+            "meta-edsr",
+            MetaEDSR,
+            "EDSR-baseline's trunk with meta-upscale, one network for all scales (after Hu et al. 2019)",
+            {"filters": 64, "blocks": 16},
+            options=_EDSR_OPTIONS,
+            multiscale=True,
+        ),
+        System(
+            "meta-srgan",
+            MetaSRGAN,
+            "Meta-SRGAN for one-channel scans, one network for all scales, 5 blocks (Tan et al. 2020)",
+            {"filters": 64, "blocks": 5, "value_range": 1.0},
+            options=_UNSHIFTED_OPTIONS,
+            multiscale=True,
+            channels=1,
+        ),
     )
 }
 
@@ -116,7 +181,7 @@ def find_system(name: str) -> System:
 def create_model(
     name: str,
     *,
-    scale: int | None = None,
+    scale: float | None = None,
     channels: int | None = None,
     filters: int | None = None,
     blocks: int | None = None,
@@ -124,13 +189,13 @@ def create_model(
     value_range: float | None = None,
     mean: Sequence[float] | None = None,
 ) -> SuperResolver:
-    """A network with fresh weights (PyTorch's initialisation, as in the official code).
+    """A network with fresh weights (of its paper's initialisation, else PyTorch's).
 
     Args:
         name: one of ``model_names()``.
         scale: the scale to build for; a network that serves several at once serves them all, and ``scale``
             only has to be one of them or None.
-        channels: image channels; by default 3, or 1 for a system that sees luma alone.
+        channels: image channels; the system's own by default.
         filters, blocks, residual_scaling, value_range, mean: in place of the system's defaults where not
             None; see ``ModelSpec``.
 
@@ -139,11 +204,13 @@ def create_model(
         ConfigError: a scale that the system does not have, or an option it does not take.
     """
     system = find_system(name)
-    scales = ", ".join(map(str, system.scales))
-    if scale is None and not system.multiscale:
-        raise ConfigError(f"{name} is built for one scale; give one of {scales}")
-    if scale is not None and scale not in system.scales:
-        raise ConfigError(f"{name} has no scale {scale}; its scales are {scales}")
+    scales = system.scales
+    if not system.multiscale:
+        if scale is None:
+            raise ConfigError(f"{name} is built for one scale; give one of {_list(scales)}")
+        if scale not in scales:
+            raise ConfigError(f"{name} has no scale {scale:g}; its scales are {_list(scales)}")
+        scales = (int(scale),)
     given = {
         "filters": filters,
         "blocks": blocks,
@@ -156,15 +223,17 @@ def create_model(
         raise ConfigError(
             f"{name} takes no {', '.join(refused)}; its options are {', '.join(system.options)}"
         )
-    if channels is not None:
-        overrides["channels"] = channels
-    return build(
+    model = build(
         ModelSpec(
             system=name,
-            scales=system.scales if system.multiscale or scale is None else (scale,),
+            scales=scales,
+            channels=system.channels if channels is None else channels,
             **{**system.defaults, **overrides},
         )
     )
+    if scale is not None:
+        model.resolve_scale(scale)
+    return model
 
 
 def build(spec: ModelSpec) -> SuperResolver:
@@ -172,17 +241,18 @@ def build(spec: ModelSpec) -> SuperResolver:
     system = find_system(spec.system)
     if unknown := [scale for scale in spec.scales if scale not in system.scales]:
         raise ConfigError(
-            f"{spec.system} has no scale {unknown[0]}; its scales are "
-            f"{', '.join(map(str, system.scales))}"
+            f"{spec.system} has no scale {unknown[0]}; its scales are {_list(system.scales)}"
         )
     return system.network(spec)
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Facts about a system at its default channels, without allocating its weights.
+    """Facts about a system at its own number of channels, without allocating its weights.
 
-    ``{"name", "scales": [int], "parameters": {"2": int, ...}, "halo": {"2": int, ...}, "summary"}``; the halo
-    is in LR pixels, the parameters are the numbers that training finds.
+    ``{"name", "scales": [int], "scale_range": [float, float] or None, "channels": int, "parameters": {"2": int, ...},
+    "halo": {"2": int, ...}, "summary", "bundled": [str]}``; the halo is in LR pixels, the parameters are the numbers that
+    training finds, ``bundled`` names the models of the system that come with weights. Every scale above the
+    first and up to the second number of ``scale_range`` is served.
     """
     system = find_system(name)
     parameters: dict[str, int] = {}
@@ -195,7 +265,14 @@ def describe(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "scales": list(system.scales),
+        "scale_range": list(system.network.scale_range) if system.network.scale_range else None,
+        "channels": system.channels,
         "parameters": parameters,
         "halo": halo,
         "summary": system.summary,
+        "bundled": [model for model in bundled_names() if read_spec(model)[0].system == name],
     }
+
+
+def _list(scales: Sequence[int]) -> str:
+    return ", ".join(map(str, scales))

@@ -117,7 +117,7 @@ def read_weights(
     path: str | Path,
     *,
     name: str | None = None,
-    scale: int | None = None,
+    scale: float | None = None,
     layout: Layout = "auto",
 ) -> LoadedWeights:
     """Read weights from a local file: the own format, or a state dict of another toolkit.
@@ -162,10 +162,9 @@ def read_weights(
                 layout=None if layout == "auto" else layout,
             )
             metadata = {}
-        if scale is not None and scale not in spec.scales:
-            served = ", ".join(map(str, spec.scales))
-            raise ConfigError(f"it holds {spec.system} for scale {served}, not {scale}")
         model = _assemble(spec, state)
+        if scale is not None:
+            model.resolve_scale(scale)
     except RayscaleError as error:
         kind = ConfigError if isinstance(error, ConfigError) else WeightsError
         raise kind(f"{path} (sha256 {digest[:16]}): {error}") from None
@@ -204,9 +203,8 @@ def warm_start(target: SuperResolver, source: SuperResolver) -> list[str]:
                 "use the same value"
             )
     same = target.scales == source.scales
-    own = dict(target.named_parameters())
+    own, given = _learned(target), _learned(source)
     fresh = [] if same else [key for key in own if key.startswith(target.scale_bound)]
-    given = dict(source.named_parameters())
     copied = [key for key in own if key not in fresh]
     skipped = () if same else target.scale_bound
     _require_same(
@@ -217,6 +215,16 @@ def warm_start(target: SuperResolver, source: SuperResolver) -> list[str]:
         for key in copied:
             own[key].copy_(given[key])
     return fresh
+
+
+def _learned(model: SuperResolver) -> dict[str, Tensor]:
+    """What training changes: the parameters, and the statistics of batch normalisation."""
+    statistics = {
+        key: value
+        for key, value in model.named_buffers()
+        if key.endswith((".running_mean", ".running_var"))
+    }
+    return {**dict(model.named_parameters()), **statistics}
 
 
 def _read(path: Path) -> bytes:

@@ -1,10 +1,12 @@
 """From a file of weights to a named, versioned, digested model and back; the only room that knows MLflow.
 
 ``models`` publishes and resolves, ``opening`` opens a model by whatever names it, ``tracking`` sends metrics,
-``flavor`` describes a model to MLflow's own tools, ``client`` is the connection. Importing this package does not import MLflow.
+``evaluations`` keeps the scores of a benchmark, ``flavor`` describes a model to MLflow's own tools, ``client`` is the
+connection. Importing this package does not import MLflow.
 """
 
 from rayscale.registry.client import RegistryError
+from rayscale.registry.evaluations import log_evaluation
 from rayscale.registry.models import (
     ModelVersion,
     fetch,
@@ -25,6 +27,7 @@ __all__ = [
     "fetch",
     "list_models",
     "load",
+    "log_evaluation",
     "open_model",
     "publish",
     "resolve",

@@ -39,7 +39,7 @@ def write_folder(folder: Path, weights: Path, spec: ModelSpec) -> None:
         json.dumps(json.loads(spec.to_json()), indent=2) + "\n", encoding="utf-8"
     )
     planes = Schema([TensorSpec(np.dtype(np.float32), (-1, spec.channels, -1, -1))])
-    scale = ParamSchema([ParamSpec("scale", "long", spec.scales[0])])
+    scale = ParamSchema([ParamSpec("scale", "double", float(spec.scales[0]))])
     model = Model(signature=ModelSignature(inputs=planes, outputs=planes, params=scale))
     pyfunc.add_to_model(model, loader_module=__name__, data=WEIGHTS)
     model.add_flavor("rayscale", data=WEIGHTS, rayscale_version=__version__)
@@ -55,10 +55,10 @@ class PyFunc:
     def predict(
         self, data: npt.NDArray[np.float32], params: dict[str, Any] | None = None
     ) -> npt.NDArray[np.float32]:
-        """``(N, C, H, W)`` to ``(N, C, sH, sW)``; ``params["scale"]`` chooses among several scales."""
+        """``(N, C, H, W)`` to ``(N, C, sH, sW)``; ``params["scale"]`` chooses among the scales it serves."""
         import torch
 
-        scale = int((params or {}).get("scale", self.model.scales[0]))
+        scale = (params or {}).get("scale", self.model.scales[0])
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
             result: npt.NDArray[np.float32] = self.model(x, scale).numpy()

@@ -25,7 +25,7 @@ from rayscale.errors import (
     RayscaleError,
     StorageError,
 )
-from rayscale.models.spec import INTERPOLATIONS
+from rayscale.models.builtin import builtin_names
 from rayscale.registry.client import asking, connect, is_missing, status_of, tracking_uri
 from rayscale.registry.flavor import WEIGHTS, write_folder
 from rayscale.settings import get_settings
@@ -401,7 +401,7 @@ def _check_name(name: str) -> str:
         raise ConfigError(
             f"{name!r} is no model name; use up to 100 letters, digits, '.', '_' and '-'"
         )
-    if name in INTERPOLATIONS:
+    if name in builtin_names():
         raise ConfigError(f"{name!r} is built in; publish under another name")
     return name
 

@@ -1,4 +1,4 @@
-"""Opening a model by whatever names it: a built-in interpolation, a registered reference, or a file."""
+"""Opening a model by whatever names it: a built-in, a registered reference, or a file."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ class OpenedModel:
 
 
 def open_model(
-    name: str, *, weights: str | Path | None = None, scale: int | None = None
+    name: str, *, weights: str | Path | None = None, scale: float | None = None
 ) -> OpenedModel:
     """The model called ``name``.
 
     Args:
-        name: ``bicubic`` or ``bilinear``; ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION`` of the registry; with
-            ``weights``, the system that the file holds.
+        name: a built-in model, or a system that one is bundled of at ``scale``; ``NAME``, ``NAME@ALIAS`` or
+            ``NAME/VERSION`` of the registry; with ``weights``, the system that the file holds.
         weights: a local file, rayscale's own or one of the foreign layouts; the registry is not asked.
-        scale: needed by foreign files that do not say theirs.
+        scale: chooses among the bundled models of a system; needed by foreign files that do not say theirs.
 
     Raises:
         ConfigError: a system without weights; and the errors of ``read_weights`` and of the registry.
     """
-    from rayscale.models.registry import create_model, model_names
-    from rayscale.models.spec import INTERPOLATIONS
+    from rayscale.models.builtin import builtin_names, find_builtin, open_builtin
+    from rayscale.models.registry import model_names
     from rayscale.models.weights import read_weights
 
     if weights is not None:
         read = read_weights(weights, name=name, scale=scale)
         return OpenedModel(read.model, read.sha256, name)
-    if name in INTERPOLATIONS:
-        return OpenedModel(create_model(name, scale=scale).eval(), f"built-in:{name}", name)
+    if (builtin := find_builtin(name, scale)) is not None:
+        return OpenedModel(*open_builtin(builtin), builtin)
     from rayscale.registry.models import load, resolve
 
     try:
@@ -55,8 +55,8 @@ def open_model(
     except RayscaleError as error:
         if name in model_names():
             raise ConfigError(
-                f"{name} is a system without weights here; give --weights FILE, or the name of a "
-                f"registered model ({error})"
+                f"{name} has no weights here{'' if scale is None else f' for x{scale:g}'}; give --weights FILE, a "
+                f"built-in model ({', '.join(builtin_names())}) or a registered one ({error})"
             ) from error
         raise
     return OpenedModel(load(version), version.digest, version.ref)

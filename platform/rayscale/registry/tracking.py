@@ -86,7 +86,7 @@ class MlflowLogger:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Add one point per metric at ``step``."""
         now = int(time.time() * 1000)
-        points = [(_name(key), float(value), now, step) for key, value in metrics.items()]
+        points = [(metric_name(key), float(value), now, step) for key, value in metrics.items()]
         with self._lock:
             self._points.extend(points)
             while len(self._points) > _MOST_POINTS:
@@ -299,7 +299,7 @@ class _Dropping:
         return False
 
 
-def _name(name: str) -> str:
+def metric_name(name: str) -> str:
     """The name as MLflow accepts it: one wrong name would have the whole request refused."""
     return _NOT_IN_NAMES.sub("_", name)[:250]
 
@@ -310,5 +310,5 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
-            flat[_name(f"{prefix}{key}")] = str(value)[:_PARAM_LENGTH]
+            flat[metric_name(f"{prefix}{key}")] = str(value)[:_PARAM_LENGTH]
     return flat

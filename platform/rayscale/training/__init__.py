@@ -1,7 +1,9 @@
 """From batches of patches to a trained model: plain PyTorch, joined to Ray Train by one file.
 
-``config`` says what a run is, ``step`` is one update, ``loop`` a whole run, ``checkpoint`` and ``run`` what
-stays in storage, ``validation`` the scores meanwhile, ``ray`` the same on a cluster. A+ is not trained by
-gradients: ``aplus`` is its training, of ``patches``, ``dictionary`` and ``anchors``. Importing this package
-imports neither torch nor Ray.
+``config`` says what a run is (its ``sections``, the ``recipes`` of each system), ``assembly`` makes network and trainer,
+``step`` is one update (with ``optimizer``, ``schedule``, ``guard``), ``adversarial`` one against a ``discriminator`` with
+``perceptual`` losses, ``loop`` a whole run, ``checkpoint`` and ``run`` what stays in storage, ``validation`` the scores
+meanwhile, ``ray`` the same on a cluster. ``aplus`` trains without gradients, from
+``patches``, ``dictionary`` and ``anchors``. Importing this package imports neither
+torch nor Ray.
 """

@@ -27,11 +27,12 @@ from rayscale.models.registry import build
 from rayscale.models.spec import ModelSpec
 from rayscale.storage import connect
 from rayscale.training.anchors import anchored_regressors, shared_patches
-from rayscale.training.config import DatasetSection, RunConfig, Section, TrackingSection
+from rayscale.training.config import RunConfig
 from rayscale.training.dictionary import learn
 from rayscale.training.metrics import Loggers, MetricLogger
 from rayscale.training.patches import Source, principal_features
 from rayscale.training.run import CONFIG, TrainResult, commit, read_result
+from rayscale.training.sections import DatasetSection, Section, TrackingSection
 
 Say = Callable[[str], None]
 

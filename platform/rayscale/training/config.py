@@ -1,7 +1,8 @@
-"""What a training run is made of: typed sections, each with its default from the EDSR paper.
+"""The configuration of a training run: defaults, then the recipe of the system, then a file, then overrides.
 
 Files (YAML, JSON, TOML) and ``section.key=value`` overrides become one ``TrainConfig``; a key that does not
-exist is an error that names the closest ones. What the sections *do* lives beside this module.
+exist is an error that names the closest ones. The sections are ``rayscale.training.sections``, the recipes
+``rayscale.training.recipes``.
 """
 
 from __future__ import annotations
@@ -16,141 +17,26 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rayscale.errors import ConfigError, NotFoundError
 from rayscale.storage import connect, split
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class RunSection(Section):
-    """Where a run lives and what makes it repeatable."""
-
-    name: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="folder of the run below uri; made of the model and a hash of the configuration by default",
-    )
-    uri: str | None = Field(
-        default=None,
-        description="s3://bucket/prefix or folder of all runs; `runs` in the bucket (or beside the folder) "
-        "of the dataset by default",
-    )
-    seed: int = Field(default=1, ge=0, description="seed of the initial weights and the patches")
-
-
-class ModelSection(Section):
-    """Which network; values left empty are those of the system's own definition."""
-
-    name: str = Field(default="edsr-baseline", description="a system of `rayscale models`")
-    scale: int = Field(default=2, ge=2, description="enlargement to train for")
-    channels: int | None = Field(
-        default=None, ge=1, description="channels; the dataset's by default"
-    )
-    filters: int | None = Field(default=None, ge=1, description="feature maps of the trunk")
-    blocks: int | None = Field(default=None, ge=1, description="residual blocks of the trunk")
-    residual_scaling: float | None = Field(
-        default=None, gt=0, description="factor on each residual branch"
-    )
-    warm_start: str | None = Field(
-        default=None,
-        description="safetensors (URI) whose weights start this network, such as x2 for x4; only its tail "
-        "stays fresh when the scale differs",
-    )
-
-
-class DatasetSection(Section):
-    """Where the images come from."""
-
-    uri: str | None = Field(
-        default=None, description="a dataset made by jobs/prepare_dataset.py (RAYSCALE_DATASET)"
-    )
-
-
-class DataSection(DatasetSection):
-    """What the patches are cut from."""
-
-    patch: int = Field(default=48, ge=4, description="side of a patch in LR pixels")
-    batch: int = Field(default=16, ge=1, description="patches per step, over all workers together")
-
-
-class OptimizerSection(Section):
-    """Adam, its schedule, the loss, and how long."""
-
-    lr: float = Field(default=1e-4, gt=0, description="initial learning rate")
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    schedule: Literal["step", "cosine"] = Field(
-        default="step", description="halve every halve_every steps, or fall to 0 over all steps"
-    )
-    halve_every: int = Field(default=200_000, ge=1, description="steps between halvings")
-    steps: int = Field(default=300_000, ge=1, description="updates in all")
-    loss: Literal["l1", "mse"] = Field(default="l1")
-    ema: float = Field(
-        default=0.0, ge=0, lt=1, description="decay of the running mean of the weights; 0 is off"
-    )
-
-
-class BenchmarkSection(Section):
-    """Full images, upscaled and scored."""
-
-    uri: str | None = Field(
-        default=None, description="folder or bucket with HR/ and LR/ of the scale"
-    )
-
-
-class ValidationSection(BenchmarkSection):
-    """Full images, upscaled and scored while training."""
-
-    every: int = Field(default=1000, ge=1, description="steps between validations and reports")
-    images: int = Field(default=3, ge=0, description="images that are also logged as pictures")
-
-
-class CheckpointSection(Section):
-    """What survives a kill."""
-
-    every: int = Field(default=1000, ge=1, description="steps between checkpoints")
-    keep: int = Field(default=3, ge=1, description="newest checkpoints that stay")
-
-
-class WorkersSection(Section):
-    """How many processes train together; changes the speed, not the result."""
-
-    count: int = Field(default=1, ge=1, description="workers of Ray Train")
-    gpu: Literal["auto"] | bool = Field(default="auto", description="one GPU for each worker")
-    cpus: float | None = Field(
-        default=None, gt=0, description="CPUs reserved in Ray for each worker; 1 by default"
-    )
-    threads: int | None = Field(
-        default=None,
-        ge=1,
-        description="torch threads of a worker; an equal share of the node by default",
-    )
-    max_failures: int = Field(
-        default=3,
-        ge=0,
-        description="lost workers after which the run gives up; each resumes by itself",
-    )
-
-
-class TrackingSection(Section):
-    """Where the figures go."""
-
-    tracking_uri: str | None = Field(
-        default=None, description="MLflow server; MLFLOW_TRACKING_URI by default"
-    )
-    experiment: str = Field(default="rayscale", min_length=1, description="MLflow experiment")
-
-
-class LoggingSection(TrackingSection):
-    """Where the figures go, and how many."""
-
-    every: int = Field(default=100, ge=1, description="steps between logged means")
+from rayscale.training.recipes import ADVERSARIAL, recipe_of
+from rayscale.training.sections import (
+    AdversarialSection,
+    BenchmarkSection,
+    CheckpointSection,
+    DataSection,
+    DatasetSection,
+    GuardSection,
+    LoggingSection,
+    ModelSection,
+    OptimizerSection,
+    RunSection,
+    Section,
+    ValidationSection,
+    WorkersSection,
+)
 
 
 class RunConfig(Section):
@@ -170,10 +56,7 @@ class RunConfig(Section):
             ConfigError: an unknown key (named, with close ones), a value out of its limits, a file that is damaged.
             NotFoundError: no such file.
         """
-        values = _read(str(file)) if file else {}
-        for override in overrides:
-            _apply(values, override)
-        return cls.parse(values)
+        return cls.parse(_values(file, overrides))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -242,9 +125,15 @@ class RunConfig(Section):
 class TrainConfig(RunConfig):
     """A whole training run. The defaults are the recipe of Lim et al. 2017 for EDSR."""
 
+    recipe: Literal["paper", "short"] = Field(
+        default="paper",
+        description="defaults of the system: as published, or for some hours on a CPU",
+    )
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     optimizer: OptimizerSection = OptimizerSection()
+    adversarial: AdversarialSection = AdversarialSection()
+    guard: GuardSection = GuardSection()
     validation: ValidationSection = ValidationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     workers: WorkersSection = WorkersSection()
@@ -270,23 +159,49 @@ class TrainConfig(RunConfig):
         Workers, logging, validation, checkpoint intervals and the place of the run are left out; so is the
         number of steps under the step schedule, where training longer only continues the same curve.
         """
-        parts = self.model_dump(
-            mode="json", include={"model", "data", "optimizer", "precision"}
-        ) | {"seed": self.run.seed}
+        sections = {"model", "data", "optimizer", "precision"}
+        parts = self.model_dump(mode="json", include=sections) | {"seed": self.run.seed}
         if self.optimizer.schedule == "step":
             del parts["optimizer"]["steps"]
         else:
-            del parts["optimizer"]["halve_every"]
+            del parts["optimizer"]["decay_every"], parts["optimizer"]["decay"]
+        if self.is_adversarial:
+            parts["adversarial"] = self.adversarial.model_dump(mode="json")
+        if self.guard.spike:  # what a spike goes back to depends on when checkpoints are made
+            parts["guard"] = [self.guard.spike, self.checkpoint.every]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
+    def is_adversarial(self) -> bool:
+        """Whether a discriminator is trained beside the network."""
+        return self.model.name in ADVERSARIAL and self.adversarial.weight > 0
+
+    @property
     def title(self) -> str:
-        return f"{self.model.name}-x{self.model.scale}"
+        """System and scale, as ``edsr-baseline-x2``; the system alone for a network of several scales."""
+        return (
+            self.model.name
+            if self.model.scale is None
+            else f"{self.model.name}-x{self.model.scale}"
+        )
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration of nested plain values over the recipe of their system; errors as in ``load``."""
+        model = values.get("model")
+        system = model.get("name") if isinstance(model, Mapping) else None
+        recipe = recipe_of(system or ModelSection().name, values.get("recipe", "paper"))
+        return super().parse(_merge(recipe, values))
 
 
-def load_config(file: str | Path | None = None, overrides: Iterable[str] = ()) -> TrainConfig:
-    """``TrainConfig.load``."""
-    return TrainConfig.load(file, overrides)
+def load_config(
+    file: str | Path | None = None, overrides: Iterable[str] = (), system: str | None = None
+) -> TrainConfig:
+    """``TrainConfig.load``; ``system`` is the ``model.name`` where neither the file nor the overrides give one."""
+    values = _values(file, overrides)
+    if system and isinstance(model := values.setdefault("model", {}), dict):
+        model.setdefault("name", system)
+    return TrainConfig.parse(values)
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainConfig:
@@ -294,20 +209,34 @@ def parse_config(values: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig.parse(values)
 
 
-def known_keys(kind: type[RunConfig] = TrainConfig) -> list[str]:
-    """All keys as ``section.key``, in the order of the sections."""
-    return list(kind().flat())
-
-
-def options_table(kind: type[RunConfig] = TrainConfig) -> str:
-    """Every key, its default, and what it means, one a line."""
+def options_table(config: RunConfig) -> str:
+    """Every key, its value in ``config``, and what it means, one a line."""
     lines = []
-    for section, field in kind.model_fields.items():
+    values = config.flat()
+    for section, field in type(config).model_fields.items():
         fields = getattr(field.annotation, "model_fields", {section: field})
         for key, item in fields.items():
             name = section if key == section else f"{section}.{key}"
-            lines.append(f"{name}={item.default}".ljust(38) + (item.description or ""))
+            lines.append(f"{name}={values[name]}".ljust(38) + (item.description or ""))
     return "\n".join(lines)
+
+
+def _values(file: str | Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+    values = _read(str(file)) if file else {}
+    for override in overrides:
+        _apply(values, override)
+    return values
+
+
+def _merge(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values over a recipe of ``section.key``; what is no section is left to the validation."""
+    merged = dict(values)
+    for name, value in recipe.items():
+        section, _, key = name.partition(".")
+        own = merged.get(section, {})
+        if isinstance(own, Mapping):
+            merged[section] = {key: value, **own}
+    return merged
 
 
 def _read(file: str) -> dict[str, Any]:
@@ -361,7 +290,7 @@ def _explain(item: Any, kind: type[RunConfig]) -> str:
     if item["type"] != "extra_forbidden":
         given = "" if isinstance(item["input"], dict) else f" (given: {item['input']!r})"
         return f"{place or 'configuration'}: {item['msg'].removeprefix('Value error, ')}{given}"
-    keys = known_keys(kind) + list(kind.model_fields)
+    keys = [*kind().flat(), *kind.model_fields]
     last = place.rpartition(".")[2]
     close = difflib.get_close_matches(place, keys, n=3, cutoff=0.6)
     close += [key for key in keys if key.rpartition(".")[2] == last and key not in close]

@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import logging
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from rayscale.data import Dataset, PatchStream, Prefetch
-from rayscale.data.manifest import Manifest
+from rayscale.data import Prefetch, ScaleStream
 from rayscale.errors import ConfigError
 from rayscale.inference.engine import pick_device
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import create_model
-from rayscale.models.weights import read_weights, warm_start
-from rayscale.storage import connect, split
 from rayscale.training import rng
+from rayscale.training.assembly import make_trainer
 from rayscale.training.config import TrainConfig
 from rayscale.training.metrics import Loggers, MetricLogger
 from rayscale.training.run import Run, TrainResult
@@ -59,7 +54,7 @@ def train(
         report: called by every rank at the same steps with ``step``, ``loss`` and the validation scores.
 
     SIGTERM (in the main thread) ends the run after the current step with a checkpoint; the result is then not
-    ``complete``. Raises ConfigError, StorageError, NonFiniteLossError and what the dataset raises.
+    ``complete``. Raises ConfigError, StorageError, NonFiniteLossError, UnstableError and what the dataset raises.
     """
     config = config.resolved()
     device = pick_device(str(device))
@@ -71,65 +66,20 @@ def train(
     )
     if finished is not None:
         return finished
-    dataset = Dataset(config.data.uri or "", config.model.scale)
-    stream = PatchStream(
-        dataset,
+    stream = ScaleStream(
+        config.data.uri or "",
+        config.model.drawn,
         patch=config.data.patch,
         batch=config.data.batch,
         seed=config.run.seed,
         rank=rank,
         world=world,
     )
-    torch.manual_seed(config.run.seed)
-    trainer = Trainer(
-        config,
-        make_model(config, dataset.manifest),
-        peak=dataset.manifest.peak,
-        rank=rank,
-        world=world,
-        device=device,
-    )
-    loop = _Loop(
-        config, run, trainer, dataset.manifest.digest, metrics=metrics or Loggers(), report=report
-    )
+    manifest = stream.manifest
+    trainer = make_trainer(config, manifest, rank=rank, world=world, device=device)
+    loop = _Loop(config, run, trainer, manifest.digest, metrics=metrics or Loggers(), report=report)
     loop.resume()
     return loop.run_to_end(stream)
-
-
-def make_model(config: TrainConfig, manifest: Manifest) -> SuperResolver:
-    """The network of ``config`` for the channels of a dataset, with its initial weights.
-
-    Three channels subtract the mean of DIV2K as the official code does, any other number the dataset's own.
-    """
-    wanted = config.model
-    channels = wanted.channels or manifest.channels
-    if channels != manifest.channels:
-        raise ConfigError(
-            f"model.channels is {channels}, but the dataset has {manifest.channels} channels; leave "
-            "model.channels out, or prepare a dataset with as many"
-        )
-    model = create_model(
-        wanted.name,
-        scale=wanted.scale,
-        channels=channels,
-        filters=wanted.filters,
-        blocks=wanted.blocks,
-        residual_scaling=wanted.residual_scaling,
-        mean=manifest.mean if channels != 3 and any(manifest.mean) else None,
-    )
-    if len(model.scales) != 1 or not any(p.requires_grad for p in model.parameters()):
-        raise ConfigError(
-            f"{wanted.name} cannot be trained here, which takes networks of one scale with weights; use "
-            "edsr-baseline or edsr"
-        )
-    if wanted.warm_start:
-        folder, key = split(wanted.warm_start)
-        with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
-            path = Path(temporary, key)
-            connect(folder).fetch(key, path)
-            fresh = warm_start(model, read_weights(path).model)
-        logger.info("started from %s; fresh: %s", wanted.warm_start, ", ".join(fresh) or "nothing")
-    return model
 
 
 class _Loop:
@@ -159,10 +109,11 @@ class _Loop:
         self.total = _Clock()
 
     def resume(self) -> None:
-        """Load the newest committed checkpoint on every rank; rank 0 says which."""
+        """Load the newest committed checkpoint on every rank; rank 0 says which. Without one, start."""
         found = self.run.checkpoints.latest() if self.main else None
         step = _agree(found.step if found else 0, self.trainer.world, self.trainer.device)
         if not step:
+            self.trainer.keep()
             return
         checkpoint = found or self.run.checkpoints.load(step)
         state = checkpoint.state
@@ -173,12 +124,13 @@ class _Loop:
                 f"{state['dataset'][:12]}); choose another run.name, or --fresh to start over"
             )
         self.trainer.load(state)
+        self.trainer.keep()
         self.history = list(state["history"])
         self.scores = {k: v for k, v in (self.history or [{}])[-1].items() if k != "step"}
         rng.restore(state["rng"])
         logger.info("resumed %s from step %d", self.run.config.uri, step)
 
-    def run_to_end(self, stream: PatchStream) -> TrainResult:
+    def run_to_end(self, stream: ScaleStream) -> TrainResult:
         if self.main:
             self.metrics.log_params(self.config.flat() | {"dataset.digest": self.dataset["digest"]})
         steps = self.config.optimizer.steps
@@ -190,9 +142,9 @@ class _Loop:
         ):
             while self.trainer.step < steps and not stopped:
                 started = time.perf_counter()
-                lr, hr = next(batches)
+                lr, hr, scale = next(batches)
                 ready = time.perf_counter()
-                stopped = self.trainer.advance(lr, hr, stop=asked())
+                stopped = self.trainer.advance(lr, hr, scale, stop=asked())
                 for clock in (self.clock, self.total):
                     clock.add(ready - started, time.perf_counter() - started)
                 stopped = self._after(self.trainer.step, stopped)
@@ -227,7 +179,7 @@ class _Loop:
     def _log(self, step: int) -> None:
         batch = self.config.data.batch
         self.figures = {
-            "loss": self.trainer.mean_loss(),
+            **self.trainer.figures(),
             "lr": lr_at(step - 1, self.config.optimizer),
             **self.clock.figures(batch),
         }
@@ -244,6 +196,7 @@ class _Loop:
         self.history = [*self.history, {"step": float(step), **self.scores}]
 
     def _save(self) -> None:
+        self.trainer.keep()
         if not self.main:
             return
         state = self.trainer.state() | {

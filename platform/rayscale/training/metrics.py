@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -35,7 +36,9 @@ class ConsoleLogger:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        print(f"step {step}/{self._steps}  {values}", flush=True)
+        # Not print(), which Ray Train replaces in its workers by one that shows every line twice.
+        sys.stdout.write(f"step {step}/{self._steps}  {values}\n")
+        sys.stdout.flush()
 
     def log_image(self, name: str, pixels: npt.NDArray[Any], step: int) -> None:
         """Pictures do not fit a line."""

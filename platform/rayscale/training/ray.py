@@ -176,6 +176,7 @@ def _cause(error: Exception) -> Exception:
 
 def _is_final(cause: Exception) -> bool:
     """Whether trying again can only give the same."""
-    from rayscale.training.step import NonFiniteLossError
+    from rayscale.training.guard import NonFiniteLossError, UnstableError
 
-    return isinstance(cause, ConfigError | InputError | NotFoundError | NonFiniteLossError)
+    final = ConfigError | InputError | NotFoundError | NonFiniteLossError | UnstableError
+    return isinstance(cause, final)

@@ -172,8 +172,12 @@ def describe(result: TrainResult) -> dict[str, str]:
     if "loss" in metrics:
         rows["loss"] = f"{metrics['loss']:.4f}"
     if "psnr" in metrics:
-        rows[f"PSNR ({result.protocol})"] = f"{metrics['psnr']:.2f} dB"
-        rows[f"SSIM ({result.protocol})"] = f"{metrics['ssim']:.4f}"
+        for suffix in ["", *scale_suffixes(metrics)]:
+            label = f"{suffix.replace('_', ' ')} ({result.protocol})"
+            rows[f"PSNR{label}"] = f"{metrics[f'psnr{suffix}']:.2f} dB"
+            rows[f"SSIM{label}"] = f"{metrics[f'ssim{suffix}']:.4f}"
+    if metrics.get("rollbacks"):
+        rows["rollbacks"] = f"{metrics['rollbacks']:.0f}"
     if "steps_per_s" in metrics:
         rows["speed"] = (
             f"{metrics['steps_per_s']:.2f} steps/s, {metrics['patches_per_s']:.1f} patches/s, "
@@ -182,3 +186,8 @@ def describe(result: TrainResult) -> dict[str, str]:
     rows["precision"] = result.precision
     rows["weights"] = result.weights or "none: the run is not complete; start it again to resume"
     return rows
+
+
+def scale_suffixes(metrics: Mapping[str, float]) -> list[str]:
+    """``_x2``, ``_x3``, ... of the scores of single scales; none where there is one scale."""
+    return [key.removeprefix("psnr") for key in metrics if key.startswith("psnr_x")]

@@ -1,32 +1,26 @@
-"""One update of the weights: forward, loss, backward, guard, Adam, EMA. Nothing about files or intervals."""
+"""One update of the weights: forward, loss, backward, guard, optimizer, EMA. Nothing about files or intervals."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from rayscale.errors import RayscaleError
 from rayscale.inference.engine import pick_dtype
 from rayscale.models.network import SuperResolver
 from rayscale.training.config import TrainConfig
-from rayscale.training.schedule import lr_at
-
-LOSSES = {"l1": functional.l1_loss, "mse": functional.mse_loss}
-
-
-class NonFiniteLossError(RayscaleError):
-    """The loss became NaN or infinite; the weights are those before that step."""
-
-    code: ClassVar[str] = "non_finite_loss"
+from rayscale.training.guard import Guard
+from rayscale.training.optimizer import clip, make_optimizer, set_rates
 
 
 class Trainer:
     """Model, optimizer and running mean of one worker, advanced one global batch at a time.
+
+    Statistics of batch normalisation are those of each worker's own share; the running ones, which training does not
+    use, are saved from rank 0.
 
     Args:
         config: the run.
@@ -48,140 +42,170 @@ class Trainer:
         self.config = config.optimizer
         self.device = torch.device(device)
         self.rank, self.world = rank, world
-        self.scale = config.model.scale
         self.batch = config.data.batch
         model = model.to(self.device).train()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: SuperResolver = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.gain = model.spec.value_range / peak
         # As in inference: bfloat16 has 8 bits, so deeper pixels use it only when asked to.
         deep = peak > 255 and config.precision == "auto"
         self.dtype = pick_dtype(config.precision, self.device, 16 if deep else 8)
-        self.parallel: nn.Module = model
-        if world > 1:
-            ids = [self.device] if self.device.type == "cuda" else None
-            self.parallel = DistributedDataParallel(
-                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-        # The fused Adam takes `found_inf` and then leaves everything as it is, without asking the host.
-        self.optimizer = torch.optim.Adam(
-            self.parameters,
-            lr=self.config.lr,
-            betas=self.config.betas,
-            eps=self.config.eps,
-            fused=True,
-        )
-        self.average = [p.detach().clone() for p in self.parameters] if self.config.ema else None
-        # [a loss was not finite, somebody was asked to stop]; they stay set for good.
-        self.flags = torch.zeros(2, device=self.device)
-        self.bad_step = torch.zeros((), device=self.device)
+        # The parts of other scales get no gradient, which DDP has to be told.
+        partial = len(model.scales) > 1 and bool(model.scale_bound)
+        self.parallel = parallel(model, self.device, world, partial=partial)
+        self.optimizer = make_optimizer(model, self.config)
+        # All that is a float moves: weights and, with batch normalisation, running statistics.
+        self.live = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+        self.average = [v.clone() for v in self.live.values()] if self.config.ema else None
+        self.guard = Guard(config.guard, self.device, world)
         self.step = 0
-        self._loss_sum = torch.zeros((), device=self.device)
-        self._losses = 0
+        self._good: dict[str, Any] | None = None
 
-    def advance(self, lr: Tensor, hr: Tensor, *, stop: bool = False) -> bool:
+    def advance(
+        self, lr: Tensor, hr: Tensor, scale: float | None = None, *, stop: bool = False
+    ) -> bool:
         """Train on this worker's share of a global batch; whether any worker was asked to ``stop``.
 
-        ``lr (n, C, p, p)`` and ``hr (n, C, sp, sp)`` are uint8 or uint16. Gradients are those of the mean
-        over the global batch, for any number of workers and any shares.
+        ``lr (n, C, p, p)`` and ``hr (n, C, sp, sp)`` are uint8 or uint16; ``scale`` s may be left out for a network of
+        one. Gradients are those of the mean over the global batch, for any number of workers and any shares.
 
         Raises:
             NonFiniteLossError: on every worker, before the weights change. On a GPU it is raised by ``check``
                 instead, so that no step has to wait for the device; the weights have not changed either.
+            UnstableError: like it, for spikes.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr_at(self.step, self.config)
         share = lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
-        inputs, target = self._to_device(lr), self._to_device(hr)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = self.parallel(inputs, self.scale)
-        loss = LOSSES[self.config.loss](output.float(), target) * share
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        stopped = self._guard(loss.detach(), stop)
+        loss = self._differentiate(self._to_device(lr), self._to_device(hr), scale, share)
+        self.guard.watch(loss, stop, self.step, scale)
+        if self.device.type == "cpu":  # where looking costs nothing
+            stop = self.check()
         self._update()
         self.step += 1
-        return stopped
+        return stop
 
     def check(self) -> bool:
-        """Wait for the device, raise for a loss that was not finite, and tell whether to stop."""
-        bad, stop = self.flags.tolist()
-        if bad:
-            raise NonFiniteLossError(
-                f"the loss is not finite at step {int(self.bad_step)}; the update was not made. Lower "
-                f"optimizer.lr (now {self.config.lr:g}), use precision=float32, or look for damaged images "
-                "in the dataset; the last checkpoint is intact"
-            )
-        return bool(stop)
+        """Wait for the device, raise or roll back for what the losses were, and tell whether to stop."""
+        stop, spike = self.guard.look()
+        if spike:
+            self._roll_back()
+        return stop
 
     def mean_loss(self) -> float:
         """Mean loss of the steps since the last call, over all workers; waits for the device."""
-        total = torch.stack([self._loss_sum, torch.full_like(self._loss_sum, self._losses)])
-        if self.world > 1:
-            dist.all_reduce(total)
-        self._loss_sum.zero_()
-        self._losses = 0
-        loss, count = total.tolist()
-        return float(loss / count) if count else float("nan")
+        return self.guard.mean_loss()
+
+    def figures(self) -> dict[str, float]:
+        """What to log: means since the last call; waits for the device."""
+        figures = {"loss": self.mean_loss()}
+        if self.guard.config.spike:
+            figures["rollbacks"] = float(self.guard.rollbacks)
+        return figures
 
     def averaged_state(self) -> dict[str, Tensor]:
         """The state dict to evaluate and publish: the running mean when there is one, else the weights."""
         state = dict(self.model.state_dict())
         if self.average is not None:
-            names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-            state.update(zip(names, self.average, strict=True))
+            state.update(zip(self.live, self.average, strict=True))
         return state
 
     def state(self) -> dict[str, Any]:
         """Copies on the CPU of everything that ``load`` needs."""
         return {
             "step": self.step,
-            "model": _copy(self.model.state_dict()),
-            "optimizer": _copy(self.optimizer.state_dict()),
-            "average": None if self.average is None else _copy(self.average),
+            "model": copied(self.model.state_dict()),
+            "optimizer": copied(self.optimizer.state_dict()),
+            "average": None if self.average is None else copied(self.average),
+            "guard": self.guard.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from ``state()``."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(copied(state["optimizer"]))
         if self.average is not None:
             for mine, saved in zip(self.average, state["average"], strict=True):
                 mine.copy_(saved)
+        self.guard.load(state["guard"])
         self.step = int(state["step"])
+
+    def keep(self) -> None:
+        """Remember this state as the one that a spike rolls back to."""
+        if self.guard.config.spike:
+            self._good = self.state()
+
+    def _differentiate(
+        self, inputs: Tensor, target: Tensor, scale: float | None, share: float
+    ) -> Tensor:
+        """The loss of this worker's share, its gradients left in the parameters."""
+        set_rates(self.optimizer, self.step, self.config)
+        view = self.model.training_view
+        with self._autocast():
+            output = self.parallel(view(inputs), scale)
+        loss = self._loss(output.float(), view(target)) * share
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean over the patches of the loss that is configured; in the model's value range."""
+        if self.config.loss == "l1":
+            return functional.l1_loss(output, target)
+        loss = functional.mse_loss(output, target)
+        if (
+            self.config.loss == "euclidean"
+        ):  # the sum of the squares is their mean times the pixels of a patch
+            loss = loss * (output[0].numel() / (2 * self.model.spec.value_range**2))
+        return loss
+
+    def _update(self) -> None:
+        self._apply(self.optimizer)
+        if self.average is not None:
+            torch._foreach_lerp_(self.average, list(self.live.values()), 1.0 - self.config.ema)
+
+    def _apply(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.device.type != "cpu":
+            optimizer.found_inf = self.guard.blocked  # type: ignore[attr-defined]
+        clip(optimizer, self.config)
+        optimizer.step()
+
+    def _roll_back(self) -> None:
+        """Set everything but the step back; without gradients the update of this step changes nothing."""
+        assert self._good is not None, "keep() comes before the first step"
+        self.guard.count_rollback(self.step)
+        self.load({**self._good, "step": self.step, "guard": self._rolled_guard(self._good)})
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _rolled_guard(self, good: dict[str, Any]) -> dict[str, Any]:
+        return {**good["guard"], "rollbacks": self.guard.rollbacks}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _to_device(self, pixels: Tensor) -> Tensor:
         moved = pixels.to(self.device, non_blocking=True).to(torch.float32) * self.gain
         return moved.contiguous(memory_format=torch.channels_last)
 
-    def _guard(self, loss: Tensor, stop: bool) -> bool:
-        """Set the flags on every worker; on the CPU look at them at once, where looking costs nothing."""
-        flags = torch.stack([~torch.isfinite(loss), torch.full_like(loss, stop, dtype=torch.bool)])
-        flags = torch.maximum(self.flags, flags.to(self.flags.dtype))
-        if self.world > 1:
-            dist.all_reduce(flags, dist.ReduceOp.MAX)
-        self.bad_step += (self.bad_step == 0) * flags[0] * (self.step + 1)
-        self.flags = flags
-        if self.device.type == "cpu" and self.check():
-            stop = True
-        self._loss_sum += loss
-        self._losses += 1
-        return stop
 
-    def _update(self) -> None:
-        if self.device.type != "cpu":
-            self.optimizer.found_inf = self.flags[0]  # type: ignore[attr-defined]
-        self.optimizer.step()
-        if self.average is not None:
-            torch._foreach_lerp_(self.average, self.parameters, 1.0 - self.config.ema)
+def parallel(
+    model: nn.Module, device: torch.device, world: int, *, partial: bool = False
+) -> nn.Module:
+    """The model in DDP when there are several workers; ``partial`` when a step leaves some of it unused."""
+    if world == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=partial,
+    )
 
 
-def _copy(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """The nested value with every tensor as its own CPU tensor."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
+        return {key: copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_copy(item) for item in value]
+        return [copied(item) for item in value]
     return value

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rayscale.errors import ConfigError
 from rayscale.evaluation import Pair, evaluate, read_pairs
 from rayscale.imaging.metrics import EDSR_PAPER
 from rayscale.inference import Upscaler
@@ -19,40 +20,68 @@ from rayscale.resampling import enlarge
 from rayscale.training.config import TrainConfig
 from rayscale.training.metrics import MetricLogger
 
+PLACEHOLDER = "{scale}"
 _VIEW = 160  # LR pixels that a picture shows at most, per side
 
 Pixels = npt.NDArray[Any]
 
 
 class Validator:
-    """The validation images of a run, read once; rank 0 only."""
+    """The validation images of a run, read once; rank 0 only.
+
+    ``{scale}`` in their address stands for each integer scale of the run. Raises ConfigError where it is missing
+    and the run has several.
+    """
 
     protocol = EDSR_PAPER
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        assert config.validation.uri is not None
+        uri = config.validation.uri
+        assert uri is not None
         self.config = config
         self.device = device
-        self.pairs = list(read_pairs(config.validation.uri, config.model.scale))
+        scales = [scale for scale in config.model.drawn if isinstance(scale, int)]
+        if len(scales) != 1 and PLACEHOLDER not in uri:
+            raise ConfigError(
+                f"validation.uri is {uri}, but the run trains several scales; put {PLACEHOLDER} where the address names "
+                f"the scale, such as s3://bucket/Set5/x{PLACEHOLDER}"
+            )
+        if not scales:
+            raise ConfigError(
+                f"validation.uri is given, but none of the scales {list(config.model.drawn)} is an integer, as those of "
+                "benchmarks are; add one to model.scales, or leave validation.uri out"
+            )
+        self.pairs = {
+            scale: list(read_pairs(uri.replace(PLACEHOLDER, str(scale)), scale)) for scale in scales
+        }
 
     def score(
         self, spec: ModelSpec, state: dict[str, Tensor], step: int, logger: MetricLogger
     ) -> dict[str, float]:
-        """PSNR (dB) and SSIM of the weights ``state``, logged under the protocol's name with pictures."""
-        upscaler = Upscaler(
-            frozen(spec, state),
-            self.config.model.scale,
-            device=str(self.device),
-            precision=self.config.precision,
-        )
-        report = evaluate(upscaler, self.pairs, protocol=self.protocol)
-        scores = {"psnr": report.psnr, "ssim": report.ssim}
+        """PSNR (dB) and SSIM of the weights ``state``, logged under the protocol's name with pictures.
+
+        With several scales these are the means over them; ``psnr_x2``, ``ssim_x2``, ... are those of each.
+        """
+        model = frozen(spec, state)
+        scores: dict[str, float] = {}
+        reports = []
+        for scale, pairs in self.pairs.items():
+            upscaler = Upscaler(
+                model, scale, device=str(self.device), precision=self.config.precision
+            )
+            report = evaluate(upscaler, pairs, protocol=self.protocol)
+            reports.append(report)
+            if len(self.pairs) > 1:
+                scores |= {f"psnr_x{scale}": report.psnr, f"ssim_x{scale}": report.ssim}
+            for pair in pairs[: self.config.validation.images]:
+                if pair.lr.channels == model.channels or model.any_channels:
+                    name = pair.name if len(self.pairs) == 1 else f"{pair.name}_x{scale}"
+                    logger.log_image(name, comparison(pair, upscaler), step)
+        scores["psnr"] = sum(report.psnr for report in reports) / len(reports)
+        scores["ssim"] = sum(report.ssim for report in reports) / len(reports)
         logger.log_metrics(
             {f"{self.protocol.name}/{key}": value for key, value in scores.items()}, step
         )
-        for pair in self.pairs[: self.config.validation.images]:
-            if pair.lr.channels == upscaler.model.channels:
-                logger.log_image(pair.name, comparison(pair, upscaler), step)
         return scores
 
 

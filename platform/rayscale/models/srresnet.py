@@ -1,0 +1,74 @@
+"""SRResNet, the generator of SRGAN (Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution ...").
+
+Not the "MSRResNet" of other toolkits, which has no batch normalisation.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from rayscale.errors import ConfigError
+from rayscale.models.network import BatchNorm, SuperResolver, Upsampler, conv, reach, require_trunk
+from rayscale.models.spec import ModelSpec
+
+
+class NormBlock(nn.Module):
+    """A residual block with batch normalisation: ``x + bn(conv(prelu(bn(conv(x)))))``."""
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(filters, filters, 3),
+            BatchNorm(filters),
+            nn.PReLU(),
+            conv(filters, filters, 3),
+            BatchNorm(filters),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.body(x)
+        return y
+
+
+def norm_head(channels: int, filters: int) -> nn.Sequential:
+    """The first layer: 9x9 and PReLU."""
+    return nn.Sequential(conv(channels, filters, 9), nn.PReLU())
+
+
+def norm_body(filters: int, blocks: int) -> nn.Sequential:
+    """The trunk, which its input is added to: the blocks, one more convolution and a normalisation."""
+    return nn.Sequential(
+        *(NormBlock(filters) for _ in range(blocks)),
+        conv(filters, filters, 3),
+        BatchNorm(filters),
+    )
+
+
+class SRResNet(SuperResolver):
+    """16 residual blocks of 64 filters with batch normalisation, then sub-pixel convolutions, for one scale.
+
+    Inside, LR lies in [0, 1] and HR in [-1, 1], as in the paper; ``forward`` maps both to ``[0, value_range]``.
+    """
+
+    scale_bound = ("tail.",)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        require_trunk(spec)
+        if len(spec.scales) != 1:
+            raise ConfigError(f"{spec.system} serves one scale, not {list(spec.scales)}")
+        self.head = norm_head(spec.channels, spec.filters)
+        self.body = norm_body(spec.filters, spec.blocks)
+        self.tail = nn.Sequential(
+            Upsampler(spec.scales[0], spec.filters, nn.PReLU),
+            conv(spec.filters, spec.channels, 9),
+        )
+
+    def enlarge(self, x: Tensor, scale: float) -> Tensor:
+        head = self.head(x / self.spec.value_range)
+        signed: Tensor = self.tail(self.body(head) + head).float()
+        return (signed + 1) * (self.spec.value_range / 2)
+
+    def halo(self, scale: float) -> int:
+        self.resolve_scale(scale)
+        return reach((self.head, self.body, self.tail))

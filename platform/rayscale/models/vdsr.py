@@ -1,0 +1,35 @@
+"""VDSR (Kim et al. 2016, "Accurate Image Super-Resolution Using Very Deep Convolutional Networks")."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from rayscale.errors import ConfigError
+from rayscale.models.luma import PreUpsampled, he_conv
+from rayscale.models.spec import ModelSpec
+
+
+class VDSR(PreUpsampled):
+    """Twenty 3x3 convolutions (``blocks``) of 64 filters that learn what bicubic luma lacks.
+
+    One network for all scales: they are mixed in training. Initialised after He et al. 2015.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        if spec.blocks < 2 or spec.filters < 1:
+            raise ConfigError(
+                f"{spec.system} needs at least 2 layers (blocks) and 1 filter, not {spec.blocks} and "
+                f"{spec.filters}"
+            )
+        widths = [1, *[spec.filters] * (spec.blocks - 1), 1]
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [he_conv(inputs, outputs, 3), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def refine(self, y: Tensor) -> Tensor:
+        residual: Tensor = self.layers(y / self.spec.value_range)
+        return y + residual * self.spec.value_range

@@ -1,0 +1,114 @@
+"""The GAN stage: one update of a generator and of the discriminator that judges it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rayscale.models.network import SuperResolver
+from rayscale.training.config import TrainConfig
+from rayscale.training.discriminator import Discriminator
+from rayscale.training.optimizer import make_optimizer, set_rates
+from rayscale.training.perceptual import make_content
+from rayscale.training.step import Trainer, copied, parallel
+
+
+class AdversarialTrainer(Trainer):
+    """A ``Trainer`` whose loss is content and the verdict of a discriminator, which learns beside it.
+
+    Generator: ``content(G(lr), hr) + weight * -log D(G(lr))``. Discriminator: binary cross-entropy over real and
+    super-resolved images (Goodfellow et al. 2014, Ledig et al. 2017). The gradients of both are taken before either
+    moves, so that one check of both losses comes before both updates. Arguments as of ``Trainer``; what is evaluated
+    and published is the generator.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: SuperResolver,
+        *,
+        peak: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(config, model, peak=peak, rank=rank, world=world, device=device)
+        self.weight = config.adversarial.weight
+        self.content = make_content(config.adversarial, model.channels, self.device)
+        scale = config.model.scale  # several scales make images of several sizes
+        side = None if scale is None else config.data.patch * scale
+        self.discriminator = Discriminator(model.channels, side).to(self.device).train()
+        self.judge = parallel(self.discriminator, self.device, world)
+        self.judge_optimizer = make_optimizer(self.discriminator, self.config)
+        self._judged = torch.zeros(2, device=self.device)  # sum of its losses, and their number
+
+    def figures(self) -> dict[str, float]:
+        """What to log: means since the last call, that of the discriminator over this worker's share."""
+        total, count = self._judged.tolist()
+        self._judged.zero_()
+        judged = total / count if count else float("nan")
+        return {**super().figures(), "discriminator_loss": judged}
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "discriminator": copied(self.discriminator.state_dict()),
+            "judge_optimizer": copied(self.judge_optimizer.state_dict()),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        super().load(state)
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.judge_optimizer.load_state_dict(copied(state["judge_optimizer"]))
+
+    def _differentiate(
+        self, inputs: Tensor, target: Tensor, scale: float | None, share: float
+    ) -> Tensor:
+        for optimizer in (self.optimizer, self.judge_optimizer):
+            set_rates(optimizer, self.step, self.config)
+            optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            output = self.parallel(self.model.training_view(inputs), scale)
+        fake = self._signed(output.float())
+        real = self._signed(self.model.training_view(target))
+
+        self.discriminator.requires_grad_(False)
+        with self._autocast():
+            verdict = self.discriminator(fake)
+            content = self.content(fake, real)
+        loss = (content.float() + self.weight * _cross_entropy(verdict, real=True)) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+
+        self.discriminator.requires_grad_(True)
+        judged = torch.zeros_like(loss)
+        # One after the other: each keeps its own batch statistics.
+        for images, truth in ((real, True), (fake.detach(), False)):
+            with self._autocast():
+                verdict = self.judge(images)
+            part = _cross_entropy(verdict, real=truth) * share
+            part.backward()  # type: ignore[no-untyped-call]
+            judged += part.detach()
+        self._judged += torch.stack([judged, torch.ones_like(judged)])
+        # A discriminator that is lost is as bad as a generator that is.
+        return torch.where(torch.isfinite(judged), loss.detach(), judged)
+
+    def _update(self) -> None:
+        super()._update()
+        self._apply(self.judge_optimizer)
+
+    def _roll_back(self) -> None:
+        super()._roll_back()
+        self.judge_optimizer.zero_grad(set_to_none=True)
+
+    def _signed(self, x: Tensor) -> Tensor:
+        """From ``[0, value_range]`` to [-1, 1]."""
+        return x * (2 / self.model.spec.value_range) - 1
+
+
+def _cross_entropy(logits: Tensor, *, real: bool) -> Tensor:
+    wide = logits.float()
+    truth = torch.full_like(wide, float(real))
+    loss: Tensor = functional.binary_cross_entropy_with_logits(wide, truth)
+    return loss

@@ -1,0 +1,156 @@
+"""How each system is trained: as published (``paper``), and within hours on a CPU (``short``).
+
+A recipe holds the keys in which a system differs from the defaults of ``rayscale.training.sections``, which are
+those of EDSR. Published values that papers leave open are marked.
+
+The short recipes rest on one measurement (docs/lab.md): on a CPU small patches and many updates win. An eighth of the
+pixels per step makes eight times the steps, and with a higher learning rate that falls in a cosine and a running
+mean of the weights, it gains more than large batches do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rayscale.errors import ConfigError
+
+Values = dict[str, Any]
+
+ADVERSARIAL = ("srgan", "meta-srgan")
+"""The systems with a GAN stage."""
+
+# MDSR and VDSR: one network; Meta-SR: 1.1 to 4.0.
+_INTEGERS: Values = {"model.scale": None, "model.scales": (2, 3, 4)}
+_TENTHS: Values = {
+    "model.scale": None,
+    "model.scales": tuple(tenths / 10 for tenths in range(11, 41)),
+}
+
+_SHORT: Values = {
+    "data.patch": 24,
+    "data.batch": 8,
+    "optimizer.lr": 5e-4,
+    "optimizer.schedule": "cosine",
+    "optimizer.ema": 0.999,
+    "optimizer.steps": 20_000,
+}
+
+# Dong et al. 2014: 33x33 sub-images (here 16 LR pixels), about 8e8 backpropagations in batches of 128.
+_SRCNN: Values = {
+    "data.patch": 16,
+    "data.batch": 128,
+    "optimizer.algorithm": "sgd",
+    "optimizer.last_layer_lr": 0.1,
+    "optimizer.decay": 1.0,
+    "optimizer.loss": "euclidean",
+    "optimizer.steps": 6_250_000,
+}
+# Adam in place of SGD: the published schedule needs millions of steps to leave bicubic behind.
+_SRCNN_SHORT: Values = {**_SHORT, "data.batch": 16, "optimizer.lr": 1e-3, "optimizer.loss": "mse"}
+
+# Ledig et al. 2017: 96x96 HR crops, MSE, a constant rate for 1e6 updates.
+_SRRESNET: Values = {
+    "model.scale": 4,
+    "data.patch": 24,
+    "optimizer.decay": 1.0,
+    "optimizer.loss": "mse",
+    "optimizer.steps": 1_000_000,
+}
+
+# GANs leave their equilibrium now and then.
+_GUARDED: Values = {"guard.spike": 10.0}
+
+RECIPES: dict[str, dict[str, Values]] = {
+    "edsr-baseline": {"paper": {}, "short": _SHORT},
+    # The official code skips updates whose loss is far above the last epoch's: the wide network can diverge.
+    "edsr": {"paper": _GUARDED, "short": {**_GUARDED, **_SHORT, "optimizer.lr": 2e-4}},
+    "mdsr-baseline": {
+        "paper": {**_INTEGERS, "optimizer.steps": 650_000},
+        "short": {**_INTEGERS, **_SHORT},
+    },
+    "mdsr": {
+        "paper": {**_INTEGERS, "optimizer.steps": 650_000},
+        "short": {**_INTEGERS, **_SHORT, "optimizer.lr": 2e-4},
+    },
+    "srcnn": {"paper": _SRCNN, "short": _SRCNN_SHORT},
+    "srcnn-955": {"paper": _SRCNN, "short": _SRCNN_SHORT},
+    # Kim et al. 2016: 80 epochs are 9960 steps, the rate falls to a tenth every 20. Patches are 41x41 on the target's
+    # grid there (here 20 LR pixels, so that x2 has as many); the bound of the gradients is open in the paper.
+    "vdsr": {
+        "paper": {
+            **_INTEGERS,
+            **_GUARDED,
+            "data.patch": 20,
+            "data.batch": 64,
+            "optimizer.algorithm": "sgd",
+            "optimizer.lr": 0.1,
+            "optimizer.weight_decay": 1e-4,
+            "optimizer.decay_every": 2490,
+            "optimizer.decay": 0.1,
+            "optimizer.clip": "adjustable",
+            "optimizer.loss": "euclidean",
+            "optimizer.steps": 9960,
+        },
+        "short": {**_INTEGERS, **_SHORT, "data.patch": 16, "optimizer.lr": 1e-3},
+    },
+    "srresnet": {
+        "paper": _SRRESNET,
+        "short": {**_SHORT, "model.scale": 4, "optimizer.loss": "mse"},
+    },
+    # From SRResNet: 1e5 updates at 1e-4 and 1e5 at 1e-5.
+    "srgan": {
+        "paper": {
+            **_SRRESNET,
+            **_GUARDED,
+            "optimizer.decay_every": 100_000,
+            "optimizer.decay": 0.1,
+            "optimizer.steps": 200_000,
+        },
+        "short": {
+            **_SRRESNET,
+            **_GUARDED,
+            "data.batch": 8,
+            "optimizer.decay": 1.0,
+            "optimizer.ema": 0.999,
+            "optimizer.steps": 2000,
+        },
+    },
+    # Hu et al. 2019: LR patches of 50, the rate halved every 200 epochs (of 1000 steps).
+    "meta-edsr": {
+        "paper": {**_TENTHS, "data.patch": 50},
+        "short": {**_TENTHS, **_SHORT, "data.patch": 20},
+    },
+    # Tan et al. 2020 in the form of their later MIASSR: L1 first (adversarial.weight=0), then 100 epochs against the
+    # discriminator, the rate halved after 50. Epochs of 1000 steps are an assumption.
+    "meta-srgan": {
+        "paper": {
+            **_TENTHS,
+            **_GUARDED,
+            "data.patch": 50,
+            "adversarial.content": "l1",
+            "optimizer.decay_every": 50_000,
+            "optimizer.steps": 100_000,
+        },
+        "short": {
+            **_TENTHS,
+            **_GUARDED,
+            **_SHORT,
+            "data.patch": 20,
+            "adversarial.content": "l1",
+        },
+    },
+}
+
+
+def recipe_of(system: str, recipe: object) -> Mapping[str, Any]:
+    """``section.key`` and value of a recipe; empty for a system without any, whose error comes with the model.
+
+    Raises ConfigError where the system has recipes, but not this one.
+    """
+    recipes = RECIPES.get(system) if isinstance(system, str) else None
+    if recipes is None:
+        return {}
+    if recipe not in recipes:
+        raise ConfigError(f"recipe: {recipe!r} is none; the recipes are {', '.join(recipes)}")
+    return recipes[str(recipe)]

@@ -1,0 +1,77 @@
+"""``jobs/warm_start_study.py`` on the plain loop: four runs, their curves as JSON and as a plot."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from rayscale.data import PrepareConfig, prepare
+from rayscale.resampling import degrade
+from rayscale.training.config import load_config
+from rayscale.training.loop import train
+
+SMALL = [
+    "model.blocks=1",
+    "model.filters=4",
+    "data.patch=10",
+    "data.batch=2",
+    "optimizer.steps=4",
+    "validation.every=2",
+]
+
+
+@pytest.fixture
+def job(checkout: Path) -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(checkout / "jobs" / "warm_start_study.py")))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    pixels = np.kron(random.integers(0, 256, (12, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+    (tmp_path / "source").mkdir()
+    PIL.Image.fromarray(pixels).save(tmp_path / "source" / "a.png")
+    config = PrepareConfig(size=96, step=96, minimum=48)
+    prepare(str(tmp_path / "source"), str(tmp_path / "dataset"), config)
+    for scale in (3, 4):
+        for kind, image in (("HR", pixels[:48, :48]), ("LR", degrade(pixels[:48, :48], scale))):
+            (tmp_path / f"x{scale}" / kind).mkdir(parents=True)
+            PIL.Image.fromarray(image).save(tmp_path / f"x{scale}" / kind / f"a_{kind}.png")
+    return tmp_path
+
+
+def test_the_study_compares_both_starts(
+    job: SimpleNamespace,
+    world: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = [f"data.uri={world / 'dataset'}", *SMALL]
+    x2 = train(load_config(None, [*base, "run.name=x2"]), device="cpu")
+    sets = [f"validation.uri={world}/x{{scale}}", *base]
+    arguments = [str(x2.weights), "--output", str(world / "study")]
+    arguments += [word for key in sets for word in ("--set", key)]
+    monkeypatch.setitem(job.main.__globals__, "on_ray", lambda: lambda c: train(c, device="cpu"))
+    assert job.main(arguments) == 0
+    curves = json.loads((world / "study.json").read_text())
+    assert [(curve["scale"], curve["start"]) for curve in curves] == [
+        (3, "from x2"), (3, "from scratch"), (4, "from x2"), (4, "from scratch"),
+    ]  # fmt: skip
+    assert all([row["step"] for row in curve["history"]] == [2, 4] for curve in curves)
+    assert curves[0]["history"] != curves[1]["history"]
+    assert len({curve["run"] for curve in curves}) == 4
+    assert PIL.Image.open(world / "study.png").width > 800
+    assert "x4 from scratch" in capsys.readouterr().out
+
+
+def test_a_study_needs_a_benchmark(
+    job: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert job.main(["x2.safetensors", "--set", "data.uri=/d"]) == 2
+    assert "validation.uri" in capsys.readouterr().err

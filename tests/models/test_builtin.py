@@ -1,0 +1,80 @@
+"""The models that come with rayscale are what their cards say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rayscale.errors import NotFoundError
+from rayscale.evaluation import evaluate, read_pairs
+from rayscale.inference import Upscaler
+from rayscale.models.builtin import (
+    BUNDLED,
+    builtin_names,
+    bundled_names,
+    find_builtin,
+    open_builtin,
+    read_card,
+    read_spec,
+)
+
+NAMES = bundled_names()
+
+
+def test_the_interpolations_and_the_first_model_are_there():
+    assert {"bicubic", "bilinear", "edsr-baseline-x2"} <= set(builtin_names())
+
+
+def test_every_file_has_its_card_and_the_other_way_round():
+    assert {path.stem for path in BUNDLED.glob("*.json")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_file_and_network_agree(name):
+    card = read_card(name)
+    model, digest = open_builtin(name)
+    path = BUNDLED / f"{name}.safetensors"
+    assert path.stat().st_size < 6_000_000
+    assert digest == card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read_spec(name) == (model.spec, digest)
+    assert json.loads(model.spec.to_json()) == card["specification"]
+    assert {"summary", "data", "command", "steps", "figures"} <= card.keys()
+    assert all(row["protocol"] for row in card["figures"])
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_figures_of_the_card_are_reproduced(name, shared_data):
+    model, _ = open_builtin(name)
+    rows = [row for row in read_card(name)["figures"] if row["set"] == "Set5"]
+    if not rows:
+        pytest.skip("the model is not for photographs")
+    row = rows[0]
+    pairs = list(read_pairs(shared_data / "benchmarks" / "Set5" / f"x{row['scale']}", row["scale"]))
+    report = evaluate(Upscaler(model, row["scale"], precision="float32"), pairs)
+    assert report.protocol == row["protocol"]
+    assert report.psnr == pytest.approx(row["psnr"], abs=0.01)
+    assert report.ssim == pytest.approx(row["ssim"], abs=0.001)
+
+
+def test_a_system_and_a_scale_mean_a_bundled_model():
+    assert find_builtin("bicubic", 3) == find_builtin("bicubic") == "bicubic"
+    assert find_builtin("edsr-baseline", 2) == "edsr-baseline-x2"
+    assert find_builtin("edsr-baseline-x2") == "edsr-baseline-x2"
+    assert find_builtin("edsr-baseline") is None
+    assert find_builtin("edsr", 2) is None
+
+
+def test_an_unknown_model_names_those_there_are():
+    with pytest.raises(NotFoundError, match="edsr-baseline-x2"):
+        open_builtin("edsr-baseline-x9")
+
+
+def test_names_cost_no_import_of_torch():
+    code = "import sys; from rayscale.models.builtin import builtin_names; builtin_names(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

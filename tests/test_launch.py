@@ -1,0 +1,150 @@
+"""What the training jobs share: which system belongs to which job, and the way from a command line to a result."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from rayscale import cluster, launch
+from rayscale.data import PrepareConfig, prepare
+from rayscale.errors import ConfigError
+from rayscale.models.registry import find_system, model_names
+from rayscale.training import ray
+from rayscale.training.config import load_config
+from rayscale.training.loop import train
+from rayscale.training.run import TrainResult, read_result
+
+NETWORK_JOBS = [script for script in launch.FAMILIES if script != "jobs/train_aplus.py"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    (tmp_path / "source").mkdir()
+    random = np.random.default_rng(0)
+    for index in range(2):
+        pixels = np.kron(
+            random.integers(0, 256, (12, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8)
+        )
+        PIL.Image.fromarray(pixels).save(tmp_path / "source" / f"{index}.png")
+    prepare(
+        str(tmp_path / "source"),
+        str(tmp_path / "dataset"),
+        PrepareConfig(size=96, step=96, minimum=48),
+    )
+    return tmp_path / "dataset"
+
+
+@pytest.fixture
+def plain_loop(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The plain loop in place of Ray's; what the jobs gave to it."""
+    calls: list[dict[str, Any]] = []
+
+    def fit(config: Any, **options: Any) -> TrainResult:
+        calls.append(options)
+        return train(config, device="cpu")
+
+    monkeypatch.setattr(cluster, "connect", lambda: "none")
+    monkeypatch.setattr(ray, "fit", fit)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return calls
+
+
+@pytest.fixture
+def job(checkout: Path) -> Callable[[str], SimpleNamespace]:
+    return lambda script: SimpleNamespace(**runpy.run_path(str(checkout / script)))
+
+
+def test_every_system_with_weights_has_one_job(checkout: Path) -> None:
+    listed = [system for systems in launch.FAMILIES.values() for system in systems]
+    assert sorted(listed) == sorted(
+        name for name in model_names() if find_system(name).defaults["blocks"] or "srcnn" in name
+    )
+    for script in launch.FAMILIES:
+        assert (checkout / script).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "script"),
+    [
+        ([], "jobs/train_edsr.py"),
+        (["--system", "vdsr", "--workers", "2"], "jobs/train_classic.py"),
+        (["--fresh", "--set", "model.name=mdsr"], "jobs/train_mdsr.py"),
+        (["--system=aplus", "--set", "model.atoms=4"], "jobs/train_aplus.py"),
+        (["--set", "model.name=srgan", "--help"], "jobs/train_srgan.py"),
+    ],
+)
+def test_the_job_is_picked_by_its_system(arguments: list[str], script: str) -> None:
+    assert launch.pick_script(arguments) == script
+
+
+def test_the_job_is_picked_by_a_configuration_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("model: {name: meta-edsr}\n")
+    assert launch.pick_script(["--config", str(tmp_path / "c.yaml")]) == "jobs/train_meta_srgan.py"
+    with pytest.raises(ConfigError, match=r"no job that trains 'bicubic'"):
+        launch.pick_script(["--system", "bicubic"])
+
+
+@pytest.mark.parametrize("script", NETWORK_JOBS)
+def test_a_job_lists_the_values_of_its_default_system(
+    job: Callable[[str], Any], script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert job(script).main(["--list-options", "--set", "recipe=short"]) == 0
+    shown = capsys.readouterr().out
+    config = load_config(None, ["recipe=short"], launch.FAMILIES[script][0])
+    assert f"model.name={launch.FAMILIES[script][0]} " in shown
+    assert f"optimizer.steps={config.optimizer.steps} " in shown
+    assert f"data.patch={config.data.patch} " in shown
+
+
+def test_a_system_of_another_job_is_refused_with_its_name(
+    job: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert job("jobs/train_mdsr.py").main(["--set", "model.name=vdsr"]) == 2
+    assert "jobs/train_mdsr.py trains mdsr-baseline, mdsr, not vdsr; use jobs/train_classic.py" in (
+        capsys.readouterr().err
+    )
+
+
+SMALL = ["model.filters=8", "data.patch=10", "data.batch=2", "optimizer.steps=2", "run.name=tiny"]
+RUNS = {
+    "mdsr": ("jobs/train_mdsr.py", ["--set", "model.blocks=1"]),
+    "srcnn": ("jobs/train_classic.py", ["--system", "srcnn"]),
+    "srresnet": ("jobs/train_classic.py", ["--system", "srresnet", "--set", "model.blocks=1"]),
+    "meta-edsr": ("jobs/train_meta_srgan.py", ["--system", "meta-edsr", "--set", "model.blocks=1"]),
+}
+
+
+@pytest.mark.usefixtures("plain_loop")
+@pytest.mark.parametrize("name", RUNS)
+def test_a_job_trains_its_system(
+    job: Callable[[str], Any], dataset: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    script, arguments = RUNS[name]
+    overrides = [word for key in [f"data.uri={dataset}", *SMALL] for word in ("--set", key)]
+    code = job(script).main([*overrides, *arguments])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    result = read_result(str(dataset.parent / "runs" / "tiny"))
+    assert result.complete
+    assert result.model["system"].startswith(name)
+    assert str(result.weights) in captured.out
+
+
+def test_scores_of_one_and_of_several_scales() -> None:
+    one = TrainResult("a", "u", True, 1, {"psnr": 30.0, "ssim": 0.9}, "p", model={"scales": [3]})
+    expected = {"protocol": "p", "scale": 3, "psnr": 30.0, "ssim": 0.9}
+    assert launch.scores_of(one) == {"validation": expected}
+    figures = {"psnr_x2": 32.0, "ssim_x2": 0.9, "psnr_x4": 28.0, "ssim_x4": 0.8}
+    means = {"psnr": 30.0, "ssim": 0.85}
+    several = TrainResult("a", "u", True, 1, figures | means, "p", model={"scales": [2, 3, 4]})
+    scores = launch.scores_of(several)
+    assert list(scores) == ["validation-x2", "validation-x4"]
+    assert scores["validation-x4"] == {"protocol": "p", "scale": 4, "psnr": 28.0, "ssim": 0.8}
+    assert launch.scores_of(TrainResult("a", "u", True, 1, {})) == {}

@@ -1,0 +1,168 @@
+"""Spikes: the weights go back to the last good state, the data goes on, and it is bounded and restorable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from rayscale.models.registry import create_model
+from rayscale.training.config import TrainConfig, load_config
+from rayscale.training.guard import Guard, UnstableError
+from rayscale.training.loop import train
+from rayscale.training.run import describe
+from rayscale.training.sections import GuardSection
+from rayscale.training.step import Trainer
+
+Make = Callable[..., TrainConfig]
+
+
+def make_trainer(*overrides: str) -> Trainer:
+    config = load_config(None, ["data.batch=4", "precision=float32", *overrides])
+    torch.manual_seed(0)
+    model = create_model("edsr-baseline", scale=2, blocks=1, filters=8)
+    return Trainer(config, model, peak=255)
+
+
+def batch(seed: int, white: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    hr = torch.randint(0, white, (4, 3, 16, 16), generator=random, dtype=torch.uint8)
+    return hr[:, :, ::2, ::2], hr
+
+
+def snapshot(trainer: Trainer) -> list[torch.Tensor]:
+    moments = [value for item in trainer.optimizer.state.values() for value in item.values()]
+    return [
+        v.detach().clone() for v in (*trainer.live.values(), *moments, *(trainer.average or []))
+    ]
+
+
+def spike(trainer: Trainer) -> None:
+    """A step whose loss is thousands of times the mean."""
+    trainer.gain *= 1000
+    trainer.advance(*batch(50))
+    trainer.gain /= 1000
+
+
+def test_a_spike_restores_the_good_state_and_goes_on_with_the_next_step() -> None:
+    trainer = make_trainer("guard.spike=20", "optimizer.ema=0.9")
+    for seed in range(3):
+        trainer.advance(*batch(seed))
+    trainer.keep()
+    good, means = snapshot(trainer), trainer.guard.state()["means"]
+    for seed in range(3):
+        trainer.advance(*batch(seed))
+    spike(trainer)
+    assert trainer.step == 7, "the batch of the spike is not seen again"
+    assert trainer.figures()["rollbacks"] == 1
+    assert trainer.guard.state()["means"] == means
+    weights = len(trainer.live)
+    restored = snapshot(trainer)
+    assert all(torch.equal(a, b) for a, b in zip(good[:weights], restored[:weights], strict=True))
+    count = len(trainer.average or [])
+    for a, b in zip(good[weights:-count], restored[weights:-count], strict=True):
+        assert torch.equal(a, b)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.advance(*batch(9))
+    assert not any(map(torch.equal, before, trainer.model.parameters()))
+    assert trainer.step == 8
+
+
+def test_without_the_option_a_spike_is_trained_on() -> None:
+    trainer = make_trainer()
+    trainer.advance(*batch(0))
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    spike(trainer)
+    assert not any(map(torch.equal, before, trainer.model.parameters()))
+    assert "rollbacks" not in trainer.figures()
+
+
+def test_scales_have_means_of_their_own() -> None:
+    guard = Guard(GuardSection(spike=3.0), torch.device("cpu"), world=1)
+    for step, (scale, loss, spike) in enumerate(
+        [(2, 1.0, False), (4, 9.0, False), (2, 2.0, False), (4, 20.0, False), (2, 4.0, True)]
+    ):
+        guard.watch(torch.tensor(loss), stop=False, step=step, scale=scale)
+        assert guard.look() == (False, spike)
+    assert guard.state()["means"] == pytest.approx({2: 1.01, 4: 9.11})
+
+
+@pytest.mark.parametrize("kind", ["norm", "adjustable"])
+def test_clipping_bears_a_step_that_was_rolled_back(kind: str) -> None:
+    trainer = make_trainer("guard.spike=20", f"optimizer.clip={kind}")
+    trainer.keep()
+    trainer.advance(*batch(0))
+    spike(trainer)
+    assert trainer.guard.rollbacks == 1
+
+
+def test_the_number_of_rollbacks_is_bounded() -> None:
+    trainer = make_trainer("guard.spike=20", "guard.max_rollbacks=2")
+    trainer.keep()
+    trainer.advance(*batch(0))
+    spike(trainer)
+    trainer.advance(*batch(0))
+    spike(trainer)
+    trainer.advance(*batch(0))
+    with pytest.raises(UnstableError, match=r"after 2 rollbacks \(guard\.max_rollbacks\)"):
+        spike(trainer)
+
+
+def test_a_loss_that_is_not_finite_still_stops() -> None:
+    trainer = make_trainer("guard.spike=20")
+    trainer.keep()
+    trainer.advance(*batch(0))
+    trainer.gain = float("inf")
+    with pytest.raises(Exception, match="not finite at step 2"):
+        trainer.advance(*batch(1))
+
+
+def test_on_a_device_that_is_not_asked_updates_wait_for_the_check() -> None:
+    """The way of a GPU, run here: from the spike to the check no update is made, then the state goes back."""
+    trainer = make_trainer("guard.spike=20")
+    trainer.advance(*batch(0))
+    trainer.keep()
+    good = snapshot(trainer)
+    trainer.advance(*batch(1))
+    loss = torch.tensor(float(trainer.guard.means[None]) * 100)
+    trainer.guard.watch(loss, stop=False, step=trainer.step)
+    assert trainer.guard.blocked == 1
+    trainer.guard.watch(torch.tensor(float("nan")), stop=False, step=trainer.step + 1)
+    before = snapshot(trainer)
+    for p in trainer.model.parameters():
+        p.grad = torch.ones_like(p)
+    trainer.optimizer.found_inf = trainer.guard.blocked  # type: ignore[attr-defined]
+    trainer.optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(trainer), strict=True))
+    assert trainer.check() is False
+    assert all(torch.equal(a, b) for a, b in zip(good, snapshot(trainer), strict=True))
+    assert trainer.guard.blocked == 0
+
+
+def test_a_run_that_rolled_back_resumes_bit_equal(make_config: Make) -> None:
+    """With a bound below the mean, spikes come by themselves."""
+    spiky = (
+        "guard.spike=0.9",
+        "guard.max_rollbacks=100",
+        "optimizer.steps=12",
+        "checkpoint.every=4",
+        "optimizer.ema=0.9",
+    )
+    whole = train(make_config("run.name=whole", *spiky), device="cpu")
+    assert whole.metrics["rollbacks"] >= 2
+    assert describe(whole)["rollbacks"] == str(int(whole.metrics["rollbacks"]))
+
+    class StopError(Exception):
+        pass
+
+    def stop(figures: dict[str, float]) -> None:
+        if figures["step"] == 7:
+            raise StopError
+
+    halves = make_config("run.name=halves", "validation.every=7", *spiky)
+    with pytest.raises(StopError):
+        train(halves, device="cpu", report=stop)
+    result = train(halves, device="cpu")
+    assert result.metrics["rollbacks"] == whole.metrics["rollbacks"]
+    assert result.sha256 == whole.sha256
