@@ -4,7 +4,7 @@
         --summary "EDSR-baseline x2 for 8-bit photographs" --data "T91 and BSDS500 train and test: 490 images" \\
         --command "python jobs/train_edsr.py --set model.scale=2 ..." --benchmark "Set5=Set5/x{scale}"
 
-RUN is the folder of a run, complete or not (its newest checkpoint is taken). Every benchmark is scored at every
+RUN is the folder of a run, complete or not (then its newest checkpoint is taken). Every benchmark is scored at every
 scale of the model, in float32, beside bicubic. The card is JSON; ``rayscale models`` lists what is bundled.
 """
 
@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
+
+import yaml
 
 from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import BUNDLED, open_builtin
 from rayscale.models.network import SuperResolver
-from rayscale.models.weights import load_model, save_model
-from rayscale.storage import connect
-from rayscale.training.config import load_config
+from rayscale.models.weights import read_weights
+from rayscale.storage import Store, connect
+from rayscale.training.run import CONFIG, MODEL, RESULT
 
 MOST_BYTES = 6_000_000
 
@@ -64,45 +64,53 @@ def main() -> None:
     parser.add_argument("--benchmark", action="append", default=[], metavar="NAME=PLACE")
     options = parser.parse_args()
     run = connect(options.run)
-    weights, steps = newest_weights(options.run)
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary, "model.safetensors")
-        run.fetch(weights, path)
-        model = load_model(path)
-        run.fetch("config.yaml", Path(temporary, "config.yaml"))
-        config = load_config(Path(temporary, "config.yaml"))
+    weights, steps = newest_weights(run)
     target = BUNDLED / f"{options.name}.safetensors"
-    digest = save_model(model, target, {"steps": str(steps)})
+    run.fetch(weights, target)  # as it is, so that its digest is that of the run
     if (size := target.stat().st_size) > MOST_BYTES:
         target.unlink()
         raise SystemExit(f"{size} bytes are more than the {MOST_BYTES} a bundled model may have")
-    keep = ("model", "data", "optimizer", "precision")
-    recipe = {k: v for k, v in config.flat().items() if k.split(".")[0] in keep and v is not None}
-    recipe.pop("data.uri", None)
+    read = read_weights(target)
+    model = read.model
     card = {
         "name": options.name,
         "summary": options.summary,
         "specification": json.loads(model.spec.to_json()),
-        "sha256": digest,
+        "sha256": read.sha256,
         "data": options.data,
         "command": options.command,
         "steps": steps,
-        "recipe": recipe,
+        "recipe": recipe(run),
         "figures": figures(model, dict(item.split("=", 1) for item in options.benchmark)),
     }
     target.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
 
 
-def newest_weights(run: str) -> tuple[str, int]:
-    """Key below the run, and steps, of its newest committed weights."""
+def newest_weights(run: Store) -> tuple[str, int]:
+    """Key of the weights of a run, and the steps they were trained: the result's, else the newest checkpoint's."""
+    if run.exists(RESULT):
+        return MODEL, int(json.loads(run.read(RESULT))["steps"])
     folders = [
         entry.key.removesuffix("/COMMITTED")
-        for entry in connect(run).list("checkpoints/")
+        for entry in run.list("checkpoints/")
         if entry.key.endswith("/COMMITTED")
     ]
     if not folders:
-        raise SystemExit(f"{run} has no committed checkpoint yet")
+        raise SystemExit(f"{run.uri} has no committed checkpoint yet")
     return f"{max(folders)}/weights.safetensors", int(max(folders).rpartition("-")[2])
+
+
+def recipe(run: Store) -> dict[str, Any]:
+    """Every setting that determines the weights, as ``section.key``; places and machines are left out."""
+    values: dict[str, Any] = {}
+    for name, section in yaml.safe_load(run.read(CONFIG)).items():
+        if name in ("run", "validation", "benchmark", "checkpoint", "workers", "logging"):
+            continue
+        items = section.items() if isinstance(section, dict) else [("", section)]
+        for key, value in items:
+            if value is not None and key != "uri":
+                values[f"{name}.{key}".rstrip(".")] = value
+    return values
 
 
 if __name__ == "__main__":
