@@ -94,7 +94,7 @@ class APlusConfig(RunConfig):
     """A whole training of A+; the defaults are the paper's."""
 
     recipe: Literal["paper", "short"] = Field(
-        default="paper", description="5 million samples, or half a million: a sixth of the memory, 0.2 dB less"
+        default="paper", description="5 million samples, or half a million: less memory and time, 0.2 dB less at x2"
     )  # fmt: skip
     model: APlusModelSection = APlusModelSection()
     data: PatchesSection = PatchesSection()
@@ -146,7 +146,7 @@ def train(
 
     A run that is complete is not trained again. ``metrics`` gets the progress of the dictionary and the final
     figures; the caller closes it. ``say`` gets a line for each step. Memory: 4 bytes per sample and feature and
-    2 per sample and HR pixel of a patch (1 GB at x2, 2.1 GB at x4 for 5 million samples), and 0.5 GB.
+    2 per sample and HR pixel of a patch (1 GB at x2, 2 GB at x4 for 5 million samples), and 0.8 GB.
 
     Raises:
         ConfigError: the run was trained with another configuration.
