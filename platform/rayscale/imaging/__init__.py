@@ -8,12 +8,15 @@ from rayscale.imaging.files import (
     CONTAINERS,
     EXTENSIONS,
     MIME,
+    ending_of,
+    endings,
     probe,
     read_image,
     sniff,
     write_image,
 )
 from rayscale.imaging.image import Header, Image
+from rayscale.imaging.provenance import Provenance
 
 __all__ = [
     "CONTAINERS",
@@ -21,6 +24,9 @@ __all__ = [
     "MIME",
     "Header",
     "Image",
+    "Provenance",
+    "ending_of",
+    "endings",
     "probe",
     "read_image",
     "sniff",
