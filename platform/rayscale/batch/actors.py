@@ -101,7 +101,7 @@ def _upscaled(data: bytes, upscaler: Upscaler, recipe: Recipe) -> bytes:
 
     header = probe(data)
     limit = get_settings().max_output_pixels
-    if header.width * header.height * upscaler.scale**2 > limit:  # before anything is decoded
+    if header.pixels * upscaler.scale**2 > limit:  # before anything is decoded
         raise TooLargeError(
             f"{header.width}x{header.height} pixels at x{upscaler.scale} make more than {limit} output pixels; "
             "raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"

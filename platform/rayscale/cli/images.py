@@ -186,7 +186,7 @@ def _convert(
 ) -> str:
     from dataclasses import replace
 
-    from rayscale.imaging import EXTENSIONS, ending_of, endings, read_image, write_image
+    from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
     from rayscale.storage import connect
 
     image = change(read_image(source.read_bytes()))
@@ -196,7 +196,7 @@ def _convert(
             f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
             f"use one of {', '.join(sorted(EXTENSIONS))}"
         )
-    if ending not in endings(image) and ending != ending_of(source.name):
+    if ending not in CONTAINERS[image.container].suffixes and ending != ending_of(source.name):
         image = replace(image, container=EXTENSIONS[ending], encoding={})
     connect(target.parent).write(target.name, write_image(image, provenance))
     return f"{image.width}x{image.height}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
-from rayscale.imaging.containers import geotiff, jpeg, png, tiff
+from rayscale.imaging.containers import geotiff, jpeg, nifti, png, tiff
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.provenance import Provenance
 from rayscale.settings import get_settings
@@ -76,6 +76,24 @@ CONTAINERS: dict[str, Container] = {
             geotiff.read,
             geotiff.write,
         ),
+        Container(
+            "nifti",
+            "application/x-nifti",
+            (".nii",),
+            (),
+            nifti.probe,
+            nifti.read,
+            nifti.write,
+        ),
+        Container(
+            "nifti-gz",
+            "application/gzip",
+            (".nii.gz",),
+            (),
+            nifti.probe,
+            nifti.read,
+            nifti.write,
+        ),
     )
 }
 
@@ -93,10 +111,9 @@ _PLANNED = "is not handled yet, because {} would be lost"
 # Formats known by sight: (offset, bytes) to what the message says. DICOM and NIfTI keep their seats.
 _REFUSED: tuple[tuple[int, bytes, str], ...] = (
     (128, b"DICM", "a DICOM file " + _PLANNED.format("patient and geometry data")),
-    (344, b"n+1\0", "a NIfTI file " + _PLANNED.format("its affine")),
-    (344, b"ni1\0", "a NIfTI header " + _PLANNED.format("its affine")),
-    (4, b"n+2\0", "a NIfTI-2 file " + _PLANNED.format("its affine")),
-    (0, b"\x1f\x8b", "a gzip file (.nii.gz?) is not handled"),
+    (344, b"ni1\0", "a NIfTI header without its pixels (.hdr and .img) is not handled"),
+    (4, b"ni2\0", "a NIfTI-2 header without its pixels (.hdr and .img) is not handled"),
+    (0, b"\x1f\x8b", "a gzip file that holds no NIfTI is not handled"),
     (0, b"GIF8", "GIF is not handled"),
     (0, b"BM", "BMP is not handled"),
     (8, b"WEBP", "WebP is not handled"),
@@ -118,12 +135,14 @@ def ending_of(name: str) -> str:
 
 
 def sniff(data: bytes) -> str | None:
-    """Name of the container that ``data`` begins like, or None; the first 132 bytes are enough.
+    """Name of the container that ``data`` begins like, or None; the first kilobyte is enough.
 
     A GeoTIFF begins like any TIFF: only its tags, which may lie at the end of the file, tell them apart.
     """
     if data[128:132] == b"DICM":
         return None  # the 128 bytes before are free, and some DICOM files begin like a TIFF
+    if (volume := nifti.kind(data)) is not None:
+        return volume
     for container in CONTAINERS.values():
         if container.magic and data.startswith(container.magic):
             return container.name
@@ -175,21 +194,16 @@ def write_image(image: Image, provenance: Provenance | None = None) -> bytes:
         raise UnsupportedError(
             f"container {image.container!r} is not one of {', '.join(CONTAINERS)}"
         )
-    if image.metadata is not None and image.metadata.container != image.container:
+    metadata = image.metadata
+    if metadata is not None and image.container not in metadata.containers:
+        usable = [suffix for name in metadata.containers for suffix in CONTAINERS[name].suffixes]
         raise UnsupportedError(
-            f"a {image.metadata.container.upper()} cannot be written as {image.container.upper()}: its geometry "
-            f"would be lost; give the output the ending {' or '.join(endings(image))}"
+            f"a {metadata.containers[0].upper()} cannot be written as {image.container.upper()}: its geometry "
+            f"would be lost; give the output the ending {' or '.join(usable)}"
         )
     if provenance is not None and image.levels is not None:
         provenance = provenance.with_parameters(levels=image.levels.describe())
     return CONTAINERS[image.container].write(image, provenance)
-
-
-def endings(image: Image) -> tuple[str, ...]:
-    """File endings that ``image`` can be written to as it is."""
-    return CONTAINERS[
-        image.container if image.metadata is None else image.metadata.container
-    ].suffixes
 
 
 def _container(data: bytes) -> Container:

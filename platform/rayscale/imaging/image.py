@@ -21,8 +21,8 @@ class Metadata(Protocol):
     """What one container alone knows of its file: geometry, patient, tags. Its writer needs it whole."""
 
     @property
-    def container(self) -> str:
-        """The only container that can hold it."""
+    def containers(self) -> tuple[str, ...]:
+        """The only containers that can hold it."""
 
     def scaled(self, scale: float) -> Metadata:
         """The same for pixels enlarged by ``scale`` on the grid of ``rayscale.resampling.upsample``."""
@@ -33,8 +33,8 @@ class Header:
     """What a file claims to hold, known without decoding it.
 
     ``width`` and ``height`` are those of the upright picture, as :func:`rayscale.imaging.read_image`
-    returns it. ``channels`` leaves alpha out. ``pages`` counts full pictures: TIFF pages and APNG frames, which are
-    refused when there are several, and the slices of a volume.
+    returns it. ``channels`` leaves alpha out. ``pages`` counts full pictures (TIFF pages, APNG frames), ``slices``
+    those of one volume, which are read together.
     """
 
     container: str
@@ -44,14 +44,16 @@ class Header:
     bits: int
     pages: int = 1
     alpha: bool = False
+    slices: int = 1
 
     @property
     def pixels(self) -> int:
-        return self.width * self.height
+        """Pixels of all slices."""
+        return self.width * self.height * self.slices
 
     @property
     def decoded_bytes(self) -> int:
-        """Bytes of one decoded picture, alpha included."""
+        """Bytes of the decoded picture, alpha included."""
         return self.pixels * (self.channels + self.alpha) * (self.bits // 8)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,7 @@ class GeoMetadata:
     compression: str
     predictor: str
     bits: int | None = None
-    container: str = field(default="geotiff", init=False)
+    containers: tuple[str, ...] = ("geotiff",)
 
     def scaled(self, scale: float) -> GeoMetadata:
         """The same ground under ``scale`` times as many pixels: corners stay where they are.
