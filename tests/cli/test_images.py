@@ -189,3 +189,16 @@ def test_a_scene_keeps_its_ground_and_its_format(rayscale, tmp_path):
     code, _, err = rayscale(*command, tmp_path / "large.png", "-m", "bicubic")
     assert (code, (tmp_path / "large.png").exists()) == (1, False)
     assert "geometry would be lost" in err
+
+
+def test_a_volume_goes_from_nii_to_nii_gz(rayscale, tmp_path):
+    nibabel = pytest.importorskip("nibabel", reason="needs the extra medical")
+    values = np.random.default_rng(0).integers(0, 900, (8, 6, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2, 2, 3, 1])), tmp_path / "brain.nii")
+    code, _, _ = rayscale(
+        "upscale", tmp_path / "brain.nii", tmp_path / "large.nii.gz", "-m", "bicubic"
+    )
+    assert code == 0
+    large = nibabel.load(tmp_path / "large.nii.gz")
+    assert large.shape == (16, 12, 3)
+    np.testing.assert_array_equal(large.affine[:3, 3], [-0.5, -0.5, 0])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
-from rayscale.imaging.containers import geotiff, jpeg, nifti, png, tiff
+from rayscale.imaging.containers import dicom, geotiff, jpeg, nifti, png, tiff
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.provenance import Provenance
 from rayscale.settings import get_settings
@@ -77,6 +77,15 @@ CONTAINERS: dict[str, Container] = {
             geotiff.write,
         ),
         Container(
+            "dicom",
+            "application/dicom",
+            (".dcm",),
+            (),
+            dicom.probe,
+            dicom.read,
+            dicom.write,
+        ),
+        Container(
             "nifti",
             "application/x-nifti",
             (".nii",),
@@ -107,10 +116,8 @@ EXTENSIONS: dict[str, str] = {
 }
 """Lower-case file suffix to container name, the plain one where several share it."""
 
-_PLANNED = "is not handled yet, because {} would be lost"
-# Formats known by sight: (offset, bytes) to what the message says. DICOM and NIfTI keep their seats.
+# Formats known by sight: (offset, bytes) to what the message says.
 _REFUSED: tuple[tuple[int, bytes, str], ...] = (
-    (128, b"DICM", "a DICOM file " + _PLANNED.format("patient and geometry data")),
     (344, b"ni1\0", "a NIfTI header without its pixels (.hdr and .img) is not handled"),
     (4, b"ni2\0", "a NIfTI-2 header without its pixels (.hdr and .img) is not handled"),
     (0, b"\x1f\x8b", "a gzip file that holds no NIfTI is not handled"),
@@ -140,7 +147,7 @@ def sniff(data: bytes) -> str | None:
     A GeoTIFF begins like any TIFF: only its tags, which may lie at the end of the file, tell them apart.
     """
     if data[128:132] == b"DICM":
-        return None  # the 128 bytes before are free, and some DICOM files begin like a TIFF
+        return "dicom"  # the 128 bytes before are free, and some DICOM files begin like a TIFF
     if (volume := nifti.kind(data)) is not None:
         return volume
     for container in CONTAINERS.values():

@@ -7,7 +7,7 @@ container.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class Missing:
         mark: the value that stands for missing in the file (nodata), None when a mask or NaN says so.
     """
 
-    valid: NDArray[np.bool_]
+    valid: NDArray[np.bool_] = field(repr=False)
     mark: float | None = None
 
     @classmethod
