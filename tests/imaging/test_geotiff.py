@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,11 @@ def test_ground_control_points_move_with_the_pixels():
     with opened(upscaled(data)) as after:
         points, crs = after.gcps
     assert crs.to_epsg() == 4326
+    # Points without a known system are no reason to fail.
+    image = read_image(data)
+    homeless = replace(image, metadata=replace(image.metadata, gcps_crs=None))
+    with opened(write_image(homeless)) as after:
+        assert len(after.gcps[0]) == len(gcps)
     assert [(p.row, p.col) for p in points] == [(2 * p.row, 2 * p.col) for p in gcps]
     assert [(p.x, p.y, p.z) for p in points] == [(p.x, p.y, p.z) for p in gcps]
 
@@ -336,6 +342,32 @@ def test_damage_is_an_input_error():
         damaged[at] ^= 0xFF
     with pytest.raises(InputError):
         read_image(bytes(damaged))
+
+
+SAMPLES = [
+    scene(noise(30, 31, 2), compress="deflate", nodata=7),
+    scene(
+        noise(30, 31, 3, dtype="uint8", low=0, high=99),
+        lambda d: d.write_mask(True),
+        compress="lzw",
+    ),
+    scene(noise(30, 31, 1, dtype="float32"), lambda d: d.update_tags(1, A="b")),
+]
+
+
+def test_mutated_headers_read_or_raise_input_errors():
+    for _ in range(300):
+        damaged = bytearray(SAMPLES[RNG.integers(3)])
+        for at in RNG.integers(0, 600, RNG.integers(1, 8)):
+            damaged[at] = RNG.integers(256)
+        try:
+            header = probe(bytes(damaged))
+            image = read_image(bytes(damaged), max_pixels=1_000_000)
+        except InputError:
+            continue
+        assert (header.height, header.width) == (image.height, image.width)
+        if image.container == "geotiff":
+            write_image(image)
 
 
 def test_the_missing_extra_is_named(monkeypatch):

@@ -204,7 +204,7 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
 def _rasterio() -> Any:
     """The library, with the modules used here; not being georeferenced is no reason for a warning."""
     rasterio = load("rasterio", "geo")
-    for name in ("enums", "errors", "io", "shutil"):
+    for name in ("crs", "enums", "errors", "io", "shutil"):
         load(f"rasterio.{name}", "geo")
     warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
     return rasterio
@@ -366,7 +366,8 @@ def _levels(pixels: NDArray[Any], missing: Missing | None, bits: int | None) -> 
 
 def _fill(scene: Any, pixels: NDArray[Any], meta: GeoMetadata, alpha: NDArray[Any] | None) -> None:
     """Put pixels, mask and metadata into an open dataset."""
-    enums = _rasterio().enums
+    rasterio = _rasterio()
+    enums = rasterio.enums
     places = [i for i in range(1, scene.count + 1) if alpha is None or i - 1 != meta.alpha]
     colours = [enums.ColorInterp.alpha] * scene.count
     for place, band, plane in zip(places, meta.bands, np.moveaxis(pixels, 2, 0), strict=True):
@@ -387,7 +388,7 @@ def _fill(scene: Any, pixels: NDArray[Any], meta: GeoMetadata, alpha: NDArray[An
     if meta.nodata is not None:
         scene.nodata = meta.nodata
     if meta.gcps:
-        scene.gcps = (list(meta.gcps), meta.gcps_crs)
+        scene.gcps = (list(meta.gcps), meta.gcps_crs or rasterio.crs.CRS())
     if meta.rpcs is not None:
         scene.rpcs = meta.rpcs
     for domain, values in meta.tags.items():
