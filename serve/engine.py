@@ -122,8 +122,9 @@ class Engine:
         clock.append(time.perf_counter())
         image = upscaler.upscale(image)
         clock.append(time.perf_counter())
+        # The headers of the answer name the model; scenes and scans outlive them, so those carry it inside too.
         made_by = Provenance(loaded.version.reference, loaded.version.digest, upscaler.describe())
-        data = write_image(image, made_by)
+        data = write_image(image, None if image.metadata is None else made_by)
         clock.append(time.perf_counter())
         seconds = [end - begin for begin, end in pairwise(clock)]
         return Result(
