@@ -19,7 +19,7 @@ from serve.errors import OutOfMemoryError
 from serve.jobs import Job, Result, check_size
 from serve.shelf import Loaded, Registry, Shelf, Source
 
-from rayscale.imaging import probe, read_image, write_image
+from rayscale.imaging import Provenance, probe, read_image, write_image
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ class Engine:
         clock.append(time.perf_counter())
         image = upscaler.upscale(image)
         clock.append(time.perf_counter())
-        data = write_image(image)
+        # The headers of the answer name the model; scenes and scans outlive them, so those carry it inside too.
+        made_by = Provenance(loaded.version.reference, loaded.version.digest, upscaler.describe())
+        data = write_image(image, None if image.metadata is None else made_by)
         clock.append(time.perf_counter())
         seconds = [end - begin for begin, end in pairwise(clock)]
         return Result(

@@ -173,3 +173,14 @@ def enlarge(pixels: Pixels, scale: float, method: Method = "bicubic") -> Pixels:
     for axis in (0, 1):
         x = _resize_axis(x, axis, int(pixels.shape[axis] * exact), method, float(exact))
     return _round_like(x, pixels.dtype)
+
+
+def nearest(array: Pixels, scale: float, axes: tuple[int, int] = (0, 1)) -> Pixels:
+    """Enlarge two axes on the grid of :func:`upsample` by repeating pixels: for masks and labels, of any type."""
+    exact = exact_scale(scale)
+    p, q = exact.numerator, exact.denominator
+    for axis in axes:
+        # The source pixel under the centre (i + 1/2) / scale of target pixel i, in integers.
+        index = (2 * np.arange(int(array.shape[axis] * exact)) + 1) * q // (2 * p)
+        array = np.take(array, index, axis=axis)
+    return array

@@ -201,3 +201,35 @@ def test_help_teaches(rayscale):
         assert command in out
     _, out, _ = rayscale("upscale", "--help")
     assert "rayscale upscale photo.png big.png" in out
+
+
+def test_a_scene_keeps_its_ground_and_its_format(rayscale, tmp_path):
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    pixels = np.random.default_rng(0).integers(0, 9000, (13, 20, 30), dtype=np.uint16)
+    profile = {"driver": "GTiff", "width": 30, "height": 20, "count": 13, "dtype": "uint16"}
+    transform = rasterio.transform.from_origin(500000, 5600000, 10, 10)
+    with rasterio.open(
+        tmp_path / "scene.tif", "w", crs="EPSG:32632", transform=transform, **profile
+    ) as scene:
+        scene.write(pixels)
+    command = ("upscale", tmp_path / "scene.tif")
+    assert rayscale(*command, tmp_path / "large.tiff", "-m", "bicubic")[0] == 0
+    with rasterio.open(tmp_path / "large.tiff") as large:
+        assert (large.count, large.shape, large.res) == (13, (40, 60), (5, 5))
+        assert '"weights": "built-in:bicubic"' in large.tags()["RAYSCALE"]
+    code, _, err = rayscale(*command, tmp_path / "large.png", "-m", "bicubic")
+    assert (code, (tmp_path / "large.png").exists()) == (1, False)
+    assert "geometry would be lost" in err
+
+
+def test_a_volume_goes_from_nii_to_nii_gz(rayscale, tmp_path):
+    nibabel = pytest.importorskip("nibabel", reason="needs the extra medical")
+    values = np.random.default_rng(0).integers(0, 900, (8, 6, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2, 2, 3, 1])), tmp_path / "brain.nii")
+    code, _, _ = rayscale(
+        "upscale", tmp_path / "brain.nii", tmp_path / "large.nii.gz", "-m", "bicubic"
+    )
+    assert code == 0
+    large = nibabel.load(tmp_path / "large.nii.gz")
+    assert large.shape == (16, 12, 3)
+    np.testing.assert_array_equal(large.affine[:3, 3], [-0.5, -0.5, 0])

@@ -54,7 +54,7 @@ def process(source: Store, target: Store, upscaler: Upscaler, recipe: Recipe, en
     start = time.monotonic()
     row = start_row(entry, recipe)
     try:
-        output = _upscaled(_read(source, entry), upscaler)
+        output = _upscaled(_read(source, entry), upscaler, recipe)
         etag = target.write(entry.key, output) or ""
         row = replace(row, output_etag=etag, output_size=len(output))
     except RayscaleError as error:
@@ -70,15 +70,14 @@ def process(source: Store, target: Store, upscaler: Upscaler, recipe: Recipe, en
 
 
 def _read(source: Store, entry: Entry) -> bytes:
-    from rayscale.imaging import EXTENSIONS, sniff
+    from rayscale.imaging import EXTENSIONS, ending_of, sniff
 
     if entry.size == 0:
         raise InputError("the object is empty")
     limit = get_settings().max_input_pixels * _BYTES_PER_PIXEL
-    suffix = PurePosixPath(entry.key).suffix.lower()
-    if suffix not in EXTENSIONS and sniff(source.read_range(entry.key, 0, _HEADER_BYTES)) is None:
+    if not ending_of(entry.key) and sniff(source.read_range(entry.key, 0, _HEADER_BYTES)) is None:
         raise UnsupportedError(
-            f"{suffix or 'a name without suffix'} and its content are of no image format that is read; these "
+            f"{PurePosixPath(entry.key).suffix or 'a name without suffix'} and its content are of no image format that is read; these "
             f"are: {', '.join(sorted(EXTENSIONS))}"
         )
     if entry.size > limit:
@@ -98,18 +97,19 @@ def _read(source: Store, entry: Entry) -> bytes:
     return data
 
 
-def _upscaled(data: bytes, upscaler: Upscaler) -> bytes:
-    from rayscale.imaging import probe, read_image, write_image
+def _upscaled(data: bytes, upscaler: Upscaler, recipe: Recipe) -> bytes:
+    from rayscale.imaging import Provenance, probe, read_image, write_image
 
     header = probe(data)
     limit = get_settings().max_output_pixels
     width, height = (enlarged(side, upscaler.scale) for side in (header.width, header.height))
-    if width * height > limit:  # before anything is decoded
+    if width * height * header.slices > limit:  # before anything is decoded
         raise TooLargeError(
             f"{header.width}x{header.height} pixels at x{upscaler.scale} make more than {limit} output pixels; "
             "raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
         )
-    return write_image(upscaler.upscale(read_image(data)))
+    provenance = Provenance(recipe.model, recipe.digest, upscaler.describe())
+    return write_image(upscaler.upscale(read_image(data)), provenance)
 
 
 class UpscaleActor:

@@ -16,7 +16,7 @@ from rayscale.storage import Entry, Store
 OWN = "_rayscale/"
 """Below this prefix of a target lives the state of the batch jobs."""
 
-_FORMAT = 1  # of the outputs: a change of what the same recipe produces counts it up
+_FORMAT = 2  # of the outputs: a change of what the same recipe produces counts it up
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rayscale.imaging import Image
-    from rayscale.models.network import SuperResolver
+    from rayscale.imaging import Image, Provenance
+    from rayscale.registry import OpenedModel
 
 DEFAULT_MODEL = "edsr-baseline"  # the bundled one of the scale
 
@@ -46,14 +46,14 @@ PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 
 
-def open_network(name: str, weights: Path | None, scale: float) -> SuperResolver:
-    """The network to use; the hash of a weights file is shown."""
+def open_named(name: str, weights: Path | None, scale: float) -> OpenedModel:
+    """The model to use; the hash of a weights file is shown."""
     from rayscale.registry import open_model
 
     opened = open_model(name, weights=weights, scale=scale)
     if weights is not None:
         note(f"{weights.name}: sha256 {opened.digest}")
-    return opened.network
+    return opened
 
 
 def upscale(
@@ -91,18 +91,21 @@ def upscale(
         upscale_bucket([source, target, "--model", model, "--scale", f"{scale:g}", *flags])
         return
 
+    from rayscale.imaging import Provenance
     from rayscale.inference import Upscaler
 
     jobs = list(_jobs(Path(source), Path(target)))
+    opened = open_named(model, weights, scale)
     upscaler = Upscaler(
-        open_network(model, weights, scale),
+        opened.network,
         scale,
         device=device,
         precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
         tile=tile,
         ensemble=ensemble,
     )
-    _for_each(jobs, upscaler.upscale, json_)
+    provenance = Provenance(opened.label, opened.digest, upscaler.describe())
+    _for_each(jobs, upscaler.upscale, json_, provenance)
 
 
 def degrade(
@@ -120,16 +123,20 @@ def degrade(
     from rayscale.resampling import degrade as shrink
 
     def smaller(image: Image) -> Image:
+        image.check_picture("making a low-resolution image")
         alpha = None if image.alpha is None else shrink(image.alpha[..., None], scale)[..., 0]
         dpi = None if image.dpi is None else (image.dpi[0] / scale, image.dpi[1] / scale)
-        return replace(image, pixels=shrink(image.pixels, scale), alpha=alpha, dpi=dpi)
+        metadata = None if image.metadata is None else image.metadata.scaled(1 / scale)
+        return replace(
+            image, pixels=shrink(image.pixels, scale), alpha=alpha, dpi=dpi, metadata=metadata
+        )
 
     _for_each(list(_jobs(source, target)), smaller, json_)
 
 
 def _jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     """Pairs of input and output file; a folder is walked, its output folder left out."""
-    from rayscale.imaging import EXTENSIONS
+    from rayscale.imaging import EXTENSIONS, ending_of
 
     if source.is_file():
         yield source, target / source.name if target.is_dir() else target
@@ -143,14 +150,19 @@ def _jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     found = False
     for path in sorted(source.rglob("*")):
         inside_target = target.resolve() in path.resolve().parents
-        if path.is_file() and path.suffix.lower() in EXTENSIONS and not inside_target:
+        if path.is_file() and ending_of(path.name) and not inside_target:
             found = True
             yield path, target / path.relative_to(source)
     if not found:
         raise NotFoundError(f"no images in {source}; looked for {', '.join(sorted(EXTENSIONS))}")
 
 
-def _for_each(jobs: list[tuple[Path, Path]], change: Callable[[Image], Image], json_: bool) -> None:
+def _for_each(
+    jobs: list[tuple[Path, Path]],
+    change: Callable[[Image], Image],
+    json_: bool,
+    provenance: Provenance | None = None,
+) -> None:
     """Read, change and write each file; report failures, then exit with the code that tells."""
     import time
 
@@ -158,7 +170,7 @@ def _for_each(jobs: list[tuple[Path, Path]], change: Callable[[Image], Image], j
     for number, (source, target) in enumerate(jobs, 1):
         start = time.perf_counter()
         try:
-            size = _convert(source, target, change)
+            size = _convert(source, target, change, provenance)
         except (RayscaleError, OSError) as error:
             failed.append({"input": str(source), "error": str(error)})
             note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
@@ -172,22 +184,24 @@ def _for_each(jobs: list[tuple[Path, Path]], change: Callable[[Image], Image], j
         raise typer.Exit(3 if done else 1)
 
 
-def _convert(source: Path, target: Path, change: Callable[[Image], Image]) -> str:
+def _convert(
+    source: Path, target: Path, change: Callable[[Image], Image], provenance: Provenance | None
+) -> str:
     from dataclasses import replace
 
-    from rayscale.imaging import EXTENSIONS, read_image, write_image
+    from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
     from rayscale.storage import connect
 
     image = change(read_image(source.read_bytes()))
-    container = EXTENSIONS.get(target.suffix.lower())
-    if container is None:
+    ending = ending_of(target.name)
+    if not ending:
         raise ConfigError(
             f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
             f"use one of {', '.join(sorted(EXTENSIONS))}"
         )
-    if container != image.container and source.suffix.lower() != target.suffix.lower():
-        image = replace(image, container=container, encoding={})
-    connect(target.parent).write(target.name, write_image(image))
+    if ending not in CONTAINERS[image.container].suffixes and ending != ending_of(source.name):
+        image = replace(image, container=EXTENSIONS[ending], encoding={})
+    connect(target.parent).write(target.name, write_image(image, provenance))
     return f"{image.width}x{image.height}"
 
 
@@ -229,7 +243,7 @@ def evaluate(
     if suite is not None and suite not in SUITES:
         raise ConfigError(f"unknown suite {suite!r}; use one of {', '.join(SUITES)}")
     upscaler = Upscaler(
-        open_network(model, weights, scale),
+        open_named(model, weights, scale).network,
         scale,
         device=device,
         precision=precision,  # type: ignore[arg-type]  # checked by Upscaler

@@ -227,6 +227,7 @@ def _kind(
 
 def _read(source: Store, key: str, task: ShardTask) -> Pixels:
     image = read_image(source.read(key))
+    image.check_picture("training")
     if (image.channels, image.bits) != (task.channels, task.bits):
         like = f" (as {task.measure})" if task.measure else ""
         raise UnsupportedError(

@@ -8,12 +8,14 @@ from rayscale.imaging.files import (
     CONTAINERS,
     EXTENSIONS,
     MIME,
+    ending_of,
     probe,
     read_image,
     sniff,
     write_image,
 )
 from rayscale.imaging.image import Header, Image
+from rayscale.imaging.provenance import Provenance
 
 __all__ = [
     "CONTAINERS",
@@ -21,6 +23,8 @@ __all__ = [
     "MIME",
     "Header",
     "Image",
+    "Provenance",
+    "ending_of",
     "probe",
     "read_image",
     "sniff",

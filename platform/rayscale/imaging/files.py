@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
-from rayscale.imaging.containers import jpeg, png, tiff
+from rayscale.imaging.containers import dicom, geotiff, jpeg, nifti, png, tiff
 from rayscale.imaging.image import Header, Image
+from rayscale.imaging.provenance import Provenance
 from rayscale.settings import get_settings
 
 T = TypeVar("T")
@@ -27,15 +28,26 @@ class Container:
     magic: tuple[bytes, ...]
     probe: Callable[[bytes], Header]
     read: Callable[[bytes, int], Image]
-    write: Callable[[Image], bytes]
+    write: Callable[[Image, Provenance | None], bytes]
 
 
-# GeoTIFF takes its place before "tiff" (same magic, told apart by its tags), DICOM and NIfTI after it;
-# until then they are recognised below and refused by name.
+def _remarked(write: Callable[[Image], bytes]) -> Callable[[Image, Provenance | None], bytes]:
+    """The writer of a container that holds provenance as a remark of its own."""
+
+    def writing(image: Image, provenance: Provenance | None) -> bytes:
+        return write(
+            image if provenance is None else image.with_text(rayscale=provenance.to_json())
+        )
+
+    return writing
+
+
 CONTAINERS: dict[str, Container] = {
     container.name: container
     for container in (
-        Container("png", "image/png", (".png",), (b"\x89PNG",), png.probe, png.read, png.write),
+        Container(
+            "png", "image/png", (".png",), (b"\x89PNG",), png.probe, png.read, _remarked(png.write)
+        ),
         Container(
             "jpeg",
             "image/jpeg",
@@ -43,7 +55,7 @@ CONTAINERS: dict[str, Container] = {
             (b"\xff\xd8\xff",),
             jpeg.probe,
             jpeg.read,
-            jpeg.write,
+            _remarked(jpeg.write),
         ),
         Container(
             "tiff",
@@ -52,7 +64,44 @@ CONTAINERS: dict[str, Container] = {
             (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
             tiff.probe,
             tiff.read,
-            tiff.write,
+            _remarked(tiff.write),
+        ),
+        # No magic of its own: a TIFF whose tags say more than a picture (``geotiff.claims``).
+        Container(
+            "geotiff",
+            "image/tiff; application=geotiff",
+            (".tif", ".tiff"),
+            (),
+            geotiff.probe,
+            geotiff.read,
+            geotiff.write,
+        ),
+        Container(
+            "dicom",
+            "application/dicom",
+            (".dcm",),
+            (),
+            dicom.probe,
+            dicom.read,
+            dicom.write,
+        ),
+        Container(
+            "nifti",
+            "application/x-nifti",
+            (".nii",),
+            (),
+            nifti.probe,
+            nifti.read,
+            nifti.write,
+        ),
+        Container(
+            "nifti-gz",
+            "application/gzip",
+            (".nii.gz",),
+            (),
+            nifti.probe,
+            nifti.read,
+            nifti.write,
         ),
     )
 }
@@ -61,18 +110,17 @@ MIME: dict[str, str] = {name: container.mime for name, container in CONTAINERS.i
 """Container name to media type."""
 
 EXTENSIONS: dict[str, str] = {
-    suffix: name for name, container in CONTAINERS.items() for suffix in container.suffixes
+    suffix: name
+    for name, container in reversed(CONTAINERS.items())
+    for suffix in container.suffixes
 }
-"""Lower-case file suffix to container name; the first suffix of a container is its usual one."""
+"""Lower-case file suffix to container name, the plain one where several share it."""
 
-_PLANNED = "is not handled yet, because {} would be lost"
-# Formats known by sight: (offset, bytes) to what the message says. DICOM and NIfTI keep their seats.
+# Formats known by sight: (offset, bytes) to what the message says.
 _REFUSED: tuple[tuple[int, bytes, str], ...] = (
-    (128, b"DICM", "a DICOM file " + _PLANNED.format("patient and geometry data")),
-    (344, b"n+1\0", "a NIfTI file " + _PLANNED.format("its affine")),
-    (344, b"ni1\0", "a NIfTI header " + _PLANNED.format("its affine")),
-    (4, b"n+2\0", "a NIfTI-2 file " + _PLANNED.format("its affine")),
-    (0, b"\x1f\x8b", "a gzip file (.nii.gz?) is not handled"),
+    (344, b"ni1\0", "a NIfTI header without its pixels (.hdr and .img) is not handled"),
+    (4, b"ni2\0", "a NIfTI-2 header without its pixels (.hdr and .img) is not handled"),
+    (0, b"\x1f\x8b", "a gzip file that holds no NIfTI is not handled"),
     (0, b"GIF8", "GIF is not handled"),
     (0, b"BM", "BMP is not handled"),
     (8, b"WEBP", "WebP is not handled"),
@@ -87,12 +135,23 @@ _REFUSED: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
+def ending_of(name: str) -> str:
+    """The known ending of a file name in lower case (``.nii.gz`` is one), "" when it has none."""
+    known = (suffix for suffix in EXTENSIONS if name.lower().endswith(suffix))
+    return max(known, key=len, default="")
+
+
 def sniff(data: bytes) -> str | None:
-    """Name of the container that ``data`` begins like, or None; the first 132 bytes are enough."""
+    """Name of the container that ``data`` begins like, or None; the first kilobyte is enough.
+
+    A GeoTIFF begins like any TIFF: only its tags, which may lie at the end of the file, tell them apart.
+    """
     if data[128:132] == b"DICM":
-        return None  # the 128 bytes before are free, and some DICOM files begin like a TIFF
+        return "dicom"  # the 128 bytes before are free, and some DICOM files begin like a TIFF
+    if (volume := nifti.kind(data)) is not None:
+        return volume
     for container in CONTAINERS.values():
-        if data.startswith(container.magic):
+        if container.magic and data.startswith(container.magic):
             return container.name
     return None
 
@@ -126,11 +185,15 @@ def read_image(data: bytes, *, max_pixels: int | None = None) -> Image:
     return _guarded(container, lambda: container.read(data, limit))
 
 
-def write_image(image: Image) -> bytes:
+def write_image(image: Image, provenance: Provenance | None = None) -> bytes:
     """Encode ``image`` in its container; the same image gives the same bytes.
 
+    Args:
+        provenance: what made the image; becomes part of the file. A DICOM object cannot do without.
+
     Raises:
-        UnsupportedError: the container cannot hold these pixels (channels, bits, alpha), or is unknown.
+        UnsupportedError: the container cannot hold these pixels (channels, bits, alpha) or this metadata, or is
+            unknown.
         TooLargeError: the container cannot hold this many pixels.
         InputError: a remark that the container cannot hold.
     """
@@ -138,13 +201,24 @@ def write_image(image: Image) -> bytes:
         raise UnsupportedError(
             f"container {image.container!r} is not one of {', '.join(CONTAINERS)}"
         )
-    return CONTAINERS[image.container].write(image)
+    metadata = image.metadata
+    if metadata is not None and image.container not in metadata.containers:
+        usable = [suffix for name in metadata.containers for suffix in CONTAINERS[name].suffixes]
+        raise UnsupportedError(
+            f"a {metadata.containers[0].upper()} cannot be written as {image.container.upper()}: its geometry "
+            f"would be lost; give the output the ending {' or '.join(usable)}"
+        )
+    if provenance is not None and image.levels is not None:
+        provenance = provenance.with_parameters(levels=image.levels.describe())
+    return CONTAINERS[image.container].write(image, provenance)
 
 
 def _container(data: bytes) -> Container:
     if not data:
         raise InputError("the file is empty (0 bytes)")
     name = sniff(data)
+    if name == "tiff" and geotiff.claims(data):
+        name = "geotiff"
     if name is not None:
         return CONTAINERS[name]
     known = ", ".join(container.name.upper() for container in CONTAINERS.values())

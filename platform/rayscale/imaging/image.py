@@ -6,16 +6,26 @@ No bytes are parsed here, see ``containers``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.errors import InputError, UnsupportedError
+from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
+from rayscale.imaging.missing import Missing
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Pixels = NDArray[Any]
 
-_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+
+class Metadata(Protocol):
+    """What one container alone knows of its file: geometry, patient, tags. Its writer needs it whole."""
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        """The only containers that can hold it."""
+
+    def scaled(self, scale: float) -> Metadata:
+        """The same for pixels enlarged by ``scale`` on the grid of ``rayscale.resampling.upsample``."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class Header:
     """What a file claims to hold, known without decoding it.
 
     ``width`` and ``height`` are those of the upright picture, as :func:`rayscale.imaging.read_image`
-    returns it. ``channels`` leaves alpha out. ``pages`` counts full pictures (TIFF pages, APNG frames).
+    returns it. ``channels`` leaves alpha out. ``pages`` counts full pictures (TIFF pages, APNG frames), ``slices``
+    those of one volume, which are read together.
     """
 
     container: str
@@ -33,10 +44,12 @@ class Header:
     bits: int
     pages: int = 1
     alpha: bool = False
+    slices: int = 1
 
     @property
     def pixels(self) -> int:
-        return self.width * self.height
+        """Pixels of all slices."""
+        return self.width * self.height * self.slices
 
     @property
     def decoded_bytes(self) -> int:
@@ -49,8 +62,8 @@ class Image:
     """One picture and everything its file must keep when it is written at another size.
 
     Args:
-        pixels: ``(H, W, C)``, uint8 or uint16 over the full range of the type; C is 1 for grey,
-            3 for RGB, any number for a TIFF of bands. Alpha is never among the channels.
+        pixels: ``(H, W, C)``, or ``(N, H, W, C)`` for a volume or frames that are enlarged one by one. C is 1 for
+            grey, 3 for RGB, any number for bands. Alpha is never among the channels.
         container: name of the format to write, a key of ``rayscale.imaging.CONTAINERS``.
         alpha: ``(H, W)`` of the dtype of ``pixels``, or None. TIFF colours that were multiplied by
             alpha stay so; ``encoding["extrasamples"]`` tells.
@@ -59,9 +72,12 @@ class Image:
         text: remarks of the file (PNG text chunks, the JPEG comment, TIFF text tags).
         encoding: how the source was stored (quality, compression, tiles); each writer takes what it
             knows and ignores the rest.
+        levels: which values are black and white; None is the full range of uint8 or uint16.
+        missing: pixels without a measurement, None when there are none.
+        metadata: what only ``container`` knows and must keep.
 
     Raises:
-        UnsupportedError: a pixel type other than uint8 and uint16.
+        UnsupportedError: a pixel type that is not handled, or one other than uint8 and uint16 without levels.
         InputError: arrays of another shape.
     """
 
@@ -72,13 +88,17 @@ class Image:
     dpi: tuple[float, float] | None = None
     text: dict[str, str] = field(default_factory=dict)
     encoding: dict[str, Any] = field(default_factory=dict)
+    levels: Levels | None = None
+    missing: Missing | None = None
+    metadata: Metadata | None = None
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype not in _DTYPES:
+        if self.pixels.dtype not in (PICTURE_TYPES if self.levels is None else PIXEL_TYPES):
             raise UnsupportedError(
                 f"pixels are {self.pixels.dtype}; only uint8 and uint16 are handled"
+                + ("" if self.levels is None else f", and {', '.join(map(str, PIXEL_TYPES[1:]))}")
             )
-        if self.pixels.ndim != 3 or 0 in self.pixels.shape:
+        if self.pixels.ndim not in (3, 4) or 0 in self.pixels.shape:
             raise InputError(
                 f"pixels have shape {self.pixels.shape}; needed (height, width, channels), none of them 0"
             )
@@ -92,25 +112,46 @@ class Image:
 
     @property
     def height(self) -> int:
-        return int(self.pixels.shape[0])
+        return int(self.pixels.shape[-3])
 
     @property
     def width(self) -> int:
-        return int(self.pixels.shape[1])
+        return int(self.pixels.shape[-2])
 
     @property
     def channels(self) -> int:
-        return int(self.pixels.shape[2])
+        return int(self.pixels.shape[-1])
 
     @property
     def bits(self) -> int:
-        """8 or 16."""
+        """Bits of one stored value: 8, 16, 32 or 64."""
         return self.pixels.dtype.itemsize * 8
 
     @property
     def peak(self) -> int:
-        """The value of white, 255 or 65535."""
+        """The value of white of a picture of uint8 or uint16."""
         return (1 << self.bits) - 1
+
+    @property
+    def frames(self) -> int:
+        """Pictures in the file: slices of a volume, otherwise 1."""
+        return int(self.pixels.shape[0]) if self.pixels.ndim == 4 else 1
+
+    def check_picture(self, purpose: str) -> None:
+        """Raise UnsupportedError unless this is one whole picture of uint8 or uint16, from black to white.
+
+        ``purpose`` is what cannot work with anything else (training, scoring); measurements can only be upscaled.
+        """
+        if self.pixels.ndim == 4:
+            raise UnsupportedError(f"{purpose} needs single pictures, not {self.frames} slices")
+        if self.pixels.dtype not in PICTURE_TYPES:
+            raise UnsupportedError(
+                f"{purpose} needs uint8 or uint16 pixels, not {self.pixels.dtype}; convert the image"
+            )
+        if self.missing is not None and not self.missing.valid.all():
+            raise UnsupportedError(
+                f"{purpose} needs complete pictures, but pixels are missing here; cut them off"
+            )
 
     def with_pixels(self, pixels: Pixels, alpha: Pixels | None = None) -> Image:
         """The same file with other pixels; alpha is given anew because its size goes with them."""

@@ -20,13 +20,13 @@ def check_size(header: Header, max_pixels: int) -> None:
         TooLargeError: more pixels, or more bytes than that many 16-bit RGBA pixels.
     """
     kind = header.container.upper()
-    if header.width < 1 or header.height < 1:
+    if header.width < 1 or header.height < 1 or header.slices < 1:
         raise InputError(
             f"{kind} header claims {header.width} x {header.height} pixels: nothing to read"
         )
     if header.pixels > max_pixels:
         raise TooLargeError(
-            f"{kind} of {header.width} x {header.height} = {header.pixels} pixels is over the limit of "
+            f"{kind} of {header.width} x {header.height}{f' x {header.slices}' * (header.slices > 1)} = {header.pixels} pixels is over the limit of "
             f"{max_pixels}; raise RAYSCALE_MAX_INPUT_PIXELS or cut the image"
         )
     if header.decoded_bytes > max_pixels * BYTES_PER_PIXEL:

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
+from rayscale.imaging.levels import Levels
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
 from rayscale.inference.ensemble import self_ensemble
 from rayscale.inference.tiles import Tile, tiles
-from rayscale.resampling import enlarge, enlarged, exact_scale
+from rayscale.resampling import enlarge, enlarged, exact_scale, nearest
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
@@ -78,36 +79,58 @@ class Upscaler:
         }
 
     def upscale(self, image: Image) -> Image:
-        """The image ``scale`` times as large, in the same container, depth and channels.
+        """The image ``scale`` times as large, in the same container, type and channels.
 
         Alpha is interpolated (a mask is not a texture). Resolution (DPI) grows with the scale, so that the
-        printed size stays.
+        printed size stays, and so does the geometry of the container. Missing pixels are filled for the network
+        and missing again in the output; the slices of a volume are enlarged one by one.
         """
-        self._check_size(image.height, image.width)
-        alpha = None if image.alpha is None else enlarge(image.alpha, self.scale)
-        dpi = None if image.dpi is None else (image.dpi[0] * self.scale, image.dpi[1] * self.scale)
-        return replace(image, pixels=self.upscale_pixels(image.pixels), alpha=alpha, dpi=dpi)
+        self._check_size(image.height, image.width, image.frames)
+        scale, missing, metadata = self.scale, image.missing, image.metadata
+        alpha = None if image.alpha is None else enlarge(image.alpha, scale)
+        dpi = None if image.dpi is None else (image.dpi[0] * scale, image.dpi[1] * scale)
+        return replace(
+            image,
+            pixels=self._upscale_measured(image),
+            alpha=alpha,
+            dpi=dpi,
+            missing=None if missing is None else missing.scaled(scale),
+            metadata=None if metadata is None else metadata.scaled(scale),
+        )
+
+    def _upscale_measured(self, image: Image) -> Pixels:
+        """Pixels of the enlarged image: the network where something was measured, the source elsewhere."""
+        source, missing = image.pixels, image.missing
+        if missing is not None and missing.everything:
+            return nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
+        filled = source if missing is None else missing.filled(source)
+        if source.ndim == 3:
+            output = self.upscale_pixels(filled, image.levels)
+        else:
+            output = np.stack([self.upscale_pixels(frame, image.levels) for frame in filled])
+        return output if missing is None else missing.restored(output, source, self.scale)
 
     @torch.inference_mode()
-    def upscale_pixels(self, pixels: Pixels) -> Pixels:
-        """Upscale ``(H, W, C)`` uint8 or uint16 pixels to ``(sH, sW, C)`` of the same dtype, rounded and clipped.
+    def upscale_pixels(self, pixels: Pixels, levels: Levels | None = None) -> Pixels:
+        """Upscale ``(H, W, C)`` pixels to ``(sH, sW, C)`` of the same type, integers rounded and clipped.
 
-        Fractions of a pixel in the size are cut, as everywhere here: it is ``floor(scale * size)``.
+        ``levels`` says which values are black and white; only uint8 and uint16 can do without. Fractions of a pixel
+        in the size are cut, as everywhere here: it is ``floor(scale * size)``.
         """
-        if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
+        if pixels.ndim != 3 or (levels is None and pixels.dtype not in (np.uint8, np.uint16)):
             raise InputError(
                 f"expected (H, W, C) pixels of uint8 or uint16, got shape {pixels.shape} of {pixels.dtype}"
             )
+        levels = levels or Levels.of_type(pixels.dtype)
         self._check_size(*pixels.shape[:2])
-        peak = float(np.iinfo(pixels.dtype).max)
-        bits = 8 * pixels.dtype.itemsize
-        planes = self._to_planes(pixels)
         value_range = self.model.spec.value_range
         height, width = (enlarged(side, self.scale) for side in pixels.shape[:2])
         out = np.empty((height, width, pixels.shape[2]), pixels.dtype)
-        for group, channels in planes:
-            x = torch.tensor(group, dtype=torch.float32).mul_(value_range / peak)
-            y = self.predict(x, bits=bits)
+        for channels in self._groups(pixels.shape[2]):
+            scaling = levels.of_channels(channels)
+            planes = scaling.to_network(pixels[:, :, channels], value_range).transpose(2, 0, 1)
+            x = torch.tensor(planes[None])
+            y = self.predict(x, bits=levels.bits)
             if not torch.isfinite(y).all():
                 y = self.predict(
                     x, bits=16
@@ -117,8 +140,8 @@ class Upscaler:
                     "the network produced non-finite values for this image; its weights are damaged or "
                     "were trained on another value range"
                 )
-            y = y.mul_(peak / value_range).round_().clamp_(0, peak)[0].permute(1, 2, 0)
-            out[:, :, channels] = y.numpy().astype(pixels.dtype)
+            values = y[0].permute(1, 2, 0).numpy()
+            out[:, :, channels] = scaling.to_values(values, value_range, pixels.dtype)
         return out
 
     @torch.inference_mode()
@@ -174,28 +197,27 @@ class Upscaler:
             y: Tensor = self.model(x, self.scale)
         return y.float()
 
-    def _to_planes(self, pixels: Pixels) -> list[tuple[Pixels, slice]]:
-        """``(1, C, H, W)`` groups the model accepts, with the channels each one fills.
+    def _groups(self, count: int) -> list[slice]:
+        """The channels that the model takes together, of ``count``.
 
         Equal channel counts run together; a one-channel model runs band by band; the interpolating
         models take any count. Nothing is ever turned into RGB silently.
         """
-        count, wanted = pixels.shape[2], self.model.channels
-        planes = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))[None]
+        wanted = self.model.channels
         if count == wanted or self.model.any_channels:
-            return [(planes, slice(0, count))]
+            return [slice(0, count)]
         if wanted == 1:
-            return [(planes[:, i : i + 1], slice(i, i + 1)) for i in range(count)]
+            return [slice(i, i + 1) for i in range(count)]
         raise InputError(
             f"the image has {count} channel{'s' * (count != 1)}, the model {self.model.spec.system!r} was "
             f"made for {wanted}; use a model of {count} or of 1 channel"
         )
 
-    def _check_size(self, height: int, width: int) -> None:
+    def _check_size(self, height: int, width: int, frames: int = 1) -> None:
         limit = get_settings().max_output_pixels
         tall, wide = enlarged(height, self.scale), enlarged(width, self.scale)
-        if tall * wide > limit:
+        if tall * wide * frames > limit:
             raise TooLargeError(
-                f"{width}x{height} pixels at x{self.scale} make {wide}x{tall}, over the limit of {limit} output "
-                "pixels; raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
+                f"{width}x{height} pixels{f' of {frames} slices' * (frames > 1)} at x{self.scale} make {wide}x{tall}, "
+                f"over the limit of {limit} output pixels; raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
             )

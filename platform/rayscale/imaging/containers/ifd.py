@@ -6,6 +6,7 @@ Only tags are read here; pixels are decoded in ``containers.tiff``.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ MAX_DIRECTORIES = 10_000
 
 MAX_VALUES = 1 << 18
 """Integers in one tag; the longest are the lists of strips and tiles."""
+
+REDUCED, MASK = 1, 4
+"""Bits of the subfile type: a smaller copy of a page, a mask of one."""
 
 _NEW_SUBFILE_TYPE = 254
 
@@ -105,12 +109,16 @@ class Ifd:
         return count, start
 
     def full_pages(self) -> int:
-        """Directories in the chain from this one on, without reduced-resolution copies of a page.
+        """Directories in the chain from this one on, without reduced-resolution copies and masks of a page.
 
         Raises:
             InputError: the chain loops, leaves the data, or is longer than ``MAX_DIRECTORIES``.
         """
-        pages, offset, seen = 1, self.next_offset, {self.offset}
+        return 1 + sum(not kind & (REDUCED | MASK) for kind in self.following_kinds())
+
+    def following_kinds(self) -> Iterator[int]:
+        """The subfile type (bits ``REDUCED`` and ``MASK``) of every further directory; errors as of full_pages."""
+        offset, seen = self.next_offset, {self.offset}
         while offset:
             if offset in seen:
                 raise InputError(f"TIFF directories form a loop at byte {offset}: damaged")
@@ -121,8 +129,7 @@ class Ifd:
             # Tags are sorted and the subfile type is the lowest, so only the first entry is looked at:
             # reading every entry of every directory would be slow on a hostile file.
             first = self._read_one(start) if count else None
-            reduced = first is not None and first[0] == _NEW_SUBFILE_TYPE and bool(first[1] & 1)
-            pages += not reduced
+            yield first[1] if first is not None and first[0] == _NEW_SUBFILE_TYPE else 0
             end = start + count * (20 if self.big else 12)
             pointer = self.order + ("Q" if self.big else "I")
             if end + struct.calcsize(pointer) > len(self.data):
@@ -130,7 +137,6 @@ class Ifd:
                     f"TIFF directory at byte {offset} runs past the end: cut short or damaged"
                 )
             (offset,) = struct.unpack_from(pointer, self.data, end)
-        return pages
 
     def _read_one(self, at: int) -> tuple[int, int] | None:
         layout = self.order + ("HHQI" if self.big else "HHII")

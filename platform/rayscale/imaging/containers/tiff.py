@@ -1,8 +1,8 @@
 """Plain TIFF and BigTIFF: one page of uint8 or uint16, any number of bands, strips or tiles.
 
 The directory is checked here in full (sizes, offsets, codecs) before tifffile decodes the page. What is
-refused by name: georeferenced files, stacks of pages, palettes, CMYK, float and signed pixels. GeoTIFF,
-TIFF stacks and float pixels take their place beside this module when they are handled.
+refused by name: stacks of pages, palettes, CMYK. Georeferenced files, float and signed pixels belong to
+``containers.geotiff``.
 """
 
 from __future__ import annotations
@@ -37,15 +37,6 @@ _CODECS = {
 _WRITABLE = {"none": 1, "lzw": 5, "deflate": 8, "packbits": 32773, "lzma": 34925, "zstd": 50000}
 _WITH_PREDICTOR = {"lzw", "deflate", "lzma", "zstd"}
 
-_GEOREFERENCE = {
-    33550: "ModelPixelScale",
-    33922: "ModelTiepoint",
-    34264: "ModelTransformation",
-    34735: "GeoKeyDirectory",
-    50844: "RPCCoefficient",
-}
-_NODATA = 42113
-
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6
 _PHOTOMETRIC = {
     3: "a palette",
@@ -62,7 +53,7 @@ _TEXT = {
 }  # fmt: skip
 _DESCRIPTION = "ImageDescription"
 
-_SAMPLE_FORMATS = {2: "signed integer", 3: "float", 5: "complex integer", 6: "complex float"}
+_SAMPLE_FORMATS = {5: "complex integer", 6: "complex float"}
 
 # Damage is told by the error raised; tifffile's own log lines would only repeat it on the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -182,15 +173,6 @@ def write(image: Image) -> bytes:
 
 
 def _layout(ifd: Ifd) -> _Page:
-    for tag, name in _GEOREFERENCE.items():
-        if tag in ifd:
-            raise UnsupportedError(
-                f"TIFF is georeferenced (tag {name}); GeoTIFF is not handled yet, and its georeference would be lost"
-            )
-    if _NODATA in ifd:
-        raise UnsupportedError(
-            "TIFF marks missing pixels by a nodata value, which is not handled yet: they would mix into the picture"
-        )
     width, height = ifd.integer(256, 0), ifd.integer(257, 0)
     samples = ifd.integer(277, 1)
     bits = set(ifd.numbers(258)) or {1}
@@ -228,7 +210,7 @@ def _check_kind(
     if formats - {1, 4}:
         kind = _SAMPLE_FORMATS.get(max(formats), f"format {max(formats)}")
         raise UnsupportedError(
-            f"TIFF pixels are {max(bits)}-bit {kind}; only 8 and 16 bit unsigned integers are handled"
+            f"TIFF pixels are {max(bits)}-bit {kind}; only real numbers are handled"
         )
     if bits not in ({8}, {16}):
         raise UnsupportedError(

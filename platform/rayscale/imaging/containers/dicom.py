@@ -1,0 +1,322 @@
+"""DICOM images: grey or colour, one frame or many, in every transfer syntax that pydicom and its plug-ins decode.
+
+Bytes to values and back. What a derived object must say of itself is in ``containers.derivation``. Nothing of
+a file but numbers, names of classes and transfer syntaxes may appear in an error: the rest is about patients.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
+from rayscale.imaging.containers.derivation import derive
+from rayscale.imaging.extras import load
+from rayscale.imaging.image import Header, Image
+from rayscale.imaging.levels import Levels
+from rayscale.imaging.limits import METADATA_BYTES, check_size
+from rayscale.imaging.missing import Missing
+from rayscale.imaging.provenance import Provenance
+from rayscale.resampling import exact_scale
+
+T = TypeVar("T")
+
+MAX_ITEMS = 100_000
+"""Items of all sequences of a file; each becomes an object of about a kilobyte. 1000 enhanced frames have 20 000."""
+
+_FIRST = 132  # the first element, after preamble and DICM
+_LONG_VR = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}
+_DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1"
+_VIDEO = "1.2.840.10008.1.2.4.10"  # MPEG-2, MPEG-4, HEVC
+_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+
+_CT_RANGE = (-1024.0, 3071.0)
+"""The 12 bits of Hounsfield units that every scanner writes; the same for all slices of a series."""
+
+# SOP classes whose pixels are no picture, by their common root.
+_REFUSED = {
+    "1.2.840.10008.5.1.4.1.1.481.": "radiotherapy objects",
+    "1.2.840.10008.5.1.4.1.1.66": "segmentations and registrations",
+    "1.2.840.10008.5.1.4.1.1.88.": "structured reports",
+    "1.2.840.10008.5.1.4.1.1.11.": "presentation states",
+    "1.2.840.10008.5.1.4.1.1.104.": "encapsulated documents",
+    "1.2.840.10008.5.1.4.1.1.77.1.6": "whole-slide images, whose tiles have a geometry of their own,",
+}
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+
+@dataclass(frozen=True, eq=False)
+class DicomMetadata:
+    """The source object without its pixels, and how much these were enlarged since."""
+
+    dataset: Any
+    scale: float = 1.0
+    containers: tuple[str, ...] = ("dicom",)
+
+    def scaled(self, scale: float) -> DicomMetadata:
+        """The same object, of which ``write`` makes one of larger pixels."""
+        return replace(self, scale=self.scale * float(exact_scale(scale)))
+
+
+def probe(data: bytes) -> Header:
+    """Header of a DICOM image; at most 4 MiB of a deflated one are inflated."""
+    return _discreet(lambda: _header(_parse(data, 0)))
+
+
+def read(data: bytes, max_pixels: int) -> Image:
+    """Pixels ``(H, W, C)`` as stored, or ``(N, H, W, C)`` of several frames; colours become RGB."""
+    return _discreet(lambda: _read(data, max_pixels))
+
+
+def write(image: Image, provenance: Provenance | None) -> bytes:
+    """The derived object, uncompressed; needs provenance, without which it would pass for an acquisition."""
+    meta = image.metadata
+    if not isinstance(meta, DicomMetadata):
+        raise UnsupportedError(
+            "a DICOM object is made from a DICOM object only; write this image as PNG"
+        )
+    if provenance is None:
+        raise UnsupportedError("a derived DICOM object must name what made it; give its provenance")
+    return _discreet(lambda: _written(image, meta, provenance))
+
+
+def _discreet(action: Callable[[], T]) -> T:
+    """Run ``action``; whatever a library raises leaves as InputError without its text, which may quote the file."""
+    try:
+        return action()
+    except (RayscaleError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"DICOM is damaged or not conformant ({type(error).__name__})") from None
+
+
+def _pydicom() -> Any:
+    """The library, silenced: its warnings and log lines quote values of the file."""
+    pydicom = load("pydicom", "medical")
+    for name in ("encaps", "pixels", "uid"):
+        load(f"pydicom.{name}", "medical")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module="pydicom")
+    settings = pydicom.config.settings
+    settings.reading_validation_mode = settings.writing_validation_mode = pydicom.config.IGNORE
+    return pydicom
+
+
+def _read(data: bytes, max_pixels: int) -> Image:
+    header = _header(_parse(data, 0))
+    check_size(header, max_pixels)
+    dataset = _parse(data, header.decoded_bytes)
+    if "PixelData" not in dataset:
+        raise InputError("DICOM is cut short: it ends before its pixels")
+    values = _values(dataset, header)
+    pixels = values.reshape(*values.shape[: 3 if header.slices > 1 else 2], header.channels)
+    del dataset.PixelData
+    missing = _missing(pixels, dataset)
+    return Image(
+        pixels=pixels,
+        container="dicom",
+        levels=_levels(dataset, header),
+        missing=missing,
+        metadata=DicomMetadata(dataset),
+    )
+
+
+def _written(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes:
+    pydicom = _pydicom()
+    dataset = copy.deepcopy(meta.dataset)
+    dataset.Rows, dataset.Columns = image.height, image.width
+    if max(image.height, image.width) > 0xFFFF:
+        raise UnsupportedError(
+            f"DICOM holds up to 65535 rows and columns, not {image.height} x {image.width}"
+        )
+    if image.channels == 3:
+        dataset.PhotometricInterpretation, dataset.PlanarConfiguration = "RGB", 0
+    for name, function in (("Smallest", np.min), ("Largest", np.max)):
+        if f"{name}ImagePixelValue" in dataset:
+            dataset[f"{name}ImagePixelValue"].value = int(function(image.pixels))
+    derive(pydicom, dataset, meta.scale, provenance)
+    stored = np.ascontiguousarray(image.pixels, image.pixels.dtype.newbyteorder("<")).tobytes()
+    dataset.add_new(
+        0x7FE00010, "OW" if image.bits > 8 else "OB", stored + b"\0" * (len(stored) % 2)
+    )
+    file_meta = pydicom.dataset.FileMetaDataset()
+    file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.file_meta, dataset.preamble = file_meta, bytes(128)
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    return out.getvalue()
+
+
+def _parse(data: bytes, pixel_bytes: int) -> Any:
+    """The data set; with ``pixel_bytes`` 0 as far as the pixels. A deflated one is inflated up to what they need."""
+    syntax, start = _file_meta(data)
+    if sum(data.count(tag) for tag in _ITEM_TAGS) > MAX_ITEMS:
+        raise TooLargeError(f"DICOM has more than {MAX_ITEMS} items in its sequences")
+    if syntax == _DEFLATED:
+        room = METADATA_BYTES + pixel_bytes
+        body = zlib.decompressobj(-15).decompress(data[start:], room + 1)
+        if len(body) > room and pixel_bytes:
+            raise TooLargeError(
+                f"deflated DICOM inflates past {room} bytes, the size of its pixels and {METADATA_BYTES} bytes of "
+                "other data"
+            )
+        # Of the same length, so that pydicom takes what follows as it is.
+        head = data[:start].replace(_DEFLATED, _EXPLICIT.ljust(len(_DEFLATED), b"\0"))
+        data = head + body
+    return _pydicom().dcmread(io.BytesIO(data), stop_before_pixels=pixel_bytes == 0)
+
+
+def _file_meta(data: bytes) -> tuple[bytes, int]:
+    """Transfer syntax, and where the data set begins; the file meta group is always explicit little endian."""
+    at, syntax = _FIRST, b""
+    while data[at : at + 2] == b"\x02\0" and at + 12 <= len(data):
+        if data[at + 4 : at + 6] in _LONG_VR:
+            size, head = int.from_bytes(data[at + 8 : at + 12], "little"), 12
+        else:
+            size, head = int.from_bytes(data[at + 6 : at + 8], "little"), 8
+        if data[at + 2 : at + 4] == b"\x10\0":
+            syntax = data[at + head : at + head + size].rstrip(b"\0 ")
+        at += head + size
+    if not syntax:
+        raise InputError("DICOM is damaged: its file meta information names no transfer syntax")
+    return syntax, at
+
+
+def _header(dataset: Any) -> Header:
+    pydicom = _pydicom()
+    sop_class = pydicom.uid.UID(str(dataset.get("SOPClassUID", "")))
+    name = sop_class.name if sop_class in pydicom.uid.UID_dictionary else "an unknown SOP class"
+    for root, what in _REFUSED.items():
+        if sop_class.startswith(root):
+            raise UnsupportedError(f"DICOM object is {name}: {what} cannot be super-resolved")
+    if "Rows" not in dataset or "Columns" not in dataset or "BitsAllocated" not in dataset:
+        raise UnsupportedError(f"DICOM object is {name}, which holds no image")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.startswith(_VIDEO):
+        raise UnsupportedError(
+            f"DICOM holds a video ({syntax.name}); only single frames are handled"
+        )
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    samples = int(dataset.get("SamplesPerPixel", 1))
+    if photometric.startswith("PALETTE"):
+        raise UnsupportedError(
+            "DICOM has a palette (PALETTE COLOR): between two of its values there is no third; convert it to RGB"
+        )
+    if (samples, photometric) not in {(1, grey) for grey in _GREY} | {(3, rgb) for rgb in _COLOUR}:
+        raise UnsupportedError(
+            f"DICOM of {samples} samples per pixel is neither {', '.join(_GREY)} nor {', '.join(_COLOUR)}"
+        )
+    allocated, stored = (
+        int(dataset.BitsAllocated),
+        int(dataset.get("BitsStored", dataset.BitsAllocated)),
+    )
+    if allocated not in (8, 16) or not 1 < stored <= allocated:
+        raise UnsupportedError(
+            f"DICOM pixels have {stored} of {allocated} bits; 2 to 16 of 8 or 16 are handled"
+        )
+    if int(dataset.get("HighBit", stored - 1)) != stored - 1:
+        raise UnsupportedError(
+            f"DICOM keeps its {stored} bits up to bit {int(dataset.HighBit)}; only the lowest bits are handled"
+        )
+    frames = int(dataset.get("NumberOfFrames", None) or 1)
+    return Header(
+        "dicom", int(dataset.Columns), int(dataset.Rows), samples, allocated, slices=frames
+    )
+
+
+def _values(dataset: Any, header: Header) -> NDArray[Any]:
+    """Decoded and sign-extended; what lies in unused bits (old overlays) is dropped."""
+    pydicom = _pydicom()
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and not syntax.is_deflated:
+        for frame in pydicom.encaps.generate_frames(
+            dataset.PixelData, number_of_frames=header.slices
+        ):
+            _check_frame(frame, header)
+        decoder = pydicom.pixels.get_decoder(syntax)
+        if not decoder.is_available:
+            raise UnsupportedError(
+                f"no decoder for DICOM in {syntax.name} is installed; pip install 'rayscale[medical]'"
+            )
+    values: NDArray[Any] = pydicom.pixels.pixel_array(dataset)
+    expected = (header.slices,) * (header.slices > 1) + (header.height, header.width)
+    expected += (header.channels,) * (header.channels > 1)
+    if values.shape != expected or values.dtype.itemsize * 8 != header.bits:
+        raise InputError(
+            f"DICOM decodes to {values.dtype} {values.shape}, but its tags say {header.bits} bit {expected}: damaged"
+        )
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    unused = header.bits - int(dataset.get("BitsStored", header.bits))
+    if unused:
+        values = (values << unused) >> unused
+    return values
+
+
+def _check_frame(frame: bytes, header: Header) -> None:
+    """The size that a compressed frame itself claims must be that of the tags, before a decoder believes it."""
+    size = None
+    if (at := frame.find(b"\xff\x4f\xff\x51", 0, 1024)) >= 0:  # JPEG 2000: SOC and SIZ
+        x1, y1, x0, y0 = (
+            int.from_bytes(frame[at + 8 + 4 * i : at + 12 + 4 * i], "big") for i in range(4)
+        )
+        size = (x1 - x0, y1 - y0)
+    elif frame.startswith(b"\xff\xd8"):  # JPEG and JPEG-LS: walk the segments to the frame header
+        at = 2
+        while at + 9 <= len(frame) and frame[at] == 0xFF:
+            marker = frame[at + 1]
+            if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+                size = (
+                    int.from_bytes(frame[at + 7 : at + 9], "big"),
+                    int.from_bytes(frame[at + 5 : at + 7], "big"),
+                )
+                break
+            at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    else:
+        return  # RLE has no size of its own
+    if size != (header.width, header.height):
+        claim = "no size" if size is None else f"{size[0]} x {size[1]} pixels"
+        raise InputError(
+            f"DICOM frame claims {claim}, but its tags say {header.width} x {header.height}: damaged"
+        )
+
+
+def _levels(dataset: Any, header: Header) -> Levels:
+    """The same for all slices of a series: they are files of their own, and their contrast must not jump."""
+    stored = int(dataset.get("BitsStored", header.bits))
+    signed = int(dataset.get("PixelRepresentation", 0)) == 1
+    low = -(1 << (stored - 1)) if signed else 0
+    limits = (float(low), float(low + (1 << stored) - 1))
+    black, white = 0.0, limits[1]  # what is negative in a signed image is darker than black
+    rule = f"{black:.0f} to {white:.0f}, the range of {stored} stored bits"
+    slope, intercept = (
+        float(dataset.get(f"Rescale{name}", None) or 0) for name in ("Slope", "Intercept")
+    )
+    if dataset.get("Modality") == "CT" and slope > 0:
+        black, white = ((value - intercept) / slope for value in _CT_RANGE)
+        rule = f"{_CT_RANGE[0]:.0f} to {_CT_RANGE[1]:.0f} Hounsfield units"
+    if dataset.PhotometricInterpretation == "MONOCHROME1":  # small values are bright
+        black, white = white, black
+    return Levels((black,), (white,), rule, 16, limits)
+
+
+def _missing(pixels: NDArray[Any], dataset: Any) -> Missing | None:
+    padding = dataset.get("PixelPaddingValue")
+    if padding is None or pixels.shape[-1] > 1:
+        return None
+    first = int(padding)
+    last = int(dataset.get("PixelPaddingRangeLimit", first))
+    padded = (pixels >= min(first, last)) & (pixels <= max(first, last))
+    held = np.iinfo(pixels.dtype).min <= first <= np.iinfo(pixels.dtype).max
+    return Missing.where(~padded, float(first) if held else None)

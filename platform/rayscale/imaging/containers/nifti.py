@@ -1,0 +1,262 @@
+"""NIfTI-1 and NIfTI-2, plain or gzipped: volumes and series of volumes, enlarged slice by slice in the first two axes.
+
+The header is read here, with every size checked, before anything is inflated; nibabel is asked for the qform only.
+Values stay as stored (slope and intercept are kept, not applied). Pairs of .hdr and .img are refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import zlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.imaging.extras import load
+from rayscale.imaging.image import Header, Image
+from rayscale.imaging.levels import Levels
+from rayscale.imaging.limits import METADATA_BYTES, check_size
+from rayscale.imaging.missing import Missing
+from rayscale.imaging.provenance import Provenance
+from rayscale.resampling import enlarged, exact_scale
+
+_GZIP = b"\x1f\x8b"
+_HEADER_BYTES = {1: 348, 2: 540}
+_DATA_OFFSET = {1: 352, 2: 544}
+_COMMENT = 6  # extension code of plain text
+_LABEL = 1002  # intent code of classes
+_MOST = {1: 32767, 2: (1 << 63) - 1}
+
+# Datatype code to numpy; what is not here is refused by the name below.
+_TYPES = {2: "u1", 256: "i1", 512: "u2", 4: "i2", 768: "u4", 8: "i4", 16: "f4", 64: "f8"}
+_REFUSED = {
+    1: "bits", 32: "complex numbers", 128: "colours", 1024: "64-bit integers", 1280: "64-bit integers",
+    1536: "128-bit floats", 1792: "complex numbers", 2048: "complex numbers", 2304: "colours",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The checked header: version 1 or 2, byte order, sizes of the axes, type and place of the values."""
+
+    version: int
+    order: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+
+    @property
+    def header(self) -> Header:
+        slices = math.prod(self.shape[2:])
+        bits = self.dtype.itemsize * 8
+        return Header("nifti", self.shape[0], self.shape[1], 1, bits, slices=slices)
+
+    @property
+    def end(self) -> int:
+        """Bytes of the file, up to the last value."""
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiMetadata:
+    """The header and the extensions, byte for byte, and how much the first two axes were enlarged since."""
+
+    raw: bytes
+    extensions: bytes
+    layout: _Layout
+    scale: float = 1.0
+    containers: tuple[str, ...] = ("nifti", "nifti-gz")
+
+    def scaled(self, scale: float) -> NiftiMetadata:
+        """The same world coordinates under ``scale`` times as many voxels along the first two axes."""
+        width, height, *rest = self.layout.shape
+        shape = (enlarged(width, scale), enlarged(height, scale), *rest)
+        total = self.scale * float(exact_scale(scale))
+        return replace(self, layout=replace(self.layout, shape=shape), scale=total)
+
+
+def kind(data: bytes) -> str | None:
+    """Name of the container when ``data`` begins like a NIfTI, inflating no more than its header."""
+    if data.startswith(_GZIP):
+        try:
+            return None if _version(_inflated_head(data)) is None else "nifti-gz"
+        except zlib.error:
+            return None
+    return None if _version(data) is None else "nifti"
+
+
+def probe(data: bytes) -> Header:
+    """Header of a NIfTI; at most a kilobyte of a gzipped one is inflated."""
+    zipped = data.startswith(_GZIP)
+    header = _layout(_inflated_head(data) if zipped else data).header
+    return replace(header, container="nifti-gz" if zipped else "nifti")
+
+
+def read(data: bytes, max_pixels: int) -> Image:
+    """All slices as pixels ``(N, H, W, 1)``: H is the second axis of the file, W the first, N all others."""
+    header = probe(data)
+    check_size(header, max_pixels)
+    if header.container == "nifti-gz":
+        layout = _layout(_inflated_head(data))
+        with gzip.open(io.BytesIO(data)) as stream:
+            data = stream.read(layout.end)
+    layout = _layout(data)
+    if len(data) < layout.end:
+        raise InputError(
+            f"NIfTI is cut short: its header promises {layout.end} bytes, {len(data)} are there"
+        )
+    values = np.frombuffer(data, layout.dtype, math.prod(layout.shape), layout.offset)
+    width, height = layout.shape[:2]
+    pixels = values.astype(layout.dtype.newbyteorder("="), copy=False)
+    pixels = pixels.reshape(-1, height, width, 1)
+    missing = None
+    if pixels.dtype.kind == "f":
+        missing = Missing.where(np.isfinite(pixels))
+    version = layout.version
+    return Image(
+        pixels=pixels,
+        container=header.container,
+        levels=_levels(pixels, missing),
+        missing=missing,
+        metadata=NiftiMetadata(data[: _HEADER_BYTES[version]], _extensions(data, layout), layout),
+    )
+
+
+def write(image: Image, provenance: Provenance | None) -> bytes:
+    """Encode in the version and byte order of the source, with provenance as an extension of plain text."""
+    meta = image.metadata
+    if not isinstance(meta, NiftiMetadata):
+        raise UnsupportedError("a NIfTI is made from a NIfTI only; write this image as TIFF")
+    layout = meta.layout
+    if max(layout.shape) > _MOST[layout.version]:
+        raise UnsupportedError(
+            f"NIfTI-1 holds up to {_MOST[1]} voxels along an axis, not {max(layout.shape)}; convert the source to "
+            "NIfTI-2"
+        )
+    extensions = meta.extensions
+    if provenance is not None:
+        extensions += _extension(layout, provenance.to_json().encode())
+    offset = _DATA_OFFSET[layout.version] + len(extensions)
+    header = _geometry(meta, offset)
+    if provenance is not None and not bytes(header["descrip"]).strip(b"\0 "):
+        header["descrip"] = f"{provenance.software}: {provenance.model}".encode()[:79]
+    extender = bytes([bool(extensions), 0, 0, 0])
+    pixels = np.ascontiguousarray(image.pixels, layout.dtype)
+    content = header.binaryblock + extender + extensions + pixels.tobytes()
+    return gzip.compress(content, 6, mtime=0) if image.container == "nifti-gz" else content
+
+
+def _geometry(meta: NiftiMetadata, offset: int) -> Any:
+    """The header of the enlarged volume: voxel (i, j, k) has its centre at ((i + 1/2) / r - 1/2, ..., k) of the source.
+
+    Fields are changed in place rather than through nibabel's setters, which would compute a quaternion anew.
+    """
+    nibabel, layout, r = load("nibabel", "medical"), meta.layout, meta.scale
+    cls = nibabel.Nifti1Header if layout.version == 1 else nibabel.Nifti2Header
+    header = cls(meta.raw, endianness=layout.order, check=False)
+    header["vox_offset"] = offset
+    header["dim"][1:3] = layout.shape[:2]
+    if r == 1:
+        return header
+    shift = (1 - r) / (2 * r)
+    step = np.array([[1 / r, 0, 0, shift], [0, 1 / r, 0, shift], [0, 0, 1, 0], [0, 0, 0, 1]])
+    if int(header["qform_code"]) > 0:
+        origin = header.get_qform() @ step[:, 3]
+        for name, value in zip("xyz", origin, strict=False):
+            header[f"qoffset_{name}"] = value
+    sform = np.array([header[f"srow_{name}"] for name in "xyz"], np.float64)
+    for name, row in zip("xyz", sform @ step, strict=True):
+        header[f"srow_{name}"] = row
+    header["pixdim"][1:3] /= r
+    if int(header["dim_info"]) >> 4 in (1, 2):  # slices were acquired along an enlarged axis
+        header["slice_code"] = header["slice_start"] = header["slice_end"] = 0
+    return header
+
+
+def _inflated_head(data: bytes) -> bytes:
+    return zlib.decompressobj(31).decompress(data[:4096], _DATA_OFFSET[2])
+
+
+def _version(head: bytes) -> int | None:
+    if head[344:348] == b"n+1\0":
+        return 1
+    return 2 if head[4:8] == b"n+2\0" else None
+
+
+def _layout(head: bytes) -> _Layout:
+    version = _version(head)
+    if version is None or len(head) < _DATA_OFFSET[version]:
+        raise InputError(f"NIfTI header is damaged or cut short ({len(head)} bytes)")
+    size = int.from_bytes(head[:4], "little")
+    order = "<" if size == _HEADER_BYTES[version] else ">"
+    if order == ">" and int.from_bytes(head[:4], "big") != _HEADER_BYTES[version]:
+        raise InputError(f"NIfTI header is damaged: its own size is {size}")
+
+    def field(kind: str, at: int, count: int = 1) -> list[Any]:
+        return list(np.frombuffer(head, order + kind, count, at).tolist())
+
+    first = version == 1
+    axes, *sizes = field("i2", 40, 8) if first else field("i8", 16, 8)
+    (datatype,) = field("i2", 70 if first else 12)
+    (offset,) = field("f4", 108) if first else field("i8", 168)
+    (intent,) = field("i2", 68) if first else field("i4", 504)
+    if not 1 <= axes <= 7 or any(size < 1 for size in sizes[:axes]):
+        raise InputError(f"NIfTI header is damaged: {axes} axes of {sizes[: max(0, axes)]} voxels")
+    if axes < 2:
+        raise UnsupportedError(f"NIfTI of {sizes[0]} values along one axis holds no image")
+    if datatype not in _TYPES:
+        what = _REFUSED.get(datatype, f"values of type {datatype}")
+        raise UnsupportedError(
+            f"NIfTI holds {what}; only integers of 8 to 32 bit and floats of 32 and 64 bit are handled: convert it"
+        )
+    if intent == _LABEL:
+        raise UnsupportedError(
+            "NIfTI holds labels (intent code 1002), and between two labels there is no third; enlarge it by nearest "
+            "neighbour"
+        )
+    if not _DATA_OFFSET[version] <= offset <= _DATA_OFFSET[version] + METADATA_BYTES:  # NaN too
+        raise InputError(
+            f"NIfTI header is damaged: its values begin at byte {offset}, not from {_DATA_OFFSET[version]} to "
+            f"{_DATA_OFFSET[version] + METADATA_BYTES}"
+        )
+    dtype = np.dtype(order + _TYPES[datatype])
+    return _Layout(version, order, tuple(sizes[:axes]), dtype, int(offset))
+
+
+def _extensions(data: bytes, layout: _Layout) -> bytes:
+    """The extensions as they lie in the file; unused bytes after the last one are left out."""
+    start = at = _DATA_OFFSET[layout.version]
+    if not data[at - 4]:
+        return b""
+    while at + 8 <= layout.offset:
+        size = int(np.frombuffer(data, layout.order + "i4", 1, at)[0])
+        if size < 16 or size % 16 or at + size > layout.offset:
+            break  # padding, or damage that no reader would follow
+        at += size
+    return data[start:at]
+
+
+def _extension(layout: _Layout, text: bytes) -> bytes:
+    """One extension: size, code, text, padded to a multiple of 16 bytes."""
+    size = -(-(len(text) + 8) // 16) * 16
+    if size > METADATA_BYTES:
+        raise TooLargeError(f"provenance of {len(text)} bytes is over {METADATA_BYTES}")
+    return np.array([size, _COMMENT], layout.order + "i4").tobytes() + text.ljust(size - 8, b"\0")
+
+
+def _levels(pixels: NDArray[Any], missing: Missing | None) -> Levels:
+    """One range for all slices and times, so that they stay comparable; never bfloat16, not even for 8 bit."""
+    rule = "smallest to largest value of the file"
+    valid = True if missing is None else missing.valid
+    if missing is not None and missing.everything:
+        return Levels((0.0,), (1.0,), rule)
+    kind = np.finfo if pixels.dtype.kind == "f" else np.iinfo
+    limits = kind(pixels.dtype)
+    black = np.min(pixels, where=valid, initial=limits.max)
+    white = np.max(pixels, where=valid, initial=limits.min)
+    return Levels.of_data(black, white, rule)

@@ -1,0 +1,94 @@
+"""Pixels without a measurement: filled before the network, so that none spoils its neighbourhood, and restored after.
+
+Filling and restoring take the nearest pixel. What a file calls missing (nodata, NaN, a mask, padding) is known to its
+container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayscale.resampling import nearest
+
+Pixels = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """Which pixels of an image are missing.
+
+    Attributes:
+        valid: True where a value was measured; the shape of the pixels, or with one channel that holds for all.
+        mark: the value that stands for missing in the file (nodata), None when a mask or NaN says so.
+    """
+
+    valid: NDArray[np.bool_] = field(repr=False)
+    mark: float | None = None
+
+    @classmethod
+    def where(cls, valid: NDArray[np.bool_], mark: float | None = None) -> Missing | None:
+        """None when nothing is missing and no value is reserved."""
+        return cls(valid, mark) if mark is not None or not valid.all() else None
+
+    @property
+    def everything(self) -> bool:
+        """Whether no pixel at all was measured: the network has nothing to see."""
+        return not self.valid.any()
+
+    def filled(self, pixels: Pixels) -> Pixels:
+        """``pixels`` with every missing value replaced by its nearest measured one; 0 where a plane has none."""
+        if self.valid.all():
+            return pixels
+        from scipy.ndimage import distance_transform_edt
+
+        out = pixels.copy()
+        for place, valid in self._planes():
+            if valid.all():
+                continue
+            if not valid.any():
+                out[place][~valid] = 0
+                continue
+            rows, columns = distance_transform_edt(
+                ~valid, return_distances=False, return_indices=True
+            )
+            out[place] = out[place][rows, columns]
+        return out
+
+    def restored(self, output: Pixels, source: Pixels, scale: float) -> Pixels:
+        """``output``, with what was missing in ``source`` as it was, and no measured pixel equal to the mark."""
+        valid = np.broadcast_to(self._enlarged(self.valid, scale), output.shape)
+        if self.mark is not None:
+            mark = np.asarray(self.mark).astype(output.dtype)
+            output[valid & (output == mark)] = _beside(mark)
+        missing = ~valid
+        if missing.any():
+            output[missing] = self._enlarged(source, scale)[missing]
+        return output
+
+    def scaled(self, scale: float) -> Missing:
+        """The same for the enlarged image."""
+        return Missing(self._enlarged(self.valid, scale), self.mark)
+
+    @staticmethod
+    def _enlarged(array: Pixels, scale: float) -> Pixels:
+        return nearest(array, scale, (array.ndim - 3, array.ndim - 2))
+
+    def _planes(self) -> Iterator[tuple[Any, NDArray[np.bool_]]]:
+        """Index into the pixels and mask ``(H, W)`` of every plane; a shared mask keeps its channels together."""
+        valid = self.valid
+        for frame in np.ndindex(valid.shape[:-3]):
+            shared = valid.shape[-1] == 1
+            for channel in range(valid.shape[-1]):
+                yield (*frame, ..., *(() if shared else (channel,))), valid[(*frame, ..., channel)]
+
+
+def _beside(mark: NDArray[Any]) -> Any:
+    """The value next to ``mark`` in its type."""
+    if mark.dtype.kind == "f":
+        return np.nextafter(mark, mark.dtype.type(0) if mark else mark.dtype.type(1))
+    return mark + 1 if mark < np.iinfo(mark.dtype).max else mark - 1

@@ -1,0 +1,399 @@
+"""GeoTIFF against rasterio, GDAL's own tools and rio-cogeo: the ground must not move, whatever the pixels do."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+
+from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.imaging import Image, Provenance, probe, read_image, write_image
+from rayscale.imaging.containers import geotiff
+from rayscale.inference import Upscaler
+from rayscale.models.registry import create_model
+from rayscale.resampling import enlarge
+
+rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+from affine import Affine  # noqa: E402
+from rasterio.control import GroundControlPoint  # noqa: E402
+from rasterio.enums import ColorInterp, MaskFlags  # noqa: E402
+from rasterio.rpc import RPC  # noqa: E402
+
+RNG = np.random.default_rng(5)
+UTM = Affine(10.0, 0, 546010.25, 0, -10.0, 5583837.75)
+ROTATED = Affine(17.3, 5.0, 100.0, 10.0, -8.7, 200.0)
+PROVENANCE = Provenance("edsr/3", "0f" * 32, {"scale": 2})
+
+
+def scene(pixels: np.ndarray, fill=lambda dataset: None, **profile) -> bytes:
+    """A GeoTIFF of ``(H, W, C)`` pixels as rasterio writes it."""
+    height, width, count = pixels.shape
+    profile = {"crs": "EPSG:32632", "transform": UTM, **profile}
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as file:
+        with file.open(
+            driver="GTiff", width=width, height=height, count=count, dtype=pixels.dtype, **profile
+        ) as dataset:
+            dataset.write(np.moveaxis(pixels, 2, 0))
+            fill(dataset)
+        return bytes(file.read())
+
+
+@contextmanager
+def opened(data: bytes):
+    with rasterio.MemoryFile(data) as file, file.open(driver="GTiff") as dataset:
+        yield dataset
+
+
+def upscaled(data: bytes, scale: int = 2) -> bytes:
+    image = Upscaler(create_model("bicubic", scale=scale), scale).upscale(read_image(data))
+    return write_image(image, PROVENANCE)
+
+
+def noise(*shape: int, dtype="uint16", low=1000, high=9000) -> np.ndarray:
+    return RNG.integers(low, high, shape).astype(dtype)
+
+
+def corners(dataset) -> list[tuple[float, float]]:
+    return [dataset.transform @ (x, y) for x in (0, dataset.width) for y in (0, dataset.height)]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("bands", [1, 3, 13])
+def test_bands_of_any_type_are_enlarged_in_native_units(dtype, bands):
+    pixels = noise(20, 17, bands, dtype=dtype, low=20, high=200)
+    if dtype.startswith(("int", "float")):
+        pixels = (pixels * -7).astype(dtype)
+    data = scene(pixels)
+    header = probe(data)
+    assert (header.container, header.height, header.width, header.channels, header.bits) == (
+        "geotiff", 20, 17, bands, pixels.dtype.itemsize * 8,
+    )  # fmt: skip
+    np.testing.assert_array_equal(read_image(data).pixels, pixels)
+    with opened(upscaled(data)) as result:
+        assert set(result.dtypes) == {dtype}
+        got = np.moveaxis(result.read(), 0, 2).astype(np.float64)
+    expected = enlarge(pixels.astype(np.float64), 2)
+    if pixels.dtype.kind in "iu":
+        expected = np.clip(expected, np.iinfo(dtype).min, np.iinfo(dtype).max)
+    tolerance = 1 if pixels.dtype.kind in "iu" else 1400 * 1e-6
+    assert np.abs(got - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("transform", [UTM, ROTATED])
+@pytest.mark.parametrize("point", ["Area", "Point"])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_corners_stay_on_the_ground(transform, point, scale):
+    data = scene(
+        noise(11, 14, 1), lambda d: d.update_tags(AREA_OR_POINT=point), transform=transform
+    )
+    with opened(data) as before, opened(upscaled(data, scale)) as after:
+        assert (after.width, after.height) == (14 * scale, 11 * scale)
+        np.testing.assert_allclose(corners(after), corners(before), atol=1e-6)
+        assert after.crs == before.crs
+        assert after.tags()["AREA_OR_POINT"] == point
+
+
+def test_ground_control_points_move_with_the_pixels():
+    gcps = [
+        GroundControlPoint(r, c, 10 + c / 99, 50 - r / 99, 7.0, f"{r}/{c}", "")
+        for r in (0, 5.5, 11)
+        for c in (0, 14)
+    ]
+
+    def fill(dataset):
+        dataset.gcps = (gcps, rasterio.crs.CRS.from_epsg(4326))
+
+    data = scene(noise(11, 14, 1), fill, crs=None, transform=None)
+    with opened(upscaled(data)) as after:
+        points, crs = after.gcps
+    assert crs.to_epsg() == 4326
+    # Points without a known system are no reason to fail.
+    image = read_image(data)
+    homeless = replace(image, metadata=replace(image.metadata, gcps_crs=None))
+    with opened(write_image(homeless)) as after:
+        assert len(after.gcps[0]) == len(gcps)
+    assert [(p.row, p.col) for p in points] == [(2 * p.row, 2 * p.col) for p in gcps]
+    assert [(p.x, p.y, p.z) for p in points] == [(p.x, p.y, p.z) for p in gcps]
+
+
+def test_rational_polynomials_see_the_same_ground():
+    """A point of the ground at pixel p (centres at whole numbers) lies at (p + 1/2) r - 1/2 afterwards."""
+    identity = [0.0] * 20
+    row, column, one = identity.copy(), identity.copy(), identity.copy()
+    row[2], column[1], one[0] = 1.0, 1.0, 1.0
+    rpc = RPC(
+        height_off=0, height_scale=1, lat_off=50, lat_scale=0.5, line_den_coeff=one, line_num_coeff=row,
+        line_off=5, line_scale=6, long_off=8, long_scale=0.5, samp_den_coeff=one, samp_num_coeff=column,
+        samp_off=7, samp_scale=8, err_bias=None, err_rand=None,
+    )  # fmt: skip
+
+    def fill(dataset):
+        dataset.rpcs = rpc
+
+    data = scene(noise(11, 14, 1), fill, crs=None, transform=None)
+    ground = ([7.9, 8.2], [50.1, 49.7], [0, 0])
+    with opened(data) as before, opened(upscaled(data, 3)) as after:
+        rows, columns = rasterio.transform.rowcol(before.rpcs, *ground, op=float)
+        new_rows, new_columns = rasterio.transform.rowcol(after.rpcs, *ground, op=float)
+    # GDAL counts from the corner of the first pixel, where everything is simply r times as far.
+    np.testing.assert_allclose(np.array(new_rows), 3 * np.array(rows), atol=1e-6)
+    np.testing.assert_allclose(np.array(new_columns), 3 * np.array(columns), atol=1e-6)
+
+
+def test_every_remark_of_dataset_and_bands_is_kept():
+    def fill(dataset):
+        dataset.update_tags(SENSOR="MSI", STATISTICS_MEAN="5")
+        dataset.update_tags(ns="ORBIT", track="108")
+        dataset.update_tags(2, WAVELENGTH="492", STATISTICS_MAXIMUM="9000")
+        dataset.update_tags(2, ns="CALIBRATION", gain="3")
+        dataset.set_band_description(2, "B02")
+        dataset.set_band_unit(1, "reflectance")
+        dataset.scales, dataset.offsets = (0.0001, 0.5), (-0.1, 0.0)
+        dataset.colorinterp = (ColorInterp.gray, ColorInterp.undefined)
+
+    data = scene(noise(9, 9, 2), fill, nodata=7)
+    with opened(upscaled(data)) as after:
+        assert after.tags()["SENSOR"] == "MSI"
+        assert after.tags(ns="ORBIT") == {"track": "108"}
+        assert after.tags(2) == {"WAVELENGTH": "492"}  # statistics of other pixels are gone
+        assert after.tags(2, ns="CALIBRATION") == {"gain": "3"}
+        assert "STATISTICS_MEAN" not in after.tags()
+        assert after.descriptions == (None, "B02")
+        assert after.units[0] == "reflectance"
+        assert after.scales == (0.0001, 0.5)
+        assert after.offsets == (-0.1, 0.0)
+        assert after.nodata == 7
+        assert after.colorinterp == (ColorInterp.gray, ColorInterp.undefined)
+        remark = after.tags()["RAYSCALE"]
+    for word in ("edsr/3", "0f" * 32, '"scale": 2', "0 to 65535"):
+        assert word in remark
+
+
+@pytest.mark.parametrize("compress", ["lzw", "deflate", "zstd", "packbits", None])
+def test_result_is_a_cloud_optimised_geotiff(tmp_path, compress):
+    data = scene(noise(280, 300, 1, dtype="uint8", low=0, high=255), compress=compress, nodata=0)
+    (tmp_path / "out.tif").write_bytes(upscaled(data))
+    with rasterio.open(tmp_path / "out.tif") as result:
+        assert result.overviews(1) == [2]
+        wanted = {"packbits": "deflate", None: None}.get(compress, compress)
+        assert (result.compression.value.lower() if result.compression else None) == wanted
+    if shutil.which("gdalinfo"):
+        told = subprocess.run(
+            ["gdalinfo", tmp_path / "out.tif"], capture_output=True, text=True, check=True
+        )
+        assert "LAYOUT=COG" in told.stdout
+    cogeo = pytest.importorskip("rio_cogeo", reason="needs rio-cogeo")
+    valid, errors, warnings = cogeo.cog_validate(tmp_path / "out.tif", quiet=True)
+    assert (valid, errors, warnings) == (True, [], [])
+
+
+def test_the_same_image_gives_the_same_bytes():
+    data = scene(noise(20, 20, 2), nodata=0)
+    assert upscaled(data) == upscaled(data)
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -9999.0])
+def test_a_missing_pixel_spoils_nothing_around_it(missing):
+    pixels = np.full((16, 16, 1), 5.0, np.float32)
+    pixels[:, 8:] = 6.0
+    holed = pixels.copy()
+    holed[4, 3] = missing
+    nodata = missing if np.isfinite(missing) else None
+    with opened(upscaled(scene(holed, nodata=nodata))) as result:
+        got = result.read(1)
+        np.testing.assert_equal(result.nodata, nodata)
+    hole = np.zeros((32, 32), bool)
+    hole[8:10, 6:8] = True
+    np.testing.assert_array_equal(got[hole], np.float32(missing))
+    with opened(upscaled(scene(pixels))) as whole:
+        np.testing.assert_array_equal(got[~hole], whole.read(1)[~hole])
+
+
+def test_a_measured_pixel_never_becomes_nodata():
+    pixels = noise(30, 30, 1, dtype="int16", low=-3, high=4)
+    with opened(upscaled(scene(pixels, nodata=0))) as result:
+        got = result.read(1)
+    np.testing.assert_array_equal(got == 0, np.repeat(np.repeat(pixels[:, :, 0] == 0, 2, 0), 2, 1))
+
+
+def test_a_band_without_a_single_measurement_stays_empty():
+    pixels = noise(8, 8, 2)
+    pixels[:, :, 1] = 0
+    with opened(upscaled(scene(pixels, nodata=0))) as result:
+        assert not result.read(2).any()
+        assert result.read(1).all()
+
+
+def test_nothing_measured_at_all_asks_no_network(monkeypatch):
+    monkeypatch.setattr(Upscaler, "predict", lambda *_, **__: pytest.fail("the network was asked"))
+    with opened(upscaled(scene(np.full((8, 9, 3), -1.5, np.float32), nodata=-1.5))) as result:
+        np.testing.assert_array_equal(result.read(), np.full((3, 16, 18), -1.5))
+
+
+def test_internal_mask_and_alpha_are_enlarged_by_nearest():
+    mask = np.full((10, 12), 255, np.uint8)
+    mask[2:5, 3:4] = 0
+    enlarged = np.repeat(np.repeat(mask, 2, 0), 2, 1)
+    pixels = noise(10, 12, 3, dtype="uint8", low=100, high=101)
+    pixels[mask == 0] = 0  # would darken its neighbourhood
+    with opened(upscaled(scene(pixels, lambda d: d.write_mask(mask)))) as result:
+        assert MaskFlags.per_dataset in result.mask_flag_enums[0]
+        np.testing.assert_array_equal(result.dataset_mask(), enlarged)
+        assert (result.read(1)[enlarged > 0] == 100).all()
+
+    def colours(dataset):
+        dataset.colorinterp = [*dataset.colorinterp[:3], ColorInterp.alpha]
+
+    with_alpha = scene(np.dstack([pixels, mask]), colours, photometric="rgb", alpha="yes")
+    assert (probe(with_alpha).channels, probe(with_alpha).alpha) == (3, True)
+    with opened(upscaled(with_alpha)) as result:
+        assert result.colorinterp[3] == ColorInterp.alpha
+        np.testing.assert_array_equal(result.read(4), enlarged)
+        assert (result.read(1)[enlarged > 0] == 100).all()
+
+
+def test_a_float_tiff_without_georeference_stays_without():
+    out = io.BytesIO()
+    tifffile.imwrite(out, noise(9, 9, dtype="float32"), metadata=None)
+    with opened(upscaled(out.getvalue())) as result:
+        assert result.crs is None
+        assert result.transform == Affine.identity()
+        assert result.gcps == ([], None)
+
+
+def test_plain_tiffs_stay_with_the_plain_reader():
+    out = io.BytesIO()
+    tifffile.imwrite(out, noise(9, 9, 4), photometric="minisblack", planarconfig="contig")
+    assert not geotiff.claims(out.getvalue())
+    assert read_image(out.getvalue()).container == "tiff"
+
+
+def test_classes_are_refused():
+    def palette(dataset):
+        dataset.write_colormap(1, {1: (255, 0, 0), 2: (0, 255, 0)})
+
+    with pytest.raises(UnsupportedError, match="palette"):
+        read_image(scene(noise(5, 5, 1, dtype="uint8", low=0, high=3), palette))
+    with pytest.raises(UnsupportedError, match="classes"):
+        read_image(scene(noise(5, 5, 1), lambda d: d.update_tags(1, LAYER_TYPE="thematic")))
+    with pytest.raises(UnsupportedError, match="1 bit"):
+        read_image(scene(noise(5, 5, 1, dtype="uint8", low=0, high=2), nbits=1))
+    with pytest.raises(UnsupportedError, match="sample format 6"):
+        read_image(scene(noise(5, 5, 1).astype(np.complex64)))
+
+
+def test_geometry_is_not_lost_on_the_way_to_another_format():
+    image = read_image(scene(noise(5, 5, 3, dtype="uint8", low=0, high=9)))
+    for other in ("png", "jpeg", "tiff"):
+        with pytest.raises(UnsupportedError, match=r"geometry would be lost.*\.tif"):
+            write_image(Image(image.pixels, other, metadata=image.metadata))
+    with pytest.raises(UnsupportedError, match="from a GeoTIFF only"):
+        write_image(Image(image.pixels, "geotiff"))
+
+
+VRT = b"""<VRTDataset rasterXSize="20" rasterYSize="20"><VRTRasterBand dataType="Byte" band="1"
+subClass="VRTRawRasterBand"><SourceFilename>/etc/passwd</SourceFilename></VRTRasterBand></VRTDataset>"""
+
+
+def test_a_virtual_raster_is_never_opened(monkeypatch):
+    with pytest.raises(UnsupportedError, match="not an image"):
+        read_image(VRT)
+    # Even past the first check, GDAL may use its TIFF driver only, before and after a WarpedVRT.
+    good = scene(noise(5, 5, 1))
+    ifd = geotiff.Ifd.first(good)
+    monkeypatch.setattr(geotiff.Ifd, "first", lambda data: ifd)
+    for _ in range(2):
+        with pytest.raises(InputError, match="damaged"):
+            geotiff.read(VRT, 10_000)
+        with opened(good) as dataset, rasterio.vrt.WarpedVRT(dataset, crs="EPSG:4326") as warped:
+            warped.read()
+
+
+def test_a_sparse_scene_of_596_gib_is_refused_by_its_header():
+    with rasterio.MemoryFile() as file:
+        with file.open(
+            driver="GTiff", width=800_000, height=800_000, count=1, dtype="uint8", tiled=True,
+            blockxsize=4096, blockysize=4096, SPARSE_OK=True, BIGTIFF="YES", crs="EPSG:32632", transform=UTM,
+        ):  # fmt: skip
+            pass
+        data = bytes(file.read())
+    tracemalloc.start()
+    with pytest.raises(TooLargeError, match=r"800000 x 800000.*RAYSCALE_MAX_INPUT_PIXELS"):
+        read_image(data)
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+
+
+def test_damage_is_an_input_error():
+    data = scene(noise(300, 300, 2), compress="deflate", tiled=True, blockxsize=64, blockysize=64)
+    for end in (10, 200, len(data) // 2, len(data) - 2000):
+        with pytest.raises(InputError):
+            read_image(data[:end])
+    damaged = bytearray(data)
+    for at in RNG.integers(0, len(data), 400):
+        damaged[at] ^= 0xFF
+    with pytest.raises(InputError):
+        read_image(bytes(damaged))
+
+
+SAMPLES = [
+    scene(noise(30, 31, 2), compress="deflate", nodata=7),
+    scene(
+        noise(30, 31, 3, dtype="uint8", low=0, high=99),
+        lambda d: d.write_mask(True),
+        compress="lzw",
+    ),
+    scene(noise(30, 31, 1, dtype="float32"), lambda d: d.update_tags(1, A="b")),
+]
+
+
+def test_mutated_headers_read_or_raise_input_errors():
+    for _ in range(300):
+        damaged = bytearray(SAMPLES[RNG.integers(3)])
+        for at in RNG.integers(0, 600, RNG.integers(1, 8)):
+            damaged[at] = RNG.integers(256)
+        try:
+            header = probe(bytes(damaged))
+            image = read_image(bytes(damaged), max_pixels=1_000_000)
+        except InputError:
+            continue
+        assert (header.height, header.width) == (image.height, image.width)
+        if image.container == "geotiff":
+            write_image(image)
+
+
+def test_the_missing_extra_is_named(monkeypatch):
+    data = scene(noise(5, 5, 1))
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(UnsupportedError, match=r"pip install 'rayscale\[geo\]'"):
+        read_image(data)
+
+
+def test_real_scenes(shared_data):
+    folder = shared_data / "domain" / "satellite"
+    names = [
+        "cog_rgb_mask.tif", "cog_scale.tif", "float_nan.tif", "rotated.tif",
+    ]  # fmt: skip
+    paths = [folder / "fixtures" / name for name in names]
+    for path in [*paths, sorted(folder.glob("eurosat/**/*.tif"))[0]]:
+        data = path.read_bytes()
+        with opened(data) as before, opened(upscaled(data)) as after:
+            assert (after.crs, after.dtypes, after.colorinterp) == (
+                before.crs, before.dtypes, before.colorinterp,
+            ), path  # fmt: skip
+            np.testing.assert_equal(after.nodatavals, before.nodatavals)
+            np.testing.assert_allclose(corners(after), np.array(corners(before)) * (
+                1 if before.transform != Affine.identity() else 2
+            ), rtol=1e-12)  # fmt: skip
+            masks = np.repeat(np.repeat(before.read_masks(), 2, 1), 2, 2)
+            np.testing.assert_array_equal(after.read_masks(), masks)
+    with pytest.raises(InputError, match="damaged"):
+        read_image((folder / "fixtures" / "corrupt.tif").read_bytes())
