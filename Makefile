@@ -50,10 +50,10 @@ status: install                      ## Show what runs, and where
 
 lock: install-dev                    ## Pin the newest versions pyproject.toml allows
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --upgrade --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --extra local -o requirements.lock pyproject.toml
+	  --no-emit-trusted-host --extra local --extra geo --extra medical -o requirements.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --extra local --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	  --extra local --extra geo --extra medical --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements-dev.lock
 
 clean:                               ## Remove the environment and the caches (data of the stack stays)
