@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from rayscale.errors import InputError
-from rayscale.resampling import degrade, enlarge, modcrop, resize
+from rayscale.resampling import degrade, enlarge, enlarged, modcrop, nearest, resize
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -71,3 +71,14 @@ def test_degrade_crops_to_a_multiple_of_the_scale():
 def test_an_image_smaller_than_the_scale_names_both():
     with pytest.raises(InputError, match=r"3x2 pixels.*scale 4"):
         modcrop(np.zeros((2, 3, 1), np.uint8), 4)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 1.5, 2.25])
+def test_nearest_takes_the_pixel_under_the_centre(scale):
+    source = np.arange(7 * 5).reshape(7, 5)
+    result = nearest(source, scale)
+    assert result.shape == (enlarged(7, scale), enlarged(5, scale))
+    for y, x in np.ndindex(result.shape):
+        assert result[y, x] == source[int((y + 0.5) / scale), int((x + 0.5) / scale)]
+    volume = np.stack([source, source + 100])
+    np.testing.assert_array_equal(nearest(volume, scale, (1, 2))[1], result + 100)

@@ -9,6 +9,7 @@ import torch
 
 from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
 from rayscale.imaging import Image
+from rayscale.imaging.levels import Levels
 from rayscale.inference import Upscaler, upscaler
 from rayscale.inference.tiles import Tile, tiles
 from rayscale.models.network import SuperResolver
@@ -261,3 +262,33 @@ def test_wrong_settings_are_refused_early():
         Upscaler(model, 2, precision="float99")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tile 3"):
         Upscaler(model, 2, tile=3)
+
+
+def test_measurements_need_levels_and_run_in_float32(monkeypatch):
+    upscaler = Upscaler(create_model("bicubic", scale=2), 2)
+    depths = np.linspace(-7000, -20, 80, dtype=np.float32).reshape(8, 10, 1)
+    with pytest.raises(InputError, match="float32"):
+        upscaler.upscale_pixels(depths)
+    levels = Levels.of_data(depths.min(), depths.max(), "test")
+    asked = []
+    predict = Upscaler.predict
+    monkeypatch.setattr(
+        Upscaler,
+        "predict",
+        lambda self, x, *, bits: asked.append(bits) or predict(self, x, bits=bits),
+    )
+    result = upscaler.upscale(Image(depths, "tiff", levels=levels))
+    np.testing.assert_allclose(result.pixels, enlarge(depths, 2), atol=7000 * 1e-6)
+    assert asked == [16]
+
+
+def test_slices_of_a_volume_are_enlarged_one_by_one(monkeypatch):
+    upscaler = Upscaler(create_model("bicubic", scale=2), 2)
+    volume = _noise(3, 8, 10, 1)
+    result = upscaler.upscale(Image(volume))
+    assert result.frames == 3
+    for index in range(3):
+        np.testing.assert_array_equal(result.pixels[index], upscaler.upscale_pixels(volume[index]))
+    monkeypatch.setattr(get_settings(), "max_output_pixels", 900)
+    with pytest.raises(TooLargeError, match="3 slices"):
+        upscaler.upscale(Image(volume))
