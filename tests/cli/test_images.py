@@ -95,13 +95,13 @@ def test_exit_codes_of_failure_and_usage(rayscale, photo, tmp_path):
     assert rayscale("upscale", photo, tmp_path / "o.gif")[0] == 1
     assert rayscale("upscale", photo)[0] == 2
     assert rayscale("upscale", photo, tmp_path / "o.png", "-s", 5)[0] == 2
-    assert rayscale("upscale", photo, tmp_path / "o.png", "-m", "edsr-baseline")[0] == 2
+    assert rayscale("upscale", photo, tmp_path / "o.png", "-m", "edsr")[0] == 2
     assert rayscale("upscale", photo.parent, photo.parent)[0] == 2
 
 
 def test_a_system_without_weights_says_how_to_give_them(rayscale, photo, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    _, out, err = rayscale("upscale", photo, tmp_path / "o.png", "-m", "edsr-baseline")
+    _, out, err = rayscale("upscale", photo, tmp_path / "o.png", "-m", "edsr")
     assert "--weights FILE" in err
     assert out == ""
 
@@ -160,16 +160,18 @@ def test_evaluate_adds_a_suite_and_shows_what_was_published(rayscale, photo):
     for kind, pixels in (("HR", _read(photo)), ("LR", degrade(_read(photo), 2))):
         (folder / kind).mkdir(parents=True)
         Image.fromarray(pixels).save(folder / kind / f"a_{kind}.png")
-    code, out, _ = rayscale("evaluate", "--data", folder, "--suite", "medical", "--json")
+    code, out, _ = rayscale(
+        "evaluate", "-m", "bicubic", "--data", folder, "--suite", "medical", "--json"
+    )
     report = json.loads(out)
     assert code == 0
     assert report["nrmse"] == report["images"][0]["nrmse"] > 0
     assert {"frc", "reflectance", "spatial"} <= report.keys()
-    _, out, _ = rayscale("evaluate", "--data", folder)
+    _, out, _ = rayscale("evaluate", "-m", "bicubic", "--data", folder)
     assert "published" in out
     assert "33.66" in out
     assert "NRMSE" not in out
-    _, out, _ = rayscale("evaluate", "--data", folder, "--suite", "medical")
+    _, out, _ = rayscale("evaluate", "-m", "bicubic", "--data", folder, "--suite", "medical")
     assert "NRMSE" in out
     code, _, err = rayscale("evaluate", "--data", folder, "--suite", "maps")
     assert code == 2
