@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rayscale.models.builtin import bundled_names, read_card
 from rayscale.training.config import load_config
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -60,10 +61,10 @@ def test_the_first_steps_run(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     commands = _commands(".venv/bin/rayscale ")
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         subprocess.run([sys.executable, "-m", "rayscale", *command[1:]], cwd=tmp_path, check=True)
-    assert Image.open(tmp_path / "larger.png").size == (64, 48)
+    assert Image.open(tmp_path / "larger.png").size == (80, 60)
     assert Image.open(tmp_path / "smaller.png").size == (16, 12)
 
 
@@ -71,3 +72,11 @@ def test_pictures_and_pages_it_links_exist(checkout):
     links = re.findall(r"\]\(([^)]+)\)", README.read_text())
     for link in links:
         assert (checkout / link).is_file(), link
+
+
+def test_the_zoo_shows_what_the_cards_say(checkout):
+    page = (checkout / "docs" / "zoo.md").read_text()
+    for name in bundled_names():
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        for row in read_card(name)["figures"]:
+            assert f"{row['psnr']:.2f}" in line, (name, row)

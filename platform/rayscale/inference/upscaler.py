@@ -210,7 +210,7 @@ class Upscaler:
             return [slice(i, i + 1) for i in range(count)]
         raise InputError(
             f"the image has {count} channel{'s' * (count != 1)}, the model {self.model.spec.system!r} was "
-            f"made for {wanted}; use a model of {count} or of 1 channel"
+            f"made for {wanted}; use one of {count} or of 1 channel, or one that takes any number, as aplus does"
         )
 
     def _check_size(self, height: int, width: int, frames: int = 1) -> None:
