@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,10 +22,8 @@ def _not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_not_connected")
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_an_address_where_nobody_answers(address: str) -> None:
-    started = time.monotonic()
     with pytest.raises(RayscaleError, match=r"nothing answers at RAY_ADDRESS=.*unset RAY_ADDRESS"):
         cluster.connect(address=address, timeout_s=0.5)
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.usefixtures("_not_connected")

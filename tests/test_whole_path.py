@@ -21,7 +21,7 @@ from rayscale.inference import Upscaler
 from rayscale.resampling import degrade
 from rayscale.storage import Store, connect
 
-STEPS, EVERY = 40, 5
+STEPS, EVERY = 400, 20  # long enough to be killed in between
 NAME = "whole-path"
 
 

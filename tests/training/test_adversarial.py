@@ -239,5 +239,6 @@ def test_two_workers_move_alike(tmp_path: Path, checkout: Path) -> None:
         for name, value in one[network].items():
             assert torch.equal(value, other[network][name]), name
     assert one["loss"] == other["loss"]
+    assert one["discriminator_loss"] == other["discriminator_loss"]
     key = "body.0.body.1.running_mean"
     assert not torch.equal(one["statistics"][key], other["statistics"][key])

@@ -33,6 +33,12 @@ def test_a_bad_loss_on_one_worker_stops_all_before_the_update(
         assert worker["kept"]
 
 
+def test_workers_on_gpus_stop_together_at_the_next_check(tmp_path: Path, checkout: Path) -> None:
+    """The way of a GPU, run here: the one that is asked to stop goes on with the others until all know."""
+    for worker in run_world(tmp_path, checkout, 2, "stop"):
+        assert worker == {"stopped": [False, False, False], "checked": True, "step": 3}
+
+
 def test_a_step_moves_the_parts_of_its_scale_alone_on_any_number_of_workers(
     tmp_path: Path, checkout: Path
 ) -> None:
@@ -128,12 +134,10 @@ def test_a_diverging_run_stops_with_the_step_named() -> None:
 def test_the_device_side_guard_keeps_weights_without_asking_the_host() -> None:
     """The way of a GPU, run here: found_inf makes the fused Adam skip, ``check`` raises later."""
     trainer = make_trainer()
-    trainer.guard.flags[0] = 1.0
+    trainer.synchronous = False
     before = [p.detach().clone() for p in trainer.model.parameters()]
-    for p in trainer.model.parameters():
-        p.grad = torch.ones_like(p)
-    trainer.optimizer.found_inf = trainer.guard.flags[0]  # type: ignore[attr-defined]
-    trainer.optimizer.step()
+    trainer.gain = float("nan")
+    trainer.advance(*batch())
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     with pytest.raises(NonFiniteLossError):
         trainer.check()

@@ -1,7 +1,8 @@
 """One of several gloo processes: takes steps on its share of a batch and saves what came of it.
 
-``python world.py FOLDER RANK WORLD [bad | several | gan]``; with ``bad`` the last rank's share has a loss that is not
-finite, with ``several`` a network of three scales trains on two of them, with ``gan`` there are two networks.
+``python world.py FOLDER RANK WORLD [bad | stop | several | gan]``; with ``bad`` the last rank's share has a loss that is
+not finite, with ``stop`` it is asked to stop and nobody looks at a step's loss, as on GPUs; with ``several`` a network of
+three scales trains on two of them, with ``gan`` there are two networks.
 """
 
 from __future__ import annotations
@@ -72,6 +73,24 @@ def adversaries(folder: Path, rank: int, world: int) -> None:
     torch.save({**weights, "statistics": statistics, **figures}, folder / f"{world}-{rank}.pt")
 
 
+def stop(folder: Path, rank: int, world: int) -> None:
+    config = load_config(None, ["data.batch=6", "precision=float32", f"workers.count={world}"])
+    torch.manual_seed(0)
+    model = create_model("edsr-baseline", scale=2, blocks=1, filters=8)
+    trainer = Trainer(config, model, peak=255, rank=rank, world=world)
+    trainer.synchronous = False
+    lr, hr = patches(1)
+    mine = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    stopped = []
+    for step in range(3):
+        asked = rank == world - 1 and step == 1
+        stopped.append(trainer.advance(lr[mine], hr[mine], stop=asked))
+        if stopped[-1]:
+            break
+    outcome = {"stopped": stopped, "checked": trainer.check(), "step": trainer.step}
+    torch.save(outcome, folder / f"{world}-{rank}.pt")
+
+
 def share(folder: Path, rank: int, world: int, bad: bool) -> None:
     config = load_config(None, ["data.batch=6", "precision=float32", f"workers.count={world}"])
     torch.manual_seed(0)
@@ -107,7 +126,9 @@ def main(folder: Path, rank: int, world: int, kind: str = "") -> None:
         dist.init_process_group(
             "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
         )
-    if kind == "several":
+    if kind == "stop":
+        stop(folder, rank, world)
+    elif kind == "several":
         several(folder, rank, world)
     elif kind == "gan":
         adversaries(folder, rank, world)

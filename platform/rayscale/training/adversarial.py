@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
@@ -46,7 +47,9 @@ class AdversarialTrainer(Trainer):
         self._judged = torch.zeros(2, device=self.device)  # sum of its losses, and their number
 
     def figures(self) -> dict[str, float]:
-        """What to log: means since the last call, that of the discriminator over this worker's share."""
+        """What to log: means since the last call over all workers; waits for the device."""
+        if self.world > 1:
+            dist.all_reduce(self._judged)
         total, count = self._judged.tolist()
         self._judged.zero_()
         judged = total / count if count else float("nan")
@@ -97,10 +100,6 @@ class AdversarialTrainer(Trainer):
     def _update(self) -> None:
         super()._update()
         self._apply(self.judge_optimizer)
-
-    def _roll_back(self) -> None:
-        super()._roll_back()
-        self.judge_optimizer.zero_grad(set_to_none=True)
 
     def _signed(self, x: Tensor) -> Tensor:
         """From ``[0, value_range]`` to [-1, 1]."""

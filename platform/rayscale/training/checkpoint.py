@@ -1,7 +1,8 @@
 """Checkpoints in storage that exist when their marker does: saved whole or not at all, verified when read.
 
 ``step-00001000/{state.pt, weights.safetensors, COMMITTED}``; the marker is written last, names size and
-sha256 of every file, and is deleted first. What a state holds is the business of ``rayscale.training.state``.
+sha256 of every file, and is deleted first. What a state holds is the business of ``training.step`` and
+``training.loop``.
 """
 
 from __future__ import annotations

@@ -157,7 +157,9 @@ class TrainConfig(RunConfig):
         """sha256 of everything that determines the weights after a given step.
 
         Workers, logging, validation, checkpoint intervals and the place of the run are left out; so is the
-        number of steps under the step schedule, where training longer only continues the same curve.
+        number of steps under the step schedule, where training longer only continues the same curve. With the guard
+        on, the interval of checkpoints counts. Those of logging and validation do not, though on a GPU a spike is
+        noticed at the next of them: after a spike, runs that differ in them part.
         """
         sections = {"model", "data", "optimizer", "precision"}
         parts = self.model_dump(mode="json", include=sections) | {"seed": self.run.seed}

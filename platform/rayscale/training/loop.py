@@ -160,7 +160,7 @@ class _Loop:
         last = step >= config.optimizer.steps
         scoring = last or step % config.validation.every == 0
         saving = last or step % config.checkpoint.every == 0
-        if scoring or saving or step % config.logging.every == 0:
+        if scoring or saving or stopped or step % config.logging.every == 0:
             started = time.perf_counter()
             stopped = self.trainer.check() or stopped
             waited = time.perf_counter() - started
@@ -196,10 +196,10 @@ class _Loop:
         self.history = [*self.history, {"step": float(step), **self.scores}]
 
     def _save(self) -> None:
-        self.trainer.keep()
+        kept = self.trainer.keep()
         if not self.main:
             return
-        state = self.trainer.state() | {
+        state = (kept or self.trainer.state()) | {
             "dataset": self.dataset["digest"],
             "history": self.history,
             "rng": rng.capture(),

@@ -41,6 +41,7 @@ class Trainer:
     ) -> None:
         self.config = config.optimizer
         self.device = torch.device(device)
+        self.synchronous = self.device.type == "cpu"  # looking at a value costs nothing
         self.rank, self.world = rank, world
         self.batch = config.data.batch
         model = model.to(self.device).train()
@@ -63,7 +64,9 @@ class Trainer:
     def advance(
         self, lr: Tensor, hr: Tensor, scale: float | None = None, *, stop: bool = False
     ) -> bool:
-        """Train on this worker's share of a global batch; whether any worker was asked to ``stop``.
+        """Train on this worker's share of a global batch; whether all have to end here, as one was asked to ``stop``.
+
+        Several workers on GPUs learn of it at the next ``check``: one that ended alone would leave the others waiting.
 
         ``lr (n, C, p, p)`` and ``hr (n, C, sp, sp)`` are uint8 or uint16; ``scale`` s may be left out for a network of
         one. Gradients are those of the mean over the global batch, for any number of workers and any shares.
@@ -76,18 +79,19 @@ class Trainer:
         share = lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
         loss = self._differentiate(self._to_device(lr), self._to_device(hr), scale, share)
         self.guard.watch(loss, stop, self.step, scale)
-        if self.device.type == "cpu":  # where looking costs nothing
-            stop = self.check()
-        self._update()
+        spike = False
+        if self.synchronous:
+            stop, spike = self._settle()
+        elif self.world > 1:
+            stop = False
+        if not spike:
+            self._update()
         self.step += 1
         return stop
 
     def check(self) -> bool:
         """Wait for the device, raise or roll back for what the losses were, and tell whether to stop."""
-        stop, spike = self.guard.look()
-        if spike:
-            self._roll_back()
-        return stop
+        return self._settle()[0]
 
     def mean_loss(self) -> float:
         """Mean loss of the steps since the last call, over all workers; waits for the device."""
@@ -127,10 +131,11 @@ class Trainer:
         self.guard.load(state["guard"])
         self.step = int(state["step"])
 
-    def keep(self) -> None:
-        """Remember this state as the one that a spike rolls back to."""
+    def keep(self) -> dict[str, Any] | None:
+        """Remember this ``state()`` as the one that a spike rolls back to, and give it; None without the guard."""
         if self.guard.config.spike:
             self._good = self.state()
+        return self._good
 
     def _differentiate(
         self, inputs: Tensor, target: Tensor, scale: float | None, share: float
@@ -164,20 +169,20 @@ class Trainer:
             torch._foreach_lerp_(self.average, list(self.live.values()), 1.0 - decay)
 
     def _apply(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.device.type != "cpu":
+        if not self.synchronous:
             optimizer.found_inf = self.guard.blocked  # type: ignore[attr-defined]
         clip(optimizer, self.config)
         optimizer.step()
 
-    def _roll_back(self) -> None:
-        """Set everything but the step back; without gradients the update of this step changes nothing."""
-        assert self._good is not None, "keep() comes before the first step"
-        self.guard.count_rollback(self.step)
-        self.load({**self._good, "step": self.step, "guard": self._rolled_guard(self._good)})
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _rolled_guard(self, good: dict[str, Any]) -> dict[str, Any]:
-        return {**good["guard"], "rollbacks": self.guard.rollbacks}
+    def _settle(self) -> tuple[bool, bool]:
+        """Whether to stop, and whether a spike has set everything but the step and the count back."""
+        stop, spike = self.guard.look()
+        if spike:
+            assert self._good is not None, "keep() comes before the first step"
+            self.guard.count_rollback(self.step)
+            guard = {**self._good["guard"], "rollbacks": self.guard.rollbacks}
+            self.load({**self._good, "step": self.step, "guard": guard})
+        return stop, spike
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
