@@ -2,21 +2,22 @@
 
 Laptop (an embedded Ray; a dataset of jobs/prepare_dataset.py, a benchmark in x3/ and x4/, a model of jobs/train_edsr.py):
     python jobs/warm_start_study.py $HOME/runs/x2/model.safetensors --scales 3 4 --output study \\
-        --set data.uri=$HOME/dataset --set 'validation.uri=$HOME/Set5/x{scale}' --set recipe=short \\
+        --set data.uri=$HOME/dataset --set "validation.uri=$HOME/Set5/x{scale}" --set recipe=short \\
         --set optimizer.steps=2000 --set validation.every=100
 Cluster, object storage:
     ray job submit --working-dir . -- python jobs/warm_start_study.py s3://rayscale/runs/x2/model.safetensors \\
-        --output study --set data.uri=s3://rayscale/div2k --set 'validation.uri=s3://rayscale/Set5/x{scale}' \\
+        --output s3://rayscale/study --set data.uri=s3://rayscale/div2k --set 'validation.uri=s3://rayscale/Set5/x{scale}' \\
         --set optimizer.steps=100000 --workers 4
 
 Every curve is a training run of its own with the same budget; the network is edsr-baseline unless --set model.name says
-otherwise. The same command goes on where it was interrupted. Writes OUTPUT.png and OUTPUT.json.
+otherwise. The same command goes on where it was interrupted. Writes OUTPUT.png and OUTPUT.json (a path or s3://...).
 Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -26,7 +27,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from rayscale.errors import ConfigError, RayscaleError
-from rayscale.launch import COMPLETE, FAILED, INTERRUPTED, USAGE
+from rayscale.launch import COMPLETE, run
+from rayscale.storage import connect, split
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.run import TrainResult
 
@@ -35,16 +37,12 @@ Fit = Callable[[TrainConfig], TrainResult]
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    try:
-        configs = plan(options)
-        curves = study(configs, on_ray())
-        save(options.output, curves)
-    except RayscaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, ConfigError) else FAILED
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+    return run(lambda: compare(options), "the same command goes on")
+
+
+def compare(options: argparse.Namespace) -> int:
+    curves = study(plan(options), on_ray())
+    save(options.output, curves)
     for curve in curves:
         last = curve["history"][-1]
         print(
@@ -100,11 +98,19 @@ def on_ray() -> Fit:
 
 
 def study(configs: dict[tuple[int, str], TrainConfig], fit: Fit) -> list[dict[str, Any]]:
-    """The curves, each ``{"scale", "start", "run", "protocol", "history": [{"step", "psnr", "ssim"}]}``."""
+    """The curves, each ``{"scale", "start", "run", "protocol", "history": [{"step", "psnr", "ssim"}]}``.
+
+    RayscaleError for a run without scores: the digest knows no benchmark, so a finished run may never have seen one.
+    """
     curves = []
     for (scale, start), config in configs.items():
         print(f"x{scale} {start}: {config.uri}", flush=True)
         result = fit(config)
+        if not result.history:
+            raise RayscaleError(
+                f"{result.uri} has no scores to draw: it was stopped before its first, or trained without "
+                "validation.uri; set run.uri to another place to train it anew"
+            )
         curves.append(
             {
                 "scale": scale,
@@ -121,7 +127,6 @@ def save(output: str, curves: list[dict[str, Any]]) -> None:
     """The curves as JSON, and as a plot: one panel per scale, the protocol named."""
     from matplotlib.figure import Figure
 
-    Path(f"{output}.json").write_text(json.dumps(curves, indent=1) + "\n")
     scales = sorted({curve["scale"] for curve in curves})
     figure = Figure(figsize=(5 * len(scales), 4), layout="constrained")
     for panel, scale in zip(figure.subplots(1, len(scales), squeeze=False)[0], scales, strict=True):
@@ -131,7 +136,11 @@ def save(output: str, curves: list[dict[str, Any]]) -> None:
         panel.set(title=f"x{scale}", xlabel="step", ylabel=f"PSNR (dB), {curves[0]['protocol']}")
         panel.grid(alpha=0.3)
         panel.legend()
-    figure.savefig(f"{output}.png", dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    folder, name = split(output)
+    connect(folder).write(f"{name}.json", (json.dumps(curves, indent=1) + "\n").encode())
+    connect(folder).write(f"{name}.png", picture.getvalue())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Laptop (an embedded Ray; 8 trials of at most 400 steps, one after the other on 2
     python tune/sweep_edsr.py --set data.uri=$HOME/dataset --set validation.uri=$HOME/Set5/x2 --samples 8 --steps 400
 Cluster, four trials at a time:
     ray job submit --working-dir . -- python tune/sweep_edsr.py --set data.uri=s3://rayscale/div2k \\
-        --set validation.uri=s3://rayscale/Set5/x2 --samples 32 --steps 20000 --concurrent 4
+        --set validation.uri=s3://rayscale/Set5/x2 --samples 32 --steps 20000 --concurrent 4 \\
+        --output s3://rayscale/best.yaml
 Then train with the best values:
     python jobs/train_edsr.py --config best.yaml
 
@@ -31,31 +32,32 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("pl
 
 from tune.spaces import SPACES
 
-from rayscale.errors import ConfigError, RayscaleError
-from rayscale.training.config import TrainConfig, load_config, parse_config
+from rayscale.errors import ConfigError
+from rayscale.launch import COMPLETE, FAILED, run
+from rayscale.storage import connect, split
+from rayscale.training.config import TrainConfig, load_config
 
-COMPLETE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
+PARTIAL = 3
 
 TRIAL_CPU = 0.1  # of the process that waits for the workers of its trial
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    try:
-        sweep = plan(options)
-        rows = search(sweep)
-    except RayscaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, ConfigError) else FAILED
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+    return run(lambda: find_best(options), "the same command goes on")
+
+
+def find_best(options: argparse.Namespace) -> int:
+    """Search, show the trials, and write the best configuration."""
+    sweep = plan(options)
+    rows = search(sweep)
     show(sweep, rows)
     done = [row for row in rows if sweep.metric in row]
     if not done:
         print("error: no trial came to a result", file=sys.stderr)
         return FAILED
-    Path(options.output).write_text(best_config(sweep, done[0]).to_yaml())
+    folder, name = split(options.output)
+    connect(folder).write(name, best_config(sweep, done[0]).to_yaml().encode())
     print(
         f"best configuration: {options.output}\n  python jobs/train_edsr.py --config {options.output}"
     )
@@ -77,7 +79,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=1000, help="steps of a whole trial, default %(default)s")
     add("--concurrent", type=int, help="trials at a time; default: what the cluster holds")
     add("--seed", type=int, default=1, help="seed of the draws, default %(default)s")
-    add("--output", default="best.yaml", metavar="FILE", help="default: %(default)s")
+    add(
+        "--output",
+        default="best.yaml",
+        metavar="FILE",
+        help="a path or s3://..., default: %(default)s",
+    )
     return parser.parse_args(arguments)
 
 
@@ -228,7 +235,7 @@ def run_trial(
 
     cluster.connect()  # sets Ray Train's switches for this process
     _name_the_cluster()
-    config = override(parse_config(base), values)
+    config = override(TrainConfig.parse(base), values)
     config = override(config, {"run.name": f"{sweep}-{config.digest[:8]}"})
 
     class ReportUntilTheLast(TuneReportCallback):  # type: ignore[misc]
@@ -265,7 +272,7 @@ def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     for key, value in values.items():
         section, _, name = key.partition(".")
         nested[section][name] = value
-    return parse_config(nested)
+    return TrainConfig.parse(nested)
 
 
 def best_config(sweep: Sweep, best: dict[str, Any]) -> TrainConfig:

@@ -9,15 +9,24 @@ import argparse
 import functools
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rayscale.errors import ConfigError, RayscaleError
-from rayscale.training.config import TrainConfig, load_config, options_table
+from rayscale.training.config import (
+    RunConfig,
+    TrainConfig,
+    load_config,
+    merged,
+    options_table,
+    system_of,
+)
 
 if TYPE_CHECKING:
     from rayscale.registry import MlflowLogger
-    from rayscale.training.aplus import APlusConfig
     from rayscale.training.run import TrainResult
+
+Config = TypeVar("Config", bound=RunConfig)
 
 COMPLETE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -33,30 +42,39 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 
 def main(arguments: list[str] | None, script: str, usage: str) -> int:
-    """Run a job; its exit code. ``script`` is a key of ``FAMILIES``, ``usage`` the docstring of the job."""
+    """Run a job that trains a network; its exit code. ``script`` is a key of ``FAMILIES``, ``usage`` its docstring."""
     options = parse(arguments, script, usage)
-    if options.list_options:
-        print(options_table(configuration(options, script)))
-        return COMPLETE
-    from rayscale.training.run import describe
 
+    def work() -> int:
+        from rayscale.training.run import describe
+
+        fit = functools.partial(fit_network, fresh=options.fresh)
+        return train(options, configuration(options, script), fit, describe)
+
+    return run(work, "the same command resumes from the last checkpoint")
+
+
+def run(work: Callable[[], int], hint: str) -> int:
+    """The exit code of ``work``; what stops it is told on standard error, an interruption with ``hint``."""
     try:
-        result = train(options, script)
-        table = describe(result)
-        if options.register:
-            table["registered"] = register(result, options.register, options.alias)
+        return work()
     except RayscaleError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        print(f"interrupted; {hint}", file=sys.stderr)
         return INTERRUPTED
-    width = max(map(len, table))
-    print("\n" + "\n".join(f"{name:{width}}  {value}" for name, value in table.items()))
-    return COMPLETE
 
 
 def parse(arguments: list[str] | None, script: str, usage: str) -> argparse.Namespace:
+    """The command line of a job that trains a network."""
+    parser = parser_of(script, usage)
+    parser.add_argument("--workers", type=int, metavar="N", help="same as --set workers.count=N")
+    return parser.parse_args(arguments)
+
+
+def parser_of(script: str, usage: str) -> argparse.ArgumentParser:
+    """The options of every training job."""
     parser = argparse.ArgumentParser(
         prog=script, description=usage, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,12 +89,11 @@ def parse(arguments: list[str] | None, script: str, usage: str) -> argparse.Name
         "--system", choices=systems,
         help=f"the same as --set model.name=..., {systems[0]} by default",
     )  # fmt: skip
-    add("--workers", type=int, metavar="N", help="the same as --set workers.count=N")
     add("--fresh", action="store_true", help="delete what this run has trained and start over")
     add("--register", metavar="NAME", help="publish the result in the MLflow registry as NAME")
     add("--alias", metavar="ALIAS", help="with --register: point this alias to the new version")
     add("--list-options", action="store_true", help="print every key and end")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def configuration(options: argparse.Namespace, script: str) -> TrainConfig:
@@ -108,7 +125,8 @@ def pick_script(arguments: list[str]) -> str:
     parser.add_argument("--config")
     parser.add_argument("--set", action="append", default=[])
     options, _ = parser.parse_known_args(arguments)
-    system = options.system or load_config(options.config, options.set).model.name
+    # Not validated: which keys there are depends on the job.
+    system = options.system or system_of(merged(options.config, options.set))
     script = script_of(system)
     if script is None:
         known = ", ".join(name for systems in FAMILIES.values() for name in systems)
@@ -116,28 +134,51 @@ def pick_script(arguments: list[str]) -> str:
     return script
 
 
-def train(options: argparse.Namespace, script: str) -> TrainResult:
-    config = configuration(options, script).resolved()
+def train(
+    options: argparse.Namespace,
+    config: Config,
+    fit: Callable[[Config], TrainResult],
+    rows: Callable[[TrainResult], dict[str, str]],
+) -> int:
+    """Train, and register where the options say so; told on the way and in a table of ``rows`` at the end.
+
+    The tracking server becomes that of this process. With --list-options, only the configuration is shown.
+    """
+    if options.list_options:
+        print(options_table(config))
+        return COMPLETE
+    config = config.resolved()
     tracking = config.logging.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if options.register:
-        if not tracking:
-            raise ConfigError("--register needs MLFLOW_TRACKING_URI, the server with the registry")
+    if tracking:
         os.environ["MLFLOW_TRACKING_URI"] = tracking
+    elif options.register:
+        raise ConfigError("--register needs MLFLOW_TRACKING_URI, the server with the registry")
     print(config.to_yaml())
     print(f"run: {config.uri}")
-    print(
-        f"tracking: {'MLflow' if tracking else 'none (MLFLOW_TRACKING_URI is not set)'}", flush=True
-    )
+    print(f"tracking: {'MLflow' if tracking else 'none (MLFLOW_TRACKING_URI is not set)'}")
 
     from rayscale import cluster
-    from rayscale.training.ray import fit
 
     print(f"ray: {cluster.connect()}", flush=True)
+    result = fit(config)
+    table = rows(result)
+    width = max(map(len, table))
+    print("\n" + "\n".join(f"{name:{width}}  {value}" for name, value in table.items()), flush=True)
+    if options.register:  # after the table: should it fail, that says where the weights are
+        print(f"{'registered':{width}}  {register(result, options.register, options.alias)}")
+    return COMPLETE
+
+
+def fit_network(config: TrainConfig, *, fresh: bool) -> TrainResult:
+    """Train a network on the connected cluster."""
+    from rayscale.training.ray import fit
+
+    tracking = os.environ.get("MLFLOW_TRACKING_URI")
     factory = functools.partial(mlflow_logger, tracking) if tracking else None
-    return fit(config, logger_factory=factory, fresh=options.fresh)
+    return fit(config, logger_factory=factory, fresh=fresh)
 
 
-def mlflow_logger(tracking: str, config: TrainConfig | APlusConfig) -> MlflowLogger:
+def mlflow_logger(tracking: str, config: RunConfig) -> MlflowLogger:
     """The logger of rank 0, made in its process; the server's address does not become part of the run."""
     os.environ["MLFLOW_TRACKING_URI"] = tracking
     from rayscale.registry import MlflowLogger

@@ -17,7 +17,7 @@ from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.loop import train
-from rayscale.training.run import Run, describe, read_result
+from rayscale.training.run import Run, describe, erase, read_result
 
 Make = Callable[..., TrainConfig]
 
@@ -108,7 +108,7 @@ def test_another_configuration_is_refused_under_the_same_name(make_config: Make)
     train(make_config("run.name=a"), device="cpu")
     with pytest.raises(ConfigError, match=r"optimizer\.lr \(0\.001 there, 0\.002 here\).*--fresh"):
         train(make_config("run.name=a", "optimizer.lr=2e-3"), device="cpu")
-    Run(make_config("run.name=a").resolved()).reset()
+    erase(make_config("run.name=a").resolved().uri)
     assert train(make_config("run.name=a", "optimizer.lr=2e-3"), device="cpu").complete
 
 

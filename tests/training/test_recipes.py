@@ -8,7 +8,7 @@ import pytest
 
 from rayscale.errors import ConfigError
 from rayscale.models.registry import model_names
-from rayscale.training.config import TrainConfig, load_config, parse_config
+from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.recipes import ADVERSARIAL, RECIPES
 
 
@@ -18,7 +18,7 @@ def test_every_recipe_is_a_configuration(system: str, recipe: str) -> None:
     config = load_config(None, [f"model.name={system}", f"recipe={recipe}"])
     assert config.recipe == recipe
     assert config.model.name == system
-    assert parse_config(config.model_dump(mode="json")) == config
+    assert TrainConfig.parse(config.model_dump(mode="json")) == config
     if recipe == "short":
         assert config.optimizer.steps <= 20_000
 
@@ -86,7 +86,7 @@ def test_a_scale_and_scales_exclude_each_other() -> None:
 def test_the_digest_is_of_what_a_recipe_says_not_of_its_name() -> None:
     short = load_config(None, ["recipe=short"])
     values = short.model_dump(mode="json") | {"recipe": "paper"}
-    assert parse_config(values).digest == short.digest
+    assert TrainConfig.parse(values).digest == short.digest
     assert short.digest != TrainConfig().digest
 
 

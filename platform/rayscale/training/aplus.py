@@ -32,7 +32,7 @@ from rayscale.training.dictionary import learn
 from rayscale.training.metrics import Loggers, MetricLogger
 from rayscale.training.patches import Source, principal_features
 from rayscale.training.run import CONFIG, TrainResult, commit, read_result
-from rayscale.training.sections import DatasetSection, Section, TrackingSection
+from rayscale.training.sections import DatasetSection, Section
 
 Say = Callable[[str], None]
 
@@ -46,6 +46,7 @@ _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 class APlusModelSection(Section):
     """The size of the model."""
 
+    name: Literal["aplus"] = "aplus"
     scale: Literal[2, 3, 4] = Field(default=2, description="enlargement to train for")
     features: int = Field(
         default=30, ge=1, le=81, description="principal components; 28 to 30 keep 99.9 % of the energy"
@@ -86,7 +87,7 @@ class ProcessSection(Section):
 
     cpus: float = Field(default=1, gt=0, description="CPUs reserved in Ray")
     threads: int | None = Field(
-        default=None, ge=1, description="torch threads; all CPUs of the node by default"
+        default=None, ge=1, description="torch threads; as many as CPUs are reserved by default"
     )
 
 
@@ -101,7 +102,6 @@ class APlusConfig(RunConfig):
     dictionary: DictionarySection = DictionarySection()
     regressors: RegressorsSection = RegressorsSection()
     workers: ProcessSection = ProcessSection()
-    logging: TrackingSection = TrackingSection()
 
     @property
     def title(self) -> str:
@@ -127,6 +127,7 @@ class APlusConfig(RunConfig):
     @property
     def digest(self) -> str:
         parts = self.model_dump(mode="json", include={"model", "data", "dictionary", "regressors"})
+        del parts["model"]["name"]  # always the same
         parts["data"]["samples"] = self.samples
         text = json.dumps(parts | {"seed": self.run.seed}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -274,7 +275,7 @@ def _finished(config: APlusConfig) -> TrainResult | None:
         return None
     if result.config_digest != config.digest:
         raise ConfigError(
-            f"{config.uri} holds a run with another configuration; choose another run.name, or delete "
-            f"{config.uri}"
+            f"{config.uri} holds a run with another configuration; choose another run.name, or --fresh to "
+            "delete that run and start over"
         )
     return result

@@ -34,6 +34,7 @@ from rayscale.training.sections import (
     OptimizerSection,
     RunSection,
     Section,
+    TrackingSection,
     ValidationSection,
     WorkersSection,
 )
@@ -45,6 +46,7 @@ class RunConfig(Section):
     run: RunSection = RunSection()
     data: DatasetSection = DatasetSection()
     validation: BenchmarkSection = BenchmarkSection()
+    logging: TrackingSection = TrackingSection()
 
     @classmethod
     def load(cls, file: str | Path | None = None, overrides: Iterable[str] = ()) -> Self:
@@ -56,7 +58,7 @@ class RunConfig(Section):
             ConfigError: an unknown key (named, with close ones), a value out of its limits, a file that is damaged.
             NotFoundError: no such file.
         """
-        return cls.parse(_values(file, overrides))
+        return cls.parse(merged(file, overrides))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -178,6 +180,15 @@ class TrainConfig(RunConfig):
         """Whether a discriminator is trained beside the network."""
         return self.model.name in ADVERSARIAL and self.adversarial.weight > 0
 
+    def resolved(self) -> Self:
+        """As in ``RunConfig``; the files of weights are absolute too, for workers that start in another folder."""
+        model, gan = self.model, self.adversarial
+        update = {
+            "model": model.model_copy(update={"warm_start": _absolute(model.warm_start)}),
+            "adversarial": gan.model_copy(update={"vgg": _absolute(gan.vgg)}),
+        }
+        return super(TrainConfig, self.model_copy(update=update)).resolved()
+
     @property
     def title(self) -> str:
         """System and scale, as ``edsr-baseline-x2``; the system alone for a network of several scales."""
@@ -190,9 +201,7 @@ class TrainConfig(RunConfig):
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
         """The configuration of nested plain values over the recipe of their system; errors as in ``load``."""
-        model = values.get("model")
-        system = model.get("name") if isinstance(model, Mapping) else None
-        recipe = recipe_of(system or ModelSection().name, values.get("recipe", "paper"))
+        recipe = recipe_of(system_of(values), values.get("recipe", "paper"))
         return super().parse(_merge(recipe, values))
 
 
@@ -200,15 +209,16 @@ def load_config(
     file: str | Path | None = None, overrides: Iterable[str] = (), system: str | None = None
 ) -> TrainConfig:
     """``TrainConfig.load``; ``system`` is the ``model.name`` where neither the file nor the overrides give one."""
-    values = _values(file, overrides)
+    values = merged(file, overrides)
     if system and isinstance(model := values.setdefault("model", {}), dict):
         model.setdefault("name", system)
     return TrainConfig.parse(values)
 
 
-def parse_config(values: Mapping[str, Any]) -> TrainConfig:
-    """``TrainConfig.parse``."""
-    return TrainConfig.parse(values)
+def system_of(values: Mapping[str, Any]) -> Any:
+    """``model.name`` of nested plain values that may hold anything; the default where they give none."""
+    model = values.get("model")
+    return (model.get("name") if isinstance(model, Mapping) else None) or ModelSection().name
 
 
 def options_table(config: RunConfig) -> str:
@@ -223,7 +233,8 @@ def options_table(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
-def _values(file: str | Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+def merged(file: str | Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+    """The nested plain values of a file with overrides, not validated; errors as in ``RunConfig.load``."""
     values = _read(str(file)) if file else {}
     for override in overrides:
         _apply(values, override)
@@ -232,13 +243,13 @@ def _values(file: str | Path | None, overrides: Iterable[str]) -> dict[str, Any]
 
 def _merge(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested values over a recipe of ``section.key``; what is no section is left to the validation."""
-    merged = dict(values)
+    whole = dict(values)
     for name, value in recipe.items():
         section, _, key = name.partition(".")
-        own = merged.get(section, {})
+        own = whole.get(section, {})
         if isinstance(own, Mapping):
-            merged[section] = {key: value, **own}
-    return merged
+            whole[section] = {key: value, **own}
+    return whole
 
 
 def _read(file: str) -> dict[str, Any]:
@@ -298,6 +309,14 @@ def _explain(item: Any, kind: type[RunConfig]) -> str:
     close += [key for key in keys if key.rpartition(".")[2] == last and key not in close]
     hint = f"did you mean {' or '.join(close)}?" if close else f"known keys: {', '.join(keys)}"
     return f"unknown key {place!r}; {hint}"
+
+
+def _absolute(uri: str | None) -> str | None:
+    """The address of a file, independent of the working directory; None and ``none`` stay."""
+    if uri in (None, "none"):
+        return uri
+    folder, key = split(str(uri))
+    return connect(folder).locate(key)
 
 
 def _sibling(uri: str, name: str) -> str:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
-from rayscale.training.config import TrainConfig, parse_config
-from rayscale.training.run import Run, TrainResult, read_result
+from rayscale.training.config import TrainConfig
+from rayscale.training.run import Run, TrainResult, erase, read_result
 
 if TYPE_CHECKING:
     from rayscale.training.metrics import MetricLogger
@@ -45,9 +45,9 @@ def fit(
     from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
     config = config.resolved()
-    run = Run(config)
     if fresh:
-        run.reset()
+        erase(config.uri)
+    run = Run(config)
     run.claim()
     if (finished := run.result()) is not None:
         return finished
@@ -121,11 +121,11 @@ def _work(job: dict[str, Any]) -> str | None:
     from rayscale.training.loop import train
     from rayscale.training.metrics import ConsoleLogger, Loggers
 
-    config = parse_config(job["config"])
+    config = TrainConfig.parse(job["config"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     # Ray sets OMP_NUM_THREADS to the CPUs reserved, which may be a fraction of what is idle.
-    share = (len(os.sched_getaffinity(0))) // context.get_local_world_size()
+    share = _idle_cpus() // context.get_local_world_size()
     torch.set_num_threads(config.workers.threads or max(1, share))
     loggers: list[MetricLogger] = []
     if rank == 0:
@@ -145,6 +145,11 @@ def _work(job: dict[str, Any]) -> str | None:
     finally:
         metrics.close()
     return next((name for logger in loggers if (name := getattr(logger, "run_id", None))), None)
+
+
+def _idle_cpus() -> int:
+    """CPUs that this process may use; macOS tells only how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _use_gpu(config: TrainConfig, cluster: dict[str, float]) -> bool:

@@ -20,7 +20,7 @@ from rayscale.models.network import SuperResolver
 from rayscale.models.weights import save_model
 from rayscale.storage import Store, connect
 from rayscale.training.checkpoint import Checkpoints
-from rayscale.training.config import RunConfig, TrainConfig, parse_config
+from rayscale.training.config import RunConfig, TrainConfig
 
 CONFIG = "config.yaml"
 RESULT = "result.json"
@@ -83,15 +83,6 @@ class Run:
             self.store.write(CONFIG, self.config.to_yaml().encode())
         self.checkpoints.sweep()
 
-    def reset(self) -> None:
-        """Delete the run: the result first, the checkpoints (each by its marker first) last."""
-        for key in (RESULT, MODEL, CONFIG):
-            self.store.delete(key)
-        for entry in sorted(
-            self.store.list(CHECKPOINTS + "/"), key=lambda e: not e.key.endswith("/COMMITTED")
-        ):
-            self.store.delete(entry.key)
-
     def result(self) -> TrainResult | None:
         """The result of this run when it has trained as long as configured, else None."""
         try:
@@ -112,7 +103,7 @@ class Run:
         except NotFoundError:
             return None
         try:
-            return parse_config(yaml.safe_load(text))
+            return TrainConfig.parse(yaml.safe_load(text))
         except (ConfigError, yaml.YAMLError) as error:
             raise ConfigError(
                 f"{self.store.locate(CONFIG)} cannot be read ({error}); choose another run.name, or --fresh to "
@@ -121,6 +112,17 @@ class Run:
 
     def _has_work(self) -> bool:
         return self.store.exists(RESULT) or bool(self.checkpoints.steps())
+
+
+def erase(uri: str) -> None:
+    """Delete the run at ``uri``: the result first, the checkpoints (each by its marker first) last."""
+    store = connect(uri)
+    for key in (RESULT, MODEL, CONFIG):
+        store.delete(key)
+    for entry in sorted(
+        store.list(CHECKPOINTS + "/"), key=lambda entry: not entry.key.endswith("/COMMITTED")
+    ):
+        store.delete(entry.key)
 
 
 def commit(
