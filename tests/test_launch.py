@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import runpy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import pytest
 
 from rayscale import cluster, launch
-from rayscale.data import PrepareConfig, prepare
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, RayscaleError
 from rayscale.models.registry import find_system, model_names
 from rayscale.training import ray
+from rayscale.training.aplus import APlusConfig
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
 from rayscale.training.run import TrainResult, read_result
 
 NETWORK_JOBS = [script for script in launch.FAMILIES if script != "jobs/train_aplus.py"]
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    (tmp_path / "source").mkdir()
-    random = np.random.default_rng(0)
-    for index in range(2):
-        pixels = np.kron(
-            random.integers(0, 256, (12, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8)
-        )
-        PIL.Image.fromarray(pixels).save(tmp_path / "source" / f"{index}.png")
-    prepare(
-        str(tmp_path / "source"),
-        str(tmp_path / "dataset"),
-        PrepareConfig(size=96, step=96, minimum=48),
-    )
-    return tmp_path / "dataset"
 
 
 @pytest.fixture
@@ -78,6 +61,7 @@ def test_every_system_with_weights_has_one_job(checkout: Path) -> None:
         (["--fresh", "--set", "model.name=mdsr"], "jobs/train_mdsr.py"),
         (["--system=aplus", "--set", "model.atoms=4"], "jobs/train_aplus.py"),
         (["--set", "model.name=srgan", "--help"], "jobs/train_srgan.py"),
+        (["--set", "model.name=aplus", "--set", "model.atoms=4"], "jobs/train_aplus.py"),
     ],
 )
 def test_the_job_is_picked_by_its_system(arguments: list[str], script: str) -> None:
@@ -87,6 +71,9 @@ def test_the_job_is_picked_by_its_system(arguments: list[str], script: str) -> N
 def test_the_job_is_picked_by_a_configuration_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("model: {name: meta-edsr}\n")
     assert launch.pick_script(["--config", str(tmp_path / "c.yaml")]) == "jobs/train_meta_srgan.py"
+    (tmp_path / "a.yaml").write_text(APlusConfig().to_yaml())
+    assert launch.pick_script(["--config", str(tmp_path / "a.yaml")]) == "jobs/train_aplus.py"
+    assert APlusConfig.load(tmp_path / "a.yaml") == APlusConfig()
     with pytest.raises(ConfigError, match=r"no job that trains 'bicubic'"):
         launch.pick_script(["--system", "bicubic"])
 
@@ -101,6 +88,38 @@ def test_a_job_lists_the_values_of_its_default_system(
     assert f"model.name={launch.FAMILIES[script][0]} " in shown
     assert f"optimizer.steps={config.optimizer.steps} " in shown
     assert f"data.patch={config.data.patch} " in shown
+
+
+@pytest.mark.parametrize("script", launch.FAMILIES)
+def test_a_wrong_key_in_a_list_of_options_is_wrong_usage(
+    job: Callable[[str], Any], script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert job(script).main(["--list-options", "--set", "foo.bar=1"]) == 2
+    assert "unknown key 'foo'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "script", [*launch.FAMILIES, "jobs/warm_start_study.py", "tune/sweep_edsr.py"]
+)
+def test_every_command_in_the_usage_of_a_job_is_understood(
+    job: Callable[[str], Any], script: str
+) -> None:
+    usage = job(script).__doc__
+    assert not re.search(r"'[^'\n]*\$", usage), "a shell expands nothing in single quotes"
+    commands = [line for line in usage.replace("\\\n", "").splitlines() if line.startswith("    ")]
+    assert len(commands) > 1
+    for command in commands:
+        words = shlex.split(command)
+        name, *arguments = words[words.index("python") + 1 :]
+        known = job(name)
+        options = known.parse(arguments)
+        options.config = None  # the reader's own file
+        if name == "jobs/train_aplus.py":
+            APlusConfig.load(None, options.set)
+        elif name in launch.FAMILIES:
+            launch.configuration(options, name)
+        else:
+            known.plan(options)
 
 
 def test_a_system_of_another_job_is_refused_with_its_name(
@@ -135,6 +154,24 @@ def test_a_job_trains_its_system(
     assert result.complete
     assert result.model["system"].startswith(name)
     assert str(result.weights) in captured.out
+
+
+@pytest.mark.usefixtures("plain_loop")
+def test_a_registry_that_fails_does_not_hide_the_weights(
+    job: Callable[[str], Any], dataset: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(*_: object) -> str:
+        raise RayscaleError("the registry is gone")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setattr(launch, "register", fail)
+    overrides = [word for key in [f"data.uri={dataset}", *SMALL] for word in ("--set", key)]
+    arguments = [*overrides, "--set", "model.blocks=1", "--register", "x"]
+    assert job("jobs/train_edsr.py").main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "the registry is gone" in captured.err
+    assert str(read_result(str(dataset.parent / "runs" / "tiny")).weights) in captured.out
 
 
 def test_scores_of_one_and_of_several_scales() -> None:

@@ -6,12 +6,9 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-import PIL.Image
 import pytest
 
 from rayscale import registry
-from rayscale.data import PrepareConfig, prepare
 from rayscale.local import Addresses
 from rayscale.training.run import read_result
 
@@ -24,20 +21,6 @@ def job(checkout: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    (tmp_path / "source").mkdir()
-    random = np.random.default_rng(0)
-    for index in range(3):
-        pixels = np.kron(
-            random.integers(0, 256, (12, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8)
-        )
-        PIL.Image.fromarray(pixels).save(tmp_path / "source" / f"{index}.png")
-    config = PrepareConfig(scales=(2,), size=96, step=96, minimum=48)
-    prepare(str(tmp_path / "source"), str(tmp_path / "dataset"), config)
-    return tmp_path / "dataset"
 
 
 @pytest.mark.parametrize(
@@ -59,10 +42,11 @@ def test_wrong_usage_is_explained_with_exit_code_2(
 
 
 def test_every_option_is_listed(job: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert job.main(["--list-options"]) == 0
+    assert job.main(["--list-options", "--set", "model.scale=3"]) == 0
     shown = capsys.readouterr().out
     assert "regressors.neighbours=2048" in shown
     assert "half a million" in shown
+    assert "model.scale=3 " in shown
 
 
 def test_it_trains_registers_and_tells_what_is_wrong(
@@ -84,3 +68,9 @@ def test_it_trains_registers_and_tells_what_is_wrong(
     assert version.digest == result.sha256
     assert version.spec.system == "aplus"
     assert version.dataset_digest == result.dataset["digest"]
+
+    other = [*arguments, "--set", "run.seed=2"]
+    assert job.main(other) == 2
+    assert "--fresh" in capsys.readouterr().err
+    assert job.main([*other, "--fresh"]) == 0
+    assert read_result(result.uri).sha256 != result.sha256

@@ -7,11 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
 
-from rayscale.data import PrepareConfig, prepare
 from rayscale.training.run import read_result
 
 
@@ -28,20 +25,6 @@ def run_job(checkout: Path, *arguments: str, **variables: str) -> subprocess.Com
         timeout=550,
         check=False,
     )
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    (tmp_path / "source").mkdir()
-    random = np.random.default_rng(0)
-    for index in range(4):
-        pixels = np.kron(
-            random.integers(0, 256, (12, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8)
-        )
-        PIL.Image.fromarray(pixels).save(tmp_path / "source" / f"{index}.png")
-    config = PrepareConfig(scales=(2,), size=96, step=96, minimum=48)
-    prepare(str(tmp_path / "source"), str(tmp_path / "dataset"), config)
-    return tmp_path / "dataset"
 
 
 @pytest.mark.parametrize(

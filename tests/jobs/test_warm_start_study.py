@@ -11,10 +11,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.data import PrepareConfig, prepare
+from rayscale.errors import RayscaleError
 from rayscale.resampling import degrade
-from rayscale.training.config import load_config
+from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.loop import train
+from rayscale.training.run import TrainResult
+from rayscale.training.sections import RunSection
 
 SMALL = [
     "model.blocks=1",
@@ -32,18 +34,15 @@ def job(checkout: Path) -> SimpleNamespace:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    pixels = np.kron(random.integers(0, 256, (12, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
-    (tmp_path / "source").mkdir()
-    PIL.Image.fromarray(pixels).save(tmp_path / "source" / "a.png")
-    config = PrepareConfig(size=96, step=96, minimum=48)
-    prepare(str(tmp_path / "source"), str(tmp_path / "dataset"), config)
+def world(dataset: Path) -> Path:
+    """The folder of a dataset, with a benchmark in x3/ and x4/."""
+    folder = dataset.parent
+    pixels = np.asarray(PIL.Image.open(folder / "source" / "0.png"))
     for scale in (3, 4):
         for kind, image in (("HR", pixels[:48, :48]), ("LR", degrade(pixels[:48, :48], scale))):
-            (tmp_path / f"x{scale}" / kind).mkdir(parents=True)
-            PIL.Image.fromarray(image).save(tmp_path / f"x{scale}" / kind / f"a_{kind}.png")
-    return tmp_path
+            (folder / f"x{scale}" / kind).mkdir(parents=True)
+            PIL.Image.fromarray(image).save(folder / f"x{scale}" / kind / f"a_{kind}.png")
+    return folder
 
 
 def test_the_study_compares_both_starts(
@@ -75,3 +74,11 @@ def test_a_study_needs_a_benchmark(
 ) -> None:
     assert job.main(["x2.safetensors", "--set", "data.uri=/d"]) == 2
     assert "validation.uri" in capsys.readouterr().err
+
+
+def test_a_run_without_scores_is_no_curve(job: SimpleNamespace) -> None:
+    """A finished run that was trained without a benchmark has the same name as one with it."""
+    blind = TrainResult("a", "/runs/a", True, 4, {})
+    config = TrainConfig(run=RunSection(uri="/runs", name="a"))
+    with pytest.raises(RayscaleError, match=r"/runs/a has no scores .* set run\.uri"):
+        job.study({(3, "from x2"): config}, lambda config: blind)

@@ -124,10 +124,19 @@ def test_a_spike_sets_both_networks_back() -> None:
 
 
 def test_an_interrupted_run_ends_bit_equal_in_both_networks(make_config: Make) -> None:
+    class StopError(Exception):
+        """Stands for a kill between two checkpoints."""
+
+    def stop(figures: dict[str, float]) -> None:
+        if figures["step"] == 3:
+            raise StopError
+
     whole = train(make_config(*GAN, "run.name=whole", "optimizer.steps=4"), device="cpu")
-    parts = make_config(*GAN, "run.name=parts", "optimizer.steps=2")
-    train(parts, device="cpu")
-    resumed = train(make_config(*GAN, "run.name=parts", "optimizer.steps=4"), device="cpu")
+    parts = make_config(*GAN, "run.name=parts", "optimizer.steps=4", "validation.every=3")
+    with pytest.raises(StopError):
+        train(parts, device="cpu", report=stop)
+    assert Run(parts.resolved()).checkpoints.steps() == [2]
+    resumed = train(parts, device="cpu")
     assert resumed.sha256 == whole.sha256
     one, other = (
         Run(make_config(*GAN, f"run.name={name}").resolved()).checkpoints.load(4).state

@@ -105,3 +105,25 @@ def test_places_and_names_are_filled_in() -> None:
 def test_the_batch_must_fit_the_workers() -> None:
     with pytest.raises(ConfigError, match=r"data\.batch 16 cannot be shared equally .* 3"):
         load_config(None, ["workers.count=3"])
+
+
+def test_files_of_weights_are_independent_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def resolved(start: object, vgg: object) -> TrainConfig:
+        values = ["data.uri=/d", "model.name=srgan"]
+        values += [f"model.warm_start={start}", f"adversarial.vgg={vgg}"]
+        return load_config(None, values).resolved()
+
+    config = resolved("a.safetensors", "../vgg.pth")
+    assert config.model.warm_start == str(tmp_path / "a.safetensors")
+    assert config.adversarial.vgg == str(tmp_path.parent / "vgg.pth")
+    assert config == resolved(tmp_path / "a.safetensors", tmp_path.parent / "vgg.pth")
+    assert config.run.name == f"srgan-x4-{config.digest[:8]}"
+    for same in (("none", "null"), ("s3://b/a.safetensors", "s3://b/c/vgg.pth")):
+        kept = resolved(*same)
+        assert [str(kept.model.warm_start), kept.adversarial.vgg] == [
+            same[0], None if same[1] == "null" else same[1],
+        ]  # fmt: skip

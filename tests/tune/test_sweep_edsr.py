@@ -7,13 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
 from tune.spaces import SPACES
 from tune.sweep_edsr import best_config, main, parse, plan, room
 
-from rayscale.data import PrepareConfig, prepare
 from rayscale.errors import ConfigError
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
@@ -78,20 +75,10 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 @pytest.mark.timeout(900)
-def test_a_sweep_writes_a_configuration_that_trains(checkout: Path, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    (tmp_path / "source").mkdir()
-    for index in range(4):
-        pixels = np.kron(
-            random.integers(0, 256, (12, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8)
-        )
-        PIL.Image.fromarray(pixels).save(tmp_path / "source" / f"{index}.png")
-    prepare(
-        str(tmp_path / "source"),
-        str(tmp_path / "dataset"),
-        PrepareConfig(scales=(2,), size=96, step=96, minimum=48),
-    )
-    small = [f"data.uri={tmp_path / 'dataset'}", "model.blocks=1", "model.filters=4"]
+def test_a_sweep_writes_a_configuration_that_trains(
+    checkout: Path, dataset: Path, tmp_path: Path
+) -> None:
+    small = [f"data.uri={dataset}", "model.blocks=1", "model.filters=4"]
     small += ["data.patch=12", "data.batch=2", "optimizer.steps=5"]
     command = [sys.executable, str(checkout / "tune" / "sweep_edsr.py"), "--samples", "2"]
     command += ["--steps", "2", "--output", str(tmp_path / "best.yaml")]

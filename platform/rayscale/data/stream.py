@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 
 from rayscale.data.dataset import Dataset
-from rayscale.data.sampler import draws, row_at, share, steps_per_epoch
+from rayscale.data.sampler import draws, row_at, share
 from rayscale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class PatchStream:
 
     ``patch`` is the LR side in pixels, ``batch`` the global number of patches in a step, of which worker ``rank``
     of ``world`` makes an equal, contiguous part: put together, the parts are the same batch for any ``world``.
-    Sub-images smaller than the patch are left out; their number is ``excluded``.
+    Sub-images smaller than the patch are left out.
 
     Raises ``ConfigError`` when ``world`` does not divide ``batch`` or no sub-image is large enough. Not for use by
     several threads at once.
@@ -53,7 +53,6 @@ class PatchStream:
         need = patch * dataset.scale
         sizes = dataset.sizes
         self._rows = np.flatnonzero(sizes.min(axis=1) >= need).tolist()
-        self.excluded = len(sizes) - len(self._rows)
         if not self._rows:
             raise ConfigError(
                 f"none of the {len(sizes)} sub-images of {dataset.uri} is {need} HR pixels wide and high, which "
@@ -66,11 +65,6 @@ class PatchStream:
     def rows(self) -> int:
         """Sub-images that take part, over all workers."""
         return len(self._rows)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which every sub-image is drawn at least once."""
-        return steps_per_epoch(self.rows, self.batch_size)
 
     def shards(self) -> dict[str, int]:
         """The shard files that this worker reads, and their bytes; nothing is fetched."""
@@ -108,16 +102,6 @@ class PatchStream:
             y, x = y * scale, x * scale
             hr_batch[index] = draw.turn(hr[:, y : y + wide, x : x + wide])
         return torch.from_numpy(lr_batch), torch.from_numpy(hr_batch)
-
-    def ahead(
-        self, start: int = 0, stop: int | None = None, depth: int = 4
-    ) -> Prefetch[tuple[Tensor, Tensor]]:
-        """The batches of steps ``start`` to ``stop`` in order, up to ``depth`` of them made ahead by a thread.
-
-        >>> with stream.ahead(start=step) as batches:  # doctest: +SKIP
-        ...     for lr, hr in batches: ...
-        """
-        return Prefetch(self.batch, start, stop, depth)
 
 
 class Prefetch(Generic[T]):

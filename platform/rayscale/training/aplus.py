@@ -46,7 +46,7 @@ _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 class APlusModelSection(Section):
     """The size of the model."""
 
-    name: Literal["aplus"] = "aplus"
+    name: Literal["aplus"] = Field(default="aplus", description="the system of this job")
     scale: Literal[2, 3, 4] = Field(default=2, description="enlargement to train for")
     features: int = Field(
         default=30, ge=1, le=81, description="principal components; 28 to 30 keep 99.9 % of the energy"

@@ -1,7 +1,8 @@
 """How each system is trained: as published (``paper``), and within hours on a CPU (``short``).
 
 A recipe holds the keys in which a system differs from the defaults of ``rayscale.training.sections``, which are
-those of EDSR. Published values that papers leave open are marked.
+those of EDSR. Marked are choices where papers leave something open or the loop differs, and figures that come from
+memory of a paper and not from its code.
 
 The short recipes rest on one measurement (docs/lab.md): on a CPU small patches and many updates win. An eighth of the
 pixels per step makes eight times the steps, and with a higher learning rate that falls in a cosine and a running
@@ -36,7 +37,7 @@ _SHORT: Values = {
     "optimizer.steps": 20_000,
 }
 
-# Dong et al. 2014: 33x33 sub-images (here 16 LR pixels), about 8e8 backpropagations in batches of 128.
+# Dong et al. 2014: 33x33 sub-images (here 16 LR pixels), about 8e8 backpropagations; in batches of 128, from memory.
 _SRCNN: Values = {
     "data.patch": 16,
     "data.batch": 128,
@@ -75,7 +76,8 @@ RECIPES: dict[str, dict[str, Values]] = {
     },
     "srcnn": {"paper": _SRCNN, "short": _SRCNN_SHORT},
     "srcnn-955": {"paper": _SRCNN, "short": _SRCNN_SHORT},
-    # Kim et al. 2016: 80 epochs are 9960 steps, the rate falls to a tenth every 20. Patches are 41x41 on the target's
+    # Kim et al. 2016: 80 epochs, 9960 steps from memory, the rate falls to a tenth every 20. A batch mixes the scales
+    # there; here a step draws one. Patches are 41x41 on the target's
     # grid there (here 20 LR pixels, so that x2 has as many). The bound is open in the paper. The 0.4 of ports is one on the
     # norm and diverges at once here; from 1e-3 on all activations die and bicubic is left, 1e-4 learns (docs/lab.md).
     "vdsr": {
