@@ -5,10 +5,10 @@ Laptop (an embedded Ray, a dataset of jobs/prepare_dataset.py; minutes on 2 core
 Laptop, half a million samples, scored on a benchmark:
     python jobs/train_aplus.py --set data.uri=$HOME/dataset --set recipe=short --set validation.uri=$HOME/Set5/x2
 Object storage (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY in the environment), the registry:
-    python jobs/train_aplus.py --set data.uri=s3://rayscale/dataset --set model.scale=4 --register aplus-x4
+    python jobs/train_aplus.py --set data.uri=s3://rayscale/dataset --set model.scale=4 --register my-aplus-x4
 Cluster, a node's 8 CPUs:
     ray job submit --working-dir . -- python jobs/train_aplus.py --set data.uri=s3://rayscale/dataset \\
-        --set workers.cpus=8 --set workers.threads=8 --register aplus-x2
+        --set workers.cpus=8 --set workers.threads=8 --register my-aplus-x2
 
 The defaults are the paper's: 5 million samples, 1024 anchors; memory and time are in docs/lab.md. The run folder
 gets model.safetensors and, last, result.json. A complete run is not trained again; one that was killed starts over
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 from rayscale import launch
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.launch import COMPLETE, FAILED, INTERRUPTED, USAGE
+from rayscale.registry import check_name
 from rayscale.training.aplus import APlusConfig, train
 from rayscale.training.config import options_table
 
@@ -83,6 +84,8 @@ def configure(options: argparse.Namespace) -> APlusConfig:
         os.environ["MLFLOW_TRACKING_URI"] = tracking
     elif options.register:
         raise ConfigError("--register needs MLFLOW_TRACKING_URI, the server with the registry")
+    if options.register:
+        check_name(options.register)  # before the training, not after it
     print(config.to_yaml())
     print(f"run: {config.uri}")
     print(

@@ -123,6 +123,9 @@ def train(options: argparse.Namespace, script: str) -> TrainResult:
         if not tracking:
             raise ConfigError("--register needs MLFLOW_TRACKING_URI, the server with the registry")
         os.environ["MLFLOW_TRACKING_URI"] = tracking
+        from rayscale.registry import check_name
+
+        check_name(options.register)  # before the training, not after it
     print(config.to_yaml())
     print(f"run: {config.uri}")
     print(
