@@ -4,38 +4,153 @@
         --summary "EDSR-baseline x2 for 8-bit photographs" --data "T91 and BSDS500 train and test: 490 images" \\
         --command "python jobs/train_edsr.py --set model.scale=2 ..." --benchmark "Set5=Set5/x{scale}"
 
-RUN is the folder of a run, complete or not (then its newest checkpoint is taken). Every benchmark is scored at every
-scale of the model, in float32, beside bicubic. The card is JSON; ``rayscale models`` lists what is bundled.
+RUN is the folder of a run, complete or not: what has trained longest there is taken, its newest checkpoint or its result,
+and verified. Every benchmark is scored at every scale of the model, in float32, beside bicubic. The weights and their
+card appear together, once all is scored; until then a model bundled before stays as it is. The card is JSON;
+``rayscale models`` lists what is bundled.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
-from rayscale.evaluation import evaluate, read_pairs
+from rayscale.errors import InputError, NotFoundError, RayscaleError
+from rayscale.evaluation import at_scale, evaluate, read_pairs
+from rayscale.imaging.metrics import PROTOCOLS, Protocol
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import BUNDLED, open_builtin
 from rayscale.models.network import SuperResolver
-from rayscale.models.weights import read_weights
+from rayscale.models.weights import read_weights, sha256_of
 from rayscale.storage import Store, connect
-from rayscale.training.run import CONFIG, MODEL, RESULT
+from rayscale.training.checkpoint import Checkpoints
+from rayscale.training.recipes import ADVERSARIAL
+from rayscale.training.run import CHECKPOINTS, CONFIG, MODEL, RESULT, read_result
 
 MOST_BYTES = 6_000_000
 
+# These say where and how fast a run trained, not what came of it; the seed is taken from the first.
+_CIRCUMSTANCES = ("run", "validation", "checkpoint", "workers", "logging")
 
-def figures(model: SuperResolver, benchmarks: dict[str, str]) -> list[dict[str, Any]]:
+
+class Trained(NamedTuple):
+    """How far the weights of a run were trained, and its scores on the way (``step``, ``psnr``, ...)."""
+
+    steps: int
+    history: list[dict[str, float]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("run", help="folder of the run")
+    add("name", help="of the bundled model, such as edsr-baseline-x2")
+    add("--summary", required=True, help="what it is for, in one line")
+    add("--data", required=True, help="what it was trained on, in words")
+    add("--command", required=True, help="the command that trained it")
+    add("--benchmark", action="append", default=[], metavar="NAME=PLACE")
+    add("--protocol", choices=tuple(PROTOCOLS), default="edsr-paper-y", help="of the figures")
+    try:
+        bundle(parser.parse_args(arguments))
+    except RayscaleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def bundle(options: argparse.Namespace) -> None:
+    """Fetch, verify, score; then put weights and card in the places of older ones."""
+    run = connect(options.run)
+    benchmarks = dict(item.split("=", 1) for item in options.benchmark)
+    # Beside the target: a move within one file system is whole or has not happened.
+    with tempfile.TemporaryDirectory(dir=BUNDLED, prefix=".") as scratch:
+        weights, card = Path(scratch, "weights"), Path(scratch, "card")
+        trained = fetch(run, weights)
+        if (size := weights.stat().st_size) > MOST_BYTES:
+            raise InputError(
+                f"{run.uri}: {size} bytes are more than the {MOST_BYTES} a bundled model may have"
+            )
+        read = read_weights(weights)
+        facts = {
+            "name": options.name,
+            "summary": options.summary,
+            "specification": json.loads(read.model.spec.to_json()),
+            "sha256": read.sha256,
+            "data": options.data,
+            "command": options.command,
+            "steps": trained.steps,
+            "recipe": recipe(run),
+            "history": trained.history,
+            "figures": figures(read.model, benchmarks, PROTOCOLS[options.protocol]),
+        }
+        card.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        weights.replace(BUNDLED / f"{options.name}.safetensors")
+        card.replace(BUNDLED / f"{options.name}.json")
+
+
+def fetch(run: Store, path: Path) -> Trained:
+    """Copy what has trained longest in a run to ``path``, as it is, so that its digest is that of the run.
+
+    A run that is continued has checkpoints that are newer than its result. Raises NotFoundError without either,
+    InputError for weights that are not those of the result.
+    """
+    checkpoints = Checkpoints(run.child(CHECKPOINTS))
+    newest = checkpoints.latest()
+    if run.exists(RESULT):
+        result = read_result(run.uri)
+        if newest is None or newest.step <= result.steps:
+            run.fetch(MODEL, path)
+            if (found := sha256_of(path)) != result.sha256:
+                raise InputError(
+                    f"{run.locate(MODEL)} has sha256 {found}, its result {result.sha256}"
+                )
+            return Trained(result.steps, result.history)
+    if newest is None:
+        raise NotFoundError(f"{run.uri} has neither a result nor a checkpoint that is whole")
+    checkpoints.fetch_weights(newest.step, path)
+    return Trained(newest.step, newest.state["history"])
+
+
+def recipe(run: Store) -> dict[str, Any]:
+    """Every setting that determines the weights, as ``section.key``; places and machines are left out."""
+    config = yaml.safe_load(run.read(CONFIG))
+    left_out = set(_CIRCUMSTANCES)
+    if config["model"].get("name") not in ADVERSARIAL:
+        left_out.add("adversarial")
+    values: dict[str, Any] = {"run.seed": config["run"]["seed"]}
+    for name, section in config.items():
+        if name in left_out:
+            continue
+        items = section.items() if isinstance(section, dict) else [("", section)]
+        for key, value in items:
+            if value is not None and key != "uri":
+                values[f"{name}.{key}".rstrip(".")] = value
+    return values
+
+
+def figures(
+    model: SuperResolver, benchmarks: dict[str, str], protocol: Protocol
+) -> list[dict[str, Any]]:
     """The scores of the model and of bicubic on each benchmark at each scale."""
     rows = []
     bicubic, _ = open_builtin("bicubic")
     for name, place in benchmarks.items():
         for scale in model.scales:
-            uri = place.format(scale=scale)
+            uri = at_scale(place, scale)
             ours, base = (
-                evaluate(Upscaler(network, scale, precision="float32"), read_pairs(uri, scale))
+                evaluate(
+                    Upscaler(network, scale, precision="float32"),
+                    read_pairs(uri, scale),
+                    protocol=protocol,
+                )
                 for network in (model, bicubic)
             )
             row = {
@@ -52,66 +167,5 @@ def figures(model: SuperResolver, benchmarks: dict[str, str]) -> list[dict[str, 
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="folder of the run")
-    parser.add_argument("name", help="of the bundled model, such as edsr-baseline-x2")
-    parser.add_argument("--summary", required=True, help="what it is for, in one line")
-    parser.add_argument("--data", required=True, help="what it was trained on, in words")
-    parser.add_argument("--command", required=True, help="the command that trained it")
-    parser.add_argument("--benchmark", action="append", default=[], metavar="NAME=PLACE")
-    options = parser.parse_args()
-    run = connect(options.run)
-    weights, steps = newest_weights(run)
-    target = BUNDLED / f"{options.name}.safetensors"
-    run.fetch(weights, target)  # as it is, so that its digest is that of the run
-    if (size := target.stat().st_size) > MOST_BYTES:
-        target.unlink()
-        raise SystemExit(f"{size} bytes are more than the {MOST_BYTES} a bundled model may have")
-    read = read_weights(target)
-    model = read.model
-    card = {
-        "name": options.name,
-        "summary": options.summary,
-        "specification": json.loads(model.spec.to_json()),
-        "sha256": read.sha256,
-        "data": options.data,
-        "command": options.command,
-        "steps": steps,
-        "recipe": recipe(run),
-        "figures": figures(model, dict(item.split("=", 1) for item in options.benchmark)),
-    }
-    target.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
-
-
-def newest_weights(run: Store) -> tuple[str, int]:
-    """Key of the weights of a run, and the steps they were trained: the result's, else the newest checkpoint's."""
-    if run.exists(RESULT):
-        return MODEL, int(json.loads(run.read(RESULT))["steps"])
-    folders = [
-        entry.key.removesuffix("/COMMITTED")
-        for entry in run.list("checkpoints/")
-        if entry.key.endswith("/COMMITTED")
-    ]
-    if not folders:
-        raise SystemExit(f"{run.uri} has no committed checkpoint yet")
-    return f"{max(folders)}/weights.safetensors", int(max(folders).rpartition("-")[2])
-
-
-def recipe(run: Store) -> dict[str, Any]:
-    """Every setting that determines the weights, as ``section.key``; places and machines are left out."""
-    values: dict[str, Any] = {}
-    for name, section in yaml.safe_load(run.read(CONFIG)).items():
-        if name in ("run", "validation", "benchmark", "checkpoint", "workers", "logging"):
-            continue
-        items = section.items() if isinstance(section, dict) else [("", section)]
-        for key, value in items:
-            if value is not None and key != "uri":
-                values[f"{name}.{key}".rstrip(".")] = value
-    return values
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

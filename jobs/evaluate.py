@@ -12,9 +12,10 @@ Cluster:
     ray job submit --working-dir . -- python jobs/evaluate.py --model edsr@production --data s3://bucket/Set5/x2 --scale 2
 
 A benchmark holds HR/ and LR/ of one scale; {scale} stands for the scale in any --data, --model and --crops. Models
-are interpolations, registered references, or SYSTEM=WEIGHTS with a file that this process can read; one that does not
-serve a scale has no figure there. --output saves table.md, table.json, plots and crops (folder or s3://...). With
-MLFLOW_TRACKING_URI set, all of that becomes an MLflow run too. Exit codes: 0 done, 1 failed, 2 wrong usage.
+are built-in ones, registered references, systems that are bundled (aplus), or SYSTEM=WEIGHTS with a file that this process
+can read; one that does not serve a scale has no figure there. --output saves table.md, table.json, plots and crops (folder
+or s3://...). With MLFLOW_TRACKING_URI set, all of that becomes an MLflow run too.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RayscaleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -108,7 +112,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Score, print, save, log: in this order, so that a server that is gone costs nothing but the log."""
+    """Score, print, save, draw, log: in this order, so that what fails costs nothing but itself."""
     from rayscale.evaluation import plots, table
 
     crops = list(find_crops(options))
@@ -121,50 +125,55 @@ def run(options: argparse.Namespace) -> None:
         "table.json": table.to_json(entries).encode(),
     }
     tracked = bool(os.environ.get("MLFLOW_TRACKING_URI"))
-    if options.output or tracked:
-        files["psnr_parameters.png"] = plots.over_parameters(entries)
-        files["psnr_seconds.png"] = plots.over_seconds(entries)
-        files |= draw_crops(options, crops, contenders)
     if options.output:
         save(options.output, files)
+    if options.output or tracked:
+        pictures = {
+            "psnr_parameters.png": plots.over_parameters(entries),
+            "psnr_seconds.png": plots.over_seconds(entries),
+            **draw_crops(options, crops, contenders),
+        }
+        if options.output:
+            save(options.output, pictures)
+        files |= pictures
     if tracked:
         log(options, entries, files)
 
 
-def at(text: str, scale: float) -> str:
-    """The text with its scale filled in."""
-    return text.replace("{scale}", f"{scale:g}")
-
-
 def open_models(options: argparse.Namespace) -> list[Contender]:
-    """Every model (and its ensemble) at every scale that it serves, each network put once into the object store."""
+    """Every model (and its ensemble) at every scale that it serves, each network put once into the object store.
+
+    Raises ConfigError for a model that serves none of them.
+    """
     import ray
 
+    from rayscale.evaluation import at_scale
     from rayscale.evaluation.cost import count
+    from rayscale.models.builtin import builtin_names
     from rayscale.registry import open_model
 
     found: list[Contender] = []
+    networks: dict[str, Any] = {}
     for argument in options.model:
-        opened: dict[str, Any] = {}
         label = ""
         for scale in options.scale:
-            name, _, weights = at(argument, scale).partition("=")
-            if at(argument, scale) not in opened:
-                model = open_model(name, weights=weights or None)
-                opened[at(argument, scale)] = model, ray.put(model.network)
-            model, network = opened[at(argument, scale)]
-            spec = model.network.spec
+            name, _, weights = at_scale(argument, scale).partition("=")
             try:
+                model = open_model(name, weights=weights or None, scale=scale)
                 model.network.resolve_scale(scale)
             except ConfigError as error:
                 reason = error
                 continue
-            # One column for all scales, so the label is that of the first.
-            label = label or _unused(model.label, {contender.label for contender in found})
+            if model.digest not in networks:
+                networks[model.digest] = ray.put(model.network)
+            if not label:  # one column for all scales: a bundled model is called what was asked for
+                title = name if model.label in builtin_names() else model.label
+                label = _unused(title, {contender.label for contender in found})
+            spec = model.network.spec
             found += [
                 Contender(
                     label, scale, ensemble, spec.system + "+" * ensemble, model.digest,
-                    count(spec, scale, ensemble=ensemble), network,
+                    count(spec, scale, ensemble=ensemble), networks[model.digest],
                 )
                 for ensemble in ((False, True) if options.ensemble else (False,))
             ]  # fmt: skip
@@ -183,14 +192,14 @@ def score_all(options: argparse.Namespace, contenders: Sequence[Contender]) -> l
     """One entry per set, scale and model; a Ray task scores some images of one."""
     import ray
 
-    from rayscale.evaluation import list_pairs
+    from rayscale.evaluation import at_scale, list_pairs
     from rayscale.evaluation.table import Entry
 
     task = ray.remote(score).options(max_retries=3, **resources(options))
     work = []
     for template in options.data:
         for scale in options.scale:
-            data = at(template, scale)
+            data = at_scale(template, scale)
             names = list_pairs(data)
             chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
             for one in contenders:
@@ -250,30 +259,41 @@ def _joined(parts: Sequence[Report]) -> Report:
 
 
 def resources(options: argparse.Namespace) -> dict[str, float]:
-    """What a task needs: a core, and a GPU where the cluster has them."""
+    """What a task needs: a core, and a GPU where the cluster has them; ConfigError where it must and has none."""
     import ray
 
-    gpus = options.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-    return {"num_cpus": 1, "num_gpus": 1 if gpus or options.device == "cuda" else 0}
+    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    if options.device == "cuda" and not gpus:
+        raise ConfigError(
+            "--device cuda: this Ray cluster has no GPU; use --device auto, or set RAY_ADDRESS to a cluster that has"
+        )
+    return {"num_cpus": 1, "num_gpus": 1 if gpus and options.device != "cpu" else 0}
 
 
 def find_crops(options: argparse.Namespace) -> Iterator[Crop]:
-    """Where the images of ``--crops`` are; NotFoundError for one that is in no benchmark."""
-    from rayscale.evaluation import list_pairs
+    """Where the images of ``--crops`` are.
+
+    Raises NotFoundError for one that is in no benchmark, InputError for a window that leaves its image.
+    """
+    from rayscale.evaluation import at_scale, list_pairs, read_pairs
     from rayscale.evaluation.crops import Window
 
-    places = [(at(data, scale), scale) for data in options.data for scale in options.scale]
+    places = [(at_scale(data, scale), scale) for data in options.data for scale in options.scale]
     names = {data: list_pairs(data) for data, _ in places} if options.crops else {}
     for text in options.crops:
         match = _WINDOW.search(text)
         window = Window.parse(match[1]) if match else None
         image = text[: match.start()] if match else text
-        found = [(data, scale) for data, scale in places if at(image, scale) in names[data]]
+        found = [(data, scale) for data, scale in places if at_scale(image, scale) in names[data]]
         if not found:
             known = ", ".join(dict.fromkeys(name for some in names.values() for name in some[:5]))
             raise NotFoundError(f"--crops {image}: no benchmark has it; they have {known}, ...")
         for data, scale in found:
-            yield Crop(data, scale, at(image, scale), window)
+            name = at_scale(image, scale)
+            if window is not None:
+                (pair,) = read_pairs(data, scale, [name])
+                window.cut(pair.hr.pixels)
+            yield Crop(data, scale, name, window)
 
 
 def draw_crops(

@@ -5,7 +5,7 @@ Laptop (an embedded Ray, a dataset of jobs/prepare_dataset.py; minutes on 2 core
 Laptop, half a million samples, scored on a benchmark:
     python jobs/train_aplus.py --set data.uri=$HOME/dataset --set recipe=short --set validation.uri=$HOME/Set5/x2
 Object storage (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY in the environment), the registry:
-    python jobs/train_aplus.py --set data.uri=s3://rayscale/dataset --set model.scale=4 --register aplus-x4
+    python jobs/train_aplus.py --set data.uri=s3://rayscale/dataset --set model.scale=4 --register my-aplus-x4
 Cluster, a node's 8 CPUs:
     ray job submit --working-dir . -- python jobs/train_aplus.py --set data.uri=s3://rayscale/dataset \\
         --set workers.cpus=8 --register aplus-x2

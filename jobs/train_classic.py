@@ -5,7 +5,7 @@ Laptop (an embedded Ray, a dataset of jobs/prepare_dataset.py); Adam and a cosin
     python jobs/train_classic.py --system vdsr --set data.uri=$HOME/dataset --set recipe=short
 Cluster, as published (SRResNet x4: MSE, 1e6 steps) on 4 GPUs:
     ray job submit --working-dir . -- python jobs/train_classic.py --system srresnet --set data.uri=s3://rayscale/div2k \\
-        --workers 4 --set workers.gpu=true --register srresnet-x4
+        --workers 4 --set workers.gpu=true --register my-srresnet-x4
 
 SRCNN (srcnn: 9-1-5, srcnn-955: 9-5-5) is one network per scale, VDSR one for x2, x3 and x4. Both see luma alone and take
 images of any number of channels. With validation.uri, VDSR wants {scale} in it: s3://rayscale/Set5/x{scale}.

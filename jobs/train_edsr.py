@@ -6,7 +6,7 @@ Laptop, object storage (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_K
     python jobs/train_edsr.py --set data.uri=s3://rayscale/dataset --set validation.uri=s3://rayscale/Set5/x2
 Cluster, the recipe of the paper (300 000 steps) on 4 GPUs:
     ray job submit --working-dir . -- python jobs/train_edsr.py --set data.uri=s3://rayscale/div2k \\
-        --workers 4 --set workers.gpu=true --register edsr-baseline-x2
+        --workers 4 --set workers.gpu=true --register my-edsr-baseline-x2
 Cluster whose image holds the repository and sets RAYSCALE_DATASET:
     ray job submit -- python jobs/train_edsr.py
 The large model, x4 from a trained x2, a configuration file:

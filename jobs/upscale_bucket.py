@@ -48,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--model",
         required=True,
-        help="NAME, NAME@ALIAS or NAME/VERSION of the registry; or bicubic",
+        help="NAME, NAME@ALIAS or NAME/VERSION of the registry, or a built-in model",
     )
     add("--scale", type=float, help="enlargement; needed when the model has several")
     add("--ensemble", action="store_true", help="average over 8 orientations, 8 times the work")

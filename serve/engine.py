@@ -87,9 +87,9 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         reference = job.model or self.settings.model
-        loaded = self.shelf.peek(reference)
+        loaded = self.shelf.peek(reference, job.scale)
         if loaded is None:
-            loaded = await loop.run_in_executor(self._helpers, self.shelf.get, reference)
+            loaded = await loop.run_in_executor(self._helpers, self.shelf.get, reference, job.scale)
         cancelled = threading.Event()
         try:
             return await loop.run_in_executor(self._workers, self._work, job, loaded, cancelled)

@@ -1,8 +1,8 @@
 """The models a replica holds: found by reference, loaded once, kept while they are used.
 
-References are built-in names (the interpolations and the bundled models) and ``name``, ``name@alias`` or
-``name/version`` of the registry, whose digest check every load passes. Once loaded, a model needs neither
-MLflow nor object storage any more.
+A reference is looked for as everywhere in rayscale: a built-in name (the interpolations and the bundled models), then
+``name``, ``name@alias`` or ``name/version`` of the registry, whose digest check every load passes, then a system that a
+model is bundled of at the scale of the request. Once loaded, a model needs neither MLflow nor object storage any more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from serve.jobs import check_reference
 
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 from rayscale.inference import Upscaler
-from rayscale.models.builtin import builtin_names, open_builtin, read_spec
+from rayscale.models.builtin import builtin_names, find_bundled, open_builtin, read_spec
 from rayscale.models.registry import SYSTEMS, describe
 from rayscale.models.spec import INTERPOLATIONS
 
@@ -36,6 +36,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("ray.serve")
 
 NO_WEIGHTS = "none"
+
+_UPSCALERS = (
+    16  # kept per model: scales are any number, so that a client could fill the memory with them
+)
+
+
+_Key = tuple[str, str | None]
+"""A reference, and the bundled model that it means where the registry has none (so that the table stays finite)."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,11 @@ class Source(Protocol):
 
 @dataclass
 class Loaded:
-    """A network in memory with the upscalers made from it, one per scale and ensemble."""
+    """A network in memory with the upscalers made from it, of the scales (and ensembles) used last."""
 
     version: Version
     model: SuperResolver
-    upscalers: dict[tuple[float, bool], Upscaler] = field(default_factory=dict)
+    upscalers: OrderedDict[tuple[float, bool], Upscaler] = field(default_factory=OrderedDict)
 
 
 class Shelf:
@@ -97,31 +105,33 @@ class Shelf:
         self._settings = settings
         self._source = source
         self._lock = threading.Lock()
-        self._meanings: dict[str, Version] = {}
+        self._meanings: dict[_Key, Version] = {}
         self._loaded: OrderedDict[Version, Loaded] = OrderedDict()
         self._loading: dict[Version, Future[Loaded]] = {}
         self._listed: tuple[float, list[Version]] | None = None
 
-    def get(self, reference: str) -> Loaded:
-        """The model that ``reference`` means, loaded now if need be (once, however many ask).
+    def get(self, reference: str, scale: float | None = None) -> Loaded:
+        """The model that ``reference`` means at ``scale``, loaded now if need be (once, however many ask).
 
         Raises BadParameterError or SourceNotAllowedError for text that is no reference, NotFoundError,
         UnavailableError.
         """
         check_reference(reference)
-        version = self._meanings.get(reference)
+        key = reference, find_bundled(reference, scale)
+        version = self._meanings.get(key)
         if version is None:
-            version = self._resolve(reference)
+            version = self._resolve(*key)
             loaded = self._load(version)
             with self._lock:
-                self._meanings[reference] = version
+                self._meanings[key] = version
             return loaded
         return self._load(version)
 
-    def peek(self, reference: str) -> Loaded | None:
-        """The model that ``reference`` means when it is in memory, without ever waiting."""
+    def peek(self, reference: str, scale: float | None = None) -> Loaded | None:
+        """The model that :meth:`get` gives when it is in memory, without ever waiting."""
+        key = reference, find_bundled(reference, scale)
         with self._lock:
-            version = self._meanings.get(reference)
+            version = self._meanings.get(key)
             loaded = None if version is None else self._loaded.get(version)
             if loaded is not None:
                 self._loaded.move_to_end(loaded.version)
@@ -133,37 +143,42 @@ class Shelf:
             scale = loaded.model.resolve_scale(scale)
         except ConfigError as error:
             raise BadParameterError(f"the model {loaded.version.reference}: {error}") from None
+        kept = loaded.upscalers
         with self._lock:
-            found = loaded.upscalers.get((scale, ensemble))
+            found = kept.get((scale, ensemble))
             if found is None:
-                found = loaded.upscalers[scale, ensemble] = Upscaler(
+                found = kept[scale, ensemble] = Upscaler(
                     loaded.model,
                     scale,
                     device=self._settings.device,
                     precision=self._settings.precision,
                     ensemble=ensemble,
                 )
+                if len(kept) > _UPSCALERS:
+                    kept.popitem(last=False)
+            kept.move_to_end((scale, ensemble))
             return found
 
     def refresh(self) -> None:
         """Ask again what every used reference means; where it moved, load first and then switch."""
-        for reference, old in list(self._meanings.items()):
-            if old.version is None:
+        for key, old in list(self._meanings.items()):
+            reference, bundled = key
+            if reference in builtin_names():
                 continue
             try:
-                new = self._resolve(reference)
+                new = self._resolve(reference, bundled)
                 if new != old:
                     self._load(new)
                     log.info("%s moved from %s to %s", reference, old.reference, new.reference)
             except NotFoundError:
                 with self._lock:  # withdrawn: it must not be served any longer
-                    self._meanings.pop(reference, None)
+                    self._meanings.pop(key, None)
                 log.warning("%s is no longer in the registry", reference)
             except Exception as error:
                 log.warning("%s keeps its meaning %s: %s", reference, old.reference, error)
             else:
                 with self._lock:
-                    self._meanings[reference] = new
+                    self._meanings[key] = new
 
     def list(self) -> list[Version]:
         """Built-in and registered models; the registry is asked at most every ``refresh_s`` seconds."""
@@ -183,16 +198,24 @@ class Shelf:
             self._listed = listed
         return built_in + listed[1]
 
-    def _resolve(self, reference: str) -> Version:
+    def _resolve(self, reference: str, bundled: str | None) -> Version:
+        """What ``reference`` means now; ``bundled`` where the registry does not know it."""
         if reference in builtin_names():
             return _built_in(reference)
         if not _has_registry():
+            if bundled is not None:
+                return _built_in(bundled)
             raise NotFoundError(
                 f"there is no model {reference!r}: this service has no registry "
                 f"(MLFLOW_TRACKING_URI), only {', '.join(builtin_names())}"
             )
-        with _operating(f"look up the model {reference}"):
-            return self._source.resolve(reference)
+        try:
+            with _operating(f"look up the model {reference}"):
+                return self._source.resolve(reference)
+        except NotFoundError:
+            if bundled is None:
+                raise
+            return _built_in(bundled)
 
     def _load(self, version: Version) -> Loaded:
         with self._lock:

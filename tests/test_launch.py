@@ -122,6 +122,18 @@ def test_every_command_in_the_usage_of_a_job_is_understood(
             known.plan(options)
 
 
+def test_a_name_that_cannot_be_published_is_refused_before_the_training(
+    job: Callable[[str], Any], plain_loop: list[Any],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    command = ["--set", "data.uri=/nowhere", "--register", "bicubic"]
+    for script in ("jobs/train_edsr.py", "jobs/train_aplus.py"):
+        assert job(script).main(command) == 2
+        assert "another name, such as my-bicubic" in capsys.readouterr().err
+    assert not plain_loop
+
+
 def test_a_system_of_another_job_is_refused_with_its_name(
     job: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,6 +39,15 @@ def test_top_level_folders_are_fixed(checkout):
     assert {path.parts[0] for path in _tracked(checkout)} <= TOP_LEVEL
 
 
+def test_no_merge_was_left_half_done(checkout):
+    marker = re.compile(rb"^(?:<{7}|>{7})", re.M)
+    files = [path for path in _tracked(checkout) if (checkout / path).is_file()]
+    assert len(files) > 200
+    for path in files:
+        data = (checkout / path).read_bytes()
+        assert b"\0" in data or not marker.search(data), path
+
+
 def test_importing_the_package_and_its_command_line_is_light():
     heavy = ("torch", "ray", "mlflow", "boto3", "numpy", "pyarrow", "PIL")
     code = f"import sys, rayscale.cli; print([m for m in {heavy!r} if m in sys.modules])"

@@ -153,6 +153,10 @@ def train(
         os.environ["MLFLOW_TRACKING_URI"] = tracking
     elif options.register:
         raise ConfigError("--register needs MLFLOW_TRACKING_URI, the server with the registry")
+    if options.register:
+        from rayscale.registry import check_name
+
+        check_name(options.register)  # before the training, not after it
     print(config.to_yaml())
     print(f"run: {config.uri}")
     print(f"tracking: {'MLflow' if tracking else 'none (MLFLOW_TRACKING_URI is not set)'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from rayscale.cli import main
+from rayscale.cli import main, pipeline
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
 from rayscale.resampling import degrade, enlarge
+from rayscale.settings import checkout
 
 
 @pytest.fixture
@@ -106,6 +108,48 @@ def test_a_system_without_weights_says_how_to_give_them(rayscale, photo, tmp_pat
     assert out == ""
 
 
+def test_the_default_model_depends_on_the_channels(rayscale, photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(_read(photo)[..., 0]).save(folder / "grey.png")
+    photo.rename(folder / "photo.png")
+    code, _, err = rayscale("upscale", folder, tmp_path / "out", "--precision", "float32")
+    assert code == 0, err
+    for name, model in (("grey.png", "aplus-x2"), ("photo.png", "edsr-baseline-x2")):
+        source, target = folder / name, tmp_path / name
+        assert rayscale("upscale", source, target, "-m", model, "--precision", "float32")[0] == 0
+        np.testing.assert_array_equal(_read(target), _read(tmp_path / "out" / name))
+
+
+def test_without_a_default_the_models_of_the_scale_are_named(rayscale, photo, tmp_path):
+    code, _, err = rayscale("upscale", photo, tmp_path / "o.png", "-s", 2.5)
+    assert code == 2
+    assert "x2.5; choose one with --model: bilinear, bicubic" in err
+
+
+def test_a_bucket_gets_every_option_or_a_refusal(rayscale, tmp_path, monkeypatch):
+    handed = []
+    monkeypatch.setattr(pipeline, "upscale_bucket", handed.append)
+    places = ("s3://a/in", "s3://a/out")
+    rayscale("upscale", *places, "--device", "cpu", "--precision", "float32", "--ensemble")
+    expected = {"model": "edsr-baseline-x2", "scale": 2, "device": "cpu", "precision": "float32"}
+    options = vars(job_parser()(handed.pop()))
+    assert {key: options[key] for key in expected} == expected
+    assert (options["ensemble"], options["json"]) == (True, False)
+    assert (options["source"], options["target"]) == places
+    (tmp_path / "w.pt").write_bytes(b"")
+    for refused in (("--tile", 64), ("--weights", tmp_path / "w.pt")):
+        code, _, err = rayscale("upscale", *places, *refused)
+        assert code == 2
+        assert refused[0] in err
+    assert not handed
+
+
+def job_parser():
+    """The command line of the job that buckets are handed to."""
+    return runpy.run_path(str(checkout() / "jobs" / "upscale_bucket.py"))["parse"]
+
+
 def test_weights_from_a_file(rayscale, photo, tmp_path):
     torch.manual_seed(0)
     model = create_model("edsr-baseline", scale=2, blocks=1, filters=4)
@@ -138,6 +182,12 @@ def test_models_json_has_the_fixed_form(rayscale):
     assert rows["edsr-baseline"]["halo"]["2"] == 36
     assert rows["mdsr"]["parameters"] == {"2": 7953987, "3": 7953987, "4": 7953987}
     assert set(rows) >= {"bilinear", "bicubic", "edsr", "mdsr-baseline"}
+    (first, *_) = rows["aplus"]["bundled"]
+    assert first["name"] == "aplus-x2"
+    assert "luma" in first["summary"]
+    assert first["figures"][0]["protocol"] == "edsr-paper-y"
+    _, out, _ = rayscale("models")
+    assert f"Set5 {first['figures'][0]['psnr']:.2f}" in out
 
 
 def test_evaluate_json_has_the_fixed_form(rayscale, shared_data):

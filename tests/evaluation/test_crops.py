@@ -13,11 +13,15 @@ from rayscale.evaluation import crops
 from rayscale.evaluation.crops import Window, most_different, sheet
 from rayscale.imaging.metrics import DIV2K, EDSR_PAPER, RGB
 
-RNG = np.random.default_rng(2)
+
+@pytest.fixture
+def rng():
+    """Random numbers that are the same for a test whatever ran before it."""
+    return np.random.default_rng(2)
 
 
-def test_the_chosen_window_is_where_the_variance_is_largest():
-    pictures = RNG.integers(0, 256, (3, 20, 27, 2), dtype=np.uint8)
+def test_the_chosen_window_is_where_the_variance_is_largest(rng):
+    pictures = rng.integers(0, 256, (3, 20, 27, 2), dtype=np.uint8)
     variance = pictures.astype(float).var(0).sum(-1)
     sums = {(x, y): variance[y : y + 9, x : x + 9].sum() for y in range(12) for x in range(19)}
     window = most_different(list(pictures), 9)
@@ -52,8 +56,8 @@ def contains(page: np.ndarray, part: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_sheet_shows_the_magnified_window_of_every_result_and_of_hr(channels):
-    hr = RNG.integers(0, 256, (90, 100, channels), dtype=np.uint8)
+def test_the_sheet_shows_the_magnified_window_of_every_result_and_of_hr(channels, rng):
+    hr = rng.integers(0, 256, (90, 100, channels), dtype=np.uint8)
     results = {"bicubic": hr // 2, "edsr": hr // 3 + 7}
     file = sheet("noise", hr, results, EDSR_PAPER, Window(30, 20, 66, 44))
     page = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
@@ -83,8 +87,8 @@ def test_the_scores_under_a_window_are_its_own(cells):
     assert labels == [("mine", f"{psnr:.2f} dB / {ssim:.4f}"), ("HR", "PSNR / SSIM")]
 
 
-def test_sixteen_bits_and_many_bands_are_shown_by_the_reference_of_their_first_three(cells):
-    hr = RNG.integers(1000, 3000, (40, 40, 7), dtype=np.uint16)
+def test_sixteen_bits_and_many_bands_are_shown_by_the_reference_of_their_first_three(cells, rng):
+    hr = rng.integers(1000, 3000, (40, 40, 7), dtype=np.uint16)
     sheet("bands", hr, {"half": hr // 2}, RGB)
     low, high = np.percentile(hr[..., :3], (1, 99))
     for (_, _, shown), pixels in zip(cells, (hr // 2, hr), strict=True):

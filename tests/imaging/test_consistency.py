@@ -10,13 +10,11 @@ from rayscale.errors import InputError
 from rayscale.imaging.consistency import consistency
 from rayscale.resampling import degrade
 
-RNG = np.random.default_rng(11)
-
 
 @pytest.fixture
 def scene():
     """A smooth picture of 4 bands with values far from black and white."""
-    noise = ndimage.gaussian_filter(RNG.normal(size=(96, 120, 4)), (3, 3, 0))
+    noise = ndimage.gaussian_filter(np.random.default_rng(11).normal(size=(96, 120, 4)), (3, 3, 0))
     return (30000 + 10000 * noise / noise.std()).clip(1000, 60000).astype(np.uint16)
 
 

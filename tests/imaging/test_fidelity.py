@@ -11,14 +11,19 @@ from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio
 from rayscale.errors import InputError
 from rayscale.imaging.fidelity import cpsnr, ergas, nrmse, sam
 
-RNG = np.random.default_rng(7)
 
+@pytest.fixture
+def bands():
+    """Makes pictures of random values, each another, the same ones whatever test ran before."""
+    rng = np.random.default_rng(7)
 
-def bands(height=24, width=31, channels=4, dtype=np.uint16):
-    high = {np.uint8: 200, np.uint16: 9000}.get(dtype, 1)
-    if dtype in (np.float32, np.float64):
-        return RNG.random((height, width, channels)).astype(dtype)
-    return RNG.integers(1, high, (height, width, channels), dtype=dtype)
+    def make(height=24, width=31, channels=4, dtype=np.uint16):
+        high = {np.uint8: 200, np.uint16: 9000}.get(dtype, 1)
+        if dtype in (np.float32, np.float64):
+            return rng.random((height, width, channels)).astype(dtype)
+        return rng.integers(1, high, (height, width, channels), dtype=dtype)
+
+    return make
 
 
 def defined_cpsnr(sr, hr):
@@ -36,13 +41,13 @@ def defined_cpsnr(sr, hr):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_cpsnr_is_that_of_the_proba_v_challenge(dtype):
+def test_cpsnr_is_that_of_the_proba_v_challenge(dtype, bands):
     hr = bands(channels=1, dtype=dtype)
     sr = np.roll(hr, (2, -1), (0, 1)) // 2 + dtype(20)
     assert cpsnr(sr, hr) == pytest.approx(defined_cpsnr(sr, hr))
 
 
-def test_cpsnr_forgives_brightness_per_band_and_up_to_three_pixels():
+def test_cpsnr_forgives_brightness_per_band_and_up_to_three_pixels(bands):
     hr = bands()
     brighter = hr + np.array([5, 0, 700, 9], np.uint16)
     assert cpsnr(np.roll(brighter, (3, -3), (0, 1)), hr) == math.inf
@@ -55,7 +60,7 @@ def test_cpsnr_of_floats_has_white_at_one():
     assert cpsnr(sr, hr) == pytest.approx(peak_signal_noise_ratio(hr, hr + 0.1, data_range=1))
 
 
-def test_nrmse_is_that_of_scikit_image():
+def test_nrmse_is_that_of_scikit_image(bands):
     for dtype in (np.uint8, np.uint16, np.float32):
         sr, hr = bands(dtype=dtype), bands(dtype=dtype)
         assert nrmse(sr, hr) == pytest.approx(normalized_root_mse(hr.astype(float), sr))
@@ -72,7 +77,7 @@ def test_sam_of_known_angles():
     assert sam(sr, hr) == pytest.approx((90 + 45 + 90) / 4)
 
 
-def test_sam_is_the_arc_cosine_of_the_definition():
+def test_sam_is_the_arc_cosine_of_the_definition(bands):
     sr, hr = (bands(channels=13).astype(float) for _ in range(2))
     cosine = (sr * hr).sum(2) / (np.linalg.norm(sr, axis=2) * np.linalg.norm(hr, axis=2))
     assert sam(sr, hr) == pytest.approx(np.degrees(np.arccos(cosine)).mean())
@@ -88,7 +93,7 @@ def test_ergas_is_walds_formula(scale):
     )
 
 
-def test_what_cannot_be_measured_is_named():
+def test_what_cannot_be_measured_is_named(bands):
     hr = bands()
     with pytest.raises(InputError, match=r"\(24, 31, 4\).*\(23, 31, 4\)"):
         sam(hr, hr[1:])

@@ -9,11 +9,15 @@ from skimage.registration import phase_cross_correlation
 
 from rayscale.imaging.fourier import RingCorrelation, displacement, ring_correlation
 
-RNG = np.random.default_rng(3)
+
+@pytest.fixture
+def rng():
+    """Random numbers that are the same for a test whatever ran before it."""
+    return np.random.default_rng(3)
 
 
-def test_the_curve_is_the_definition_ring_by_ring():
-    a, b = RNG.random((2, 20, 26, 2))
+def test_the_curve_is_the_definition_ring_by_ring(rng):
+    a, b = rng.random((2, 20, 26, 2))
     window = np.outer(np.hanning(22)[1:-1], np.hanning(28)[1:-1])[..., None]
     first, second = (np.fft.fft2((x - x.mean((0, 1))) * window, axes=(0, 1)) for x in (a, b))
     rows, columns = np.meshgrid(np.fft.fftfreq(20), np.fft.fftfreq(26), indexing="ij")
@@ -28,18 +32,18 @@ def test_the_curve_is_the_definition_ring_by_ring():
     np.testing.assert_allclose(curve.correlation, expected)
 
 
-def test_noise_lowers_the_curve_as_theory_says():
-    signal = RNG.normal(size=(256, 256, 1))
-    a, b = (signal + RNG.normal(0, 0.5, signal.shape) for _ in range(2))
+def test_noise_lowers_the_curve_as_theory_says(rng):
+    signal = rng.normal(size=(256, 256, 1))
+    a, b = (signal + rng.normal(0, 0.5, signal.shape) for _ in range(2))
     # FRC = SNR / (SNR + 1) for two pictures of the same signal with noise of their own.
     assert ring_correlation(a, b).correlation[20:].mean() == pytest.approx(4 / 5, abs=0.01)
 
 
 @pytest.mark.parametrize("cutoff", [0.1, 0.25])
-def test_the_resolution_is_where_common_detail_ends(cutoff):
+def test_the_resolution_is_where_common_detail_ends(cutoff, rng):
     shape = (256, 200, 1)
     radius = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.fftfreq(200)[None])[..., None]
-    shared, own, other = RNG.normal(size=(3, *shape))
+    shared, own, other = rng.normal(size=(3, *shape))
 
     def picture(detail):
         spectrum = np.where(
@@ -56,8 +60,8 @@ def test_the_crossing_is_interpolated():
     assert curve.resolution == pytest.approx(1 / 0.25)
 
 
-def test_equal_pictures_share_everything():
-    picture = RNG.integers(0, 256, (31, 40, 3), dtype=np.uint8)
+def test_equal_pictures_share_everything(rng):
+    picture = rng.integers(0, 256, (31, 40, 3), dtype=np.uint8)
     curve = ring_correlation(picture, picture)
     np.testing.assert_allclose(curve.correlation, 1)
     assert curve.resolution == 2
@@ -68,8 +72,8 @@ def test_equal_pictures_share_everything():
 
 
 @pytest.mark.parametrize("moved_by", [(0, 0), (3, -2), (-0.37, 1.64), (20.25, -17.5)])
-def test_displacement_is_that_of_scikit_image(moved_by):
-    picture = ndimage.gaussian_filter(RNG.random((64, 81)), 1.5)
+def test_displacement_is_that_of_scikit_image(moved_by, rng):
+    picture = ndimage.gaussian_filter(rng.random((64, 81)), 1.5)
     moved = np.fft.ifft2(ndimage.fourier_shift(np.fft.fft2(picture), moved_by)).real
     expected, _, _ = phase_cross_correlation(picture, moved, upsample_factor=100)
     found = displacement(picture[..., None], moved[..., None])

@@ -14,9 +14,11 @@ import PIL.Image
 import pytest
 import torch
 
+from rayscale.errors import StorageError
 from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
+from rayscale.models.builtin import open_builtin
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model, save_model
 from rayscale.registry.client import connect as mlflow
@@ -110,6 +112,10 @@ def test_errors_of_the_tasks_and_of_the_models_are_told(
     assert "scale 2, not 3" in capsys.readouterr().err
     assert job.main(["--model", "bicubic", *there, "--scale", "2"]) == 1
     assert "bicubic on" in capsys.readouterr().err
+    assert job.main(["--model", "nobody", *there, "--scale", "3"]) == 2
+    assert "MLFLOW_TRACKING_URI" in capsys.readouterr().err
+    assert job.main(["--model", "bicubic", *there, "--scale", "3", "--device", "cuda"]) == 2
+    assert "no GPU" in capsys.readouterr().err
     # Two weights of one system are two columns.
     options = ["--model", weights, "--model", weights, "--data", f"{sets}/Set5/x2", "--scale", "2"]
     assert job.main(options) == 0
@@ -117,6 +123,32 @@ def test_errors_of_the_tasks_and_of_the_models_are_told(
     assert "edsr-baseline |" in shown.out
     assert "edsr-baseline #2 |" in shown.out
     assert "MLflow" not in shown.err
+
+
+def test_a_bundled_system_is_one_column_over_its_scales(
+    stack: Addresses, job: ModuleType, sets: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+    def draw(*_: object) -> None:
+        raise StorageError("no pictures today")
+
+    monkeypatch.setattr(job, "draw_crops", draw)
+    data = ["--data", f"{sets}/Set5/x{{scale}}", "--scale", "2", "--scale", "3"]
+    assert job.main(["--model", "aplus", *data, "--output", f"{tmp_path}/out", "--json"]) == 1
+    shown = capsys.readouterr()
+    assert "no pictures today" in shown.err
+    rows = json.loads(shown.out)
+    assert [(row["scale"], row["model"]) for row in rows] == [(2, "aplus"), (3, "aplus")]
+    for row in rows:
+        model, digest = open_builtin(f"aplus-x{row['scale']}")
+        assert row["weights"] == digest
+        pairs = read_pairs(f"{sets}/Set5/x{row['scale']}", row["scale"])
+        report = evaluate(Upscaler(model, row["scale"], device="cpu", precision="float32"), pairs)
+        assert row["psnr"] == pytest.approx(report.psnr, abs=1e-3)
+    # What was scored is saved before anything is drawn.
+    assert json.loads((tmp_path / "out" / "table.json").read_bytes()) == rows
 
 
 def test_the_command_line(job: ModuleType, sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,4 +168,17 @@ def test_the_command_line(job: ModuleType, sets: Path, capsys: pytest.CaptureFix
     assert job.main([*two, "--output", "o", "--crops", "nobody"]) == 1
     assert "img0, img1" in capsys.readouterr().err
     assert job.main([*two, "--output", "o", "--crops", "img1:1,2,3"]) == 2
-    assert "x" in capsys.readouterr().err
+    assert "is no window" in capsys.readouterr().err
+    assert job.main([*two, "--output", "o", "--crops", "img1:20,5,24,20"]) == 1
+    assert "leaves the image of 42x48" in capsys.readouterr().err
+
+
+def test_an_interruption_is_told_in_one_line(
+    job: ModuleType, sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "run", interrupt)
+    assert job.main(["--model", "bicubic", "--data", str(sets), "--scale", "2"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

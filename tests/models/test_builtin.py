@@ -9,17 +9,19 @@ import sys
 
 import pytest
 
-from rayscale.errors import NotFoundError
+from rayscale.errors import ConfigError, NotFoundError
 from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import (
     BUNDLED,
     builtin_names,
     bundled_names,
-    find_builtin,
+    default_models,
+    find_bundled,
     open_builtin,
     read_card,
     read_spec,
+    serving,
 )
 
 NAMES = bundled_names()
@@ -62,11 +64,24 @@ def test_the_figures_of_the_card_are_reproduced(name, shared_data):
 
 
 def test_a_system_and_a_scale_mean_a_bundled_model():
-    assert find_builtin("bicubic", 3) == find_builtin("bicubic") == "bicubic"
-    assert find_builtin("edsr-baseline", 2) == "edsr-baseline-x2"
-    assert find_builtin("edsr-baseline-x2") == "edsr-baseline-x2"
-    assert find_builtin("edsr-baseline") is None
-    assert find_builtin("edsr", 2) is None
+    assert find_bundled("edsr-baseline", 2.0) == "edsr-baseline-x2"
+    assert find_bundled("edsr-baseline", 2.5) is None
+    assert find_bundled("edsr-baseline", None) is None
+    assert find_bundled("edsr", 2) is None
+
+
+def test_the_default_depends_on_the_channels_and_the_scale():
+    assert default_models(2) == ("edsr-baseline-x2", "aplus-x2")
+    with pytest.raises(ConfigError, match=r"x2\.5; .*bicubic") as caught:
+        default_models(2.5)
+    assert "-x2," not in str(caught.value)
+    with pytest.raises(ConfigError, match="none of"):
+        default_models(17)
+
+
+def test_the_models_that_serve_a_scale():
+    assert {"bilinear", "bicubic", "aplus-x3"} <= set(serving(3))
+    assert "aplus-x2" not in serving(3)
 
 
 def test_an_unknown_model_names_those_there_are():

@@ -25,3 +25,13 @@ def test_pyfunc_takes_any_scale_the_model_serves(tmp_path: Path) -> None:
         with torch.no_grad():
             expected = model(torch.from_numpy(x), scale).numpy()
         np.testing.assert_array_equal(loaded.predict(x, params=params), expected)
+
+
+def test_a_network_of_any_channels_has_no_channels_in_its_signature(tmp_path: Path) -> None:
+    model = create_model("vdsr", filters=4, blocks=2).eval()
+    save_model(model, tmp_path / "w.safetensors")
+    write_folder(tmp_path / "model", tmp_path / "w.safetensors", model.spec)
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    for channels in (1, 3, 4):
+        x = np.full((1, channels, 12, 9), 0.5, np.float32)
+        assert loaded.predict(x).shape == (1, channels, 24, 18)

@@ -47,6 +47,9 @@ def test_what_cannot_be_published(tmp_path: Path) -> None:
     for name in ("bicubic", "a/b", "a@b", ""):
         with pytest.raises(ConfigError):
             registry.publish(weights, name)
+    with pytest.raises(ConfigError, match="such as my-aplus-x4"):
+        registry.check_name("aplus-x4")
+    assert registry.check_name("my-aplus-x4") == "my-aplus-x4"
     for alias in ("latest", "v3", "3", "a b"):
         with pytest.raises(ConfigError, match="alias"):
             registry.publish(weights, "edsr", alias=alias)

@@ -138,3 +138,43 @@ def test_a_scale_that_the_model_lacks(registry: Any) -> None:
     under_test = shelf(registry)
     with pytest.raises(BadParameterError, match=r"roofs/1: .* serves scale 2, not 3"):
         under_test.upscaler(under_test.get("roofs"), 3, False)
+
+
+def test_a_system_means_what_is_registered_and_else_what_is_bundled(registry: Any) -> None:
+    under_test = shelf(registry)
+    assert under_test.get("aplus", 2).version.reference == "aplus-x2"
+    assert under_test.get("aplus", 3).version.reference == "aplus-x3"
+    with pytest.raises(NotFoundError):
+        under_test.get("aplus", 2.5)
+    assert under_test.peek("aplus", 2) is under_test.get("aplus-x2", 2)
+    registry.add("aplus", 1)
+    under_test.refresh()
+    assert under_test.get("aplus", 2).version.reference == "aplus/1"
+    assert under_test.get("aplus-x2", 2).version.reference == "aplus-x2"
+    registry.meanings.clear()
+    under_test.refresh()
+    assert under_test.get("aplus", 3).version.reference == "aplus-x3"
+
+
+def test_a_registry_that_is_gone_changes_no_meaning(registry: Any) -> None:
+    registry.gone = StorageError("no answer")
+    with pytest.raises(UnavailableError):
+        shelf(registry).get("aplus", 2)
+
+
+def test_a_system_needs_no_registry(registry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    registry.gone = AssertionError("asked")
+    assert shelf(registry).get("aplus", 2).version.reference == "aplus-x2"
+
+
+def test_scales_cannot_fill_the_memory(registry: Any) -> None:
+    under_test = shelf(registry, device="cpu")
+    loaded = under_test.get("bicubic")
+    first = under_test.upscaler(loaded, 2, False)
+    for hundredths in range(101, 141):
+        under_test.upscaler(loaded, hundredths / 100, False)
+        assert under_test.upscaler(loaded, 2, False) is first  # in use, so kept
+    assert len(loaded.upscalers) == 16
+    assert (1.4, False) in loaded.upscalers
+    assert (1.01, False) not in loaded.upscalers

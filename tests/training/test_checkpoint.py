@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rayscale.errors import StorageError
+from rayscale.errors import NotFoundError, StorageError
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
 from rayscale.storage import connect
-from rayscale.training.checkpoint import Checkpoints
+from rayscale.training.checkpoint import Checkpoints, DamagedError
 
 STATE = {"step": 0, "model": {"w": torch.arange(6.0).reshape(2, 3)}, "list": [1, 2.5, None, "x"]}
 
@@ -64,6 +64,19 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     assert folders(tmp_path) == {"step-00000003", "step-00000010"}
 
 
+def test_weights_are_fetched_as_they_were_committed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(connect(tmp_path / "run"))
+    save(checkpoints, 3)
+    saved = tmp_path / "run" / "step-00000003" / "weights.safetensors"
+    checkpoints.fetch_weights(3, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == saved.read_bytes()
+    saved.write_bytes(saved.read_bytes()[:-1])
+    with pytest.raises(DamagedError, match="not what was committed"):
+        checkpoints.fetch_weights(3, tmp_path / "copy")
+    with pytest.raises(NotFoundError):
+        checkpoints.fetch_weights(4, tmp_path / "copy")
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "marker"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
     checkpoints = Checkpoints(connect(tmp_path))
@@ -93,7 +106,7 @@ import sys, time
 from rayscale.models.registry import create_model
 from rayscale.storage import connect
 from rayscale.storage.local import LocalStore
-from rayscale.training.checkpoint import Checkpoints
+from rayscale.training.checkpoint import Checkpoints, DamagedError
 
 def write_file(self, key, path, original=LocalStore.write_file):
     if "slow" in sys.argv and key == "weights.safetensors":

@@ -101,8 +101,8 @@ def upscale_bucket(
 
     Args:
         source, target: ``s3://bucket/prefix`` or local folders (on a cluster: folders that all nodes see).
-        model: reference in the registry (``name``, ``name@alias``, ``name/version``), or ``bicubic``,
-            ``bilinear``; with ``weights`` the system that the file holds.
+        model: reference in the registry (``name``, ``name@alias``, ``name/version``), or a built-in model;
+            with ``weights`` the system that the file holds.
         scale: needed when the model has several; any that it serves, such as 2.5.
         weights: local file instead of the registry.
         device: ``auto`` takes the GPUs of the cluster when it has some; ``cpu``, ``cuda``.

@@ -18,8 +18,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Distributed super-resolution: train, register, upscale and serve EDSR and MDSR on Ray.\n\n"
-    "Try it:  rayscale demo      Upscale:  rayscale upscale in.png out.png --model bicubic --scale 2",
+    help="Distributed super-resolution: train, register, upscale and serve EDSR, MDSR and their kin on Ray.\n\n"
+    "Try it:  rayscale demo      Upscale:  rayscale upscale in.png out.png",
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from rayscale.cli.console import emit, note
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,14 +19,16 @@ if TYPE_CHECKING:
     from rayscale.imaging import Image, Provenance
     from rayscale.registry import OpenedModel
 
-DEFAULT_MODEL = "edsr-baseline"  # the bundled one of the scale
+    Change = Callable[[Image], tuple[Image, Provenance | None]]
 
 ModelOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--model",
         "-m",
-        help="A built-in model, a registered name, or with --weights the system of the file.",
+        help="A built-in model, a registered name, or with --weights the system of the file. Without it: edsr-baseline "
+        "for images of three channels, aplus for those of any other number.",
+        show_default=False,
     ),
 ]
 WeightsOption = Annotated[
@@ -56,16 +61,25 @@ def open_named(name: str, weights: Path | None, scale: float) -> OpenedModel:
     return opened
 
 
+def chosen(model: str | None, weights: Path | None, scale: float) -> tuple[str, str]:
+    """The names of the models for images of three channels and for others."""
+    if model is None and weights is None:
+        return default_models(scale)
+    name = model or DEFAULT_SYSTEMS[0]
+    return name, name
+
+
 def upscale(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder or s3://...")],
     target: Annotated[str, typer.Argument(metavar="OUTPUT", help="File, folder or s3://...")],
-    model: ModelOption = DEFAULT_MODEL,
+    model: ModelOption = None,
     scale: ScaleOption = 2,
     weights: WeightsOption = None,
     ensemble: EnsembleOption = False,
     tile: Annotated[
-        int, typer.Option(help="Side of a tile in input pixels; the halo is extra.")
-    ] = 192,
+        int | None,
+        typer.Option(help="Side of a tile in input pixels (192); the halo is extra.", min=16),
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     json_: JsonOption = False,
@@ -84,28 +98,48 @@ def upscale(
     """
     if source.startswith("s3://") or target.startswith("s3://"):
         if weights is not None:
-            raise ConfigError("a bucket takes registered models only; register the weights first")
+            raise ConfigError(
+                "a bucket takes built-in and registered models, no --weights; register them first (rayscale register)"
+            )
+        if tile is not None:
+            raise ConfigError("a bucket takes no --tile: its workers choose the tiles")
         from rayscale.cli.pipeline import upscale_bucket
 
+        options = {
+            "--model": chosen(model, None, scale)[0],
+            "--scale": f"{scale:g}",
+            "--device": device,
+            "--precision": precision,
+        }
         flags = ["--ensemble"] * ensemble + ["--json"] * json_
-        upscale_bucket([source, target, "--model", model, "--scale", f"{scale:g}", *flags])
+        upscale_bucket([source, target, *chain.from_iterable(options.items()), *flags])
         return
 
     from rayscale.imaging import Provenance
     from rayscale.inference import Upscaler
 
     jobs = list(_jobs(Path(source), Path(target)))
-    opened = open_named(model, weights, scale)
-    upscaler = Upscaler(
-        opened.network,
-        scale,
-        device=device,
-        precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
-        tile=tile,
-        ensemble=ensemble,
-    )
-    provenance = Provenance(opened.label, opened.digest, upscaler.describe())
-    _for_each(jobs, upscaler.upscale, json_, provenance)
+    photograph, other = chosen(model, weights, scale)
+
+    @cache
+    def made(name: str) -> tuple[Upscaler, Provenance]:
+        opened = open_named(name, weights, scale)
+        upscaler = Upscaler(
+            opened.network,
+            scale,
+            device=device,
+            precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
+            tile=tile or 192,
+            ensemble=ensemble,
+        )
+        return upscaler, Provenance(opened.label, opened.digest, upscaler.describe())
+
+    def larger(image: Image) -> tuple[Image, Provenance]:
+        upscaler, provenance = made(photograph if image.channels == 3 else other)
+        return upscaler.upscale(image), provenance
+
+    made(photograph)  # a model or a device that cannot be used is one error, not one of each file
+    _for_each(jobs, larger, json_)
 
 
 def degrade(
@@ -122,14 +156,13 @@ def degrade(
 
     from rayscale.resampling import degrade as shrink
 
-    def smaller(image: Image) -> Image:
+    def smaller(image: Image) -> tuple[Image, None]:
         image.check_picture("making a low-resolution image")
         alpha = None if image.alpha is None else shrink(image.alpha[..., None], scale)[..., 0]
         dpi = None if image.dpi is None else (image.dpi[0] / scale, image.dpi[1] / scale)
         metadata = None if image.metadata is None else image.metadata.scaled(1 / scale)
-        return replace(
-            image, pixels=shrink(image.pixels, scale), alpha=alpha, dpi=dpi, metadata=metadata
-        )
+        pixels = shrink(image.pixels, scale)
+        return replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata), None
 
     _for_each(list(_jobs(source, target)), smaller, json_)
 
@@ -159,9 +192,8 @@ def _jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 
 def _for_each(
     jobs: list[tuple[Path, Path]],
-    change: Callable[[Image], Image],
+    change: Change,
     json_: bool,
-    provenance: Provenance | None = None,
 ) -> None:
     """Read, change and write each file; report failures, then exit with the code that tells."""
     import time
@@ -170,7 +202,7 @@ def _for_each(
     for number, (source, target) in enumerate(jobs, 1):
         start = time.perf_counter()
         try:
-            size = _convert(source, target, change, provenance)
+            size = _convert(source, target, change)
         except (RayscaleError, OSError) as error:
             failed.append({"input": str(source), "error": str(error)})
             note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
@@ -184,15 +216,13 @@ def _for_each(
         raise typer.Exit(3 if done else 1)
 
 
-def _convert(
-    source: Path, target: Path, change: Callable[[Image], Image], provenance: Provenance | None
-) -> str:
+def _convert(source: Path, target: Path, change: Change) -> str:
     from dataclasses import replace
 
     from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
     from rayscale.storage import connect
 
-    image = change(read_image(source.read_bytes()))
+    image, provenance = change(read_image(source.read_bytes()))
     ending = ending_of(target.name)
     if not ending:
         raise ConfigError(
@@ -209,7 +239,7 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="Folder or s3:// prefix with HR/ and LR/ of the scale.")
     ],
-    model: ModelOption = DEFAULT_MODEL,
+    model: ModelOption = None,
     scale: ScaleOption = 2,
     weights: WeightsOption = None,
     ensemble: EnsembleOption = False,
@@ -242,6 +272,7 @@ def evaluate(
         raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
     if suite is not None and suite not in SUITES:
         raise ConfigError(f"unknown suite {suite!r}; use one of {', '.join(SUITES)}")
+    model, _ = chosen(model, weights, scale)  # grey images by that of colour, as the papers do
     upscaler = Upscaler(
         open_named(model, weights, scale).network,
         scale,
@@ -290,10 +321,15 @@ def evaluate(
 
 def models(json_: JsonOption = False) -> None:
     """List the systems: scales, parameters, halo (receptive field in input pixels), models with weights."""
+    from rayscale.models.builtin import read_card
     from rayscale.models.registry import describe, model_names
 
     rows = [describe(name) for name in model_names()]
+    cards = {name: read_card(name) for row in rows for name in row["bundled"]}
     if json_:
+        shown = ("name", "summary", "data", "figures")
+        for row in rows:
+            row["bundled"] = [{key: cards[name][key] for key in shown} for name in row["bundled"]]
         emit(rows)
         return
     from rich.console import Console
@@ -314,5 +350,11 @@ def models(json_: JsonOption = False) -> None:
             row["summary"],
         )
     Console().print(table)
-    bundled = [name for row in rows for name in row["bundled"]]
-    note(f"with weights, ready to use: {', '.join(bundled)}")
+    table = Table("with weights", "what it is for", "PSNR dB (bicubic)")
+    table.columns[0].no_wrap = True
+    for name, card in cards.items():
+        figures = (
+            f"{row['set']} {row['psnr']:.2f} ({row['bicubic_psnr']:.2f})" for row in card["figures"]
+        )
+        table.add_row(name, card["summary"], "\n".join(figures))
+    Console().print(table)

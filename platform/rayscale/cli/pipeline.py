@@ -99,7 +99,9 @@ def _scores(weights: str, data: str, scale: float) -> dict[str, object]:
 def serve(
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Registered model of requests that name none."),
+        typer.Option(
+            "--model", "-m", help="Model of requests that name none: registered or built in."
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the HTTP API.")] = None,

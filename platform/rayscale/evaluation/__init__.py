@@ -6,9 +6,11 @@
 """
 
 from rayscale.evaluation.benchmark import (
+    PLACEHOLDER,
     ImageScore,
     Pair,
     Report,
+    at_scale,
     enlarge_pair,
     evaluate,
     list_pairs,
@@ -17,10 +19,12 @@ from rayscale.evaluation.benchmark import (
 from rayscale.evaluation.suites import SUITES
 
 __all__ = [
+    "PLACEHOLDER",
     "SUITES",
     "ImageScore",
     "Pair",
     "Report",
+    "at_scale",
     "enlarge_pair",
     "evaluate",
     "list_pairs",

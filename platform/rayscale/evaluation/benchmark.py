@@ -21,6 +21,9 @@ from rayscale.inference import Upscaler
 from rayscale.resampling import enlarged
 from rayscale.storage import Store, connect
 
+PLACEHOLDER = "{scale}"
+"""Stands for the scale in the addresses of benchmarks, as in ``s3://bucket/Set5/x{scale}``."""
+
 _WARM_UP = 32  # LR pixels a side that are upscaled before the clock starts
 _SUFFIX = re.compile(r"[._-](HR|LR)$", re.IGNORECASE)
 
@@ -96,6 +99,11 @@ class Report:
             **self.measures,
             "images": [image.to_dict() for image in self.images],
         }
+
+
+def at_scale(text: str, scale: float) -> str:
+    """The text with its scale filled in, as ``2`` or ``2.5``; other braces stay as they are."""
+    return text.replace(PLACEHOLDER, f"{scale:g}")
 
 
 def _by_name(store: Store, folder: str) -> dict[str, str]:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from rayscale.evaluation.benchmark import at_scale
+
 _FILE = Path(__file__).with_name("published.csv")
-# Further names here of what the literature reports under one: its SRCNN is the larger of the two networks.
-_ALSO = {"srcnn-955": "srcnn"}
+# The literature's SRCNN is the larger of the two networks, 9-5-5; nothing there is of the network called srcnn here.
+_REPORTED = {"srcnn-955": "srcnn", "srcnn": None}
 _SCALE = re.compile(r"x[\d.]+", re.IGNORECASE)
 
 
@@ -42,8 +44,10 @@ def figures() -> dict[tuple[str, float, str, str], Figure]:
 def find(dataset: str, scale: float, model: str, protocol: str) -> Figure | None:
     """The published figure of a system on a set, as :func:`set_name` calls it; None where there is none."""
     name = model.removesuffix("+")
-    system = _ALSO.get(name, name) + model[len(name) :]
-    return figures().get((dataset, scale, system, protocol))
+    system = _REPORTED.get(name, name)
+    if system is None:
+        return None
+    return figures().get((dataset, scale, system + model[len(name) :], protocol))
 
 
 def set_name(uri: str) -> str:
@@ -60,5 +64,5 @@ def set_name(uri: str) -> str:
         name = re.split(r"[_-]", part.lower())[0]
         if name in known:
             return known[name]
-    own = [part for part in parts if not _SCALE.fullmatch(part.replace("{scale}", "1"))]
+    own = [part for part in parts if not _SCALE.fullmatch(at_scale(part, 1))]
     return own[-1] if own else uri

@@ -12,13 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayscale.errors import NotFoundError
-from rayscale.models.spec import INTERPOLATIONS, ModelSpec
+from rayscale.errors import ConfigError, NotFoundError
+from rayscale.models.spec import INTERPOLATIONS, SPEC_KEY, ModelSpec
 
 if TYPE_CHECKING:
     from rayscale.models.network import SuperResolver
 
 BUNDLED = Path(__file__).parent / "bundled"
+
+DEFAULT_SYSTEMS = ("edsr-baseline", "aplus")
+"""The systems of ``default_models``: the second takes any number of channels."""
 
 
 def bundled_names() -> tuple[str, ...]:
@@ -31,10 +34,42 @@ def builtin_names() -> tuple[str, ...]:
     return (*INTERPOLATIONS, *bundled_names())
 
 
-def find_builtin(name: str, scale: float | None = None) -> str | None:
-    """The built-in model that ``name`` means, or None: ``edsr-baseline`` at 2 is ``edsr-baseline-x2``."""
-    wanted = [name] if scale is None else [name, f"{name}-x{scale:g}"]
-    return next((one for one in wanted if one in builtin_names()), None)
+def find_bundled(system: str, scale: float | None) -> str | None:
+    """The bundled model of a system at a scale, or None: ``edsr-baseline`` at 2 is ``edsr-baseline-x2``.
+
+    A registered model of that name comes before it: see ``rayscale.registry.open_model``.
+    """
+    if scale is None:
+        return None
+    name = f"{system}-x{scale:g}"
+    return name if name in bundled_names() else None
+
+
+def serving(scale: float) -> list[str]:
+    """Names of the built-in models that enlarge by ``scale``."""
+
+    def serves(name: str) -> bool:
+        try:
+            open_builtin(name)[0].resolve_scale(scale)
+        except ConfigError:
+            return False
+        return True
+
+    return [name for name in builtin_names() if serves(name)]
+
+
+def default_models(scale: float) -> tuple[str, str]:
+    """The models for users who name none: for images of three channels, and for those of any other number.
+
+    Raises ConfigError, which names what there is, at a scale where one of the two is not bundled.
+    """
+    photograph, other = (find_bundled(system, scale) for system in DEFAULT_SYSTEMS)
+    if photograph is None or other is None:
+        raise ConfigError(
+            f"no model is the default at x{scale:g}; choose one with --model: "
+            f"{', '.join(serving(scale)) or 'none of the built-in ones goes so far'}"
+        )
+    return photograph, other
 
 
 def open_builtin(name: str) -> tuple[SuperResolver, str]:
@@ -54,7 +89,7 @@ def read_spec(name: str) -> tuple[ModelSpec, str]:
     """Specification and sha256 of a bundled model, without reading its weights into tensors."""
     data = _weights(name).read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # of safetensors
-    spec = ModelSpec.from_json(header["__metadata__"]["rayscale.spec"])
+    spec = ModelSpec.from_json(header["__metadata__"][SPEC_KEY])
     return spec, hashlib.sha256(data).hexdigest()
 
 

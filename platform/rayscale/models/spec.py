@@ -24,6 +24,9 @@ def default_mean(channels: int) -> tuple[float, ...]:
     return DIV2K_MEAN if channels == len(DIV2K_MEAN) else (0.5,) * channels
 
 
+SPEC_KEY = "rayscale.spec"
+"""Where a weights file and a registered version keep the specification."""
+
 INTERPOLATIONS = ("bilinear", "bicubic")
 """The systems without weights: always at hand, never in the model registry."""
 

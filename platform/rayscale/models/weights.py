@@ -28,9 +28,8 @@ from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleErro
 from rayscale.models import foreign
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import build
-from rayscale.models.spec import ModelSpec
+from rayscale.models.spec import SPEC_KEY, ModelSpec
 
-SPEC_KEY = "rayscale.spec"
 FORMAT_KEY = "rayscale.format"
 FORMAT = "1"
 

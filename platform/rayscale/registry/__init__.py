@@ -9,6 +9,7 @@ from rayscale.registry.client import RegistryError
 from rayscale.registry.evaluations import log_evaluation
 from rayscale.registry.models import (
     ModelVersion,
+    check_name,
     fetch,
     list_models,
     load,
@@ -24,6 +25,7 @@ __all__ = [
     "ModelVersion",
     "OpenedModel",
     "RegistryError",
+    "check_name",
     "fetch",
     "list_models",
     "load",

@@ -30,14 +30,18 @@ class RegistryError(RayscaleError):
     code: ClassVar[str] = "registry"
 
 
+class NoRegistryError(ConfigError):
+    """``MLFLOW_TRACKING_URI`` is not set: there is no registry to ask."""
+
+
 def tracking_uri() -> str:
     """The server that ``MLFLOW_TRACKING_URI`` names.
 
-    Raises ConfigError when it is unset: MLflow would silently write to a folder of the present directory.
+    Raises NoRegistryError when it is unset: MLflow would silently write to a folder of the present directory.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
-        raise ConfigError(
+        raise NoRegistryError(
             "MLFLOW_TRACKING_URI is not set, so there is no model registry; set it to the MLflow server, as in "
             "`export MLFLOW_TRACKING_URI=http://127.0.0.1:5000` (`rayscale up` starts one and prints it)"
         )

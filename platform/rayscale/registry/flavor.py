@@ -26,19 +26,22 @@ WEIGHTS = "weights.safetensors"
 def write_folder(folder: Path, weights: Path, spec: ModelSpec) -> None:
     """Fill ``folder`` with the three files of a model.
 
-    The signature takes and gives float32 ``(N, C, H, W)`` in ``[0, spec.value_range]`` with free N, H, W, and a
-    parameter ``scale``. No example is stored: one of batch 1 would freeze the batch.
+    The signature takes and gives float32 ``(N, C, H, W)`` in ``[0, spec.value_range]`` with free N, H, W (and C where
+    the network takes any number), and a parameter ``scale``. No example is stored: one of batch 1 would freeze the batch.
     """
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    from rayscale.models.registry import find_system
 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights, folder / WEIGHTS)
     (folder / "spec.json").write_text(
         json.dumps(json.loads(spec.to_json()), indent=2) + "\n", encoding="utf-8"
     )
-    planes = Schema([TensorSpec(np.dtype(np.float32), (-1, spec.channels, -1, -1))])
+    channels = -1 if find_system(spec.system).network.any_channels else spec.channels
+    planes = Schema([TensorSpec(np.dtype(np.float32), (-1, channels, -1, -1))])
     scale = ParamSchema([ParamSpec("scale", "double", float(spec.scales[0]))])
     model = Model(signature=ModelSignature(inputs=planes, outputs=planes, params=scale))
     pyfunc.add_to_model(model, loader_module=__name__, data=WEIGHTS)

@@ -26,6 +26,7 @@ from rayscale.errors import (
     StorageError,
 )
 from rayscale.models.builtin import builtin_names
+from rayscale.models.spec import SPEC_KEY
 from rayscale.registry.client import asking, connect, is_missing, status_of, tracking_uri
 from rayscale.registry.flavor import WEIGHTS, write_folder
 from rayscale.settings import get_settings
@@ -121,7 +122,7 @@ def publish(
         ConfigError: a name or alias that cannot be referred to, or a figure without protocol.
         RegistryError: the server is gone or refuses.
     """
-    _check_name(name)
+    check_name(name)
     if alias is not None:
         _check_alias(alias)
     figures = _checked_scores(scores)
@@ -148,7 +149,7 @@ def publish(
                     tags={
                         **(tags or {}),
                         "rayscale.sha256": digest,
-                        "rayscale.spec": spec.to_json(),
+                        SPEC_KEY: spec.to_json(),
                         "rayscale.version": __version__,
                         "rayscale.scores": json.dumps(figures, sort_keys=True),
                         **({"rayscale.dataset": dataset_digest} if dataset_digest else {}),
@@ -293,7 +294,7 @@ def list_models() -> list[ModelVersion]:
 def set_alias(name: str, alias: str, version: int) -> ModelVersion:
     """Move ``alias`` to a version, at once for everyone who resolves it afterwards."""
     _check_alias(alias)
-    target = resolve(f"{_check_name(name)}/{version}")
+    target = resolve(f"{check_name(name)}/{version}")
     client = connect()
     with asking(f"set the alias {alias!r} of {target.ref}"):
         client.set_registered_model_alias(name, alias, str(version))
@@ -306,7 +307,7 @@ def _read(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
     tags = found.tags
     digest = tags.get("rayscale.sha256", "")
     # The digest becomes a file name, and tags are free text that anyone with the registry may write.
-    if not _SHA256.fullmatch(digest) or "rayscale.spec" not in tags:
+    if not _SHA256.fullmatch(digest) or SPEC_KEY not in tags:
         raise InputError(
             f"{found.name}/{found.version} was not published by rayscale (no weights digest or specification "
             "in its tags); publish its weights with `rayscale register`"
@@ -315,7 +316,7 @@ def _read(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
         name=found.name,
         version=int(found.version),
         digest=digest,
-        spec=ModelSpec.from_json(tags["rayscale.spec"]),
+        spec=ModelSpec.from_json(tags[SPEC_KEY]),
         uri=found.source,
         aliases=tuple(sorted(key for key, at in aliases.items() if str(at) == str(found.version))),
         scores=json.loads(tags.get("rayscale.scores", "{}")),
@@ -396,13 +397,17 @@ def _listed(values: Any, most: int = 20) -> str:
     return ", ".join(texts[:most]) + more if texts else "none"
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """``name`` when a model can be published under it, else ConfigError; no server is asked.
+
+    Jobs call it before they train, so that hours do not end in a refusal.
+    """
     if not re.fullmatch(_NAME, name):
         raise ConfigError(
             f"{name!r} is no model name; use up to 100 letters, digits, '.', '_' and '-'"
         )
     if name in builtin_names():
-        raise ConfigError(f"{name!r} is built in; publish under another name")
+        raise ConfigError(f"{name!r} is built in; publish under another name, such as my-{name}")
     return name
 
 

@@ -79,18 +79,17 @@ class Checkpoints:
         marker = self._marker(folder)
         with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
             for name in marker:
-                path = Path(temporary, name)
-                try:
-                    folder.fetch(name, path)
-                except NotFoundError:
-                    raise DamagedError(f"{folder.locate(name)} is missing") from None
-                if _describe(path) != marker[name]:
-                    raise DamagedError(f"{folder.locate(name)} is not what was committed")
+                _fetch(folder, name, marker[name], Path(temporary, name))
             try:
                 state = torch.load(Path(temporary, STATE), map_location="cpu", weights_only=True)
             except (RuntimeError, pickle.UnpicklingError, EOFError, FileNotFoundError) as error:
                 raise DamagedError(f"{folder.locate(STATE)} cannot be read: {error}") from None
         return Checkpoint(step, state)
+
+    def fetch_weights(self, step: int, path: Path) -> None:
+        """Copy the weights of one checkpoint to ``path``, verified; errors as by ``load``."""
+        folder = self.store.child(_name(step))
+        _fetch(folder, WEIGHTS, self._marker(folder)[WEIGHTS], path)
 
     def save(self, step: int, state: dict[str, Any], weights: SuperResolver) -> None:
         """Start to save copies that nobody changes any more; waits for the save before it.
@@ -180,6 +179,16 @@ class DamagedError(StorageError):
 
 def _name(step: int) -> str:
     return f"step-{step:08d}"
+
+
+def _fetch(folder: Store, name: str, committed: dict[str, Any], path: Path) -> None:
+    """A file of a checkpoint to ``path``; DamagedError when it is not what was ``committed``."""
+    try:
+        folder.fetch(name, path)
+    except NotFoundError:
+        raise DamagedError(f"{folder.locate(name)} is missing") from None
+    if _describe(path) != committed:
+        raise DamagedError(f"{folder.locate(name)} is not what was committed")
 
 
 def _describe(path: Path) -> dict[str, Any]:

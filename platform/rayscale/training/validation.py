@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rayscale.errors import ConfigError
-from rayscale.evaluation import Pair, evaluate, read_pairs
+from rayscale.evaluation import PLACEHOLDER, Pair, at_scale, evaluate, read_pairs
 from rayscale.imaging.metrics import EDSR_PAPER
 from rayscale.inference import Upscaler
 from rayscale.models.network import SuperResolver
@@ -20,7 +20,6 @@ from rayscale.resampling import enlarge
 from rayscale.training.config import TrainConfig
 from rayscale.training.metrics import MetricLogger
 
-PLACEHOLDER = "{scale}"
 _VIEW = 160  # LR pixels that a picture shows at most, per side
 
 Pixels = npt.NDArray[Any]
@@ -51,9 +50,7 @@ class Validator:
                 f"validation.uri is given, but none of the scales {list(config.model.drawn)} is an integer, as those of "
                 "benchmarks are; add one to model.scales, or leave validation.uri out"
             )
-        self.pairs = {
-            scale: list(read_pairs(uri.replace(PLACEHOLDER, str(scale)), scale)) for scale in scales
-        }
+        self.pairs = {scale: list(read_pairs(at_scale(uri, scale), scale)) for scale in scales}
 
     def score(
         self, spec: ModelSpec, state: dict[str, Tensor], step: int, logger: MetricLogger
