@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.launch import COMPLETE, run
-from rayscale.storage import connect, split
+from rayscale.storage import Store, connect, split
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.run import TrainResult
 
@@ -41,8 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
+    folder, name = split(options.output)  # a wrong one is told before the runs
+    store = connect(folder)
     curves = study(plan(options), on_ray())
-    save(options.output, curves)
+    save(store, name, curves)
     for curve in curves:
         last = curve["history"][-1]
         print(
@@ -123,7 +125,7 @@ def study(configs: dict[tuple[int, str], TrainConfig], fit: Fit) -> list[dict[st
     return curves
 
 
-def save(output: str, curves: list[dict[str, Any]]) -> None:
+def save(store: Store, name: str, curves: list[dict[str, Any]]) -> None:
     """The curves as JSON, and as a plot: one panel per scale, the protocol named."""
     from matplotlib.figure import Figure
 
@@ -138,9 +140,8 @@ def save(output: str, curves: list[dict[str, Any]]) -> None:
         panel.legend()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    folder, name = split(output)
-    connect(folder).write(f"{name}.json", (json.dumps(curves, indent=1) + "\n").encode())
-    connect(folder).write(f"{name}.png", picture.getvalue())
+    store.write(f"{name}.json", (json.dumps(curves, indent=1) + "\n").encode())
+    store.write(f"{name}.png", picture.getvalue())
 
 
 if __name__ == "__main__":

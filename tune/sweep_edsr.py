@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def find_best(options: argparse.Namespace) -> int:
     """Search, show the trials, and write the best configuration."""
+    folder, name = split(options.output)  # a wrong one is told before the trials
+    store = connect(folder)
     sweep = plan(options)
     rows = search(sweep)
     show(sweep, rows)
@@ -56,8 +58,7 @@ def find_best(options: argparse.Namespace) -> int:
     if not done:
         print("error: no trial came to a result", file=sys.stderr)
         return FAILED
-    folder, name = split(options.output)
-    connect(folder).write(name, best_config(sweep, done[0]).to_yaml().encode())
+    store.write(name, best_config(sweep, done[0]).to_yaml().encode())
     print(
         f"best configuration: {options.output}\n  python jobs/train_edsr.py --config {options.output}"
     )

@@ -74,6 +74,8 @@ def test_a_study_needs_a_benchmark(
 ) -> None:
     assert job.main(["x2.safetensors", "--set", "data.uri=/d"]) == 2
     assert "validation.uri" in capsys.readouterr().err
+    assert job.main(["x2.safetensors", "--set", "data.uri=/d", "--output", "s3://bucket"]) == 2
+    assert "s3://bucket names no object" in capsys.readouterr().err
 
 
 def test_a_run_without_scores_is_no_curve(job: SimpleNamespace) -> None:

@@ -76,10 +76,10 @@ RECIPES: dict[str, dict[str, Values]] = {
     },
     "srcnn": {"paper": _SRCNN, "short": _SRCNN_SHORT},
     "srcnn-955": {"paper": _SRCNN, "short": _SRCNN_SHORT},
-    # Kim et al. 2016: 80 epochs, 9960 steps from memory, the rate falls to a tenth every 20. A batch mixes the scales
-    # there; here a step draws one. Patches are 41x41 on the target's
-    # grid there (here 20 LR pixels, so that x2 has as many). The bound is open in the paper. The 0.4 of ports is one on the
-    # norm and diverges at once here; from 1e-3 on all activations die and bicubic is left, 1e-4 learns (docs/lab.md).
+    # Kim et al. 2016: 80 epochs, 9960 steps from memory, the rate falls to a tenth every 20. A batch mixes
+    # the scales there; here a step draws one. Patches are 41x41 on the target's grid there (here 20 LR pixels, so that x2
+    # has as many). The bound is open in the paper. The 0.4 of ports is one on the norm and diverges at once here; from
+    # 1e-3 on all activations die and bicubic is left, 1e-4 learns (docs/lab.md).
     "vdsr": {
         "paper": {
             **_INTEGERS,
