@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from rayscale import cluster
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
-from rayscale.evaluation import SUITES
+from rayscale.evaluation import PLACEHOLDER, SUITES
 from rayscale.imaging.metrics import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.crops and not options.output:
         parser.error("--crops needs an --output to save the pictures in")
     for data in options.data:
-        if len(set(options.scale)) > 1 and "{scale}" not in data:
-            parser.error(f"--data {data} is of one scale; with several write {data}/x{{scale}}")
+        if len(set(options.scale)) > 1 and PLACEHOLDER not in data:
+            parser.error(f"--data {data} is of one scale; with several write {data}/x{PLACEHOLDER}")
     return options
 
 

@@ -165,7 +165,10 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
         request: Request,
         model: Annotated[
             str | None,
-            Query(max_length=256, description="name, name@alias or name/version; see /v1/models"),
+            Query(
+                max_length=256,
+                description="name, name@alias or name/version (see /v1/models), or a system bundled for the scale",
+            ),
         ] = None,
         scale: Annotated[
             float | None,

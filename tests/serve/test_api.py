@@ -89,6 +89,16 @@ def test_any_scale_that_the_model_serves(make_app: Any, tools: Any) -> None:
         assert read_image(response.content).pixels.shape[:2] == shape
 
 
+def test_a_system_and_a_scale_mean_the_bundled_model(make_app: Any, tools: Any) -> None:
+    app, data = make_app(), tools.encoded(9, 9)
+    response = tools.call(app, "POST", "/v1/upscale?model=aplus&scale=3", content=data)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-rayscale-model"] == "aplus-x3"
+    assert read_image(response.content).pixels.shape[:2] == (27, 27)
+    response = tools.call(app, "POST", "/v1/upscale?model=aplus&scale=2.5", content=data)
+    assert response.status_code == 404
+
+
 def test_headers_name_what_was_done(make_app: Any, tools: Any, registry: Any) -> None:
     version = registry.add("roofs", 7, "prod")
     response = tools.call(
