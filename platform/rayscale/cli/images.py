@@ -92,7 +92,7 @@ def upscale(
 
     rayscale upscale photos/ larger/ -m bicubic -s 4
 
-    rayscale upscale s3://in/prefix s3://out/prefix -m NAME@alias   (Ray Data)
+    rayscale upscale s3://in/prefix s3://out/prefix -m NAME@alias   (Ray Data; without -m edsr-baseline for all)
 
     Exit code: 0 all done, 3 some files failed, 1 nothing could be done, 2 wrong usage.
     """
