@@ -131,7 +131,7 @@ def recipe(run: Store) -> dict[str, Any]:
             continue
         items = section.items() if isinstance(section, dict) else [("", section)]
         for key, value in items:
-            if value is not None and key != "uri":
+            if value is not None and key not in ("uri", "warm_start", "vgg"):
                 values[f"{name}.{key}".rstrip(".")] = value
     return values
 
