@@ -1,0 +1,273 @@
+"""Several models on several benchmarks, scored side by side on Ray: each network in the object store once, a task
+for some images of one model.
+
+What a score is, and the table, plots and pictures made of it, are the business of ``rayscale.evaluation``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+from rayscale.evaluation import SUITES
+from rayscale.imaging.metrics import PROTOCOLS
+
+if TYPE_CHECKING:
+    from rayscale.evaluation import Report
+    from rayscale.evaluation.cost import Cost
+    from rayscale.evaluation.crops import Window
+    from rayscale.evaluation.table import Entry
+    from rayscale.imaging.image import Pixels
+
+_CHUNK = 4  # images of one task: enough to pay for its start, few enough to spread a set over the cluster
+_WINDOW = re.compile(r":([\d,\s-]+)$")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and how; Ray must be connected for all but ``find_crops``.
+
+    Attributes:
+        models: names as ``rayscale.registry.open_model`` takes them, or ``SYSTEM=WEIGHTS``.
+        data: benchmarks with HR/ and LR/ of one scale; in these and in ``models``, ``{scale}`` stands for each scale.
+        scales: the scales.
+        ensemble: score the self-ensemble (+) of each model too.
+        protocol: a key of ``PROTOCOLS``. suite: one of ``SUITES``, or None.
+        device: ``auto`` takes GPUs if the cluster has any; ``cpu``, ``cuda``.
+    """
+
+    models: Sequence[str]
+    data: Sequence[str]
+    scales: Sequence[float]
+    ensemble: bool
+    protocol: str
+    suite: str | None
+    device: str
+
+
+class Contender(NamedTuple):
+    """A model at one scale. ``network`` is a reference into Ray's object store."""
+
+    label: str
+    scale: float
+    ensemble: bool
+    system: str
+    weights: str
+    cost: Cost
+    network: Any
+
+
+class Crop(NamedTuple):
+    """An image of a benchmark to be shown; the window is chosen automatically when None."""
+
+    data: str
+    scale: float
+    image: str
+    window: Window | None
+
+
+def open_models(comparison: Comparison) -> list[Contender]:
+    """Every model (and its ensemble) at every scale that it serves, each network put once into the object store.
+
+    Raises ConfigError for a model that serves none of them.
+    """
+    import ray
+
+    from rayscale.evaluation import at_scale
+    from rayscale.evaluation.cost import count
+    from rayscale.models.builtin import builtin_names
+    from rayscale.registry import open_model
+
+    found: list[Contender] = []
+    networks: dict[str, Any] = {}
+    for argument in comparison.models:
+        label = ""
+        for scale in comparison.scales:
+            name, _, weights = at_scale(argument, scale).partition("=")
+            try:
+                model = open_model(name, weights=weights or None, scale=scale)
+                model.network.resolve_scale(scale)
+            except ConfigError as error:
+                reason = error
+                continue
+            if model.digest not in networks:
+                networks[model.digest] = ray.put(model.network)
+            if not label:  # one column for all scales: a bundled model is called what was asked for
+                title = name if model.label in builtin_names() else model.label
+                label = _unused(title, {contender.label for contender in found})
+            spec = model.network.spec
+            found += [
+                Contender(
+                    label, scale, ensemble, spec.system + "+" * ensemble, model.digest,
+                    count(spec, scale, ensemble=ensemble), networks[model.digest],
+                )
+                for ensemble in ((False, True) if comparison.ensemble else (False,))
+            ]  # fmt: skip
+        if not label:
+            raise reason
+    return found
+
+
+def _unused(label: str, taken: set[str]) -> str:
+    """The label, numbered when it is taken: two weights of one system."""
+    number = 1 + sum(other.partition(" #")[0] == label for other in taken)
+    return label if number == 1 else f"{label} #{number}"
+
+
+def score_all(comparison: Comparison, contenders: Sequence[Contender]) -> list[Entry]:
+    """One entry per set, scale and model; a Ray task scores some images of one."""
+    import ray
+
+    from rayscale.evaluation import at_scale, list_pairs
+    from rayscale.evaluation.table import Entry
+
+    task = ray.remote(_score).options(max_retries=3, **_resources(comparison))
+    work = []
+    for template in comparison.data:
+        for scale in comparison.scales:
+            data = at_scale(template, scale)
+            names = list_pairs(data)
+            chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
+            for one in contenders:
+                if one.scale == scale:
+                    parts = [
+                        task.remote(
+                            one.network, one.label, one.ensemble, data, scale, chunk,
+                            comparison.protocol, comparison.suite, comparison.device,
+                        )
+                        for chunk in chunks
+                    ]  # fmt: skip
+                    work.append((data, one, parts))
+    entries = []
+    for data, one, parts in work:
+        reports, devices = zip(*map(_result, ray.get(parts)), strict=True)
+        device = ", ".join(dict.fromkeys(devices))
+        entries.append(Entry(data, _joined(reports), one.system, one.weights, one.cost, device))
+    return entries
+
+
+def _score(
+    network: Any, label: str, ensemble: bool, data: str, scale: float, names: list[str],
+    protocol: str, suite: str | None, device: str,
+) -> tuple[Report, str] | RayscaleError:  # fmt: skip
+    """The report of some images and what computed them; a user's error comes back as a value, because Ray would
+    bury it in its traceback."""
+    from rayscale.evaluation import evaluate, read_pairs
+    from rayscale.evaluation.cost import describe_device
+    from rayscale.inference import Upscaler
+
+    try:
+        upscaler = Upscaler(network, scale, device=device, precision="float32", ensemble=ensemble)
+        report = evaluate(
+            upscaler,
+            read_pairs(data, scale, names),
+            name=label,
+            protocol=PROTOCOLS[protocol],
+            suite=SUITES[suite] if suite else None,
+        )
+    except RayscaleError as error:
+        return type(error)(f"{label} on {data}: {error}")
+    return report, describe_device(upscaler.device)
+
+
+def _result(value: Any) -> Any:
+    if isinstance(value, RayscaleError):
+        raise value
+    return value
+
+
+def _joined(parts: Sequence[Report]) -> Report:
+    from rayscale.evaluation import Report
+
+    first = parts[0]
+    images = [image for part in parts for image in part.images]
+    return Report(first.model, first.scale, first.protocol, images)
+
+
+def _resources(comparison: Comparison) -> dict[str, float]:
+    """What a task needs: a core, and a GPU where the cluster has them; ConfigError where it must and has none."""
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    if comparison.device == "cuda" and not gpus:
+        raise ConfigError(
+            "device cuda: this Ray cluster has no GPU; use auto, or set RAY_ADDRESS to a cluster that has"
+        )
+    return {"num_cpus": 1, "num_gpus": 1 if gpus and comparison.device != "cpu" else 0}
+
+
+def find_crops(comparison: Comparison, wanted: Sequence[str]) -> Iterator[Crop]:
+    """Where the images are that ``wanted`` names, each ``IMAGE`` or ``IMAGE:x,y,w,h`` in HR pixels.
+
+    Raises NotFoundError for one that is in no benchmark, InputError for a window that leaves its image.
+    """
+    from rayscale.evaluation import at_scale, list_pairs, read_pairs
+    from rayscale.evaluation.crops import Window
+
+    places = [
+        (at_scale(data, scale), scale) for data in comparison.data for scale in comparison.scales
+    ]
+    names = {data: list_pairs(data) for data, _ in places} if wanted else {}
+    for text in wanted:
+        match = _WINDOW.search(text)
+        window = Window.parse(match[1]) if match else None
+        image = text[: match.start()] if match else text
+        found = [(data, scale) for data, scale in places if at_scale(image, scale) in names[data]]
+        if not found:
+            known = ", ".join(dict.fromkeys(name for some in names.values() for name in some[:5]))
+            raise NotFoundError(f"crop {image}: no benchmark has it; they have {known}, ...")
+        for data, scale in found:
+            name = at_scale(image, scale)
+            if window is not None:
+                (pair,) = read_pairs(data, scale, [name])
+                window.cut(pair.hr.pixels)
+            yield Crop(data, scale, name, window)
+
+
+def draw_crops(
+    comparison: Comparison, crops: Sequence[Crop], contenders: Sequence[Contender]
+) -> dict[str, bytes]:
+    """A PNG per crop: bicubic, each model, HR."""
+    import ray
+
+    from rayscale.evaluation import read_pairs
+    from rayscale.evaluation.crops import sheet
+    from rayscale.evaluation.published import set_name
+    from rayscale.resampling import enlarge
+
+    task = ray.remote(_upscaled).options(max_retries=3, **_resources(comparison))
+    drawn = {}
+    for data, scale, image, window in crops:
+        results = {
+            one.label + "+" * one.ensemble: task.remote(
+                one.network, one.ensemble, data, scale, image, comparison.device
+            )
+            for one in contenders
+            if one.scale == scale
+        }
+        (pair,) = read_pairs(data, scale, [image])
+        pictures = {"bicubic": enlarge(pair.lr.pixels, scale)}
+        pictures |= {label: _result(ray.get(future)) for label, future in results.items()}
+        dataset = set_name(data)
+        drawn[f"crops/{dataset}_x{scale:g}_{image}.png"] = sheet(
+            f"{image}, {dataset} x{scale:g}", pair.hr.pixels, pictures, PROTOCOLS[comparison.protocol], window
+        )  # fmt: skip
+    return drawn
+
+
+def _upscaled(
+    network: Any, ensemble: bool, data: str, scale: float, image: str, device: str
+) -> Pixels | RayscaleError:
+    """One image by one model; errors as by :func:`_score`."""
+    from rayscale.evaluation import enlarge_pair, read_pairs
+    from rayscale.inference import Upscaler
+
+    try:
+        upscaler = Upscaler(network, scale, device=device, precision="float32", ensemble=ensemble)
+        (pair,) = read_pairs(data, scale, [image])
+        return enlarge_pair(upscaler, pair)
+    except RayscaleError as error:
+        return error
