@@ -1,4 +1,4 @@
-"""Weight files: the own format (safetensors with the specification inside), foreign files, warm starts.
+"""Weight files: the own format (safetensors with the specification inside), and foreign files.
 
 How foreign state dicts are laid out is the business of ``rayscale.models.foreign``. Where files come from
 (object storage, the model registry) is not known here: everything is a local path. Nothing that a file says
@@ -180,52 +180,6 @@ def sha256_of(path: str | Path) -> str:
         raise NotFoundError(f"there is no file {path}") from None
 
 
-def warm_start(target: SuperResolver, source: SuperResolver) -> list[str]:
-    """Copy weights into ``target`` and return the keys that stay fresh.
-
-    For the same scales everything is copied. For others, all but what belongs to a scale: EDSR's tail, MDSR's
-    ``pre_process`` and ``upsample`` (the paper starts x3 and x4 from a trained x2 this way). The target keeps
-    its own mean. Nothing is changed on an error.
-
-    Raises:
-        ConfigError: another architecture, number of channels, size, value range or residual scaling.
-    """
-    if type(target) is not type(source):
-        raise ConfigError(
-            f"{target.spec.system} cannot start from {source.spec.system}: another architecture"
-        )
-    for name in ("value_range", "residual_scaling"):
-        ours, theirs = getattr(target.spec, name), getattr(source.spec, name)
-        if ours != theirs:
-            raise ConfigError(
-                f"cannot start from weights with {name} {theirs:g}: the model has {ours:g}; "
-                "use the same value"
-            )
-    same = target.scales == source.scales
-    own, given = _learned(target), _learned(source)
-    fresh = [] if same else [key for key in own if key.startswith(target.scale_bound)]
-    copied = [key for key in own if key not in fresh]
-    skipped = () if same else target.scale_bound
-    _require_same(
-        {key: own[key] for key in copied},
-        {key: value for key, value in given.items() if not (skipped and key.startswith(skipped))},
-    )
-    with torch.no_grad():
-        for key in copied:
-            own[key].copy_(given[key])
-    return fresh
-
-
-def _learned(model: SuperResolver) -> dict[str, Tensor]:
-    """What training changes: the parameters, and the statistics of batch normalisation."""
-    statistics = {
-        key: value
-        for key, value in model.named_buffers()
-        if key.endswith((".running_mean", ".running_var"))
-    }
-    return {**dict(model.named_parameters()), **statistics}
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -295,14 +249,14 @@ def _assemble(spec: ModelSpec, state: dict[str, Tensor]) -> SuperResolver:
     except RayscaleError as error:
         raise InputError(str(error)) from None
     try:
-        _require_same(model.state_dict(), state)
+        require_same(model.state_dict(), state)
         model.load_state_dict(_checked(state), assign=True)
     except ConfigError as error:
         raise InputError(str(error)) from None
     return model
 
 
-def _require_same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def require_same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """ConfigError that names missing and unexpected keys and different shapes."""
     wrong = [f"{key} is missing" for key in expected if key not in found]
     wrong += [f"{key} is unexpected" for key in found if key not in expected]
