@@ -28,18 +28,17 @@ class SRCNN(PreUpsampled):
         if spec.filters < 2:
             raise ConfigError(f"{spec.system} needs at least 2 filters, not {spec.filters}")
         wide, narrow = spec.filters, spec.filters // 2
-        self.layers = nn.Sequential(
-            he_conv(1, wide, 9, "replicate"),
-            nn.ReLU(inplace=True),
-            he_conv(wide, narrow, self.middle, "replicate"),
-            nn.ReLU(inplace=True),
-            he_conv(narrow, 1, 5, "replicate"),
-        )
+        first = he_conv(1, wide, 9, "replicate")
+        second = he_conv(wide, narrow, self.middle, "replicate")
+        third = he_conv(narrow, 1, 5, "replicate")
         with torch.no_grad():
-            nn.init.normal_(self.layers[-1].weight, std=0.001)
-            for layer in self.layers[::2]:
+            nn.init.normal_(third.weight, std=0.001)
+            for layer in (first, second, third):
                 layer.weight[0] = 0
-                layer.weight[0, 0, layer.kernel_size[0] // 2, layer.kernel_size[0] // 2] = 1
+                centre = layer.kernel_size[0] // 2
+                layer.weight[0, 0, centre, centre] = 1
+        relu = nn.ReLU(inplace=True)
+        self.layers = nn.Sequential(first, relu, second, relu, third)
 
     def refine(self, y: Tensor) -> Tensor:
         refined: Tensor = self.layers(y / self.spec.value_range)
