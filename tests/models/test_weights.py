@@ -232,3 +232,39 @@ def test_a_scale_of_the_range_is_served(tmp_path):
     assert read_weights(path, scale=2.5).model.scales == (2,)
     with pytest.raises(ConfigError, match="any above 1 up to 4, not 5"):
         read_weights(path, scale=5)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float16, 16), (torch.int8, 8)])
+def test_large_tensors_may_be_stored_narrow(tmp_path, random_weights, dtype, bits):
+    model = random_weights(create_model("edsr-baseline", scale=2, filters=96, blocks=1))
+    path = tmp_path / "m.safetensors"
+    save_model(model, path, dtype=dtype)
+    loaded = read_weights(path).model.state_dict()
+    for key, value in model.state_dict().items():
+        if value.numel() < 65536:
+            assert torch.equal(loaded[key], value), key
+            continue
+        assert loaded[key].dtype == torch.float32
+        top = value.flatten(1).abs().amax(dim=1)[:, None, None, None]
+        error = top / 254 if bits == 8 else value.abs() * 2**-11 + 1e-7
+        assert ((loaded[key] - value).abs() <= error * 1.001).all(), key
+    large = sum(v.numel() for v in model.state_dict().values() if v.numel() >= 65536)
+    small = sum(v.numel() for v in model.state_dict().values() if v.numel() < 65536)
+    assert path.stat().st_size <= large * bits // 8 + 4 * small + 8192
+
+
+def test_integers_without_their_steps_are_refused(tmp_path, random_weights):
+    model = random_weights(create_model("edsr-baseline", scale=2, filters=96, blocks=1))
+    path = tmp_path / "m.safetensors"
+    save_model(model, path, dtype=torch.int8)
+    rewrite(path, lambda s, m: s.pop("body.0.body.0.weight.step"))
+    with pytest.raises(WeightsError, match=r"body\.0\.body\.0\.weight has integers without"):
+        read_weights(path)
+
+
+def test_a_row_of_zeros_stays_zero_as_integers(tmp_path):
+    model = create_model("edsr-baseline", scale=2, filters=96, blocks=1)
+    with torch.no_grad():
+        model.body[0].body[0].weight[3] = 0
+    save_model(model, tmp_path / "m.safetensors", dtype=torch.int8)
+    assert not read_weights(tmp_path / "m.safetensors").model.body[0].body[0].weight[3].any()

@@ -175,7 +175,8 @@ def write_shard(task: ShardTask) -> ShardRecord:
                     pixels = crop(whole, task.config.grain)
                     if min(pixels.shape[:2]) < max(task.config.minimum, task.config.grain):
                         continue
-                    places = cuts(*pixels.shape[:2], task.config.size, task.config.step)
+                    height, width = pixels.shape[:2]
+                    places = cuts(height, width, task.config.size, task.config.step)
                     for scale, version in columns(pixels, task.config.scales):
                         writers[scale].add(
                             key, places, [take(version, place, scale) for place in places]
