@@ -33,7 +33,7 @@ from rayscale.models.spec import SPEC_KEY, ModelSpec
 FORMAT_KEY = "rayscale.format"
 FORMAT = "1"
 
-_LARGE = 1 << 16  # numbers of a tensor from which its share of the file matters
+_LARGE = 1 << 15  # numbers of a tensor from which its share of the file matters
 _STEP = ".step"
 
 Layout = Literal["auto", "rayscale", "official", "basicsr", "super-image"]
@@ -72,7 +72,7 @@ def save_model(
     bytes. ``extra`` goes into the metadata; keys that begin with ``rayscale.`` are taken. WeightsError for
     weights that are not finite, which could not be read again.
 
-    ``dtype`` is float32, or float16 or int8 for a file of half or a quarter of the size: then tensors of 65,536
+    ``dtype`` is float32, or float16 or int8 for a file of half or a quarter of the size: then tensors of 32,768
     numbers or more are rounded to it (smaller ones weigh nothing and stay exact). Integers count steps of a 127th of
     the largest weight of their output channel; the steps lie beside them, as ``KEY.step``. Reading always gives
     float32.
