@@ -61,7 +61,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("source", help="folder or s3://bucket/prefix of PNG, JPEG and TIFF images")
+    add("source", help="folder or s3://bucket/prefix of PNG, JPEG, WebP and TIFF images")
     add("target", help="folder or s3://bucket/prefix of the dataset")
     add("--scales", type=int, nargs="+", default=default.scales, metavar="S", help="default: 2 3 4")
     add(

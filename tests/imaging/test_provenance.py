@@ -24,7 +24,7 @@ def test_the_same_value_is_the_same_text():
     assert other.to_json() == PROVENANCE.to_json()
 
 
-@pytest.mark.parametrize("container", ["png", "jpeg", "tiff"])
+@pytest.mark.parametrize("container", ["png", "jpeg", "tiff", "webp"])
 def test_pictures_carry_it_as_a_remark(container):
     image = Image(np.zeros((9, 8, 3), np.uint8), container, text={"Title": "roof"})
     data = write_image(image, PROVENANCE)

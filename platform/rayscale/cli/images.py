@@ -222,15 +222,16 @@ def _convert(source: Path, target: Path, change: Change) -> str:
     from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
     from rayscale.storage import connect
 
-    image, provenance = change(read_image(source.read_bytes()))
     ending = ending_of(target.name)
     if not ending:
         raise ConfigError(
             f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
             f"use one of {', '.join(sorted(EXTENSIONS))}"
         )
+    image = read_image(source.read_bytes())
     if ending not in CONTAINERS[image.container].suffixes and ending != ending_of(source.name):
         image = replace(image, container=EXTENSIONS[ending], encoding={})
+    image, provenance = change(image)
     connect(target.parent).write(target.name, write_image(image, provenance))
     return f"{image.width}x{image.height}"
 

@@ -86,7 +86,7 @@ def prepare(
     run: Run = map,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Make a dataset of the PNG, JPEG and TIFF images below ``source`` and commit it at ``target``.
+    """Make a dataset of the PNG, JPEG, WebP and TIFF images below ``source`` and commit it at ``target``.
 
     ``run(function, tasks)`` executes the shards and yields their records in any order: ``map`` here, or side by
     side (``jobs/prepare_dataset.py``). ``progress(done, total)`` counts shards, those of an earlier run included.

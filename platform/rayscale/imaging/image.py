@@ -33,7 +33,7 @@ class Header:
     """What a file claims to hold, known without decoding it.
 
     ``width`` and ``height`` are those of the upright picture, as :func:`rayscale.imaging.read_image`
-    returns it. ``channels`` leaves alpha out. ``pages`` counts full pictures (TIFF pages, APNG frames), ``slices``
+    returns it. ``channels`` leaves alpha out. ``pages`` counts full pictures (TIFF pages, frames of animations), ``slices``
     those of one volume, which are read together.
     """
 
@@ -69,7 +69,7 @@ class Image:
             alpha stay so; ``encoding["extrasamples"]`` tells.
         icc: colour profile, byte for byte.
         dpi: pixels per inch ``(x, y)``.
-        text: remarks of the file (PNG text chunks, the JPEG comment, TIFF text tags).
+        text: remarks of the file (PNG text chunks, the JPEG comment, text tags of TIFF and EXIF).
         encoding: how the source was stored (quality, compression, tiles); each writer takes what it
             knows and ignores the rest.
         levels: which values are black and white; None is the full range of uint8 or uint16.

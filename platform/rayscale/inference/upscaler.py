@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
+from rayscale.imaging import check_side
 from rayscale.imaging.levels import Levels
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
 from rayscale.inference.ensemble import self_ensemble
@@ -86,6 +87,9 @@ class Upscaler:
         and missing again in the output; the slices of a volume are enlarged one by one.
         """
         self._check_size(image.height, image.width, image.frames)
+        check_side(
+            image.container, enlarged(image.width, self.scale), enlarged(image.height, self.scale)
+        )
         scale, missing, metadata = self.scale, image.missing, image.metadata
         alpha = None if image.alpha is None else enlarge(image.alpha, scale)
         dpi = None if image.dpi is None else (image.dpi[0] * scale, image.dpi[1] * scale)

@@ -35,7 +35,7 @@ _SIGNED, _FLOAT = 2, 3
 MAX_BANDS = 4096
 """More than any instrument has; GDAL keeps an object for each."""
 
-_TIFF_SIDE = 1 << 30
+MAX_SIDE = 1 << 30
 
 # GDAL never looks at other files, nor at the network, and keeps few blocks in memory (MB).
 _GDAL = {
@@ -180,8 +180,6 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     meta = image.metadata
     if not isinstance(meta, GeoMetadata):
         raise UnsupportedError("a GeoTIFF is made from a GeoTIFF only; write this image as TIFF")
-    if max(image.width, image.height) > _TIFF_SIDE:
-        raise UnsupportedError(f"GeoTIFF holds sides of up to {_TIFF_SIDE} pixels")
     rasterio = _rasterio()
     alpha = meta.mask if meta.alpha is not None else None
     count = image.channels + (alpha is not None)
