@@ -70,6 +70,12 @@ class DicomMetadata:
         """The same object, of which ``write`` makes one of larger pixels."""
         return replace(self, scale=self.scale * float(exact_scale(scale)))
 
+    def of_deviations(self) -> DicomMetadata:
+        """Refused: of the classes that hold floating values none is an image of the source's class."""
+        raise UnsupportedError(
+            "uncertainty has no place in a DICOM image, whose pixels are integers; convert the series to NIfTI first"
+        )
+
 
 def probe(data: bytes) -> Header:
     """Header of a DICOM image; at most 4 MiB of a deflated one are inflated."""

@@ -136,6 +136,7 @@ def write(image: Image) -> bytes:
     codec = encoding.get("compression", "deflate")
     codec = codec if codec in _WRITABLE else "deflate"
     predictor = codec in _WITH_PREDICTOR and bool(encoding.get("predictor", True))
+    floating = image.pixels.dtype.kind == "f"
     text = remarks.text_tags(image.text)
     options: dict[str, Any] = {"description": text.pop(remarks.DESCRIPTION, None)}
     # Type 7 would be honest for UTF-8, but every reader expects type 2 (ASCII) here.
@@ -156,7 +157,7 @@ def write(image: Image) -> bytes:
         planarconfig=(2 if planar else 1) if planes.shape[2] > 1 else None,
         extrasamples=extras or None,
         compression=_WRITABLE[codec],
-        predictor=2 if predictor else None,
+        predictor=(3 if floating else 2) if predictor else None,
         tile=encoding.get("tile"),
         bigtiff=True if encoding.get("bigtiff") else None,
         byteorder=encoding.get("byteorder", "<"),
