@@ -101,14 +101,20 @@ def test_the_residual_is_that_of_the_stored_pixels():
     assert Residual().describe() == {"max": 0, "rms": 0}
 
 
-def pieces(upscaler: Upscaler, pixels: np.ndarray, margin: int, step: int) -> np.ndarray:
-    """The image upscaled by windows of ``step`` columns with ``margin`` more on each side."""
-    out, scale = [], upscaler.scale
+def pieces(upscaler: Upscaler, pixels: np.ndarray, margin: int, step: int):
+    """The image upscaled by windows of ``step`` columns with ``margin`` more on each side, and the sum of residuals."""
+    out, total, scale = [], Residual(), upscaler.scale
     for start in range(0, pixels.shape[1], step):
         low = max(0, start - margin)
-        part = upscaler.upscale(Image(pixels[:, low : start + step + margin])).pixels
-        out.append(part[:, int((start - low) * scale) : int((start - low + step) * scale)])
-    return np.concatenate(out, axis=1)
+        window = pixels[:, low : start + step + margin]
+        core = np.zeros((*window.shape[:2], 1), bool)
+        core[:, start - low : start - low + step] = True
+        run = upscaler.run(Image(window), core)
+        out.append(
+            run.image.pixels[:, int((start - low) * scale) : int((start - low + step) * scale)]
+        )
+        total += run.residual
+    return np.concatenate(out, axis=1), total
 
 
 @pytest.mark.parametrize("scale", [2, 1.5])
@@ -117,13 +123,19 @@ def test_windows_equal_the_whole(scale):
     pixels[:, :60] = 777  # nothing to correct here: such a window ends early
     made = network(1) if scale == 2 else create_model("bilinear")
     upscaler = Upscaler(made, scale, precision="float32", consistency=True)
-    whole = upscaler.upscale(Image(pixels)).pixels.astype(int)
+    run = upscaler.run(Image(pixels))
+    whole = run.image.pixels.astype(int)
     assert upscaler.halo == made.halo(scale) + backprojection.HALO
     assert upscaler.halo < 60
-    apart = np.abs(pieces(upscaler, pixels, upscaler.halo, 20) - whole)
+    joined, total = pieces(upscaler, pixels, upscaler.halo, 20)
+    apart = np.abs(joined - whole)
     assert apart.max() <= 1  # half a unit rounds either way
     assert np.count_nonzero(apart) < 0.01 * apart.size
-    assert np.abs(pieces(upscaler, pixels, 4, 20) - whole).max() > 5
+    assert total.values == run.residual.values == pixels.size
+    assert total.maximum == pytest.approx(run.residual.maximum, abs=0.2)
+    assert total.rms == pytest.approx(run.residual.rms, rel=0.01)
+    joined, total = pieces(upscaler, pixels, 4, 20)
+    assert np.abs(joined - whole).max() > 5
 
 
 def test_an_error_too_small_to_matter_is_left_alone_where_it_is():

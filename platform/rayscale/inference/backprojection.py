@@ -25,8 +25,11 @@ from rayscale.resampling import downsample, upsample
 ITERATIONS = 10
 """What is left after these is below what rounding to whole numbers adds, but for pixels held by black or white."""
 
-HALO = 4 * ITERATIONS
-"""Source pixels around a pixel that its correction may depend on: each kernel reaches less than 2 of them."""
+HALO = 4 * ITERATIONS + 2
+"""Source pixels around a pixel that its correction and its residual may depend on.
+
+Each kernel reaches less than 2 of them: two an iteration, one to measure what is left.
+"""
 
 TOLERANCE = 1 / 16
 """Stored units of an error that is left alone. Rounding adds up to 0.44, so what is shrunk still rounds to the source."""
@@ -69,6 +72,7 @@ def back_project(
     scale: float,
     tolerance: Tensor,
     limits: tuple[Tensor, Tensor] | None = None,
+    iterations: int = ITERATIONS,
 ) -> Tensor:
     """Correct the enlargement ``y (N, C, sH, sW)`` of ``x (N, C, H, W)``, both floating in the same range.
 
@@ -76,8 +80,9 @@ def back_project(
         tolerance: ``(C, 1, 1)``, errors of a source pixel that are left alone.
         limits: least and largest value ``(C, 1, 1)`` that can be stored; the correction stays between them, so that
             clipping afterwards cannot undo it.
+        iterations: at most so many.
     """
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         if limits is not None:
             y = y.clamp(*limits)
         error = x - downsample(y, x.shape[-2:], scale)

@@ -152,8 +152,12 @@ class Upscaler:
         """
         return self.run(image).image
 
-    def run(self, image: Image) -> Upscaled:
+    def run(self, image: Image, counted: NDArray[np.bool_] | None = None) -> Upscaled:
         """``upscale``, with the residual and the uncertainty that were asked for.
+
+        Args:
+            counted: ``(H, W, 1)`` or ``(H, W, C)``, the pixels that make up the residual, of which missing ones never
+                count; None for all. The core of a window: with a margin of ``halo``, windows add up to the whole.
 
         Raises UnsupportedError, before anything is computed, for the uncertainty of an image whose container has no
         place for it.
@@ -167,7 +171,7 @@ class Upscaler:
             metadata.of_deviations()
         alpha = None if image.alpha is None else enlarge(image.alpha, scale)
         dpi = None if image.dpi is None else (image.dpi[0] * scale, image.dpi[1] * scale)
-        values = self._upscale_measured(image)
+        values = self._upscale_measured(image, counted)
         larger = replace(
             image,
             pixels=values.pixels,
@@ -181,24 +185,29 @@ class Upscaler:
             uncertainty = larger.of_deviations(values.deviations)
         return Upscaled(larger, values.residual, uncertainty)
 
-    def _upscale_measured(self, image: Image) -> _Values:
+    def _upscale_measured(self, image: Image, counted: NDArray[np.bool_] | None) -> _Values:
         """Values of the enlarged image: the network where something was measured, the source elsewhere."""
         source, missing = image.pixels, image.missing
         if missing is not None and missing.everything:
             pixels = nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
             deviations = None if self._single is None else np.zeros(pixels.shape, np.float32)
             return _Values(pixels, Residual() if self.consistency else None, deviations)
-        filled, valid = source, None
+        filled, valid = source, counted
         if missing is not None:
-            filled, valid = missing.filled(source), missing.valid
+            filled = missing.filled(source)
+            valid = missing.valid if counted is None else missing.valid & counted
         if source.ndim == 3:
             values = self._upscale_frame(filled, image.levels, valid)
         else:
-            masks = repeat(None) if valid is None else valid
+            masks = (
+                repeat(None)
+                if valid is None
+                else np.broadcast_to(valid, (*source.shape[:-1], valid.shape[-1]))
+            )
             values = _Values.stacked(
                 [
                     self._upscale_frame(frame, image.levels, mask)
-                    for frame, mask in zip(filled, masks, strict=valid is not None)
+                    for frame, mask in zip(filled, masks, strict=False)
                 ]
             )
         if missing is None:
