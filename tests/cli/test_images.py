@@ -80,7 +80,9 @@ def test_uncertainty_lies_beside_the_output(rayscale, photo, tmp_path):
     assert code == 0, err
     beside = tmp_path / "big.uncertainty.tif"
     assert json.loads(out)["done"][0]["uncertainty"] == str(beside)
-    values = tifffile.imread(beside)
+    with tifffile.TiffFile(beside) as file:
+        values = file.asarray()
+        assert "standard deviation over the eight" in file.pages[0].description
     assert (values.shape, values.dtype) == ((40, 60, 3), np.float32)
     assert 0 < values.mean() < 20
     assert rayscale("upscale", photo, tmp_path / "plus.png", "--ensemble")[0] == 0

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     Change = Callable[[Image], "Changed"]
 
+UNCERTAINTY = "standard deviation over the eight outputs of the self-ensemble, in stored units"
+"""What the provenance of the file beside an output says of its values."""
+
 
 @dataclass(frozen=True)
 class Changed:
@@ -105,7 +108,8 @@ def _convert(source: Path, target: Path, change: Change) -> tuple[Changed, dict[
     if result.uncertainty is not None:
         suffixes = CONTAINERS[result.uncertainty.container].suffixes
         beside = f"{_stem(target)}.uncertainty{ending if ending in suffixes else suffixes[0]}"
-        store.write(beside, write_image(result.uncertainty, result.provenance))
+        made = result.provenance and result.provenance.with_measures(content=UNCERTAINTY)
+        store.write(beside, write_image(result.uncertainty, made))
         facts["uncertainty"] = str(target.with_name(beside))
     return result, facts
 
