@@ -108,8 +108,9 @@ def _upscaled(data: bytes, upscaler: Upscaler, recipe: Recipe) -> bytes:
             f"{header.width}x{header.height} pixels at x{upscaler.scale} make more than {limit} output pixels; "
             "raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
         )
+    result = upscaler.run(read_image(data))
     provenance = Provenance(recipe.model, recipe.digest, upscaler.describe())
-    return write_image(upscaler.upscale(read_image(data)), provenance)
+    return write_image(result.image, provenance.with_measures(**result.measures))
 
 
 class UpscaleActor:
@@ -147,6 +148,7 @@ class UpscaleActor:
             device=device,
             precision=recipe.precision,  # type: ignore[arg-type]
             ensemble=recipe.ensemble,
+            consistency=recipe.consistency,
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:

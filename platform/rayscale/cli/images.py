@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rayscale.cli.console import emit, note
-from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+from rayscale.cli.conversion import Changed, check_apart, file_jobs, for_each
+from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rayscale.imaging import Image, Provenance
     from rayscale.registry import OpenedModel
-
-    Change = Callable[[Image], tuple[Image, Provenance | None]]
 
 ModelOption = Annotated[
     str | None,
@@ -45,6 +42,21 @@ ScaleOption = Annotated[
 ]
 EnsembleOption = Annotated[
     bool, typer.Option("--ensemble", help='Average over 8 flips and turns ("+"): slower, better.')
+]
+ConsistencyOption = Annotated[
+    bool,
+    typer.Option(
+        "--consistency",
+        help="Correct the result until shrinking it gives the input back; tells what is left.",
+    ),
+]
+UncertaintyOption = Annotated[
+    bool,
+    typer.Option(
+        "--uncertainty",
+        help="Write big.uncertainty.tif (NIfTI: .nii) besides: the standard deviation of each value over the "
+        "ensemble, float32, in the units of the image. Implies --ensemble.",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
@@ -76,6 +88,8 @@ def upscale(
     scale: ScaleOption = 2,
     weights: WeightsOption = None,
     ensemble: EnsembleOption = False,
+    consistency: ConsistencyOption = False,
+    uncertainty: UncertaintyOption = False,
     tile: Annotated[
         int | None,
         typer.Option(help="Side of a tile in input pixels (192); the halo is extra.", min=16),
@@ -92,6 +106,8 @@ def upscale(
 
     rayscale upscale photos/ larger/ -m bicubic -s 4
 
+    rayscale upscale scene.tif big.tif --consistency --uncertainty
+
     rayscale upscale s3://in/prefix s3://out/prefix -m NAME@alias   (Ray Data; without -m edsr-baseline for all)
 
     Exit code: 0 all done, 3 some files failed, 1 nothing could be done, 2 wrong usage.
@@ -103,6 +119,10 @@ def upscale(
             )
         if tile is not None:
             raise ConfigError("a bucket takes no --tile: its workers choose the tiles")
+        if uncertainty:
+            raise ConfigError(
+                "a bucket takes no --uncertainty: its outputs are one to one; upscale the files that need it one by one"
+            )
         from rayscale.cli.pipeline import upscale_bucket
 
         options = {
@@ -111,14 +131,14 @@ def upscale(
             "--device": device,
             "--precision": precision,
         }
-        flags = ["--ensemble"] * ensemble + ["--json"] * json_
+        flags = ["--ensemble"] * ensemble + ["--consistency"] * consistency + ["--json"] * json_
         upscale_bucket([source, target, *chain.from_iterable(options.items()), *flags])
         return
 
     from rayscale.imaging import Provenance
     from rayscale.inference import Upscaler
 
-    jobs = list(_jobs(Path(source), Path(target)))
+    jobs = list(file_jobs(Path(source), Path(target)))
     photograph, other = chosen(model, weights, scale)
 
     @cache
@@ -131,15 +151,26 @@ def upscale(
             precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
             tile=tile or 192,
             ensemble=ensemble,
+            consistency=consistency,
+            uncertainty=uncertainty,
         )
         return upscaler, Provenance(opened.label, opened.digest, upscaler.describe())
 
-    def larger(image: Image) -> tuple[Image, Provenance]:
+    def larger(image: Image) -> Changed:
         upscaler, provenance = made(photograph if image.channels == 3 else other)
-        return upscaler.upscale(image), provenance
+        result = upscaler.run(image)
+        return Changed(
+            result.image,
+            provenance.with_measures(**result.measures),
+            result.measures.get("residual"),
+            result.uncertainty,
+        )
+
+    if uncertainty:
+        check_apart(jobs)
 
     made(photograph)  # a model or a device that cannot be used is one error, not one of each file
-    _for_each(jobs, larger, json_)
+    for_each(jobs, larger, json_)
 
 
 def degrade(
@@ -156,83 +187,15 @@ def degrade(
 
     from rayscale.resampling import degrade as shrink
 
-    def smaller(image: Image) -> tuple[Image, None]:
+    def smaller(image: Image) -> Changed:
         image.check_picture("making a low-resolution image")
         alpha = None if image.alpha is None else shrink(image.alpha[..., None], scale)[..., 0]
         dpi = None if image.dpi is None else (image.dpi[0] / scale, image.dpi[1] / scale)
         metadata = None if image.metadata is None else image.metadata.scaled(1 / scale)
         pixels = shrink(image.pixels, scale)
-        return replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata), None
+        return Changed(replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata))
 
-    _for_each(list(_jobs(source, target)), smaller, json_)
-
-
-def _jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
-    """Pairs of input and output file; a folder is walked, its output folder left out."""
-    from rayscale.imaging import EXTENSIONS, ending_of
-
-    if source.is_file():
-        yield source, target / source.name if target.is_dir() else target
-        return
-    if not source.is_dir():
-        raise NotFoundError(f"there is no file or folder {source}")
-    if target.is_file():
-        raise ConfigError(f"{target} is a file, but the input {source} is a folder; name a folder")
-    if source.resolve() == target.resolve():
-        raise ConfigError(f"input and output are the same folder {source}; name another output")
-    found = False
-    for path in sorted(source.rglob("*")):
-        inside_target = target.resolve() in path.resolve().parents
-        if path.is_file() and ending_of(path.name) and not inside_target:
-            found = True
-            yield path, target / path.relative_to(source)
-    if not found:
-        raise NotFoundError(f"no images in {source}; looked for {', '.join(sorted(EXTENSIONS))}")
-
-
-def _for_each(
-    jobs: list[tuple[Path, Path]],
-    change: Change,
-    json_: bool,
-) -> None:
-    """Read, change and write each file; report failures, then exit with the code that tells."""
-    import time
-
-    done, failed = [], []
-    for number, (source, target) in enumerate(jobs, 1):
-        start = time.perf_counter()
-        try:
-            size = _convert(source, target, change)
-        except (RayscaleError, OSError) as error:
-            failed.append({"input": str(source), "error": str(error)})
-            note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
-        else:
-            done.append({"input": str(source), "output": str(target)})
-            seconds = time.perf_counter() - start
-            note(f"[{number}/{len(jobs)}] {source} -> {target} ({size}, {seconds:.1f} s)")
-    if json_:
-        emit({"done": done, "failed": failed})
-    if failed:
-        raise typer.Exit(3 if done else 1)
-
-
-def _convert(source: Path, target: Path, change: Change) -> str:
-    from dataclasses import replace
-
-    from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
-    from rayscale.storage import connect
-
-    image, provenance = change(read_image(source.read_bytes()))
-    ending = ending_of(target.name)
-    if not ending:
-        raise ConfigError(
-            f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
-            f"use one of {', '.join(sorted(EXTENSIONS))}"
-        )
-    if ending not in CONTAINERS[image.container].suffixes and ending != ending_of(source.name):
-        image = replace(image, container=EXTENSIONS[ending], encoding={})
-    connect(target.parent).write(target.name, write_image(image, provenance))
-    return f"{image.width}x{image.height}"
+    for_each(list(file_jobs(source, target)), smaller, json_)
 
 
 def evaluate(

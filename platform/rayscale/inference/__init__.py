@@ -1,5 +1,5 @@
 """From an image to a larger image: the one way to upscale, shared by evaluation, batch and serving."""
 
-from rayscale.inference.upscaler import Precision, Upscaler
+from rayscale.inference.upscaler import Precision, Upscaled, Upscaler
 
-__all__ = ["Precision", "Upscaler"]
+__all__ = ["Precision", "Upscaled", "Upscaler"]

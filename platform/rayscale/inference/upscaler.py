@@ -6,19 +6,22 @@ concurrent requests cannot mix.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
+from rayscale.imaging import check_side
 from rayscale.imaging.levels import Levels
+from rayscale.inference import backprojection
+from rayscale.inference.backprojection import Residual, back_project
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
-from rayscale.inference.ensemble import self_ensemble
+from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
 from rayscale.inference.tiles import Tile, tiles
 from rayscale.resampling import enlarge, enlarged, exact_scale, nearest
 from rayscale.settings import get_settings
@@ -27,11 +30,50 @@ if TYPE_CHECKING:
     from rayscale.imaging import Image
     from rayscale.models.network import SuperResolver
 
-Pixels = npt.NDArray[Any]
+Pixels = NDArray[Any]
 
-__all__ = ["Precision", "Upscaler"]
+__all__ = ["Precision", "Upscaled", "Upscaler"]
 
 _SMALLEST_TILE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Upscaled:
+    """An enlarged image and what was asked to be known of it.
+
+    Attributes:
+        residual: how far it is from its source when shrunk, with ``consistency``.
+        uncertainty: the standard deviations of its values over the self-ensemble, with ``uncertainty``.
+    """
+
+    image: Image
+    residual: Residual | None = None
+    uncertainty: Image | None = None
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """What provenance tells of this output."""
+        return {} if self.residual is None else {"residual": self.residual.describe()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """Pixels of an enlarged image or of one of its frames, with residual and standard deviations if asked for."""
+
+    pixels: Pixels
+    residual: Residual | None = None
+    deviations: Pixels | None = None
+
+    @classmethod
+    def stacked(cls, frames: list[_Values]) -> _Values:
+        """Those of a volume."""
+        residuals = [frame.residual for frame in frames if frame.residual is not None]
+        deviations = [frame.deviations for frame in frames if frame.deviations is not None]
+        return cls(
+            np.stack([frame.pixels for frame in frames]),
+            sum(residuals, Residual()) if residuals else None,
+            np.stack(deviations) if deviations else None,
+        )
 
 
 class Upscaler:
@@ -45,6 +87,8 @@ class Upscaler:
         tile: side of a tile's core in source pixels; the exact halo of the model comes on top. At a scale p/q a core
             is at least q.
         ensemble: average over the eight flips and transpositions (the "+" variants), at eight times the cost.
+        consistency: correct the output by back-projection until it gives the source when shrunk.
+        uncertainty: the standard deviation over the eight of the ensemble, before any correction; implies ``ensemble``.
 
     Raises ConfigError for settings that are not possible.
     """
@@ -58,6 +102,8 @@ class Upscaler:
         precision: Precision = "auto",
         tile: int = 192,
         ensemble: bool = False,
+        consistency: bool = False,
+        uncertainty: bool = False,
     ) -> None:
         if tile < _SMALLEST_TILE:
             raise ConfigError(f"tile {tile} is too small; use at least {_SMALLEST_TILE} pixels")
@@ -65,18 +111,37 @@ class Upscaler:
         self.device = pick_device(device)
         self.precision: Precision = precision
         self.tile = tile
-        self.ensemble = ensemble
+        self.ensemble = ensemble or uncertainty
+        self.consistency = consistency
+        # Whoever wants to know how far the eight differ asks for each alone.
+        self._single = (
+            Upscaler(model, scale, device=device, precision=precision, tile=tile)
+            if uncertainty
+            else None
+        )
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         pick_dtype(precision, self.device, 8)  # a wrong name fails here, not at the first image
 
+    @property
+    def halo(self) -> int:
+        """Source pixels around a pixel that its enlargement depends on: what a window of a scene needs as a margin.
+
+        Exact for the network, an upper bound for the back-projection. At a scale p/q windows begin at multiples of q.
+        """
+        margin: int = self.model.halo(self.scale)
+        return margin + backprojection.HALO if self.consistency else margin
+
     def describe(self) -> dict[str, object]:
         """What determines the output besides the source and the weights."""
-        return {
+        facts: dict[str, object] = {
             "system": self.model.spec.system,
             "scale": self.scale,
             "precision": self.precision,
             "ensemble": self.ensemble,
         }
+        if self.consistency:
+            facts["consistency"] = f"{backprojection.ITERATIONS} back-projections"
+        return facts
 
     def upscale(self, image: Image) -> Image:
         """The image ``scale`` times as large, in the same container, type and channels.
@@ -85,38 +150,83 @@ class Upscaler:
         printed size stays, and so does the geometry of the container. Missing pixels are filled for the network
         and missing again in the output; the slices of a volume are enlarged one by one.
         """
+        return self.run(image).image
+
+    def run(self, image: Image, counted: NDArray[np.bool_] | None = None) -> Upscaled:
+        """``upscale``, with the residual and the uncertainty that were asked for.
+
+        Args:
+            counted: ``(H, W, 1)`` or ``(H, W, C)``, the pixels that make up the residual, of which missing ones never
+                count; None for all. The core of a window: with a margin of ``halo``, windows add up to the whole.
+
+        Raises UnsupportedError, before anything is computed, for the uncertainty of an image whose container has no
+        place for it.
+        """
         self._check_size(image.height, image.width, image.frames)
+        check_side(
+            image.container, enlarged(image.width, self.scale), enlarged(image.height, self.scale)
+        )
         scale, missing, metadata = self.scale, image.missing, image.metadata
+        if self._single is not None and metadata is not None:
+            metadata.of_deviations()
         alpha = None if image.alpha is None else enlarge(image.alpha, scale)
         dpi = None if image.dpi is None else (image.dpi[0] * scale, image.dpi[1] * scale)
-        return replace(
+        values = self._upscale_measured(image, counted)
+        larger = replace(
             image,
-            pixels=self._upscale_measured(image),
+            pixels=values.pixels,
             alpha=alpha,
             dpi=dpi,
             missing=None if missing is None else missing.scaled(scale),
             metadata=None if metadata is None else metadata.scaled(scale),
         )
+        uncertainty = None
+        if values.deviations is not None:
+            uncertainty = larger.of_deviations(values.deviations)
+        return Upscaled(larger, values.residual, uncertainty)
 
-    def _upscale_measured(self, image: Image) -> Pixels:
-        """Pixels of the enlarged image: the network where something was measured, the source elsewhere."""
+    def _upscale_measured(self, image: Image, counted: NDArray[np.bool_] | None) -> _Values:
+        """Values of the enlarged image: the network where something was measured, the source elsewhere."""
         source, missing = image.pixels, image.missing
         if missing is not None and missing.everything:
-            return nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
-        filled = source if missing is None else missing.filled(source)
+            pixels = nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
+            deviations = None if self._single is None else np.zeros(pixels.shape, np.float32)
+            return _Values(pixels, Residual() if self.consistency else None, deviations)
+        filled, valid = source, counted
+        if missing is not None:
+            filled = missing.filled(source)
+            valid = missing.valid if counted is None else missing.valid & counted
         if source.ndim == 3:
-            output = self.upscale_pixels(filled, image.levels)
+            values = self._upscale_frame(filled, image.levels, valid)
         else:
-            output = np.stack([self.upscale_pixels(frame, image.levels) for frame in filled])
-        return output if missing is None else missing.restored(output, source, self.scale)
+            masks = (
+                repeat(None)
+                if valid is None
+                else np.broadcast_to(valid, (*source.shape[:-1], valid.shape[-1]))
+            )
+            values = _Values.stacked(
+                [
+                    self._upscale_frame(frame, image.levels, mask)
+                    for frame, mask in zip(filled, masks, strict=False)
+                ]
+            )
+        if missing is None:
+            return values
+        return replace(values, pixels=missing.restored(values.pixels, source, self.scale))
 
-    @torch.inference_mode()
     def upscale_pixels(self, pixels: Pixels, levels: Levels | None = None) -> Pixels:
         """Upscale ``(H, W, C)`` pixels to ``(sH, sW, C)`` of the same type, integers rounded and clipped.
 
         ``levels`` says which values are black and white; only uint8 and uint16 can do without. Fractions of a pixel
         in the size are cut, as everywhere here: it is ``floor(scale * size)``.
         """
+        return self._upscale_frame(pixels, levels).pixels
+
+    @torch.inference_mode()
+    def _upscale_frame(
+        self, pixels: Pixels, levels: Levels | None, valid: NDArray[np.bool_] | None = None
+    ) -> _Values:
+        """``upscale_pixels`` with all that is to be known; only ``valid`` pixels count for the residual."""
         if pixels.ndim != 3 or (levels is None and pixels.dtype not in (np.uint8, np.uint16)):
             raise InputError(
                 f"expected (H, W, C) pixels of uint8 or uint16, got shape {pixels.shape} of {pixels.dtype}"
@@ -126,23 +236,60 @@ class Upscaler:
         value_range = self.model.spec.value_range
         height, width = (enlarged(side, self.scale) for side in pixels.shape[:2])
         out = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+        deviations = None if self._single is None else np.empty(out.shape, np.float32)
         for channels in self._groups(pixels.shape[2]):
             scaling = levels.of_channels(channels)
             planes = scaling.to_network(pixels[:, :, channels], value_range).transpose(2, 0, 1)
             x = torch.tensor(planes[None])
-            y = self.predict(x, bits=levels.bits)
-            if not torch.isfinite(y).all():
-                y = self.predict(
-                    x, bits=16
-                )  # float32: overflow of a narrow type is no reason to fail
-            if not torch.isfinite(y).all():
-                raise RayscaleError(
-                    "the network produced non-finite values for this image; its weights are damaged or "
-                    "were trained on another value range"
-                )
+            y, spread = self._finite(x, levels.bits)
+            if self.consistency:
+                y = self._back_projected(y, x, scaling, pixels.dtype)
             values = y[0].permute(1, 2, 0).numpy()
             out[:, :, channels] = scaling.to_values(values, value_range, pixels.dtype)
-        return out
+            if deviations is not None and spread is not None:
+                apart = spread[0].permute(1, 2, 0).numpy()
+                deviations[:, :, channels] = apart / scaling.unit(value_range, pixels.dtype)
+        residual = None
+        if self.consistency:
+            residual = backprojection.residual(out, pixels, self.scale, valid)
+        return _Values(out, residual, deviations)
+
+    def _finite(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
+        """Output and standard deviation (None unless asked for) in the range of the model.
+
+        Raises RayscaleError when the output is not finite in float32 either.
+        """
+        for depth in (bits, 16):  # overflow of a narrow type is no reason to fail
+            y, spread = self._moments(x, depth)
+            if torch.isfinite(y).all():
+                return y, spread
+        raise RayscaleError(
+            "the network produced non-finite values for this image; its weights are damaged or "
+            "were trained on another value range"
+        )
+
+    def _moments(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
+        single = self._single
+        if single is None:
+            return self.predict(x, bits=bits), None
+        height, width = (enlarged(side, self.scale) for side in x.shape[-2:])
+        mean, spread = (
+            moment[..., :height, :width]
+            for moment in ensemble_moments(
+                lambda view: single.predict(view, bits=bits), padded(x, self.scale)
+            )
+        )
+        return mean, spread
+
+    def _back_projected(self, y: Tensor, x: Tensor, scaling: Levels, dtype: Any) -> Tensor:
+        """``y`` corrected until it gives ``x`` when shrunk; what can be stored stays so."""
+        value_range = self.model.spec.value_range
+        # Floats have no unit: that of 16 bits from black to white, below which float32 has little to say, stands in.
+        unit = scaling.unit(value_range, dtype) if dtype.kind in "iu" else np.zeros(1, np.float32)
+        tolerance = backprojection.TOLERANCE * np.maximum(unit, value_range / 65535)
+        bounds = scaling.bounds(value_range, dtype)
+        limits = None if bounds is None else (_planes(bounds[0]), _planes(bounds[1]))
+        return back_project(y, x, self.scale, _planes(tolerance), limits)
 
     @torch.inference_mode()
     def predict(self, x: Tensor, *, bits: int = 16) -> Tensor:
@@ -159,7 +306,7 @@ class Upscaler:
         height, width = x.shape[-2:]
         grain = exact_scale(self.scale).denominator
         if self.ensemble:
-            x = functional.pad(x, (0, -width % grain, 0, -height % grain), mode="replicate")
+            x = padded(x, self.scale)
         halo = self.model.halo(self.scale)
         tall, wide = x.shape[-2:]
         out = torch.empty(*x.shape[:2], enlarged(tall, self.scale), enlarged(wide, self.scale))
@@ -221,3 +368,8 @@ class Upscaler:
                 f"{width}x{height} pixels{f' of {frames} slices' * (frames > 1)} at x{self.scale} make {wide}x{tall}, "
                 f"over the limit of {limit} output pixels; raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
             )
+
+
+def _planes(values: Pixels) -> Tensor:
+    """One value, or one per channel, to be combined with ``(N, C, H, W)``."""
+    return torch.from_numpy(np.asarray(values, np.float32).reshape(-1, 1, 1))

@@ -10,6 +10,7 @@ A scene is read whole here. Reading and writing window by window, for scenes lar
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ _SIGNED, _FLOAT = 2, 3
 MAX_BANDS = 4096
 """More than any instrument has; GDAL keeps an object for each."""
 
-_TIFF_SIDE = 1 << 30
+MAX_SIDE = 1 << 30
 
 # GDAL never looks at other files, nor at the network, and keeps few blocks in memory (MB).
 _GDAL = {
@@ -131,6 +132,28 @@ class GeoMetadata:
         mask = None if self.mask is None else nearest(self.mask, scale)
         return replace(self, transform=transform, gcps=gcps, rpcs=rpcs, tags=tags, mask=mask)
 
+    def of_deviations(self) -> GeoMetadata:
+        """The same ground; NaN is nodata, so no mask is needed, and bands have no colour and no offset."""
+        bands = tuple(
+            replace(
+                band,
+                description=f"standard deviation of {band.description or f'band {number}'}",
+                offset=0.0,
+                colour=type(band.colour).undefined,
+            )
+            for number, band in enumerate(self.bands, 1)
+        )
+        predictor = self.predictor if self.predictor == "NO" else "FLOATING_POINT"
+        return replace(
+            self,
+            bands=bands,
+            nodata=math.nan,
+            mask=None,
+            alpha=None,
+            predictor=predictor,
+            bits=None,
+        )
+
 
 def claims(data: bytes) -> bool:
     """Whether these bytes of a TIFF hold more than a picture, judged by the tags of the first directory."""
@@ -180,8 +203,6 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     meta = image.metadata
     if not isinstance(meta, GeoMetadata):
         raise UnsupportedError("a GeoTIFF is made from a GeoTIFF only; write this image as TIFF")
-    if max(image.width, image.height) > _TIFF_SIDE:
-        raise UnsupportedError(f"GeoTIFF holds sides of up to {_TIFF_SIDE} pixels")
     rasterio = _rasterio()
     alpha = meta.mask if meta.alpha is not None else None
     count = image.channels + (alpha is not None)
