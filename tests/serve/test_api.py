@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.openapi.models import OpenAPI
-from serve.errors import STATUS, OutOfMemoryError, OverloadedError, UnavailableError
+from serve.errors import STATUS, OverloadedError, UnavailableError
 from serve.jobs import Job
 
 from rayscale.errors import RayscaleError
