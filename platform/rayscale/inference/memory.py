@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 # The CPU allocator of torch has no class of its own for it, nor have the libraries below torch.
-_SIGNS = ("can't allocate memory", "out of memory", "bad_alloc", "CUDNN_STATUS_ALLOC_FAILED")
+_SIGNS = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
