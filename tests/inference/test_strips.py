@@ -149,11 +149,12 @@ def test_memory_is_for_rows_only():
 
     strips = Strips(_model("mdsr-baseline", 2).path(2, 3), 64)
     sizes = []
-    for _ in range(12):
-        for _ in strips.push(torch.rand(1, 3, 8, 8, dtype=torch.float64), last=False):
-            pass
+    for count in (1, 5, 6):
+        for _ in range(count):
+            for _ in strips.push(torch.rand(1, 3, 8, 8, dtype=torch.float64), last=False):
+                pass
         sizes.append(held())
-    assert sizes[0] < sizes[5] == sizes[11]
+    assert sizes[0] < sizes[1] == sizes[2]
 
 
 @torch.inference_mode()
