@@ -14,13 +14,14 @@ take part where ``pip install onnx onnxruntime openvino`` put them; they are no 
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ def ours(model: SuperResolver, x: Tensor, options: argparse.Namespace) -> Iterat
         for name, network in ((STRIPS, model), ("rayscale, tiles with halo", Tiled(model))):
             upscaler = Upscaler(network, options.scale, device=options.device)
             yield Contestant(name, precision, {pixels: partial(upscaler.predict, x, bits=bits)})
-        tiles = {
+        tiles: dict[int, Work] = {
             side**2: partial(
                 run,
                 model,
@@ -137,9 +138,9 @@ class _AtScale(torch.nn.Module):
 def to_onnx(options: argparse.Namespace, side: int) -> bytes:
     """The network as ONNX, for tiles ``(1, C, side, side)``."""
     model = create_model(options.model, scale=options.scale).eval()
-    file = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        file = Path(folder) / "network.onnx"
         torch.onnx.export(
             _AtScale(model, options.scale),
             (torch.zeros(1, model.channels, side, side),),
@@ -147,7 +148,7 @@ def to_onnx(options: argparse.Namespace, side: int) -> bytes:
             input_names=["x"],
             dynamo=False,
         )
-    return file.getvalue()
+        return file.read_bytes()
 
 
 def onnx_runtime(networks: dict[int, bytes], x: Tensor, threads: int) -> Contestant:
@@ -186,8 +187,10 @@ def others(x: Tensor, options: argparse.Namespace) -> Iterator[Contestant]:
     """(e) and (f); who cannot take part is named with the reason."""
     threads = torch.get_num_threads()
     try:
+        import onnx  # noqa: F401  # torch's exporter would notice its absence only at the end
+
         networks = {side: to_onnx(options, side) for side in options.tiles}
-    except ImportError as error:
+    except (ImportError, TypeError) as error:  # TypeError: a network that cannot be traced, as VDSR
         print(f"without ONNX Runtime and OpenVINO: {error}")
         return
     makers: dict[str, Callable[[], Contestant]] = {
