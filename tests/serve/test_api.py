@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.openapi.models import OpenAPI
-from serve.errors import STATUS, OutOfMemoryError, OverloadedError, UnavailableError
+from serve.errors import STATUS, OverloadedError, UnavailableError
 from serve.jobs import Job
 
-from rayscale.errors import RayscaleError
+from rayscale.errors import OutOfMemoryError, RayscaleError
 from rayscale.imaging import MIME, read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import builtin_names

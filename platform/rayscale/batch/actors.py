@@ -60,8 +60,10 @@ def process(source: Store, target: Store, upscaler: Upscaler, recipe: Recipe, en
     except RayscaleError as error:
         row = replace(row, error=error.code, message=str(error))
     except Exception as error:
+        from rayscale.inference.memory import is_out_of_memory
+
         short = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:500]
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        if is_out_of_memory(error):
             row = replace(row, error="out_of_memory", message=short)
         else:
             logger.exception("unexpected failure of one input")

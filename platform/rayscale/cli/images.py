@@ -92,7 +92,9 @@ def upscale(
     uncertainty: UncertaintyOption = False,
     tile: Annotated[
         int | None,
-        typer.Option(help="Side of a tile in input pixels (192); the halo is extra.", min=16),
+        typer.Option(
+            help="Columns computed at once, in input pixels: less takes less memory.", min=16
+        ),
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -149,7 +151,7 @@ def upscale(
             scale,
             device=device,
             precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
-            tile=tile or 192,
+            tile=tile,
             ensemble=ensemble,
             consistency=consistency,
             uncertainty=uncertainty,

@@ -6,6 +6,7 @@ concurrent requests cannot mix.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ from rayscale.inference import backprojection
 from rayscale.inference.backprojection import Residual, back_project
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
 from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
-from rayscale.inference.tiles import Tile, tiles
-from rayscale.resampling import enlarge, enlarged, exact_scale, nearest
+from rayscale.inference.parts import SMALLEST, Parts
+from rayscale.resampling import enlarge, enlarged, nearest
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 Pixels = NDArray[Any]
 
 __all__ = ["Precision", "Upscaled", "Upscaler"]
-
-_SMALLEST_TILE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +83,13 @@ class Upscaler:
         scale: one that the model serves; see ``SuperResolver.resolve_scale``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         precision: ``auto`` uses bfloat16 for 8-bit images on hardware that has it, float32 otherwise.
-        tile: side of a tile's core in source pixels; the exact halo of the model comes on top. At a scale p/q a core
-            is at least q.
+        tile: columns of a panel, or side of a tile for a network without a path, in source pixels; the exact halo of
+            the model comes on top. At a scale p/q it is at least q. None is what is fast (1024, and 192 for tiles);
+            less takes less memory. Where memory is short it is halved as often as needed.
         ensemble: average over the eight flips and transpositions (the "+" variants), at eight times the cost.
         consistency: correct the output by back-projection until it gives the source when shrunk.
         uncertainty: the standard deviation over the eight of the ensemble, before any correction; implies ``ensemble``.
+        watch: called, unless None, before each strip or tile, in the thread of the call; what it raises ends the work.
 
     Raises ConfigError for settings that are not possible.
     """
@@ -100,13 +101,14 @@ class Upscaler:
         *,
         device: str = "auto",
         precision: Precision = "auto",
-        tile: int = 192,
+        tile: int | None = None,
         ensemble: bool = False,
         consistency: bool = False,
         uncertainty: bool = False,
+        watch: Callable[[], None] | None = None,
     ) -> None:
-        if tile < _SMALLEST_TILE:
-            raise ConfigError(f"tile {tile} is too small; use at least {_SMALLEST_TILE} pixels")
+        if tile is not None and tile < SMALLEST:
+            raise ConfigError(f"tile {tile} is too small; use at least {SMALLEST} pixels")
         self.scale = model.resolve_scale(scale)
         self.device = pick_device(device)
         self.precision: Precision = precision
@@ -115,10 +117,11 @@ class Upscaler:
         self.consistency = consistency
         # Whoever wants to know how far the eight differ asks for each alone.
         self._single = (
-            Upscaler(model, scale, device=device, precision=precision, tile=tile)
+            Upscaler(model, scale, device=device, precision=precision, tile=tile, watch=watch)
             if uncertainty
             else None
         )
+        self.watch = watch
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         pick_dtype(precision, self.device, 8)  # a wrong name fails here, not at the first image
 
@@ -295,54 +298,22 @@ class Upscaler:
     def predict(self, x: Tensor, *, bits: int = 16) -> Tensor:
         """The raw float32 output ``(N, C, sH, sW)`` on the CPU for ``x`` ``(N, C, H, W)`` in the model's value range.
 
-        Tiled with the exact halo: equal to the whole image at once. ``bits`` is the depth that the precision
-        has to serve; the default computes in float32.
+        Computed part by part, equal to the whole image at once. ``bits`` is the depth that the precision has to serve;
+        the default computes in float32.
 
         The self-ensemble needs an image that its flips leave on its own output grid. At a scale p/q that is one whose
         sides are multiples of q: others grow to it by repeating their last row and column, and what these made is
         cut off again.
+
+        Raises OutOfMemoryError when not even the smallest parts fit into memory.
         """
         dtype = pick_dtype(self.precision, self.device, bits)
+        parts = Parts(self.model, self.scale, self.device, dtype, self.tile, self.watch)
+        if not self.ensemble:
+            return parts.enlarge(x)
         height, width = x.shape[-2:]
-        grain = exact_scale(self.scale).denominator
-        if self.ensemble:
-            x = padded(x, self.scale)
-        halo = self.model.halo(self.scale)
-        tall, wide = x.shape[-2:]
-        out = torch.empty(*x.shape[:2], enlarged(tall, self.scale), enlarged(wide, self.scale))
-        for tile in tiles(tall, wide, self.tile, halo, grain):
-            self._predict_tile(x, out, tile, dtype)
+        out = self_ensemble(parts.enlarge, padded(x, self.scale))
         return out[..., : enlarged(height, self.scale), : enlarged(width, self.scale)]
-
-    def _predict_tile(self, x: Tensor, out: Tensor, tile: Tile, dtype: torch.dtype) -> None:
-        rows, columns = tile.rows, tile.columns
-        part = x[..., rows.low : rows.high, columns.low : columns.high].to(self.device)
-        part = part.contiguous(memory_format=torch.channels_last)
-        y = (
-            self_ensemble(lambda v: self._forward(v, dtype), part)
-            if self.ensemble
-            else (self._forward(part, dtype))
-        )
-        whole = (
-            ...,
-            self._enlarged(rows.start, rows.stop),
-            self._enlarged(columns.start, columns.stop),
-        )
-        core = (
-            ...,
-            self._enlarged(rows.core.start, rows.core.stop),
-            self._enlarged(columns.core.start, columns.core.stop),
-        )
-        out[whole] = y[core]
-
-    def _enlarged(self, start: int, stop: int) -> slice:
-        """The output pixels of the source pixels from ``start`` (a multiple of the grain) up to ``stop``."""
-        return slice(enlarged(start, self.scale), enlarged(stop, self.scale))
-
-    def _forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            y: Tensor = self.model(x, self.scale)
-        return y.float()
 
     def _groups(self, count: int) -> list[slice]:
         """The channels that the model takes together, of ``count``.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rayscale.errors import ConfigError
 from rayscale.models.luma import PreUpsampled, he_conv
+from rayscale.models.path import Affine
 from rayscale.models.spec import ModelSpec
 
 
@@ -40,9 +41,9 @@ class SRCNN(PreUpsampled):
         relu = nn.ReLU(inplace=True)
         self.layers = nn.Sequential(first, relu, second, relu, third)
 
-    def refine(self, y: Tensor) -> Tensor:
-        refined: Tensor = self.layers(y / self.spec.value_range)
-        return refined * self.spec.value_range
+    def refine(self) -> nn.Sequential:
+        value_range = self.spec.value_range
+        return nn.Sequential(Affine(1 / value_range), self.layers, Affine(value_range))
 
 
 class SRCNN955(SRCNN):
