@@ -165,9 +165,9 @@ def test_an_image_that_kills_its_worker_is_one_failure(
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    run = sys.modules["rayscale.batch.run"]
-    opened = run._open_model("bicubic", 2, None, False, "auto")
-    monkeypatch.setattr(run, "_open_model", lambda *_: (Deadly(opened[0]), opened[1]))
+    job = sys.modules["rayscale.batch.job"]
+    opened = job.open_recipe("bicubic", 2, None, False, "auto")
+    monkeypatch.setattr(job, "open_recipe", lambda *_: (Deadly(opened[0]), opened[1]))
     store = storage.connect(tmp_path / "in")
     for i in range(8):
         store.write(f"{i}.png", encoded(pixels(i, shape=(12, 13 if i == 3 else 12, 3))))
