@@ -165,7 +165,7 @@ def _rate(job: Job, device: str, earlier: list[Row]) -> tuple[float, str]:
     """Seconds of one worker per source megapixel, and where that comes from."""
     if earlier:
         rate = sum(row.seconds for row in earlier) / sum(row.megapixels for row in earlier)
-        return rate, f"{len(earlier)} images that this recipe has done here"
+        return rate, f"{len(earlier)} images that this recipe has done"
     return _measured(job, device)
 
 
@@ -210,7 +210,7 @@ def _growth(earlier: list[Row], scale: float) -> tuple[float, str]:
     sources = sum(row.source_size for row in earlier)
     if sources:
         outputs = sum(row.output_size for row in earlier)
-        return outputs / sources, f"{len(earlier)} images that this recipe has done here"
+        return outputs / sources, f"{len(earlier)} images that this recipe has done"
     return scale**2, "as many bytes per pixel as the sources have"
 
 
