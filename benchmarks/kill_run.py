@@ -178,14 +178,11 @@ class Batch:
         """Whether all is done but what cannot be; starts the driver again when it died or left work."""
         if self.process.poll() is None:
             return False
-        output = (self.process.stdout.read() if self.process.stdout else b"") or b"{}"
-        result = json.loads(output)
-        failures = [row["error"] for row in result.get("failed", [])]
-        if self.process.returncode in (0, 3) and set(failures) <= {
-            "bad_image",
-            "unsupported_media",
-        }:
-            return True
+        output = self.process.stdout.read() if self.process.stdout else b""
+        if self.process.returncode in (0, 3):
+            failed = {row["error"] for row in json.loads(output)["failed"]}
+            if failed <= {"bad_image", "unsupported_media"}:
+                return True
         self.process = self._start()
         return False
 

@@ -32,6 +32,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -201,13 +202,14 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(forecast.to_dict(), indent=2) if options.json else outlook(forecast))
             return 0
         print(f"upscaling {options.source} with {options.model} ...", file=sys.stderr, flush=True)
-        summary = upscale_bucket(
-            options.source,
-            options.target,
-            **common,
-            overwrite=options.overwrite,
-            progress=show_progress(),
-        )
+        with redirect_stdout(sys.stderr):  # Ray reports the death of a worker on standard output
+            summary = upscale_bucket(
+                options.source,
+                options.target,
+                **common,
+                overwrite=options.overwrite,
+                progress=show_progress(),
+            )
     except RayscaleError as error:
         if options.json:
             print(json.dumps({"error": error.code, "message": str(error)}))

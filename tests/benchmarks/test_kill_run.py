@@ -12,7 +12,7 @@ def test_the_images_are_what_they_are_called() -> None:
     files = kill_run.make_images(32, 8, seed=1)
     expected = kill_run.reference(files)
     assert len(files) == 32
-    assert sorted(files.keys() - expected.keys()) == sorted(files, key=lambda k: k[2:])[24:]
+    assert files.keys() - expected.keys() == set(sorted(files, key=lambda key: key[2:])[24:])
 
 
 @pytest.mark.slow
