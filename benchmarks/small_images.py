@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/small_images.py --sides 32 64 --rounds 5
 
 In one process, on pictures in memory, rounds that alternate; prints the median ratio of the times (above 1: packing wins) per side
-and precision, and how many of the output values differ. The batch job packs pictures of one shape that follow one
-another, up to 32768 pixels together.
+and precision, and how many of the output values differ. The batch job packs pictures of one shape and of up to 64 x 64
+pixels that follow one another, up to 32768 pixels together.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
@@ -185,6 +185,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job; the exit code."""
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    result = sys.stdout
+    with redirect_stdout(sys.stderr):  # Ray reports the death of a worker on standard output
+        return upscale(options, result)
+
+
+def upscale(options: argparse.Namespace, result: TextIO) -> int:
+    """Do as the options say and write the outcome to ``result``; the exit code."""
     common: dict[str, Any] = {
         "model": options.model,
         "scale": options.scale,
@@ -196,14 +203,13 @@ def main(arguments: list[str] | None = None) -> int:
         "limit": options.limit,
         "retry_failed": options.retry_failed,
     }
+    outcome: Forecast | Summary
     try:
         if options.dry_run:
-            forecast = forecast_bucket(options.source, options.target, **common)
-            print(json.dumps(forecast.to_dict(), indent=2) if options.json else outlook(forecast))
-            return 0
-        print(f"upscaling {options.source} with {options.model} ...", file=sys.stderr, flush=True)
-        with redirect_stdout(sys.stderr):  # Ray reports the death of a worker on standard output
-            summary = upscale_bucket(
+            outcome = forecast_bucket(options.source, options.target, **common)
+        else:
+            print(f"upscaling {options.source} with {options.model} ...", flush=True)
+            outcome = upscale_bucket(
                 options.source,
                 options.target,
                 **common,
@@ -212,16 +218,22 @@ def main(arguments: list[str] | None = None) -> int:
             )
     except RayscaleError as error:
         if options.json:
-            print(json.dumps({"error": error.code, "message": str(error)}))
-        print(f"error: {error}", file=sys.stderr)
+            print(json.dumps({"error": error.code, "message": str(error)}), file=result)
+        print(f"error: {error}")
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to go on")
         return 130
-    print(json.dumps(summary.to_dict(), indent=2) if options.json else report(summary))
-    return summary.exit_code
+    if options.json:
+        text = json.dumps(outcome.to_dict(), indent=2)
+    else:
+        text = outlook(outcome) if isinstance(outcome, Forecast) else report(outcome)
+    print(text, file=result, flush=True)
+    return 0 if isinstance(outcome, Forecast) else outcome.exit_code
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, interrupt)
-    sys.exit(main())
+    code = main()
+    sys.stdout = sys.stderr  # whatever Ray still reports while it ends is no part of the result
+    sys.exit(code)

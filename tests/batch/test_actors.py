@@ -134,7 +134,7 @@ def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
     tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
-    shapes = [(6, 5)] * 3 + [(5, 6)] + [None] + [(200, 200)] * 2 + [(6, 5)] * 2
+    shapes = [(6, 5)] * 3 + [(5, 6)] + [None] + [(80, 80)] * 2 + [(6, 5)] * 2
     contents = []
     for number, shape in enumerate(shapes):
         pixels = np.full((*(shape or (1, 1)), 3), 20 * number, np.uint8)
@@ -149,7 +149,7 @@ def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
     )
     with Worker(source, target, upscaler, RECIPE) as worker:
         rows = worker.process([Task(source.stat(f"{n}.png")) for n in range(len(shapes))])
-    assert packs == [3, 1, 1, 1, 2]  # two of 200 x 200 are more than a pack
+    assert packs == [3, 1, 1, 1, 2]  # 80 x 80 is not small
     assert [row.key for row in rows] == [f"{n}.png" for n in range(len(shapes))]
     assert [row.error for row in rows] == [""] * 4 + ["unsupported_media"] + [""] * 4
     for number, shape in enumerate(shapes):

@@ -40,7 +40,10 @@ _BYTES_PER_PIXEL = 8  # RGBA in 16 bit, uncompressed: no usable input has more
 _HEADER_BYTES = 1 << 16
 _AHEAD = 4  # inputs read, and outputs written, beside the one that is computed; 1 when one of the block is
 _LARGE_BYTES = 1 << 20  # as large as this, because each is held in memory
-_PACK_PIXELS = 1 << 15  # of small pictures that go through the network together
+_SMALL_PIXELS = (
+    64 * 64
+)  # up to which a picture shares its way through the network: larger ones gain nothing
+_PACK_PIXELS = 1 << 15  # of those together
 
 
 class ChangedError(RayscaleError):
@@ -175,7 +178,8 @@ def _alike(one: _Item, other: _Item) -> bool:
     a, b = one.image, other.image
     if a is None or b is None or any(x.levels or x.missing or x.pixels.ndim != 3 for x in (a, b)):
         return False
-    return a.pixels.shape == b.pixels.shape and a.pixels.dtype == b.pixels.dtype
+    small = a.height * a.width <= _SMALL_PIXELS
+    return small and a.pixels.shape == b.pixels.shape and a.pixels.dtype == b.pixels.dtype
 
 
 def _done(row: Row, placed: Placed) -> Row:
