@@ -5,13 +5,19 @@ Laptop (a Ray of its own for the time of the job; folders work as well as bucket
     python jobs/upscale_bucket.py s3://photos/in s3://photos/out --model edsr@production --scale 2
     python jobs/upscale_bucket.py pictures/in pictures/out --model bicubic --scale 2
 
+A part of a bucket, and first what it would cost (no worker starts, nothing is written):
+
+    python jobs/upscale_bucket.py 's3://photos/2024/**/*.tif' s3://photos/out --model edsr@production --dry-run
+    python jobs/upscale_bucket.py s3://photos/in s3://photos/out --model edsr@production --keys keys.txt
+
 Cluster (started in the repository, or anywhere with the flag):
 
     ray job submit -- python jobs/upscale_bucket.py s3://photos/in s3://photos/out --model edsr@production
     ray job submit --working-dir . -- python jobs/upscale_bucket.py s3://photos/in s3://photos/out --model edsr/3
 
-Names and formats stay. Inputs whose output is there, from the same source and by the same model and scale,
-are skipped; failures are listed with their reason and tried again by the next run. Stores, registry and cluster
+Names and formats stay. Inputs whose output is there, from the same source and by the same model and parameters,
+are skipped; failures are listed with their reason and tried again by the next run. What no batch wrote is never
+replaced, unless with --overwrite. Rows of all inputs are in _rayscale/ of the target (docs/batch.md). Stores, registry and cluster
 come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_URI and RAY_ADDRESS.
 
 Exit code: 0 all inputs are done; 3 some failed (or are beyond --limit); 1 nothing could be done; 2 wrong usage.
@@ -22,14 +28,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
-from rayscale.batch import Progress, Summary, upscale_bucket
+from rayscale.batch import Forecast, Progress, Summary, forecast_bucket, upscale_bucket
 from rayscale.errors import ConfigError, RayscaleError
 
 _PROGRESS_S = 2.0
@@ -43,8 +53,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=start, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("source", help="s3://bucket/prefix or folder of the images")
-    add("target", help="s3://bucket/prefix or folder of the results; beside the source, not inside")
+    add(
+        "source", help="s3://bucket/prefix or folder of the images; with * ? [] ** those that match"
+    )
+    add(
+        "target", help="s3://bucket/prefix or folder of the results; beside the source or inside it"
+    )
     add(
         "--model",
         required=True,
@@ -58,15 +72,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: GPUs if any")
     add("--actors", type=int, help="most workers (default: one per GPU, or one per CPU)")
-    add("--only", metavar="PATTERN", help="take keys of this pattern only, as '*.png'")
+    add(
+        "--keys",
+        metavar="FILE",
+        help="take these keys of the source only: a path or s3://..., text, .jsonl or .parquet",
+    )
     add("--limit", type=int, metavar="N", help="do at most N images in this run")
     add(
         "--retry-failed",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="try the failures of earlier runs again",
+        help="try the failures of earlier runs again (the default)",
     )
-    add("--json", action="store_true", help="the summary as JSON, and nothing else, on stdout")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace objects of the target that no batch wrote, instead of failing on them",
+    )
+    add("--dry-run", action="store_true", help="say what would be done, and what it would cost")
+    add("--json", action="store_true", help="the result as JSON, and nothing else, on stdout")
     return parser.parse_args(arguments)
 
 
@@ -77,21 +101,31 @@ def show_progress() -> Callable[[Progress], None]:
 
     def show(now: Progress) -> None:
         nonlocal first, last
-        line = f"{now.finished}/{now.todo} images"
         if not now.finished:
-            print(f"{line}; starting the workers ...", file=sys.stderr, flush=True)
+            line = f"{now.finished}/{now.todo} images; starting the workers ..."
+            print(line, file=sys.stderr, flush=True)
             return
         first = first or now
         if time.monotonic() - last < _PROGRESS_S and now.finished < now.todo:
             return
         last = time.monotonic()
-        line += f", {now.failed} failed" if now.failed else ""
-        if now.finished > first.finished:  # the start of the workers says nothing of their speed
-            rate = (now.finished - first.finished) / (now.seconds - first.seconds)
-            line += f", {rate:.2f} images/s, about {(now.todo - now.finished) / rate:.0f} s left"
-        print(line, file=sys.stderr, flush=True)
+        print(progress_line(first, now), file=sys.stderr, flush=True)
 
     return show
+
+
+def progress_line(first: Progress, now: Progress) -> str:
+    """How far, how fast since ``first``, and how long still: by bytes, as images differ in size."""
+    line = f"{now.finished}/{now.todo} images, {now.megapixels:.1f} MP"
+    line += f", {now.failed} failed" if now.failed else ""
+    seconds = now.seconds - first.seconds
+    if now.bytes > first.bytes and seconds > 0:  # the start of the workers says nothing of speed
+        left = seconds * (now.bytes_todo - now.bytes) / (now.bytes - first.bytes)
+        line += f"; {(now.finished - first.finished) / seconds:.2f} images/s"
+        line += (
+            f", {(now.megapixels - first.megapixels) / seconds:.2f} MP/s, about {left:.0f} s left"
+        )
+    return line
 
 
 def report(summary: Summary) -> str:
@@ -114,38 +148,96 @@ def report(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def outlook(forecast: Forecast) -> str:
+    """The forecast as text."""
+    skipped = [
+        f"{count} {what}"
+        for count, what in (
+            (forecast.done, "done before"),
+            (forecast.kept, "failures left alone"),
+            (forecast.missing, "keys not found"),
+            (forecast.left, "left by --limit"),
+            (forecast.ignored, "objects passed over"),
+        )
+        if count
+    ]
+    sampled = forecast.headers < forecast.todo
+    lines = [
+        f"{forecast.source} -> {forecast.target} by {forecast.model} x{forecast.scale}",
+        f"images      {forecast.todo} of {forecast.total} to do"
+        + (f" ({', '.join(skipped)})" if skipped else ""),
+        f"megapixels  {'about ' * sampled}{forecast.megapixels:.3g}, from {forecast.headers} headers"
+        + (f", {forecast.unreadable} of them unreadable" if forecast.unreadable else ""),
+        f"time        about {forecast.seconds:.3g} s with {forecast.workers} workers, after {forecast.seconds_from}",
+        f"output      about {forecast.output_bytes / 1e6:.3g} MB, after {forecast.output_bytes_from}",
+    ]
+    if forecast.occupied:
+        lines.append(
+            f"occupied    {forecast.occupied} outputs are there without a row: those that a batch wrote are taken or renewed, "
+            "others fail (see --overwrite)"
+        )
+    return "\n".join(lines)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Take SIGTERM (``ray job stop``, a scheduler) as Ctrl-C: the manifest is written before the end."""
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; the exit code."""
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    print(f"upscaling {options.source} with {options.model} ...", file=sys.stderr, flush=True)
+    result = sys.stdout
+    with redirect_stdout(sys.stderr):  # Ray reports the death of a worker on standard output
+        return upscale(options, result)
+
+
+def upscale(options: argparse.Namespace, result: TextIO) -> int:
+    """Do as the options say and write the outcome to ``result``; the exit code."""
+    common: dict[str, Any] = {
+        "model": options.model,
+        "scale": options.scale,
+        "keys": options.keys,
+        "ensemble": options.ensemble,
+        "consistency": options.consistency,
+        "precision": options.precision,
+        "device": options.device,
+        "actors": options.actors,
+        "limit": options.limit,
+        "retry_failed": options.retry_failed,
+    }
+    outcome: Forecast | Summary
     try:
-        summary = upscale_bucket(
-            options.source,
-            options.target,
-            model=options.model,
-            scale=options.scale,
-            ensemble=options.ensemble,
-            consistency=options.consistency,
-            precision=options.precision,
-            device=options.device,
-            actors=options.actors,
-            only=options.only,
-            limit=options.limit,
-            retry_failed=options.retry_failed,
-            progress=show_progress(),
-        )
+        if options.dry_run:
+            outcome = forecast_bucket(options.source, options.target, **common)
+        else:
+            print(f"upscaling {options.source} with {options.model} ...", flush=True)
+            outcome = upscale_bucket(
+                options.source,
+                options.target,
+                **common,
+                overwrite=options.overwrite,
+                progress=show_progress(),
+            )
     except RayscaleError as error:
         if options.json:
-            print(json.dumps({"error": error.code, "message": str(error)}))
-        print(f"error: {error}", file=sys.stderr)
+            print(json.dumps({"error": error.code, "message": str(error)}), file=result)
+        print(f"error: {error}")
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to go on")
         return 130
-    print(json.dumps(summary.to_dict(), indent=2) if options.json else report(summary))
-    return summary.exit_code
+    if options.json:
+        text = json.dumps(outcome.to_dict(), indent=2)
+    else:
+        text = outlook(outcome) if isinstance(outcome, Forecast) else report(outcome)
+    print(text, file=result, flush=True)
+    return 0 if isinstance(outcome, Forecast) else outcome.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, interrupt)
+    code = main()
+    sys.stdout = sys.stderr  # whatever Ray still reports while it ends is no part of the result
+    sys.exit(code)

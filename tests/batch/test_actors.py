@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.batch.actors import process
+from rayscale.batch.actors import Worker
 from rayscale.batch.manifest import Row
-from rayscale.batch.plan import Recipe
+from rayscale.batch.plan import Recipe, Task
 from rayscale.errors import StorageError
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.settings import get_settings
-from rayscale.storage import Entry, connect
+from rayscale.storage import connect
 
 RECIPE = Recipe("bicubic", "built-in:bicubic", 2)
 SOURCE = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
@@ -43,9 +46,10 @@ def run(tmp_path: Path, upscaler: Upscaler) -> Run:
     def run(key: str, data: bytes, before: Callable[[Path], None] = lambda _: None) -> Row:
         source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
         source.write(key, data)
-        entry: Entry = source.stat(key)
+        task = Task(source.stat(key))
         before(tmp_path / "in" / key)
-        row = process(source, target, upscaler, RECIPE, entry)
+        with Worker(source, target, upscaler, RECIPE) as worker:
+            (row,) = worker.process([task])
         assert target.exists(key) == (not row.error)
         return row
 
@@ -56,8 +60,9 @@ def test_a_fractional_scale(tmp_path: Path) -> None:
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
     source.write("a.png", png())
     upscaler = Upscaler(create_model("bicubic"), 1.5, device="cpu")
-    row = process(source, target, upscaler, replace(RECIPE, scale=1.5), source.stat("a.png"))
-    assert (row.error, row.scale) == ("", 1.5)
+    with Worker(source, target, upscaler, replace(RECIPE, scale=1.5)) as worker:
+        (row,) = worker.process([Task(source.stat("a.png"))])
+    assert (row.error, row.parameters["scale"]) == ("", 1.5)
     assert PIL.Image.open(tmp_path / "out/a.png").size == (7, 9)
 
 
@@ -66,6 +71,8 @@ def test_done(run: Run, tmp_path: Path) -> None:
     assert (row.error, row.key, row.recipe) == ("", "sub/a b.png", RECIPE.id)
     output = tmp_path / "out/sub/a b.png"
     assert row.output_size == output.stat().st_size
+    assert row.output_sha256 == hashlib.sha256(output.read_bytes()).hexdigest()
+    assert row.megapixels == 30e-6
     assert PIL.Image.open(output).size == (10, 12)
 
 
@@ -119,5 +126,84 @@ def test_other_failures_are_rows_too(
         def fail(_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr(upscaler, "upscale", fail)
+        monkeypatch.setattr(upscaler, "run", fail)
         assert run("a.png", png()).error == code
+
+
+def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
+    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
+    shapes = [(6, 5)] * 3 + [(5, 6)] + [None] + [(80, 80)] * 2 + [(6, 5)] * 2
+    contents = []
+    for number, shape in enumerate(shapes):
+        pixels = np.full((*(shape or (1, 1)), 3), 20 * number, np.uint8)
+        contents.append(b"hello" if shape is None else png(pixels))
+        source.write(f"{number}.png", contents[-1])
+    packs = []
+    predict = Upscaler.predict
+    monkeypatch.setattr(
+        Upscaler,
+        "predict",
+        lambda self, x, *, bits: packs.append(len(x)) or predict(self, x, bits=bits),
+    )
+    with Worker(source, target, upscaler, RECIPE) as worker:
+        rows = worker.process([Task(source.stat(f"{n}.png")) for n in range(len(shapes))])
+    assert packs == [3, 1, 1, 1, 2]  # 80 x 80 is not small
+    assert [row.key for row in rows] == [f"{n}.png" for n in range(len(shapes))]
+    assert [row.error for row in rows] == [""] * 4 + ["unsupported_media"] + [""] * 4
+    for number, shape in enumerate(shapes):
+        if shape:
+            result = np.asarray(PIL.Image.open(tmp_path / "out" / f"{number}.png"))
+            assert result.shape == (shape[0] * 2, shape[1] * 2, 3)
+            assert (result == 20 * number).all()
+
+
+def test_a_pack_that_fails_is_tried_one_by_one(
+    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(upscaler, "upscale_many", fail)
+    source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
+    for name in "ab":
+        source.write(f"{name}.png", png())
+    with Worker(source, target, upscaler, RECIPE) as worker:
+        rows = worker.process([Task(source.stat(f"{name}.png")) for name in "ab"])
+    assert [row.error for row in rows] == ["", ""]
+
+
+def test_reading_and_writing_go_on_while_the_network_computes(
+    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first write and the third read happen before the second computation may end."""
+    source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
+    for number in range(3):
+        source.write(f"{number}.png", png(SOURCE[: number + 2]))
+    read, written = threading.Event(), threading.Event()
+    upscale, reading, writing = upscaler.upscale, source.read, target.write
+    computed = []
+
+    def slow(image: Any) -> Any:
+        computed.append(image)
+        if len(computed) == 2:
+            assert read.wait(20)
+            assert written.wait(20)
+        return upscale(image)
+
+    def reads(key: str) -> bytes:
+        if key == "2.png":
+            read.set()
+        return reading(key)
+
+    def writes(*arguments: Any, **options: Any) -> Any:
+        written.set()
+        return writing(*arguments, **options)
+
+    monkeypatch.setattr(upscaler, "upscale", slow)
+    monkeypatch.setattr(source, "read", reads)
+    monkeypatch.setattr(target, "write", writes)
+    with Worker(source, target, upscaler, RECIPE) as worker:
+        rows = worker.process([Task(source.stat(f"{number}.png")) for number in range(3)])
+    assert [row.error for row in rows] == [""] * 3

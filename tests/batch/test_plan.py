@@ -3,113 +3,96 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from rayscale.batch.actors import start_row
-from rayscale.batch.plan import Plan, Recipe, check_apart, make_plan
-from rayscale.batch.run import _open_model
+from rayscale.batch.inputs import Inputs
+from rayscale.batch.job import open_recipe
+from rayscale.batch.plan import Plan, Recipe, Task, make_plan, start_row
 from rayscale.errors import ConfigError, NotFoundError
-from rayscale.storage import Store, connect
+from rayscale.storage import Entry
 
 RECIPE = Recipe("m/1", "d" * 64, 2)
+INPUTS = Inputs([Entry(key, 3, f"{key}-1") for key in ("a.png", "b.png", "c/d.tif")], ignored=3)
+ROWS = {
+    entry.key: replace(start_row(entry, RECIPE), output_etag=f"out-{entry.key}")
+    for entry in INPUTS.entries
+}
+OUTPUTS = {key: row.output_etag for key, row in ROWS.items()}
 
 
 def keys(plan: Plan) -> list[str]:
-    return [entry.key for entry in plan.todo]
+    return [task.entry.key for task in plan.todo]
 
 
-@pytest.fixture
-def places(tmp_path: Path) -> tuple[Store, Store]:
-    source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
-    for key in ("a.png", "b.png", "c/d.tif", ".DS_Store", "c/.x/y.png", "_rayscale/manifest/1"):
-        source.write(key, key.encode())
-    return source, target
+def test_all_is_to_do_at_first() -> None:
+    plan = make_plan(INPUTS, {}, {}, RECIPE)
+    assert plan.todo == [Task(entry) for entry in INPUTS.entries]
+    assert (plan.total, plan.done, plan.ignored, plan.occupied) == (3, 0, 3, 0)
 
 
-def test_only_what_is_whole_and_told_is_done(places: tuple[Store, Store]) -> None:
-    source, target = places
-    plan = make_plan(source, target, {}, RECIPE)
-    assert keys(plan) == ["a.png", "b.png", "c/d.tif"]
-    assert plan.ignored == 3
-    rows = {}
-    for entry in plan.todo:
-        etag = target.write(entry.key, b"out") or ""
-        rows[entry.key] = replace(start_row(entry, RECIPE), output_etag=etag)
-    assert (
-        make_plan(source, target, rows, RECIPE).done,
-        keys(make_plan(source, target, rows, RECIPE)),
-    ) == (3, [])
+def test_what_is_whole_and_told_is_done() -> None:
+    plan = make_plan(INPUTS, OUTPUTS, ROWS, RECIPE)
+    assert (plan.done, plan.todo) == (3, [])
     renamed = replace(RECIPE, model="m@production")  # another name of the same weights
-    assert make_plan(source, target, rows, renamed).done == 3
-
-    for other in (
-        replace(RECIPE, digest="e" * 64),
-        replace(RECIPE, scale=3),
-        replace(RECIPE, ensemble=True),
-        replace(RECIPE, consistency=True),
-    ):
-        assert make_plan(source, target, rows, other).done == 0
-    source.write("a.png", b"new content")
-    target.delete("b.png")
-    target.write("c/d.tif", b"by somebody else")
-    assert keys(make_plan(source, target, rows, RECIPE)) == ["a.png", "b.png", "c/d.tif"]
-    del rows["a.png"]
-    assert "a.png" in keys(make_plan(source, target, rows, RECIPE))
-
-
-def test_failures_limit_and_pattern(places: tuple[Store, Store]) -> None:
-    source, target = places
-    rows = {e.key: replace(start_row(e, RECIPE), error="bad_image") for e in source.list("a")}
-    assert "a.png" in keys(make_plan(source, target, rows, RECIPE))
-    kept = make_plan(source, target, rows, RECIPE, retry_failed=False)
-    assert [row.key for row in kept.kept] == ["a.png"]
-    assert keys(kept) == ["b.png", "c/d.tif"]
-    limited = make_plan(source, target, {}, RECIPE, limit=1)
-    assert (keys(limited), limited.left, limited.total) == (["a.png"], 2, 3)
-    assert keys(make_plan(source, target, {}, RECIPE, only="*.tif")) == ["c/d.tif"]
-    with pytest.raises(NotFoundError, match=r"no input in .* matches"):
-        make_plan(source, target, {}, RECIPE, only="*.gif")
-    with pytest.raises(NotFoundError, match="no input"):
-        make_plan(target, source, {}, RECIPE)
+    assert make_plan(INPUTS, OUTPUTS, ROWS, renamed).done == 3
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "apart"),
-    [
-        ("s3://a/in", "s3://a/out", True),
-        ("s3://a/in", "s3://a/in-2", True),
-        ("s3://a", "s3://b", True),
-        ("s3://a/in", "s3://a/in/", False),
-        ("s3://a", "s3://a/out", False),
-        ("s3://a/in/x", "s3://a/in", False),
-        ("pictures", "pictures/out", False),
-        ("pictures/../x", "x", False),
-        ("s3://a", "a", True),
-    ],
+    "change", [{"digest": "e" * 64}, {"scale": 3}, {"ensemble": True}, {"consistency": True}]
 )
-def test_outputs_never_become_inputs(source: str, target: str, apart: bool) -> None:
-    if apart:
-        check_apart(connect(source), connect(target))
-    else:
-        with pytest.raises(ConfigError, match="overlap"):
-            check_apart(connect(source), connect(target))
+def test_another_recipe_does_all_again_over_our_own_outputs(change: dict[str, object]) -> None:
+    plan = make_plan(INPUTS, OUTPUTS, ROWS, replace(RECIPE, **change))
+    assert [(task.found, task.ours) for task in plan.todo] == [(e, True) for e in OUTPUTS.values()]
+    assert plan.occupied == 0
 
 
-def test_a_link_does_not_hide_the_overlap(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "link").symlink_to("in")
-    with pytest.raises(ConfigError, match="overlap"):
-        check_apart(connect(tmp_path / "in"), connect(tmp_path / "link/out"))
+def test_a_changed_source_a_lost_output_and_a_foreign_one() -> None:
+    inputs = Inputs([replace(INPUTS.entries[0], etag="new"), *INPUTS.entries[1:]])
+    outputs = {"a.png": OUTPUTS["a.png"], "c/d.tif": "by somebody else"}
+    plan = make_plan(inputs, outputs, ROWS, RECIPE)
+    assert plan.todo == [
+        Task(inputs.entries[0], OUTPUTS["a.png"], ours=True),
+        Task(inputs.entries[1]),
+        Task(inputs.entries[2], "by somebody else"),
+    ]
+    assert plan.occupied == 1
+    without_row = make_plan(INPUTS, OUTPUTS, {}, RECIPE)
+    assert (without_row.done, without_row.occupied) == (0, 3)
+
+
+def test_failures_are_tried_again_or_kept() -> None:
+    rows = {"a.png": replace(ROWS["a.png"], output_etag="", error="bad_image")}
+    assert "a.png" in keys(make_plan(INPUTS, {}, rows, RECIPE))
+    kept = make_plan(INPUTS, {}, rows, RECIPE, retry_failed=False)
+    assert kept.kept == list(rows.values())
+    assert keys(kept) == ["b.png", "c/d.tif"]
+    newer = Inputs([replace(INPUTS.entries[0], etag="new")])  # another file may do better
+    assert keys(make_plan(newer, {}, rows, RECIPE, retry_failed=False)) == ["a.png"]
+
+
+def test_a_limit_leaves_the_rest() -> None:
+    plan = make_plan(INPUTS, {}, {}, RECIPE, limit=1)
+    assert (keys(plan), plan.left, plan.total) == (["a.png"], 2, 3)
+
+
+def test_a_missing_key_is_a_failure() -> None:
+    inputs = Inputs(missing={"x.png": NotFoundError("x.png does not exist")})
+    (row,) = make_plan(inputs, {}, {}, RECIPE).missing
+    assert (row.key, row.error, row.message) == ("x.png", "not_found", "x.png does not exist")
+
+
+def test_a_task_travels_as_text() -> None:
+    task = Task(Entry("ü \udcff\n.png", 3, "e"), "f", ours=True)
+    assert Task.from_json(task.to_json()) == task
 
 
 def test_a_whole_scale_is_one_recipe_however_it_is_given() -> None:
     assert RECIPE.id == "1f8a6ac5656df7ae"  # of outputs that exist
-    network, recipe = _open_model("bicubic", 2.0, None, False, "auto")
+    network, recipe = open_recipe("bicubic", 2.0, None, False, "auto")
     assert recipe == Recipe("bicubic", "built-in:bicubic", 2)
     assert recipe.id == Recipe("bicubic", "built-in:bicubic", 2).id
-    assert _open_model("bicubic", 2.5, None, False, "auto")[1].scale == 2.5
+    assert open_recipe("bicubic", 2.5, None, False, "auto")[1].scale == 2.5
     with pytest.raises(ConfigError, match="--scale"):
-        _open_model("bicubic", None, None, False, "auto")
+        open_recipe("bicubic", None, None, False, "auto")
     assert network.scales == (2, 3, 4)

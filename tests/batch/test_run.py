@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+import pyarrow.parquet
 import pytest
 import tifffile
 import torch
 
 from rayscale import batch, registry, storage
-from rayscale.batch import Progress, upscale_bucket
+from rayscale.batch import Progress, Row, upscale_bucket
+from rayscale.batch.actors import Worker
+from rayscale.batch.plan import Task
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
@@ -119,6 +126,88 @@ def test_a_bucket_of_everything(model: str, s3: Any) -> None:
     assert {key for key in now if outputs.get(key) != now[key]} == {"plain.png", "broken.png"}
 
 
+def test_a_part_of_a_bucket_into_itself(stack: Addresses, s3: Any) -> None:
+    bucket = storage.connect(s3.uri)
+    for key in ("2024/a.png", "2024/x/b.png", "2024/x/c.png", "2025/d.png"):
+        bucket.write(key, encoded(pixels(1)))
+    bucket.write("out/2024/x/b.png", b"somebody's")
+    options: dict[str, Any] = {"model": "bicubic", "scale": 2}
+    first = upscale_bucket(f"{s3.uri}/2024/**/*.png", f"{s3.uri}/out/2024", **options)
+    assert (first.done, [(row.key, row.error) for row in first.failed]) == (
+        2,
+        [("x/b.png", "exists")],
+    )
+    assert bucket.read("out/2024/x/b.png") == b"somebody's"
+
+    # The whole bucket: neither the target nor that of the run before is an input.
+    whole = upscale_bucket(s3.uri, f"{s3.uri}/out/all", **options)
+    assert (whole.total, whole.done) == (4, 4)
+    bucket.write("keys.jsonl", bucket.read("out/2024/_rayscale/failures.jsonl"))
+    again = upscale_bucket(
+        f"{s3.uri}/2024",
+        f"{s3.uri}/out/2024",
+        keys=f"{s3.uri}/keys.jsonl",
+        overwrite=True,
+        **options,
+    )
+    assert (again.done, again.total, again.exit_code) == (1, 1, 0)
+
+    place = bucket.child("out/2024")
+    rows = pyarrow.parquet.read_table(
+        io.BytesIO(place.read("_rayscale/manifest.parquet"))
+    ).to_pylist()
+    assert [row["key"] for row in rows] == ["a.png", "x/b.png", "x/c.png"]
+    for row in rows:
+        data = place.read(row["output_key"])
+        assert hashlib.sha256(data).hexdigest() == row["output_sha256"]
+        assert place.stat(row["key"]).etag == row["output_etag"]
+        assert (row["status"], row["megapixels"]) == ("done", 120e-6)
+    assert place.read("_rayscale/failures.jsonl") == b""
+
+
+class Interrupted:
+    """A pool that does one input, then Ctrl-C."""
+
+    def __init__(self, source: Any, target: Any, network: Any, recipe: Any, **_: Any) -> None:
+        self.worker = Worker(source, target, Upscaler(network, recipe.scale), recipe)
+
+    def run(self, todo: list[Task]) -> Iterator[list[Row]]:
+        yield self.worker.process(todo[:1])
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_leaves_a_true_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayscale.batch.run.Pool", Interrupted)
+    source, target = storage.connect(tmp_path / "in"), storage.connect(tmp_path / "out")
+    for key in ("a.png", "b.png", "text.txt"):
+        source.write(key, b"hello" if key == "text.txt" else encoded(pixels(0)))
+    (tmp_path / "keys").write_text("b.png\nnone.png\ntext.txt\na.png")
+    for arguments, done, failed in (
+        ({"keys": tmp_path / "keys"}, ["a.png"], ["none.png"]),
+        ({}, ["a.png", "b.png"], []),  # a whole source knows that none.png is none
+        ({}, ["a.png", "b.png"], ["text.txt"]),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            upscale_bucket(source.uri, target.uri, model="bicubic", scale=2, **arguments)
+        lines = [json.loads(line) for line in target.read("_rayscale/manifest.jsonl").splitlines()]
+        assert [line["key"] for line in lines if line["status"] == "done"] == done
+        assert [line["key"] for line in lines if line["status"] == "failed"] == failed
+    source.delete("text.txt")
+    target.delete("b.png")
+    summary = upscale_bucket(
+        source.uri, target.uri, model="bicubic", scale=2, limit=1, keys=_list(tmp_path)
+    )
+    assert (summary.skipped, summary.total) == (1, 1)
+    assert b"b.png" not in target.read("_rayscale/manifest.jsonl")  # it is gone
+
+
+def _list(folder: Path) -> Path:
+    (folder / "one.txt").write_text("a.png")
+    return folder / "one.txt"
+
+
 def test_a_killed_worker_costs_nothing(stack: Addresses, tmp_path: Path) -> None:
     from ray.util.state import list_actors
 
@@ -165,9 +254,9 @@ def test_an_image_that_kills_its_worker_is_one_failure(
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    run = sys.modules["rayscale.batch.run"]
-    opened = run._open_model("bicubic", 2, None, False, "auto")
-    monkeypatch.setattr(run, "_open_model", lambda *_: (Deadly(opened[0]), opened[1]))
+    job = sys.modules["rayscale.batch.job"]
+    opened = job.open_recipe("bicubic", 2, None, False, "auto")
+    monkeypatch.setattr(job, "open_recipe", lambda *_: (Deadly(opened[0]), opened[1]))
     store = storage.connect(tmp_path / "in")
     for i in range(8):
         store.write(f"{i}.png", encoded(pixels(i, shape=(12, 13 if i == 3 else 12, 3))))

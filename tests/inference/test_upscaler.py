@@ -296,3 +296,57 @@ def test_slices_of_a_volume_are_enlarged_one_by_one(monkeypatch):
     monkeypatch.setattr(get_settings(), "max_output_pixels", 900)
     with pytest.raises(TooLargeError, match="3 slices"):
         upscaler.upscale(Image(volume))
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ["edsr-baseline", "srcnn", "bicubic"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_many_in_a_batch_are_what_each_is_alone(name, dtype, monkeypatch):
+    upscaler = Upscaler(_small(name, 2), 2, precision="float32")
+    images = [
+        Image(
+            _noise(13, 11, 3, dtype=dtype) ^ dtype(i),
+            alpha=_noise(13, 11, dtype=dtype),
+            dpi=(i + 1, 2),
+        )
+        for i in range(5)
+    ]
+    alone = [upscaler.upscale(image) for image in images]
+    calls = []
+    predict = Upscaler.predict
+    monkeypatch.setattr(
+        Upscaler,
+        "predict",
+        lambda self, x, *, bits: calls.append(len(x)) or predict(self, x, bits=bits),
+    )
+    for one, other in zip(alone, upscaler.upscale_many(images), strict=True):
+        # At a half, rounding may go either way.
+        assert np.abs(one.pixels.astype(int) - other.pixels.astype(int)).max() <= 1
+        assert (one.pixels != other.pixels).mean() < 0.01
+        np.testing.assert_array_equal(one.alpha, other.alpha)
+        assert one.dpi == other.dpi
+    assert set(calls) == {5}
+
+
+def test_a_batch_of_unlike_pictures_is_refused():
+    upscaler = Upscaler(create_model("bicubic", scale=2), 2)
+    plain = Image(_noise(8, 10, 3))
+    with pytest.raises(InputError, match="one shape"):
+        upscaler.upscale_many([plain, Image(_noise(10, 8, 3))])
+    measured = Image(plain.pixels, levels=Levels.of_type(plain.pixels.dtype))
+    with pytest.raises(InputError, match="levels"):
+        upscaler.upscale_many([plain, measured])
+
+
+def test_one_bad_picture_does_not_spoil_its_batch(monkeypatch):
+    upscaler = Upscaler(create_model("bicubic", scale=2), 2)
+    images = [Image(_noise(8, 10, 3)), Image(np.zeros((8, 10, 3), np.uint8))]
+    predict = Upscaler.predict
+
+    def overflowing(self, x, *, bits):
+        y = predict(self, x, bits=bits)
+        return y * np.inf if len(x) > 1 else y
+
+    monkeypatch.setattr(Upscaler, "predict", overflowing)
+    for image, result in zip(images, upscaler.upscale_many(images), strict=True):
+        np.testing.assert_array_equal(result.pixels, upscaler.upscale(image).pixels)

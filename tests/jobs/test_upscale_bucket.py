@@ -54,7 +54,7 @@ def test_wrong_usage_is_2(
     job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.png").write_bytes(png(0))
-    arguments = [str(tmp_path), str(tmp_path / "out"), "--model", "bicubic", "--scale", "2"]
+    arguments = [str(tmp_path), str(tmp_path), "--model", "bicubic", "--scale", "2"]
     assert job.main(arguments) == 2
     assert "overlap" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
@@ -92,6 +92,34 @@ def test_folders_partial_failed_and_complete(
     summary = json.loads(capsys.readouterr().out)
     assert (summary["done"], summary["skipped"], summary["failed"]) == (0, 1, [])
     assert PIL.Image.open(tmp_path / "out/good.png").size == (24, 24)
+
+
+def test_a_dry_run_tells_and_touches_nothing(
+    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        (tmp_path / f"in/{number}.png").write_bytes(png(number, 100))
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--model", "bicubic", "--scale", "2"]
+    arguments += ["--dry-run", "--device", "cpu"]
+    assert job.main([*arguments, "--limit", "3", "--actors", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "images      3 of 4 to do (1 left by --limit)" in shown
+    assert "megapixels  0.03, from 3 headers" in shown
+    assert "with 2 workers" in shown
+    assert job.main([*arguments, "--json"]) == 0
+    forecast = json.loads(capsys.readouterr().out)
+    assert (forecast["todo"], forecast["megapixels"], forecast["total"]) == (4, 0.04, 4)
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_in_images_and_megapixels(job: ModuleType) -> None:
+    first = job.Progress(2, 0, 10, 100, 1000, 0.5, 3.0)
+    now = job.Progress(6, 1, 10, 400, 1000, 2.5, 7.0)
+    assert job.progress_line(first, first) == "2/10 images, 0.5 MP"
+    assert job.progress_line(first, now) == (
+        "6/10 images, 2.5 MP, 1 failed; 1.00 images/s, 0.50 MP/s, about 8 s left"
+    )
 
 
 def test_a_second_driver_is_1(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import random
@@ -82,6 +83,16 @@ def test_an_unreachable_server_names_the_variable(s3, monkeypatch) -> None:
 def test_a_key_beyond_the_limit_of_s3_is_refused(s3) -> None:
     with pytest.raises(ConfigError, match="S3 allows 1024"):
         connect(s3.uri).write("é" * 513, b"")
+
+
+def test_bytes_damaged_on_the_way_are_refused(s3, monkeypatch) -> None:
+    store = connect(s3.uri)
+    sent = hashlib.md5(b"sent", usedforsecurity=False).digest()
+    monkeypatch.setattr("rayscale.storage.s3._md5", lambda _: base64.b64encode(sent).decode())
+    for conditions in ({}, {"if_absent": True}):
+        with pytest.raises(StorageError, match="BadDigest"):
+            store.write("a", b"arrived", **conditions)
+    assert not store.exists("a")
 
 
 def test_listings_of_several_pages(s3) -> None:

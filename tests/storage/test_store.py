@@ -128,6 +128,29 @@ def test_of_racing_creators_one_wins(store: Store) -> None:
     assert store.write("claim", b"late", if_absent=True) is None
 
 
+def test_only_the_version_that_was_named_is_replaced(store: Store) -> None:
+    first = store.write("a", b"1")
+    assert first
+    second = store.write("a", b"two", if_match=first)
+    assert second
+    assert store.read("a") == b"two"
+    assert store.write("a", b"3", if_match=first) is None
+    store.delete("a")
+    assert store.write("a", b"3", if_match=second) is None
+    assert list(store.list()) == []
+
+
+def test_a_mark_stays_with_the_object(store: Store) -> None:
+    store.write("a", b"1", mark='{"x":"1 2"}')
+    assert store.stat("a").mark == '{"x":"1 2"}'
+    store.write("b", b"1", if_absent=True, mark="of b")
+    assert store.stat("b").mark == "of b"
+    store.write("b", b"2", if_match=store.stat("b").etag, mark="again")
+    assert store.stat("b").mark == "again"
+    store.write("a", b"2")
+    assert store.stat("a").mark == ""
+
+
 def test_missing_objects_are_named(store: Store, tmp_path: Path) -> None:
     for call in (
         lambda: store.read("no/such"),

@@ -1,21 +1,24 @@
-"""The worker of a batch run: one model in memory, one input after the other, a row for each.
+"""The worker of a batch run: one model in memory, a row for each input of a block.
 
-Whatever an input does becomes a failure row; only the death of the process is left to the driver.
+Inputs are read ahead and outputs written behind by threads while the network computes. Whatever an input does becomes
+a failure row; only the death of the process is left to the driver.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rayscale.batch.manifest import Row
-from rayscale.batch.plan import Recipe
+from rayscale.batch.outputs import Placed, Slot, find_slot
+from rayscale.batch.plan import Recipe, Task, start_row
 from rayscale.errors import (
     InputError,
     NotFoundError,
@@ -28,12 +31,19 @@ from rayscale.settings import get_settings
 from rayscale.storage import Entry, Store
 
 if TYPE_CHECKING:
+    from rayscale.imaging import Image
     from rayscale.inference import Upscaler
 
 logger = logging.getLogger(__name__)
 
 _BYTES_PER_PIXEL = 8  # RGBA in 16 bit, uncompressed: no usable input has more
 _HEADER_BYTES = 1 << 16
+_AHEAD = 4  # inputs read, and outputs written, beside the one that is computed; 1 when one of the block is
+_LARGE_BYTES = 1 << 20  # as large as this, because each is held in memory
+_SMALL_PIXELS = (
+    64 * 64
+)  # up to which a picture shares its way through the network: larger ones gain nothing
+_PACK_PIXELS = 1 << 15  # of those together
 
 
 class ChangedError(RayscaleError):
@@ -42,36 +52,173 @@ class ChangedError(RayscaleError):
     code: ClassVar[str] = "changed"
 
 
-def start_row(entry: Entry, recipe: Recipe) -> Row:
-    """The row of an input before anything is known of its fate."""
-    return Row(
-        entry.key, entry.etag, entry.size, recipe.id, recipe.model, recipe.digest, recipe.scale
+@dataclass
+class _Item:
+    """One task on its way: ``image`` between reading and writing; without one it is finished, well or not."""
+
+    task: Task
+    row: Row
+    image: Image | None = None
+    slot: Slot | None = None
+    measures: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Worker:
+    """Upscales tasks from ``source`` to the same keys of ``target``; never raises an Exception.
+
+    Use as a context: its threads end with it.
+    """
+
+    source: Store
+    target: Store
+    upscaler: Upscaler
+    recipe: Recipe
+    overwrite: bool = False
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2 * _AHEAD))
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+
+    def process(self, tasks: Iterable[Task]) -> list[Row]:
+        """One row for every task, in their order."""
+        tasks = list(tasks)
+        ahead = 1 if any(task.entry.size > _LARGE_BYTES for task in tasks) else _AHEAD
+        rows: list[Row] = []
+        writing: deque[Future[Row]] = deque()
+        for items in self._packed(self._read_ahead(tasks, ahead)):
+            self._compute(items)
+            for item in items:
+                if (
+                    len(writing) > ahead
+                ):  # not before the next is computed: that is what they overlap with
+                    rows.append(writing.popleft().result())
+                writing.append(self._threads.submit(self._write, item))
+        return rows + [future.result() for future in writing]
+
+    def _read_ahead(self, tasks: list[Task], ahead: int) -> Iterator[_Item]:
+        waiting = deque(tasks)
+        reading: deque[Future[_Item]] = deque()
+        while waiting or reading:
+            while waiting and len(reading) <= ahead:
+                reading.append(self._threads.submit(self._read, waiting.popleft()))
+            yield reading.popleft().result()
+
+    def _packed(self, items: Iterable[_Item]) -> Iterator[list[_Item]]:
+        """Small pictures of one shape and type that follow one another, together; the others alone."""
+        pack: list[_Item] = []
+        for item in items:
+            if pack and (
+                self.recipe.consistency  # whose residual is that of one picture
+                or not (_alike(pack[0], item) and self._fits(len(pack) + 1, item))
+            ):
+                yield pack
+                pack = []
+            pack.append(item)
+        if pack:
+            yield pack
+
+    def _fits(self, count: int, item: _Item) -> bool:
+        assert item.image is not None
+        return count * item.image.height * item.image.width <= _PACK_PIXELS
+
+    def _read(self, task: Task) -> _Item:
+        item = _Item(task, start_row(task.entry, self.recipe))
+
+        def read() -> None:
+            slot = find_slot(self.target, task, self.recipe, overwrite=self.overwrite)
+            if isinstance(slot, Placed):  # by a driver that died before it wrote the row
+                item.row = _done(item.row, slot)
+                return
+            data = _read_source(self.source, task.entry)
+            item.row = replace(item.row, megapixels=_check_header(data, self.upscaler.scale))
+            from rayscale.imaging import read_image
+
+            item.image, item.slot = read_image(data), slot
+
+        return _guarded(item, read)
+
+    def _compute(self, items: list[_Item]) -> None:
+        if len(items) > 1:
+            start = time.monotonic()
+            try:
+                larger = self.upscaler.upscale_many([item.image for item in items if item.image])
+            except Exception as error:
+                logger.debug("a pack failed, each of it is tried alone: %s", error)
+            else:
+                for item, image in zip(items, larger, strict=True):
+                    item.image = image
+                    item.seconds += (time.monotonic() - start) / len(items)
+                return
+        for item in items:
+
+            def compute(item: _Item = item) -> None:
+                if item.image is not None:
+                    result = self.upscaler.run(item.image)
+                    item.image, item.measures = result.image, result.measures
+
+            _guarded(item, compute)
+
+    def _write(self, item: _Item) -> Row:
+        def write() -> None:
+            from rayscale.imaging import Provenance, write_image
+
+            if item.image is None or item.slot is None:
+                return
+            provenance = Provenance(self.recipe.model, self.recipe.digest, self.upscaler.describe())
+            output = write_image(item.image, provenance.with_measures(**item.measures))
+            item.row = _done(item.row, item.slot.write(output, item.row.megapixels))
+
+        _guarded(item, write)
+        item.image = None
+        return replace(item.row, seconds=round(item.seconds, 3))
+
+
+def _alike(one: _Item, other: _Item) -> bool:
+    """Whether two pictures may go through the network together."""
+    a, b = one.image, other.image
+    if a is None or b is None or any(x.levels or x.missing or x.pixels.ndim != 3 for x in (a, b)):
+        return False
+    small = a.height * a.width <= _SMALL_PIXELS
+    return small and a.pixels.shape == b.pixels.shape and a.pixels.dtype == b.pixels.dtype
+
+
+def _done(row: Row, placed: Placed) -> Row:
+    return replace(
+        row,
+        output_etag=placed.etag,
+        output_size=placed.size,
+        output_sha256=placed.sha256,
+        megapixels=placed.megapixels,
     )
 
 
-def process(source: Store, target: Store, upscaler: Upscaler, recipe: Recipe, entry: Entry) -> Row:
-    """Upscale one input to the same key of the target and return its row; never raises an Exception."""
+def _guarded(item: _Item, action: Callable[[], None]) -> _Item:
+    """Run one stage of ``item``; what it raises becomes the failure of its row."""
     start = time.monotonic()
-    row = start_row(entry, recipe)
     try:
-        output = _upscaled(_read(source, entry), upscaler, recipe)
-        etag = target.write(entry.key, output) or ""
-        row = replace(row, output_etag=etag, output_size=len(output))
+        action()
     except RayscaleError as error:
-        row = replace(row, error=error.code, message=str(error))
+        item.row = replace(item.row, error=error.code, message=str(error))
     except Exception as error:
         from rayscale.inference.memory import is_out_of_memory
 
         short = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:500]
-        if is_out_of_memory(error):
-            row = replace(row, error="out_of_memory", message=short)
-        else:
+        memory = is_out_of_memory(error)
+        if not memory:
             logger.exception("unexpected failure of one input")
-            row = replace(row, error="error", message=short)
-    return replace(row, seconds=round(time.monotonic() - start, 3))
+        item.row = replace(item.row, error="out_of_memory" if memory else "error", message=short)
+    if item.row.error:
+        item.image = None
+    item.seconds += time.monotonic() - start
+    return item
 
 
-def _read(source: Store, entry: Entry) -> bytes:
+def _read_source(source: Store, entry: Entry) -> bytes:
     from rayscale.imaging import EXTENSIONS, ending_of, sniff
 
     if entry.size == 0:
@@ -99,20 +246,19 @@ def _read(source: Store, entry: Entry) -> bytes:
     return data
 
 
-def _upscaled(data: bytes, upscaler: Upscaler, recipe: Recipe) -> bytes:
-    from rayscale.imaging import Provenance, probe, read_image, write_image
+def _check_header(data: bytes, scale: float) -> float:
+    """The megapixels of an image whose output is within the limit; nothing is decoded."""
+    from rayscale.imaging import probe
 
     header = probe(data)
     limit = get_settings().max_output_pixels
-    width, height = (enlarged(side, upscaler.scale) for side in (header.width, header.height))
-    if width * height * header.slices > limit:  # before anything is decoded
+    width, height = (enlarged(side, scale) for side in (header.width, header.height))
+    if width * height * header.slices > limit:
         raise TooLargeError(
-            f"{header.width}x{header.height} pixels at x{upscaler.scale} make more than {limit} output pixels; "
+            f"{header.width}x{header.height} pixels at x{scale} make more than {limit} output pixels; "
             "raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
         )
-    result = upscaler.run(read_image(data))
-    provenance = Provenance(recipe.model, recipe.digest, upscaler.describe())
-    return write_image(result.image, provenance.with_measures(**result.measures))
+    return header.pixels / 1e6
 
 
 class UpscaleActor:
@@ -131,6 +277,7 @@ class UpscaleActor:
         model: Any,
         recipe: Recipe,
         *,
+        overwrite: bool,
         device: str,
         threads: int,
         variables: Mapping[str, str],
@@ -143,8 +290,7 @@ class UpscaleActor:
         from rayscale.inference import Upscaler
 
         torch.set_num_threads(threads)
-        self._source, self._target, self._recipe = source, target, recipe
-        self._upscaler = Upscaler(
+        upscaler = Upscaler(
             ray.get(model),
             recipe.scale,
             device=device,
@@ -152,12 +298,9 @@ class UpscaleActor:
             ensemble=recipe.ensemble,
             consistency=recipe.consistency,
         )
+        self._worker = Worker(source, target, upscaler, recipe, overwrite)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """``{"task": [...]}`` (entries as JSON) to ``{"row": [...]}`` (rows as JSON)."""
-        rows = []
-        for task in batch["task"]:
-            entry = Entry(**json.loads(str(task)))
-            row = process(self._source, self._target, self._upscaler, self._recipe, entry)
-            rows.append(row.to_json())
-        return {"row": rows}
+        """``{"task": [...]}`` to ``{"row": [...]}``, both as JSON."""
+        tasks = [Task.from_json(str(task)) for task in batch["task"]]
+        return {"row": [row.to_json() for row in self._worker.process(tasks)]}

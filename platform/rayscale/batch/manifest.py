@@ -1,21 +1,26 @@
-"""What was done and what failed: one row per input, in ``_rayscale/manifest/`` of the target.
+"""What was done and what failed: one row per input, in ``_rayscale/`` of the target.
 
-Rows are appended as parts (JSON lines); a later part overrides an earlier one. An output counts only with its
-row, and its row is written after it: a kill at any point loses some rows, never truth.
+The journal, ``_rayscale/manifest/``, is the truth: parts of JSON lines are appended to it, a later part overrides an earlier
+one. An output counts only with its row, and its row is written after it: a kill at any point loses some rows, never
+truth. ``manifest.parquet``, ``manifest.jsonl`` and ``failures.jsonl`` are copies for readers, written whole when a run ends.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from rayscale.errors import StorageError
 from rayscale.storage import Store
 
 _FOLDER = "_rayscale/manifest/"
+_TABLE = "_rayscale/manifest.parquet"
+_LINES = "_rayscale/manifest.jsonl"
+_FAILURES = "_rayscale/failures.jsonl"
 _ROWS = 256  # of one part, and
 _SECONDS = 5.0  # between two parts
 _MOST_PARTS = 32  # of finished runs, before they are made one
@@ -26,14 +31,15 @@ class Row:
     """One input of a run.
 
     Attributes:
-        key: name below source and target alike.
-        source_etag, source_size: the version of the source that was read.
+        key: name of the source below its root, and of the output below the target.
+        source_etag, source_size: the version of the source that was read, and its bytes.
         recipe: digest of model and parameters; see ``plan.Recipe``.
-        model, digest, scale: for people; the recipe holds them too.
-        output_etag, output_size: of the object at ``key`` in the target; empty for a failure.
-        seconds: from reading to having written.
-        error: class of the failure (``bad_image``, ``unsupported_media``, ``too_large``, ``not_found``,
-            ``storage``, ``changed``, ``out_of_memory``, ``worker_died``, ``error``), empty when done.
+        model, digest, parameters: for people; the recipe holds them too.
+        output_etag, output_size, output_sha256: of the object at ``key`` in the target; empty for a failure.
+        megapixels: of the source, all slices; 0 when its header was not read.
+        seconds: reading, computing and writing.
+        error: class of the failure (``bad_image``, ``unsupported_media``, ``too_large``, ``not_found``, ``exists``,
+            ``storage``, ``changed``, ``out_of_memory``, ``worker_died``, ``bad_configuration``, ``error``), empty when done.
         message: the failure in words.
     """
 
@@ -43,9 +49,11 @@ class Row:
     recipe: str
     model: str
     digest: str
-    scale: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     output_etag: str = ""
     output_size: int = 0
+    output_sha256: str = ""
+    megapixels: float = 0.0
     seconds: float = 0.0
     error: str = ""
     message: str = ""
@@ -56,12 +64,27 @@ class Row:
 
     @staticmethod
     def from_json(text: str) -> Row:
-        """Raises ValueError for text that is no row."""
+        """Fields of other versions are passed over. Raises ValueError for text that is no row."""
         values: dict[str, Any] = json.loads(text)
+        known = {each.name for each in fields(Row)}
         try:
-            return Row(**values)
+            return Row(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:
             raise ValueError(str(error)) from error
+
+    def to_record(self) -> dict[str, Any]:
+        """The row as the copies for readers have it: with its output key and its status, in the order of the columns."""
+        values = asdict(self)
+        error, message = values.pop("error"), values.pop("message")
+        output = "" if error else self.key
+        status = "failed" if error else "done"
+        return {
+            **values,
+            "output_key": output,
+            "status": status,
+            "error": error,
+            "message": message,
+        }
 
 
 class Manifest:
@@ -110,6 +133,18 @@ class Manifest:
             self._parts.append(self._write(self._waiting))
             self._waiting = []
 
+    def forget(self, gone: Callable[[Row], bool]) -> None:
+        """Leave out rows that are no longer true: of the copies at once, of the journal when it is compacted."""
+        self.rows = {key: row for key, row in self.rows.items() if not gone(row)}
+
+    def publish(self) -> None:
+        """Write the copies for readers, each whole and atomically, sorted by key."""
+        records = [self.rows[key].to_record() for key in sorted(self.rows)]
+        failures = [record for record in records if record["error"]]
+        self._store.write(_TABLE, _parquet(records))
+        for key, some in ((_LINES, records), (_FAILURES, failures)):
+            self._store.write(key, "".join(f"{json.dumps(each)}\n" for each in some).encode())
+
     def compact(self) -> None:
         """Make one part of many; a kill in between leaves parts that say the same twice."""
         self.flush()
@@ -124,3 +159,33 @@ class Manifest:
         self._sequence += 1
         self._store.write(key, "".join(f"{row.to_json()}\n" for row in rows).encode())
         return key
+
+
+def _parquet(records: list[dict[str, Any]]) -> bytes:
+    """One row group with a column per field of ``Row.to_record``; ``parameters`` is text, JSON."""
+    import pyarrow
+    import pyarrow.parquet
+
+    types = {
+        "source_size": "int64",
+        "output_size": "int64",
+        "megapixels": "float64",
+        "seconds": "float64",
+    }
+    names = list(Row("", "", 0, "", "", "").to_record())
+    schema = pyarrow.schema([(name, types.get(name, "string")) for name in names])
+    rows = [
+        {**_printable(record), "parameters": json.dumps(record["parameters"], sort_keys=True)}
+        for record in records
+    ]
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file)
+    return file.getvalue()
+
+
+def _printable(record: dict[str, Any]) -> dict[str, Any]:
+    """Without lone surrogates, which file names may have and Parquet may not: they become their escapes."""
+    return {
+        key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for key, value in record.items()
+    }

@@ -1,20 +1,16 @@
-"""What a run has to do: the listing of the source, less what the manifest and the target say is done."""
+"""What a run has to do: the inputs, less what the manifest and the target say is done."""
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
+from rayscale.batch.inputs import Inputs
 from rayscale.batch.manifest import Row
-from rayscale.errors import ConfigError, NotFoundError
-from rayscale.storage import Entry, Store
-
-OWN = "_rayscale/"
-"""Below this prefix of a target lives the state of the batch jobs."""
+from rayscale.storage import Entry
 
 _FORMAT = 2  # of the outputs: a change of what the same recipe produces counts it up
 
@@ -40,93 +36,103 @@ class Recipe:
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the user chose besides the model."""
+        values = asdict(self)
+        return {key: values[key] for key in values if key not in ("model", "digest")}
+
+
+@dataclass(frozen=True)
+class Task:
+    """The unit of work: one input, and what the plan saw at its output key.
+
+    Attributes:
+        entry: the version of the source that is to be read.
+        found: version tag of the object that was at the output key, "" for none.
+        ours: whether the manifest tells that object, so that it may be replaced by a newer output.
+    """
+
+    entry: Entry
+    found: str = ""
+    ours: bool = False
+
+    def to_json(self) -> str:
+        """One line; carries any name a store may have."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Task:
+        values = json.loads(text)
+        return Task(**{**values, "entry": Entry(**values["entry"])})
+
 
 @dataclass
 class Plan:
     """``todo`` is processed; the rest is only counted.
 
     Attributes:
-        total: inputs the run is about: ``done`` + ``kept`` + ``todo`` + ``left``.
+        total: inputs the run is about: ``done`` + ``kept`` + ``missing`` + ``todo`` + ``left``.
+        missing: failures of keys that were listed but cannot be had.
         kept: failures of earlier runs that are not tried again.
         left: inputs beyond the limit.
-        ignored: objects of the source that are no inputs: hidden, not asked for, or our own.
+        ignored: objects of the source that are no inputs: hidden, not asked for, or outputs.
+        occupied: of ``todo``, those whose output key holds an object that the manifest does not tell.
     """
 
-    todo: list[Entry] = field(default_factory=list)
+    todo: list[Task] = field(default_factory=list)
     done: int = 0
+    missing: list[Row] = field(default_factory=list)
     kept: list[Row] = field(default_factory=list)
     left: int = 0
     ignored: int = 0
+    occupied: int = 0
 
     @property
     def total(self) -> int:
-        return len(self.todo) + self.done + len(self.kept) + self.left
+        return len(self.todo) + self.done + len(self.missing) + len(self.kept) + self.left
+
+
+def start_row(entry: Entry, recipe: Recipe) -> Row:
+    """The row of an input before anything is known of its fate."""
+    return Row(
+        entry.key, entry.etag, entry.size, recipe.id, recipe.model, recipe.digest, recipe.parameters
+    )
 
 
 def make_plan(
-    source: Store,
-    target: Store,
+    inputs: Inputs,
+    outputs: Mapping[str, str],
     rows: Mapping[str, Row],
     recipe: Recipe,
     *,
-    only: str | None = None,
     retry_failed: bool = True,
     limit: int | None = None,
 ) -> Plan:
-    """Compare source, manifest and target.
+    """Compare inputs, manifest and target.
 
     An input is done when its row tells the same source version and recipe, and the target holds the very
-    object the row tells. Everything else that is not hidden (a name part that begins with a dot) is to do,
-    also what no reader can read: it becomes a failure with its reason. ``only`` is a pattern such as ``*.png``
-    for whole keys, ``limit`` bounds ``todo``.
-
-    Raises NotFoundError for a source without any input.
+    object the row tells. Everything else is to do, also what no reader can read: it becomes a failure with its
+    reason. ``outputs`` are the version tags of the target by key, ``limit`` bounds ``todo``.
     """
-    outputs = {entry.key: entry.etag for entry in target.list()}
-    plan = Plan()
-    for entry in source.list():
-        if not _is_input(entry.key, only):
-            plan.ignored += 1
-            continue
-        row = rows.get(entry.key)
-        same = row is not None and (row.source_etag, row.recipe) == (entry.etag, recipe.id)
-        if row is not None and same and not row.error and outputs.get(entry.key) == row.output_etag:
+    plan = Plan(ignored=inputs.ignored)
+    for key, error in inputs.missing.items():
+        row = start_row(Entry(key, 0, ""), recipe)
+        plan.missing.append(replace(row, error=error.code, message=str(error)))
+    for entry in inputs.entries:
+        row_or_none, found = rows.get(entry.key), outputs.get(entry.key, "")
+        ours = bool(found and row_or_none and row_or_none.output_etag == found)
+        same = row_or_none and (row_or_none.source_etag, row_or_none.recipe) == (
+            entry.etag,
+            recipe.id,
+        )
+        if row_or_none and same and ours and not row_or_none.error:
             plan.done += 1
-        elif row is not None and same and row.error and not retry_failed:
-            plan.kept.append(row)
+        elif row_or_none and same and row_or_none.error and not retry_failed:
+            plan.kept.append(row_or_none)
         elif limit is not None and len(plan.todo) >= limit:
             plan.left += 1
         else:
-            plan.todo.append(entry)
-    if not plan.total:
-        raise NotFoundError(
-            f"no input in {source.uri}" + (f" matches {only!r}" if only else "") + ignored(plan)
-        )
+            plan.todo.append(Task(entry, found, ours))
+            plan.occupied += bool(found) and not ours
     return plan
-
-
-def check_apart(source: Store, target: Store) -> None:
-    """Raise ConfigError where outputs would become inputs, or overwrite them."""
-    one, other = _place(source), _place(target)
-    if (one + "/").startswith(other + "/") or (other + "/").startswith(one + "/"):
-        raise ConfigError(
-            f"source {source.uri} and target {target.uri} overlap; choose a target beside the source, such as "
-            f"{source.uri.rstrip('/')}-upscaled"
-        )
-
-
-def ignored(plan: Plan) -> str:
-    """A clause about what was passed over, or nothing."""
-    return f" ({plan.ignored} objects passed over)" if plan.ignored else ""
-
-
-def _is_input(key: str, only: str | None) -> bool:
-    if key.startswith(OWN) or any(part.startswith(".") for part in key.split("/")):
-        return False
-    return only is None or fnmatch.fnmatchcase(key, only)
-
-
-def _place(store: Store) -> str:
-    if store.uri.startswith("s3://"):
-        return store.uri.rstrip("/")
-    return str(Path(store.uri).resolve()).rstrip("/")

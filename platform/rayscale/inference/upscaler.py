@@ -6,7 +6,7 @@ concurrent requests cannot mix.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -169,24 +169,60 @@ class Upscaler:
         check_side(
             image.container, enlarged(image.width, self.scale), enlarged(image.height, self.scale)
         )
-        scale, missing, metadata = self.scale, image.missing, image.metadata
+        metadata = image.metadata
         if self._single is not None and metadata is not None:
             metadata.of_deviations()
+        values = self._upscale_measured(image, counted)
+        larger = self._with_pixels(image, values.pixels)
+        uncertainty = None
+        if values.deviations is not None:
+            uncertainty = larger.of_deviations(values.deviations)
+        return Upscaled(larger, values.residual, uncertainty)
+
+    @torch.inference_mode()
+    def upscale_many(self, images: Sequence[Image]) -> list[Image]:
+        """``upscale`` of pictures of one shape and type (uint8 or uint16), through the network in one batch.
+
+        Of small pictures this saves the cost of a call each. Values are those of :meth:`upscale` up to the rounding of
+        floating-point sums, which may come out otherwise in a batch.
+        """
+        first = images[0]
+        if any(
+            (image.pixels.shape, image.pixels.dtype) != (first.pixels.shape, first.pixels.dtype)
+            for image in images
+        ):
+            raise InputError("a batch needs pictures of one shape and pixel type")
+        if first.pixels.ndim != 3 or any(image.levels or image.missing for image in images):
+            raise InputError("a batch needs whole pictures without levels of their own")
+        if self.consistency or self._single is not None:
+            return [self.upscale(image) for image in images]  # which are about one image each
+        self._check_size(first.height, first.width)
+        levels, value_range = Levels.of_type(first.pixels.dtype), self.model.spec.value_range
+        pixels = np.stack([image.pixels for image in images])
+        height, width = (enlarged(side, self.scale) for side in pixels.shape[1:3])
+        out = np.empty((len(images), height, width, first.channels), pixels.dtype)
+        for channels in self._groups(first.channels):
+            planes = levels.to_network(pixels[..., channels], value_range).transpose(0, 3, 1, 2)
+            y = self.predict(torch.tensor(planes), bits=levels.bits)
+            if not torch.isfinite(y).all():
+                return [self.upscale(image) for image in images]  # only some of them may fail
+            values = y.permute(0, 2, 3, 1).numpy()
+            out[..., channels] = levels.to_values(values, value_range, pixels.dtype)
+        return [self._with_pixels(image, each) for image, each in zip(images, out, strict=True)]
+
+    def _with_pixels(self, image: Image, pixels: Pixels) -> Image:
+        """The enlarged file: ``pixels``, and all the rest enlarged here."""
+        scale, missing, metadata = self.scale, image.missing, image.metadata
         alpha = None if image.alpha is None else enlarge(image.alpha, scale)
         dpi = None if image.dpi is None else (image.dpi[0] * scale, image.dpi[1] * scale)
-        values = self._upscale_measured(image, counted)
-        larger = replace(
+        return replace(
             image,
-            pixels=values.pixels,
+            pixels=pixels,
             alpha=alpha,
             dpi=dpi,
             missing=None if missing is None else missing.scaled(scale),
             metadata=None if metadata is None else metadata.scaled(scale),
         )
-        uncertainty = None
-        if values.deviations is not None:
-            uncertainty = larger.of_deviations(values.deviations)
-        return Upscaled(larger, values.residual, uncertainty)
 
     def _upscale_measured(self, image: Image, counted: NDArray[np.bool_] | None) -> _Values:
         """Values of the enlarged image: the network where something was measured, the source elsewhere."""

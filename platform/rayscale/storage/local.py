@@ -15,6 +15,7 @@ from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.storage.store import Entry, Store, check_key
 
 _TEMPORARY = (".rayscale-", ".part")  # start and end of the names of files being written
+_MARK = "user.rayscale.mark"  # the attribute that holds it
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
@@ -43,7 +44,7 @@ class LocalStore(Store):
             status = path.stat()
             if not path.is_file():
                 raise IsADirectoryError(errno.EISDIR, "a folder", str(path))
-        return Entry(key, status.st_size, _etag(status))
+        return Entry(key, status.st_size, _etag(status), _mark(path))
 
     def read(self, key: str) -> bytes:
         with self._errors(key):
@@ -58,15 +59,21 @@ class LocalStore(Store):
         with self._errors(key), self._path(key).open("rb") as source, replacing(path) as target:
             shutil.copyfileobj(source, target, 1 << 20)
 
-    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> str | None:
+    def write(
+        self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "", mark: str = ""
+    ) -> str | None:
         path = self._path(key)
         with self._errors(key):
             try:
                 with replacing(path, exclusive=if_absent) as file:
                     file.write(data)
+                    if mark:
+                        _set_mark(file, mark)
+                    if if_match and not (path.is_file() and _etag(path.stat()) == if_match):
+                        raise FileExistsError
                 return _etag(path.stat())
             except FileExistsError:
-                if if_absent and path.is_file():
+                if if_match or (if_absent and path.is_file()):
                     return None
                 raise
 
@@ -130,6 +137,18 @@ def replacing(path: str | Path, *, exclusive: bool = False) -> Iterator[IO[bytes
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _set_mark(file: IO[bytes], mark: str) -> None:
+    with suppress(AttributeError, OSError):  # no Linux, or a file system without attributes
+        os.setxattr(file.fileno(), _MARK, mark.encode())
+
+
+def _mark(path: Path) -> str | None:
+    try:
+        return os.getxattr(path, _MARK).decode(errors="replace")
+    except (AttributeError, OSError) as error:
+        return "" if getattr(error, "errno", None) == errno.ENODATA else None
 
 
 def _etag(status: os.stat_result) -> str:

@@ -7,6 +7,7 @@ to conditional writes, and errors that say what to change.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import logging
@@ -45,6 +46,7 @@ _VARIABLES = (
 )
 _DENIED = {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "401", "403"}
 _ABSENT = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+_MARK = "mark"  # the user metadata that holds it
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 _clients: dict[tuple[object, ...], Any] = {}
@@ -79,7 +81,8 @@ class S3Store(Store):
         address = self._address(key)
         with self._errors(key):
             answer = _client().head_object(**address)
-        return Entry(key, answer["ContentLength"], answer["ETag"].strip('"'))
+        mark = answer["Metadata"].get(_MARK, "")
+        return Entry(key, answer["ContentLength"], answer["ETag"].strip('"'), mark)
 
     def read(self, key: str) -> bytes:
         buffer = io.BytesIO()
@@ -117,11 +120,17 @@ class S3Store(Store):
         with replacing(path) as file:
             self._download(key, file)
 
-    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> str | None:
+    def write(
+        self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "", mark: str = ""
+    ) -> str | None:
+        request = {**self._address(key), "Body": data, "ContentMD5": _md5(data)}
+        metadata = {_MARK: mark} if mark else {}
         if if_absent:
-            return self._create(key, data)
+            return self._write_if(key, request | {"IfNoneMatch": "*"}, metadata)
+        if if_match:
+            return self._replace(key, if_match, request, metadata)
         with self._errors(key):
-            answer = _client().put_object(**self._address(key), Body=data)
+            answer = _client().put_object(**request, Metadata=metadata)
         return str(answer["ETag"]).strip('"')
 
     def write_file(self, key: str, path: str | Path) -> str:
@@ -150,8 +159,19 @@ class S3Store(Store):
                 if _code(error) not in {"NoSuchKey", "NotFound", "404"}:
                     raise
 
-    def _create(self, key: str, data: bytes) -> str | None:
-        """Write with ``If-None-Match: *``; None when the object was there before."""
+    def _replace(
+        self, key: str, etag: str, request: dict[str, Any], metadata: dict[str, str]
+    ) -> str | None:
+        """Write with ``If-Match``; some servers ignore or refuse it: so the tag is compared before as well."""
+        try:
+            if self.stat(key).etag != etag:
+                return None
+            return self._write_if(key, request | {"IfMatch": f'"{etag}"'}, metadata)
+        except NotFoundError:  # deleted meanwhile
+            return None
+
+    def _write_if(self, key: str, request: dict[str, Any], metadata: dict[str, str]) -> str | None:
+        """Write under the condition in ``request``; None when it does not hold."""
         from botocore.exceptions import ClientError
 
         # An answer lost on the way makes the retry meet our own object: this mark tells it from another's.
@@ -160,15 +180,14 @@ class S3Store(Store):
             with self._errors(key):
                 try:
                     answer = _client().put_object(
-                        **self._address(key),
-                        Body=data,
-                        IfNoneMatch="*",
-                        Metadata={"writer": writer},
+                        **request, Metadata={**metadata, "writer": writer}
                     )
                     return str(answer["ETag"]).strip('"')
                 except ClientError as error:
                     if _code(error) in {"ConditionalRequestConflict", "409"}:
                         continue  # another write or delete of the key was in flight: undecided
+                    if _code(error) in {"NotImplemented", "501"} and request.pop("IfMatch", None):
+                        continue  # to have compared just before is the most that this server allows
                     if _code(error) not in {"PreconditionFailed", "412"}:
                         raise
                     if not error.response["ResponseMetadata"].get("RetryAttempts"):
@@ -267,6 +286,11 @@ class S3Store(Store):
                 f"{place} failed at {server} after {attempts} attempts ({type(error).__name__}); "
                 "check AWS_ENDPOINT_URL and that the server runs"
             ) from error
+
+
+def _md5(data: bytes) -> str:
+    """What lets the server refuse bytes that arrive damaged."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 def _endpoint() -> str | None:

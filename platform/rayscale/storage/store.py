@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayscale.errors import ConfigError, NotFoundError
@@ -23,11 +23,14 @@ class Entry:
     """One object of a listing: its key below the store's root, its size in bytes, its version tag.
 
     ``etag`` changes whenever the object is written again; it is an opaque text, compared for equality only.
+    ``mark`` is what its writer gave, "" when it gave none; None where that is not known, as in a listing of S3 and on
+    a file system without attributes.
     """
 
     key: str
     size: int
     etag: str
+    mark: str | None = field(default=None, compare=False)
 
 
 class Store(ABC):
@@ -55,7 +58,7 @@ class Store(ABC):
 
     @abstractmethod
     def stat(self, key: str) -> Entry:
-        """Size and version tag of one object."""
+        """Size, version tag and mark of one object."""
 
     @abstractmethod
     def read(self, key: str) -> bytes:
@@ -70,11 +73,17 @@ class Store(ABC):
         """Copy one object to a local file: the file appears whole, with verified length, or not at all."""
 
     @abstractmethod
-    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> str | None:
+    def write(
+        self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "", mark: str = ""
+    ) -> str | None:
         """Write one object atomically and return its version tag.
 
-        With ``if_absent`` the object is only created, never replaced: of any number of concurrent writers
-        exactly one wins, every other gets None.
+        Args:
+            if_absent: only create, never replace: of any number of concurrent writers exactly one wins, every other
+                gets None.
+            if_match: only replace the version of this tag; None when it is gone. Exact where the store knows the
+                condition (AWS does); for folders and other servers it is compared just before the write.
+            mark: a line of ASCII that stays with the object and ``stat`` tells; lost where there is no place for it.
         """
 
     @abstractmethod

@@ -1,0 +1,144 @@
+"""What the batch costs beside the network, and what a second worker brings.
+
+    python benchmarks/batch_throughput.py                            # EDSR-baseline x2, 48 photographs' worth of noise of 256 x 256
+    python benchmarks/batch_throughput.py --images 16 --side 96 --rounds 1
+
+Four yardsticks on the same PNG files, in rounds that alternate:
+
+engine, no files     one process, as many threads as cores: the network on pictures that lie in memory
+engine with files    the same, with reading, decoding, encoding and writing of files on the local disk, one after the other
+batch, 2 workers     S3 to S3 (the server of the local stack, on this machine too) on a Ray of two CPUs, one thread each
+batch, 1 worker      the same on a Ray of one CPU
+
+The batch is timed from its first finished block to its last: starting Ray and loading the model is left out, all else (S3, Ray
+Data, manifest, lease) is in. Targets: batch with 2 workers >= 0.9 of the engine without files, and >= 1.8 of 1 worker.
+Needs two cores to itself: the S3 server and the driver share them with the workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rayscale import cluster, local
+from rayscale.batch import Progress, upscale_bucket
+from rayscale.imaging import read_image, write_image
+from rayscale.inference import Upscaler
+from rayscale.registry import open_model
+from rayscale.storage import connect
+
+SCALE, BUCKET, WORKERS = 2, "batch-throughput", 2
+
+
+def make_images(count: int, side: int) -> dict[str, bytes]:
+    """PNG files by key: smooth colours with noise, so that they deflate about as photographs do."""
+    rng = np.random.default_rng(0)
+    files = {}
+    y, x = np.mgrid[:side, :side]
+    for number in range(count):
+        waves = [128 + 80 * np.sin(x * a + y * b) for a, b in rng.uniform(-0.1, 0.1, (3, 2))]
+        pixels = np.stack(waves, -1) + rng.normal(0, 4, (side, side, 3))
+        file = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "png")
+        files[f"{number:04d}.png"] = file.getvalue()
+    return files
+
+
+def engine(upscaler: Upscaler, files: dict[str, bytes]) -> float:
+    """Images/s of the network alone."""
+    images = [read_image(data) for data in files.values()]
+    upscaler.upscale(images[0])
+    start = time.perf_counter()
+    for image in images:
+        upscaler.upscale(image)
+    return len(images) / (time.perf_counter() - start)
+
+
+def engine_with_files(upscaler: Upscaler, files: dict[str, bytes], folder: Path) -> float:
+    """Images/s from file to file."""
+    source, target = connect(folder / "in"), connect(folder / "out")
+    for key, data in files.items():
+        source.write(key, data)
+    upscaler.upscale(read_image(next(iter(files.values()))))
+    start = time.perf_counter()
+    for key in files:
+        target.write(key, write_image(upscaler.upscale(read_image(source.read(key)))))
+    return len(files) / (time.perf_counter() - start)
+
+
+def batch(model: str, workers: int, number: int) -> float:
+    """Images/s of the batch, its start left out."""
+    ticks: list[Progress] = []
+    cluster.connect(num_cpus=workers, log_to_driver=False)
+    try:
+        summary = upscale_bucket(
+            f"s3://{BUCKET}/in", f"s3://{BUCKET}/out-{workers}-{number}",
+            model=model, scale=SCALE, device="cpu", actors=workers, progress=ticks.append,
+        )  # fmt: skip
+    finally:
+        cluster.shutdown()
+    if summary.exit_code:
+        raise SystemExit(f"the batch failed: {summary.failed[0].message}")
+    first, last = ticks[1], ticks[-1]  # the very first comes before the workers
+    return (last.finished - first.finished) / (last.seconds - first.seconds)
+
+
+def main() -> None:
+    import boto3
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--side", type=int, default=256, help="of the square images, in pixels")
+    parser.add_argument("--model", default="edsr-baseline")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    files = make_images(options.images, options.side)
+    torch.set_num_threads(WORKERS)
+    upscaler = Upscaler(open_model(options.model, scale=SCALE).network, SCALE, device="cpu")
+    os.environ.pop("RAY_ADDRESS", None)
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="batch-throughput-") as scratch:
+        home = Path(scratch).resolve()
+        try:
+            server = local.up(home, services=("s3",), fixed_ports=False)
+            os.environ.update(local.environment(home))
+            client = boto3.session.Session().client("s3", endpoint_url=server.s3)
+            client.create_bucket(Bucket=BUCKET)
+            source = connect(f"s3://{BUCKET}/in")
+            for key, data in files.items():
+                source.write(key, data)
+            for number in range(options.rounds):
+                for name, rate in (
+                    ("engine, no files", engine(upscaler, files)),
+                    ("engine with files", engine_with_files(upscaler, files, home / "files")),
+                    ("batch, 2 workers", batch(options.model, WORKERS, number)),
+                    ("batch, 1 worker", batch(options.model, 1, number)),
+                ):
+                    rates.setdefault(name, []).append(rate)
+                    print(f"round {number + 1}: {name:18} {rate:7.3f} images/s", flush=True)
+        finally:
+            local.down(home)
+    bare, files_too, two, one = rates.values()
+    for text, above, below, target in (
+        ("batch / engine without files", two, bare, 0.9),
+        ("batch / engine with files", two, files_too, None),
+        ("2 workers / 1 worker", two, one, 1.8),
+    ):
+        ratios = [a / b for a, b in zip(above, below, strict=True)]
+        wanted = f" (target {target})" if target else ""
+        print(f"{text}: median {statistics.median(ratios):.3f} of {len(ratios)} rounds{wanted}")
+
+
+if __name__ == "__main__":
+    main()

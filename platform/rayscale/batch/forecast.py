@@ -1,0 +1,224 @@
+"""What a run would do and cost, without doing it: no worker starts, and nothing is written."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayscale.batch.job import Job, check_counts, open_job
+from rayscale.batch.manifest import Manifest, Row
+from rayscale.batch.plan import Task
+from rayscale.errors import RayscaleError
+from rayscale.storage import Store
+
+if TYPE_CHECKING:
+    from rayscale.inference import Precision
+
+_HEADERS = 200  # read at most, spread over the listing
+_READERS = 32
+_HEADER_BYTES = 1 << 16
+_WHOLE_BYTES = 8 << 20  # a file up to this size is read whole when its header is not at its start
+_MEASURED_SIDE, _MEASURED_S = 96, 2.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do. Sizes and times are estimates, and say of what.
+
+    Attributes:
+        total, todo, done, kept, missing, left, ignored, occupied: see ``plan.Plan``, as counts.
+        source_bytes: of the inputs to do.
+        megapixels: of the inputs to do; exact when ``headers`` is ``todo``.
+        headers, unreadable: of how many inputs the header was read, and of how many it could not be.
+        seconds: of the work by ``workers``, their start left out; ``seconds_from`` says what it is taken from.
+        output_bytes: of the outputs; ``output_bytes_from`` says what it is taken from.
+    """
+
+    source: str
+    target: str
+    model: str
+    digest: str
+    scale: float
+    total: int
+    todo: int
+    done: int
+    kept: int
+    missing: int
+    left: int
+    ignored: int
+    occupied: int
+    source_bytes: int
+    megapixels: float
+    headers: int
+    unreadable: int
+    seconds: float
+    seconds_from: str
+    workers: int
+    output_bytes: int
+    output_bytes_from: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The forecast as ``--json`` shows it."""
+        return asdict(self)
+
+
+def forecast_bucket(
+    source: str | Path,
+    target: str | Path,
+    *,
+    model: str,
+    scale: float | None = None,
+    weights: str | Path | None = None,
+    keys: str | Path | None = None,
+    ensemble: bool = False,
+    consistency: bool = False,
+    precision: Precision = "auto",
+    device: str = "auto",
+    actors: int | None = None,
+    limit: int | None = None,
+    retry_failed: bool = True,
+) -> Forecast:
+    """What ``upscale_bucket`` would do with these arguments; raises as it does."""
+    check_counts(actors=actors, limit=limit)
+    job = open_job(
+        source, target,
+        model=model, scale=scale, weights=weights, keys=keys,
+        ensemble=ensemble, consistency=consistency, precision=precision,
+    )  # fmt: skip
+    manifest = Manifest(job.target, 0).load()
+    plan = job.plan(manifest, retry_failed=retry_failed, limit=limit)
+    earlier = [
+        row
+        for row in manifest.rows.values()
+        if row.recipe == job.recipe.id and not row.error and row.seconds and row.megapixels
+    ]
+    sizes = _sizes(job.source, _spread(plan.todo))
+    source_bytes = sum(task.entry.size for task in plan.todo)
+    megapixels = _megapixels(sizes, source_bytes)
+    workers = min(actors or _workers(device), max(1, len(plan.todo)))
+    rate, rate_from = _rate(job, device, earlier) if plan.todo else (0.0, "nothing to do")
+    growth, growth_from = _growth(earlier, job.recipe.scale)
+    return Forecast(
+        source=job.source.uri,
+        target=job.target.uri,
+        model=job.recipe.model,
+        digest=job.recipe.digest,
+        scale=job.recipe.scale,
+        total=plan.total,
+        todo=len(plan.todo),
+        done=plan.done,
+        kept=len(plan.kept),
+        missing=len(plan.missing),
+        left=plan.left,
+        ignored=plan.ignored,
+        occupied=plan.occupied,
+        source_bytes=source_bytes,
+        megapixels=round(megapixels, 6),
+        headers=len(sizes),
+        unreadable=sum(pixels is None for _, pixels in sizes),
+        seconds=round(rate * megapixels / workers, 1),
+        seconds_from=rate_from,
+        workers=workers,
+        output_bytes=round(source_bytes * growth),
+        output_bytes_from=growth_from,
+    )
+
+
+def _spread(tasks: list[Task]) -> list[Task]:
+    """At most ``_HEADERS`` of the tasks, evenly over the listing."""
+    count = min(len(tasks), _HEADERS)
+    return [tasks[number * len(tasks) // count] for number in range(count)]
+
+
+def _sizes(source: Store, tasks: Iterable[Task]) -> list[tuple[int, int | None]]:
+    """Bytes and pixels of each; None where the header tells none."""
+    from rayscale.imaging import probe
+
+    def read(task: Task) -> tuple[int, int | None]:
+        key, size = task.entry.key, task.entry.size
+        try:
+            try:
+                return size, probe(source.read_range(key, 0, _HEADER_BYTES)).pixels
+            except RayscaleError:
+                if not _HEADER_BYTES < size <= _WHOLE_BYTES:
+                    raise
+                return size, probe(source.read(key)).pixels
+        except RayscaleError:
+            return size, None
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(read, tasks))
+
+
+def _megapixels(sizes: list[tuple[int, int | None]], total: int) -> float:
+    """Of all, by the pixels per byte of those whose header was read: so that one large file counts as such."""
+    read = sum(size for size, _ in sizes)
+    pixels = sum(pixels or 0 for _, pixels in sizes)
+    return pixels / 1e6 * total / read if read else 0.0
+
+
+def _rate(job: Job, device: str, earlier: list[Row]) -> tuple[float, str]:
+    """Seconds of one worker per source megapixel, and where that comes from."""
+    if earlier:
+        rate = sum(row.seconds for row in earlier) / sum(row.megapixels for row in earlier)
+        return rate, f"{len(earlier)} images that this recipe has done"
+    return _measured(job, device)
+
+
+def _measured(job: Job, device: str) -> tuple[float, str]:
+    """By running the network here for some seconds as a worker would, on noise and without files."""
+    import numpy as np
+    import torch
+
+    from rayscale.inference import Upscaler
+
+    recipe, network = job.recipe, job.network
+    channels = 3 if network.any_channels else network.channels
+    upscaler = Upscaler(
+        network, recipe.scale,
+        device=device, precision=recipe.precision, ensemble=recipe.ensemble,  # type: ignore[arg-type]
+    )  # fmt: skip
+    noise = np.random.default_rng(0).integers(
+        0, 256, (_MEASURED_SIDE, _MEASURED_SIDE, channels), dtype=np.uint8
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        upscaler.upscale_pixels(noise)
+        start, runs = time.monotonic(), 0
+        while time.monotonic() - start < _MEASURED_S:
+            upscaler.upscale_pixels(noise)
+            runs += 1
+        seconds = time.monotonic() - start
+    finally:
+        torch.set_num_threads(threads)
+    megapixels = runs * _MEASURED_SIDE**2 / 1e6
+    where = (
+        torch.cuda.get_device_name(upscaler.device)
+        if upscaler.device.type == "cuda"
+        else "one core"
+    )
+    return seconds / megapixels, f"a run of {seconds:.0f} s on {where} of {platform.node()}"
+
+
+def _growth(earlier: list[Row], scale: float) -> tuple[float, str]:
+    """Bytes of outputs per byte of sources, and where that comes from."""
+    sources = sum(row.source_size for row in earlier)
+    if sources:
+        outputs = sum(row.output_size for row in earlier)
+        return outputs / sources, f"{len(earlier)} images that this recipe has done"
+    return scale**2, "as many bytes per pixel as the sources have"
+
+
+def _workers(device: str) -> int:
+    """As many as this machine would have."""
+    import torch
+
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return gpus or os.cpu_count() or 1

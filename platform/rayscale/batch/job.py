@@ -1,0 +1,112 @@
+"""A batch job, opened: its two places, its model and what it is about. The run and the forecast begin here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayscale.batch.inputs import Inputs, find_inputs, inner_prefix, read_keys, split_pattern
+from rayscale.batch.manifest import Manifest, Row
+from rayscale.batch.plan import Plan, Recipe, make_plan
+from rayscale.errors import ConfigError, NotFoundError
+from rayscale.storage import Store, connect
+
+if TYPE_CHECKING:
+    from rayscale.inference import Precision
+    from rayscale.models.network import SuperResolver
+
+
+@dataclass(frozen=True)
+class Job:
+    """Made by :func:`open_job`; nothing of it changes while it runs."""
+
+    source: Store
+    target: Store
+    pattern: str | None
+    keys: Sequence[str] | None
+    network: SuperResolver
+    recipe: Recipe
+
+    def plan(self, manifest: Manifest, *, retry_failed: bool, limit: int | None) -> Plan:
+        """List both places and say what is to do. Rows of ``manifest`` that are no longer true are forgotten.
+
+        Raises NotFoundError for a source without any input.
+        """
+        inputs = find_inputs(self.source, self.target, pattern=self.pattern, keys=self.keys)
+        if not inputs.entries and not inputs.missing:
+            raise NotFoundError(
+                f"no input in {self.source.uri}"
+                + (f" matches {self.pattern!r}" if self.pattern else "")
+                + (f" ({inputs.ignored} objects passed over)" if inputs.ignored else "")
+            )
+        outputs = {entry.key: entry.etag for entry in self.target.list()}
+        manifest.forget(_gone(inputs, outputs.keys()))
+        return make_plan(
+            inputs, outputs, manifest.rows, self.recipe, retry_failed=retry_failed, limit=limit
+        )
+
+
+def open_job(
+    source: str | Path,
+    target: str | Path,
+    *,
+    model: str,
+    scale: float | None = None,
+    weights: str | Path | None = None,
+    keys: str | Path | None = None,
+    ensemble: bool = False,
+    consistency: bool = False,
+    precision: Precision = "auto",
+) -> Job:
+    """Open the places, the list of keys and the model; see ``upscale_bucket`` for the arguments and errors."""
+    root, pattern = split_pattern(source)
+    if keys is not None and pattern is not None:
+        raise ConfigError(
+            f"{source} has wildcards and there is a list of keys; give one of the two"
+        )
+    origin, sink = connect(root), connect(target)
+    inner_prefix(origin, sink)
+    wanted = None if keys is None else read_keys(keys)
+    network, recipe = open_recipe(model, scale, weights, ensemble, precision)
+    recipe = replace(recipe, consistency=consistency)
+    return Job(origin, sink, pattern, wanted, network, recipe)
+
+
+def open_recipe(
+    name: str, scale: float | None, weights: str | Path | None, ensemble: bool, precision: Precision
+) -> tuple[SuperResolver, Recipe]:
+    """The network on the CPU, and the recipe; here and once, so that a bad model is one error."""
+    from rayscale.inference import Upscaler
+    from rayscale.registry import open_model
+
+    opened = open_model(name, weights=weights, scale=scale)
+    network = opened.network
+    if scale is None:
+        if len(network.scales) != 1:
+            raise ConfigError(
+                f"model {opened.label!r} has the scales {', '.join(map(str, network.scales))}; choose one with --scale"
+            )
+        scale = network.scales[0]
+    upscaler = Upscaler(network, scale, device="cpu", precision=precision, ensemble=ensemble)
+    return network, Recipe(opened.label, opened.digest, upscaler.scale, ensemble, precision)
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise ConfigError for a count below 1."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")
+
+
+def _gone(inputs: Inputs, outputs: Collection[str]) -> Callable[[Row], bool]:
+    """Whether a row tells of an output that was deleted, or of the failure of an input that was."""
+    present = {entry.key for entry in inputs.entries}
+
+    def gone(row: Row) -> bool:
+        if row.error:
+            return inputs.covers(row.key) and row.key not in present
+        return row.key not in outputs
+
+    return gone

@@ -1,0 +1,143 @@
+"""The object at an output key: whose it is, and writing one without harm to another's.
+
+Every output carries a mark that names its source version and recipe. So an output whose row was lost with its driver is
+recognised without computing it again, and an object of anybody else is never taken for one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from rayscale.batch.plan import Recipe, Task
+from rayscale.errors import NotFoundError, RayscaleError
+from rayscale.storage import Entry, Store
+
+
+class ExistsError(RayscaleError):
+    """At the output key is an object that no batch wrote."""
+
+    code: ClassVar[str] = "exists"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What an output says of itself, in at most some 300 bytes of ASCII.
+
+    Attributes:
+        key: digest of the output key, so that a copy under another name is not taken for that output.
+        source, recipe: what it was made of, and how.
+        sha256: of the whole object.
+        megapixels: of the source.
+    """
+
+    key: str
+    source: str
+    recipe: str
+    sha256: str
+    megapixels: float
+
+    @staticmethod
+    def of(task: Task, recipe: Recipe, output: bytes, megapixels: float) -> Mark:
+        sha256 = hashlib.sha256(output).hexdigest()
+        return Mark(_short(task.entry.key), task.entry.etag, recipe.id, sha256, megapixels)
+
+    @staticmethod
+    def read(text: str | None) -> Mark | None:
+        """None for what is no mark."""
+        try:
+            return Mark(**json.loads(text or ""))
+        except (TypeError, ValueError):
+            return None
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An output in its place: what its row tells."""
+
+    etag: str
+    size: int
+    sha256: str
+    megapixels: float
+
+
+@dataclass(frozen=True)
+class Slot:
+    """How one output may be written: ``replaces`` is the version that may be replaced, "" for none, ``ANY`` for all."""
+
+    target: Store
+    task: Task
+    recipe: Recipe
+    replaces: str = ""
+
+    ANY: ClassVar[str] = "*"
+
+    def write(self, output: bytes, megapixels: float) -> Placed:
+        """Write the output, or find that it is there already.
+
+        Raises ExistsError when another's object is there.
+        """
+        mark = Mark.of(self.task, self.recipe, output, megapixels)
+        free = self.replaces == self.ANY
+        etag = self.target.write(
+            self.task.entry.key,
+            output,
+            if_absent=not self.replaces,
+            if_match="" if free else self.replaces,
+            mark=mark.to_text(),
+        )
+        if etag is not None:
+            return Placed(etag, len(output), mark.sha256, megapixels)
+        now = self.target.stat(self.task.entry.key)
+        if (placed := _finished(now, self.task, self.recipe)) is not None:
+            return placed
+        if now.mark is None and self.target.read(now.key) == output:
+            return Placed(now.etag, now.size, mark.sha256, megapixels)
+        raise _exists(self.target, now.key)
+
+
+def find_slot(target: Store, task: Task, recipe: Recipe, *, overwrite: bool) -> Slot | Placed:
+    """Where the output of ``task`` may be written, or the output when it is there already.
+
+    Raises ExistsError when another's object is there and is not to be overwritten. Where the store keeps no marks,
+    that is only seen when the output is written.
+    """
+    if task.ours or not task.found:
+        return Slot(target, task, recipe, task.found or (Slot.ANY if overwrite else ""))
+    try:
+        now = target.stat(task.entry.key)
+    except NotFoundError:  # since the plan was made
+        return Slot(target, task, recipe)
+    if (placed := _finished(now, task, recipe)) is not None:
+        return placed
+    mark = Mark.read(now.mark)
+    if mark is not None and mark.key == _short(now.key):
+        return Slot(target, task, recipe, now.etag)  # an older output of a batch
+    if not overwrite and now.mark is not None:
+        raise _exists(target, now.key)
+    return Slot(target, task, recipe, Slot.ANY if overwrite else "")
+
+
+def _finished(now: Entry, task: Task, recipe: Recipe) -> Placed | None:
+    """The object as the output of ``task``, or None when its mark says otherwise."""
+    mark = Mark.read(now.mark)
+    wanted = (_short(task.entry.key), task.entry.etag, recipe.id)
+    if mark is None or (mark.key, mark.source, mark.recipe) != wanted:
+        return None
+    return Placed(now.etag, now.size, mark.sha256, mark.megapixels)
+
+
+def _exists(target: Store, key: str) -> ExistsError:
+    return ExistsError(
+        f"{target.locate(key)} exists and was not written by this batch, so it is left as it is; pass --overwrite to "
+        "replace it, or choose another target"
+    )
+
+
+def _short(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -1,0 +1,113 @@
+"""What a run would do and cost."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from rayscale.batch import forecast, forecast_bucket
+from rayscale.batch.job import open_recipe
+from rayscale.batch.manifest import Manifest
+from rayscale.batch.plan import start_row
+from rayscale.errors import ConfigError, NotFoundError
+from rayscale.storage import Store, connect
+
+
+def picture(height: int, width: int, kind: str = "png") -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    file = io.BytesIO()
+    if kind == "tiff":  # its header is at the end
+        tifffile.imwrite(file, pixels, photometric="rgb", compression="zlib", rowsperstrip=8)
+    else:
+        PIL.Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Store:
+    store = connect(tmp_path / "in")
+    store.write("a.png", picture(100, 50))
+    store.write("b.jpg", picture(40, 50, "jpeg"))
+    store.write("c.tif", picture(200, 300, "tiff"))
+    store.write("d.txt", b"no image")
+    return store
+
+
+def test_every_header_of_a_few_is_read(source: Store, tmp_path: Path) -> None:
+    result = forecast_bucket(
+        source.uri, tmp_path / "out", model="bicubic", scale=2, device="cpu", actors=3
+    )
+    assert (result.total, result.todo, result.headers, result.unreadable) == (4, 4, 4, 1)
+    assert result.megapixels == (100 * 50 + 40 * 50 + 200 * 300) / 1e6
+    assert result.source_bytes == sum(entry.size for entry in source.list())
+    assert (result.output_bytes, result.workers) == (4 * result.source_bytes, 3)
+    assert result.seconds >= 0
+    assert "one core of" in result.seconds_from
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sample_of_many_is_extrapolated_by_bytes(
+    source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        source.write(f"more/{number}.png", picture(30, 30 + number))
+    monkeypatch.setattr(forecast, "_HEADERS", 11)
+    monkeypatch.setattr(forecast, "_measured", lambda *_: (10.0, "said so"))
+    result = forecast_bucket(
+        source.uri + "/more/*", tmp_path / "out", model="bicubic", scale=2, actors=2
+    )
+    truth = sum(30 * (30 + number) for number in range(40)) / 1e6
+    assert (result.headers, result.todo) == (11, 40)
+    assert abs(result.megapixels / truth - 1) < 0.02
+    assert result.seconds == round(10 * result.megapixels / 2, 1)
+
+
+def test_earlier_rows_say_how_long_and_how_large(source: Store, tmp_path: Path) -> None:
+    target = connect(tmp_path / "out")
+    _, recipe = open_recipe("bicubic", 2, None, False, "auto")
+    etag = target.write("a.png", b"output") or ""
+    row = replace(
+        start_row(source.stat("a.png"), recipe),
+        output_etag=etag, output_size=3 * source.stat("a.png").size, megapixels=0.005, seconds=0.5,
+    )  # fmt: skip
+    manifest = Manifest(target, 1)
+    other = replace(row, key="gone.png", output_etag="x")  # its output was deleted
+    bad = replace(start_row(source.stat("b.jpg"), recipe), error="bad_image")
+    manifest.append([row, other, bad])
+    manifest.flush()
+    target.write("c.tif", b"somebody's")
+    result = forecast_bucket(
+        source.uri, target.uri, model="bicubic", scale=2, actors=1, retry_failed=False
+    )
+    assert (result.done, result.kept, result.todo, result.occupied) == (1, 1, 2, 1)
+    assert result.seconds == round(100 * result.megapixels, 1)
+    assert result.output_bytes == 3 * result.source_bytes
+    assert "1 images that this recipe has done" in result.seconds_from
+
+
+def test_nothing_to_do_costs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("none.png")
+    (tmp_path / "in").mkdir()
+    result = forecast_bucket(
+        tmp_path / "in", tmp_path / "out", model="bicubic", scale=2, keys=tmp_path / "keys.txt"
+    )
+    assert (result.missing, result.todo, result.seconds, result.megapixels) == (1, 0, 0, 0)
+
+
+def test_it_refuses_what_the_run_refuses(source: Store, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="overlap"):
+        forecast_bucket(source.uri, source.uri, model="bicubic", scale=2)
+    with pytest.raises(ConfigError, match="one of the two"):
+        forecast_bucket(
+            f"{source.uri}/*", tmp_path / "out", model="bicubic", scale=2, keys=tmp_path / "k"
+        )
+    with pytest.raises(NotFoundError, match=r"no input in .* matches '\*\.gif'"):
+        forecast_bucket(f"{source.uri}/*.gif", tmp_path / "out", model="bicubic", scale=2)
+    with pytest.raises(ConfigError, match="actors"):
+        forecast_bucket(source.uri, tmp_path / "out", model="bicubic", scale=2, actors=0)
