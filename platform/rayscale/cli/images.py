@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayscale.cli.console import emit, note
+from rayscale.cli.console import emit, note, progress_line
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rayscale.imaging import Image, Provenance
+    from rayscale.inference import Upscaler
     from rayscale.registry import OpenedModel
 
     Change = Callable[[Image], tuple[Image, Provenance | None]]
@@ -138,8 +139,13 @@ def upscale(
         upscaler, provenance = made(photograph if image.channels == 3 else other)
         return upscaler.upscale(image), provenance
 
+    def convert(source: Path, target: Path) -> str:
+        if _by_windows(source, target):
+            return _upscale_scene(source, target, lambda c: made(photograph if c == 3 else other))
+        return _convert(source, target, larger)
+
     made(photograph)  # a model or a device that cannot be used is one error, not one of each file
-    _for_each(jobs, larger, json_)
+    _for_each(jobs, convert, json_)
 
 
 def degrade(
@@ -164,7 +170,10 @@ def degrade(
         pixels = shrink(image.pixels, scale)
         return replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata), None
 
-    _for_each(list(_jobs(source, target)), smaller, json_)
+    def convert(source: Path, target: Path) -> str:
+        return _convert(source, target, smaller)
+
+    _for_each(list(_jobs(source, target)), convert, json_)
 
 
 def _jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
@@ -192,17 +201,17 @@ def _jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 
 def _for_each(
     jobs: list[tuple[Path, Path]],
-    change: Change,
+    convert: Callable[[Path, Path], str],
     json_: bool,
 ) -> None:
-    """Read, change and write each file; report failures, then exit with the code that tells."""
+    """Make each output, whose size ``convert`` returns; report failures, then exit with the code that tells."""
     import time
 
     done, failed = [], []
     for number, (source, target) in enumerate(jobs, 1):
         start = time.perf_counter()
         try:
-            size = _convert(source, target, change)
+            size = convert(source, target)
         except (RayscaleError, OSError) as error:
             failed.append({"input": str(source), "error": str(error)})
             note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
@@ -233,6 +242,33 @@ def _convert(source: Path, target: Path, change: Change) -> str:
         image = replace(image, container=EXTENSIONS[ending], encoding={})
     connect(target.parent).write(target.name, write_image(image, provenance))
     return f"{image.width}x{image.height}"
+
+
+def _by_windows(source: Path, target: Path) -> bool:
+    """Whether a file takes the path of scenes: a GeoTIFF that becomes one; what else it becomes is an error."""
+    from rayscale.imaging import CONTAINERS, ending_of
+    from rayscale.imaging.scene import is_scene
+
+    return ending_of(target.name) in CONTAINERS["geotiff"].suffixes and is_scene(source)
+
+
+def _upscale_scene(
+    source: Path, target: Path, made: Callable[[int], tuple[Upscaler, Provenance]]
+) -> str:
+    """Enlarge a GeoTIFF with what ``made`` returns for its number of channels."""
+    from rayscale.imaging.scene import Scene
+    from rayscale.inference import upscale_scene
+
+    with Scene(source) as scene:
+        upscaler, provenance = made(scene.channels)
+    with progress_line() as show:
+
+        def progress(done: int, count: int) -> None:
+            if count > 1:
+                show(f"{source}: {done} of {count} windows")
+
+        width, height = upscale_scene(upscaler, source, target, provenance, progress=progress)
+    return f"{width}x{height}"
 
 
 def evaluate(

@@ -6,6 +6,7 @@ concurrent requests cannot mix.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +104,27 @@ class Upscaler:
         source, missing = image.pixels, image.missing
         if missing is not None and missing.everything:
             return nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
-        filled = source if missing is None else missing.filled(source)
+        filled = self.filled(image)
         if source.ndim == 3:
             output = self.upscale_pixels(filled, image.levels)
         else:
             output = np.stack([self.upscale_pixels(frame, image.levels) for frame in filled])
         return output if missing is None else missing.restored(output, source, self.scale)
+
+    @property
+    def fill_reach(self) -> int:
+        """Pixels to where a missing value is looked for: what a network sees around a measured pixel lies nearer.
+
+        It sees a square of ``halo`` to each side; the corners are the farthest, sqrt(2) ``halo`` away.
+        """
+        return math.isqrt(2 * self.model.halo(self.scale) ** 2) + 1
+
+    def filled(self, image: Image) -> Pixels:
+        """The pixels as the network shall see them, nothing missing; black where nothing was measured nearby."""
+        if image.missing is None:
+            return image.pixels
+        blank = (0.0,) if image.levels is None else image.levels.black
+        return image.missing.filled(image.pixels, self.fill_reach, blank)
 
     @torch.inference_mode()
     def upscale_pixels(self, pixels: Pixels, levels: Levels | None = None) -> Pixels:

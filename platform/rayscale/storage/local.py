@@ -14,7 +14,7 @@ from typing import IO
 from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.storage.store import Entry, Store, check_key
 
-_TEMPORARY = (".rayscale-", ".part")  # start and end of the names of files being written
+_TEMPORARY = (".rayscale-", ".part")  # start and end of the names of what is being written
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
@@ -95,9 +95,9 @@ class LocalStore(Store):
                     folders.clear()
                     continue
                 seen.add((status.st_dev, status.st_ino))
-                for name in files:
-                    if not (name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1])):
-                        yield Path(folder, name).relative_to(self.root).as_posix()
+                folders[:] = filter(_is_object, folders)
+                for name in filter(_is_object, files):
+                    yield Path(folder, name).relative_to(self.root).as_posix()
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -130,6 +130,10 @@ def replacing(path: str | Path, *, exclusive: bool = False) -> Iterator[IO[bytes
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_object(name: str) -> bool:
+    return not (name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1]))
 
 
 def _etag(status: os.stat_result) -> str:
