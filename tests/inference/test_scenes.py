@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +258,34 @@ def test_limits_name_themselves(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match=r"GiB of disk.*has 0\.00 GiB left"):
         upscale_scene(upscaler, source, target)
     assert not list(target.parent.iterdir())
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from rayscale.imaging.containers import gdal
+from rayscale.inference import Upscaler, upscale_scene
+from rayscale.models.registry import create_model
+
+gdal._OPTIONS["GDAL_CACHEMAX"] = 8  # else the small scene lies there whole, and the large one does not
+upscaler = Upscaler(create_model("bicubic", scale=2), 2)
+folder = Path(sys.argv[1])
+for name in ("small", "large"):
+    upscale_scene(upscaler, folder / f"{name}.tif", folder / "out.tif", window=192)
+    status = Path("/proc/self/status").read_text()
+    print(status.partition("VmHWM:")[2].split()[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_memory_does_not_grow_with_the_scene(tmp_path):
+    side = 600
+    tile = np.kron(relief(1), np.ones((4, 3, 1), np.uint16))[:side, :side]
+    for name, times in (("small", 1), ("large", 3)):
+        save(tmp_path / f"{name}.tif", np.tile(tile, (times, times, 1)), tiled=True)
+    told = subprocess.run(
+        [sys.executable, "-c", MEMORY, tmp_path], capture_output=True, text=True, check=True
+    )
+    small, large = (int(kib) << 10 for kib in told.stdout.split())
+    pixels = (3**2 - 1) * side**2  # that the large scene has more; each makes four of two bytes
+    assert large - small < pixels * 4 * 2

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rayscale.imaging import Provenance
     from rayscale.inference.upscaler import Upscaler
 
-_WINDOW_BYTES = 192 * MIB
+_WINDOW_BYTES = 128 * MIB
 """Float32 output of a window of the default size; computing it takes about three times as much."""
 
 _SMALLEST_WINDOW = 64
@@ -31,7 +31,7 @@ def windows_of(scene: Scene, upscaler: Upscaler, side: int | None = None) -> lis
     """The windows of a scene, row by row.
 
     Args:
-        side: of the core of a window in source pixels; None is what a bounded memory allows, 2048 for three
+        side: of the core of a window in source pixels; None is what a bounded memory allows, 1672 for three
             channels at x2.
     """
     scale = upscaler.scale
