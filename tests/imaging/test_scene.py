@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +205,41 @@ def test_damage_inside_is_told_when_it_is_read(path):
         scene.window(slice(0, 60), slice(0, 300))
         with pytest.raises(InputError, match="damaged"):
             scene.window(slice(200, 300), slice(0, 300))
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from rayscale.errors import StorageError
+from rayscale.imaging.scene import Part, Scene, SceneWriter
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Scene(sys.argv[1]) as scene:
+    pixels = scene.window(slice(0, scene.height), slice(0, scene.width)).pixels
+    for limit in map(int, sys.argv[3:]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            with SceneWriter(sys.argv[2], scene, 1) as writer:
+                writer.put(Part(0, 0, pixels))
+                writer.finish()
+        except StorageError as error:
+            print(error)
+"""
+
+
+def test_a_disk_that_is_full_is_a_storage_error_and_leaves_nothing(path, tmp_path):
+    """In the pixels, in the overviews, in the result, and in its last bytes; a limit on files stands for the disk."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1024, 1024, 1), np.uint8)
+    save(path, pixels, compress="deflate")
+    target = tmp_path / "out" / "large.tif"
+
+    def write(*limits: int) -> str:
+        command = [sys.executable, "-c", FULL, path, target, *map(str, limits)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert write(1 << 30) == ""
+    size = target.stat().st_size
+    target.unlink()
+    told = write(200_000, 1_060_000, 1_200_000, size - 1)
+    assert told.count(f"{target} c") == 4, told
+    assert not list(target.parent.iterdir())

@@ -287,5 +287,5 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
         [sys.executable, "-c", MEMORY, tmp_path], capture_output=True, text=True, check=True
     )
     small, large = (int(kib) << 10 for kib in told.stdout.split())
-    pixels = (3**2 - 1) * side**2  # that the large scene has more; each makes four of two bytes
-    assert large - small < pixels * 4 * 2
+    pixels = (3**2 - 1) * side**2  # that the large scene has more; each makes four of float32
+    assert large - small < pixels * 4 * 4

@@ -238,7 +238,10 @@ class SceneWriter:
                 provenance = provenance.with_parameters(levels=self._levels.describe())
                 self._dataset.update_tags(RAYSCALE=provenance.to_json())
             gdal.write_cog(self._dataset, str(made), self._metadata)
-        gdal.return_band_tags_of(made)
+        try:
+            gdal.return_band_tags_of(made)
+        except InputError as error:  # GDAL did not notice that the end of the file got lost
+            raise StorageError(f"{self.target} could not be written whole: {error}") from error
         with made.open("rb") as file:
             os.fsync(file.fileno())
         made.replace(self.target)

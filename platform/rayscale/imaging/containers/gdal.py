@@ -60,7 +60,8 @@ def writing(target: str) -> Iterator[Any]:
     try:
         with rasterio.Env(**_OPTIONS):
             yield rasterio
-    except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError) as error:
+    except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError, SystemError) as error:
+        # SystemError is what rasterio raises when GDAL fails without a word, as on a disk that is full.
         raise StorageError(f"{target} cannot be written: {_cause(error)}") from error
 
 
