@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     max_output_pixels: int = Field(
         default=256_000_000, gt=0, description="pixels of one output image (input x scale^2)"
     )
+    max_scene_pixels: int = Field(
+        default=4_000_000_000,
+        gt=0,
+        description="pixels of one GeoTIFF on disk, read or written by windows",
+    )
     storage_attempts: int = Field(default=8, gt=0, description="attempts of one storage request")
     storage_timeout_s: float = Field(
         default=60.0, gt=0, description="seconds without a byte before a storage request is retried"

@@ -326,6 +326,23 @@ def test_a_scene_keeps_its_ground_and_its_format(rayscale, tmp_path):
     assert "geometry would be lost" in err
 
 
+def test_a_scene_of_several_windows_shows_where_it_is(rayscale, tmp_path, monkeypatch):
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    profile = {"driver": "GTiff", "width": 130, "height": 60, "count": 1, "dtype": "float32"}
+    with rasterio.open(tmp_path / "scene.tif", "w", crs="EPSG:32632", **profile) as scene:
+        scene.write(np.ones((1, 60, 130), np.float32))
+    monkeypatch.setattr("rayscale.inference.scenes._WINDOW_BYTES", 0)  # the smallest ones
+    command = ("upscale", tmp_path / "scene.tif", tmp_path / "new" / "large.tif", "-m", "bilinear")
+    _, out, err = rayscale(*command)
+    assert "windows" not in out + err  # not a terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = rayscale(*command)
+    assert (code, out) == (0, "")
+    assert "scene.tif: 2 of 3 windows" in err
+    assert err.endswith("large.tif (260x120, " + err.rpartition("x120, ")[2])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["large.tif"]
+
+
 def test_a_volume_goes_from_nii_to_nii_gz(rayscale, tmp_path):
     nibabel = pytest.importorskip("nibabel", reason="needs the extra medical")
     values = np.random.default_rng(0).integers(0, 900, (8, 6, 3)).astype(np.int16)

@@ -15,7 +15,7 @@ def test_every_hole_takes_a_value_that_is_nearest(shape, shared):
     pixels = rng.random(shape)
     valid = rng.random((*shape[:-1], 1) if shared else shape) > 0.6
     holed = np.where(valid, pixels, np.nan)
-    filled = Missing(valid).filled(holed)
+    filled = Missing(valid).filled(holed, reach=20)
     everywhere = np.broadcast_to(valid, shape)
     np.testing.assert_array_equal(filled[everywhere], pixels[everywhere])
     for place in np.argwhere(~everywhere):
@@ -27,13 +27,32 @@ def test_every_hole_takes_a_value_that_is_nearest(shape, shared):
         assert filled[tuple(place)] in nearest
 
 
-def test_a_plane_without_any_value_becomes_zero():
+def test_a_plane_without_any_value_becomes_blank():
     pixels = np.full((4, 4, 2), np.nan)
     pixels[:, :, 1] = 3
-    filled = Missing(np.isfinite(pixels)).filled(pixels)
-    assert (filled[:, :, 0] == 0).all()
+    filled = Missing(np.isfinite(pixels)).filled(pixels, 9, (7, 8))
+    assert (filled[:, :, 0] == 7).all()
     assert (filled[:, :, 1] == 3).all()
     assert np.isnan(pixels[:, :, 0]).all()  # the source is untouched
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_part_is_filled_as_the_whole_from_no_farther_than_the_reach(shared):
+    rng = np.random.default_rng(2)
+    pixels = rng.random((40, 50, 2))
+    valid = rng.random((40, 50, 1 if shared else 2)) > 0.98
+    missing, reach = Missing(valid), 5
+    whole = missing.filled(pixels, reach, (7, 8))
+    for channel in range(2):
+        rows, columns = np.nonzero(valid[:, :, 0 if shared else channel])
+        y, x = np.indices((40, 50))[..., None]
+        distance = ((y - rows) ** 2 + (x - columns) ** 2).min(axis=2)
+        np.testing.assert_array_equal(whole[:, :, channel] == 7 + channel, distance > reach**2)
+    assert (whole >= 7).any()
+    part = slice(10, 30), slice(12, 33)
+    wide = slice(10 - reach, 30 + reach), slice(12 - reach, 33 + reach)
+    filled = missing.cropped(*wide).filled(pixels[wide], reach, (7, 8))
+    np.testing.assert_array_equal(filled[reach:-reach, reach:-reach], whole[part])
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 def note(text: str) -> None:
     """A line of progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """A function that shows a line on standard error in place of its last one; only where a person may watch."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    clear = "\r\x1b[K"  # to the start of the line, and empty it
+    try:
+        yield lambda text: print(clear + text, end="", file=sys.stderr, flush=True)
+    finally:
+        print(clear, end="", file=sys.stderr, flush=True)
 
 
 def fail(text: str) -> None:

@@ -22,6 +22,25 @@ UNCERTAINTY = "standard deviation over the eight outputs of the self-ensemble, i
 
 
 @dataclass(frozen=True)
+class Converted:
+    """What is told of a file that was written: its size, what is left of ``|down(SR) - LR|``, the file of uncertainty."""
+
+    width: int
+    height: int
+    residual: dict[str, float] | None = None
+    uncertainty: Path | None = None
+
+    def facts(self) -> dict[str, object]:
+        """What JSON tells besides the names."""
+        facts: dict[str, object] = {}
+        if self.residual is not None:
+            facts["residual"] = self.residual
+        if self.uncertainty is not None:
+            facts["uncertainty"] = str(self.uncertainty)
+        return facts
+
+
+@dataclass(frozen=True)
 class Changed:
     """What a command makes of an image: the result, who made it, what is left of ``|down(SR) - LR|``, its uncertainty."""
 
@@ -56,23 +75,23 @@ def file_jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 
 def for_each(
     jobs: list[tuple[Path, Path]],
-    change: Change,
+    convert: Callable[[Path, Path], Converted],
     json_: bool,
 ) -> None:
-    """Read, change and write each file; report failures, then exit with the code that tells."""
+    """Make each output; report failures, then exit with the code that tells."""
     import time
 
     done, failed = [], []
     for number, (source, target) in enumerate(jobs, 1):
         start = time.perf_counter()
         try:
-            result, facts = _convert(source, target, change)
+            result = convert(source, target)
         except (RayscaleError, OSError) as error:
             failed.append({"input": str(source), "error": str(error)})
             note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
         else:
-            done.append({"input": str(source), "output": str(target), **facts})
-            told = [f"{result.image.width}x{result.image.height}"]
+            done.append({"input": str(source), "output": str(target), **result.facts()})
+            told = [f"{result.width}x{result.height}"]
             told += [f"{time.perf_counter() - start:.1f} s"]
             if result.residual is not None:
                 told += ["residual max {max:g}, RMS {rms:g}".format(**result.residual)]
@@ -83,8 +102,8 @@ def for_each(
         raise typer.Exit(3 if done else 1)
 
 
-def _convert(source: Path, target: Path, change: Change) -> tuple[Changed, dict[str, object]]:
-    """Write the changed file; what became of it, and what JSON tells besides its name."""
+def convert_file(source: Path, target: Path, change: Change) -> Converted:
+    """Read, change and write one file, and its uncertainty beside it."""
     from dataclasses import replace
 
     from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
@@ -102,16 +121,14 @@ def _convert(source: Path, target: Path, change: Change) -> tuple[Changed, dict[
     result = change(image)
     store = connect(target.parent)
     store.write(target.name, write_image(result.image, result.provenance))
-    facts: dict[str, object] = {}
-    if result.residual is not None:
-        facts["residual"] = result.residual
+    beside = None
     if result.uncertainty is not None:
         suffixes = CONTAINERS[result.uncertainty.container].suffixes
-        beside = f"{_stem(target)}.uncertainty{ending if ending in suffixes else suffixes[0]}"
+        name = f"{_stem(target)}.uncertainty{ending if ending in suffixes else suffixes[0]}"
         made = result.provenance and result.provenance.with_measures(content=UNCERTAINTY)
-        store.write(beside, write_image(result.uncertainty, made))
-        facts["uncertainty"] = str(target.with_name(beside))
-    return result, facts
+        store.write(name, write_image(result.uncertainty, made))
+        beside = target.with_name(name)
+    return Converted(result.image.width, result.image.height, result.residual, beside)
 
 
 def _stem(path: Path) -> str:

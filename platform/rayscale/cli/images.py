@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayscale.cli.console import emit, note
-from rayscale.cli.conversion import Changed, check_apart, file_jobs, for_each
+from rayscale.cli.console import emit, note, progress_line
+from rayscale.cli.conversion import (
+    Changed,
+    Converted,
+    check_apart,
+    convert_file,
+    file_jobs,
+    for_each,
+)
 from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rayscale.imaging import Image, Provenance
+    from rayscale.inference import Upscaler
     from rayscale.registry import OpenedModel
 
 ModelOption = Annotated[
@@ -171,8 +181,13 @@ def upscale(
     if uncertainty:
         check_apart(jobs)
 
+    def convert(source: Path, target: Path) -> Converted:
+        if _by_windows(source, target) and not uncertainty:
+            return _upscale_scene(source, target, lambda c: made(photograph if c == 3 else other))
+        return convert_file(source, target, larger)
+
     made(photograph)  # a model or a device that cannot be used is one error, not one of each file
-    for_each(jobs, larger, json_)
+    for_each(jobs, convert, json_)
 
 
 def degrade(
@@ -197,7 +212,39 @@ def degrade(
         pixels = shrink(image.pixels, scale)
         return Changed(replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata))
 
-    for_each(list(file_jobs(source, target)), smaller, json_)
+    def convert(source: Path, target: Path) -> Converted:
+        return convert_file(source, target, smaller)
+
+    for_each(list(file_jobs(source, target)), convert, json_)
+
+
+def _by_windows(source: Path, target: Path) -> bool:
+    """Whether a file takes the path of scenes: a GeoTIFF that becomes one; what else it becomes is an error."""
+    from rayscale.imaging import CONTAINERS, ending_of
+    from rayscale.imaging.scene import is_scene
+
+    return ending_of(target.name) in CONTAINERS["geotiff"].suffixes and is_scene(source)
+
+
+def _upscale_scene(
+    source: Path, target: Path, made: Callable[[int], tuple[Upscaler, Provenance]]
+) -> Converted:
+    """Enlarge a GeoTIFF with what ``made`` returns for its number of channels."""
+    from rayscale.imaging.scene import Scene
+    from rayscale.inference import upscale_scene
+
+    with Scene(source) as scene:
+        upscaler, provenance = made(scene.channels)
+    with progress_line() as show:
+
+        def progress(done: int, count: int) -> None:
+            if count > 1:
+                show(f"{source}: {done} of {count} windows")
+
+        width, height, residual = upscale_scene(
+            upscaler, source, target, provenance, progress=progress
+        )
+    return Converted(width, height, None if residual is None else residual.describe())
 
 
 def evaluate(

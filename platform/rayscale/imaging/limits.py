@@ -12,8 +12,8 @@ METADATA_BYTES = 4 << 20
 """Most bytes that compressed metadata of one file (profile, text) may inflate to."""
 
 
-def check_size(header: Header, max_pixels: int) -> None:
-    """Raise when the picture of ``header`` is empty or over ``max_pixels``.
+def check_size(header: Header, max_pixels: int, setting: str = "RAYSCALE_MAX_INPUT_PIXELS") -> None:
+    """Raise when the picture of ``header`` is empty or over ``max_pixels``, the value of ``setting``.
 
     Raises:
         InputError: width or height is 0.
@@ -27,11 +27,11 @@ def check_size(header: Header, max_pixels: int) -> None:
     if header.pixels > max_pixels:
         raise TooLargeError(
             f"{kind} of {header.width} x {header.height}{f' x {header.slices}' * (header.slices > 1)} = {header.pixels} pixels is over the limit of "
-            f"{max_pixels}; raise RAYSCALE_MAX_INPUT_PIXELS or cut the image"
+            f"{max_pixels}; raise {setting} or cut the image"
         )
     if header.decoded_bytes > max_pixels * BYTES_PER_PIXEL:
         raise TooLargeError(
             f"{kind} of {header.width} x {header.height} pixels with {header.channels} channels of "
             f"{header.bits} bit takes {header.decoded_bytes} bytes, over the limit of "
-            f"{max_pixels * BYTES_PER_PIXEL}; raise RAYSCALE_MAX_INPUT_PIXELS or split the bands"
+            f"{max_pixels * BYTES_PER_PIXEL}; raise {setting} or split the bands"
         )

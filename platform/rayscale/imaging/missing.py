@@ -6,7 +6,7 @@ container.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,23 +40,37 @@ class Missing:
         """Whether no pixel at all was measured: the network has nothing to see."""
         return not self.valid.any()
 
-    def filled(self, pixels: Pixels) -> Pixels:
-        """``pixels`` with every missing value replaced by its nearest measured one; 0 where a plane has none."""
+    def cropped(self, rows: slice, columns: slice) -> Missing:
+        """The same for a part of the image."""
+        return Missing(self.valid[..., rows, columns, :], self.mark)
+
+    def filled(self, pixels: Pixels, reach: int, blank: Sequence[float] = (0.0,)) -> Pixels:
+        """``pixels`` with every missing value replaced by the nearest measured one of its plane.
+
+        Args:
+            reach: pixels to where a measured value is looked for. What lies farther becomes blank, so that no value
+                depends on anything farther away, and a part of an image is filled as the whole is.
+            blank: the value of pixels out of reach; one for all channels, or one per channel.
+        """
         if self.valid.all():
             return pixels
         from scipy.ndimage import distance_transform_edt
 
         out = pixels.copy()
+        blanks = np.broadcast_to(np.asarray(blank).astype(pixels.dtype), pixels.shape[-1:])
         for place, valid in self._planes():
-            if valid.all():
-                continue
-            if not valid.any():
-                out[place][~valid] = 0
-                continue
-            rows, columns = distance_transform_edt(
-                ~valid, return_distances=False, return_indices=True
-            )
-            out[place] = out[place][rows, columns]
+            rows, columns = np.nonzero(~valid)
+            plane = out[place]
+            empty = blanks[place[-1]] if plane.ndim == 2 else blanks
+            if len(rows) and valid.any():
+                nearest_to = distance_transform_edt(
+                    ~valid, return_distances=False, return_indices=True
+                )
+                above, beside = nearest_to[:, rows, columns]
+                near = (above - rows) ** 2 + (beside - columns) ** 2 <= reach**2
+                plane[rows[near], columns[near]] = plane[above[near], beside[near]]
+                rows, columns = rows[~near], columns[~near]
+            plane[rows, columns] = empty
         return out
 
     def restored(self, output: Pixels, source: Pixels, scale: float) -> Pixels:

@@ -6,6 +6,7 @@ concurrent requests cannot mix.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -233,7 +234,7 @@ class Upscaler:
             return _Values(pixels, Residual() if self.consistency else None, deviations)
         filled, valid = source, counted
         if missing is not None:
-            filled = missing.filled(source)
+            filled = self.filled(image)
             valid = missing.valid if counted is None else missing.valid & counted
         if source.ndim == 3:
             values = self._upscale_frame(filled, image.levels, valid)
@@ -253,6 +254,22 @@ class Upscaler:
             return values
         return replace(values, pixels=missing.restored(values.pixels, source, self.scale))
 
+    @property
+    def fill_reach(self) -> int:
+        """Pixels to where a missing value is looked for: what a network sees around a measured pixel lies nearer.
+
+        It sees a square of ``halo`` to each side; the corners are the farthest, sqrt(2) ``halo`` away.
+        """
+        return math.isqrt(2 * self.halo**2) + 1
+
+    def filled(self, image: Image) -> Pixels:
+        """The pixels as the network shall see them, nothing missing; black where nothing was measured nearby."""
+        if image.missing is None:
+            return image.pixels
+        blank = (0.0,) if image.levels is None else image.levels.black
+        return image.missing.filled(image.pixels, self.fill_reach, blank)
+
+    @torch.inference_mode()
     def upscale_pixels(self, pixels: Pixels, levels: Levels | None = None) -> Pixels:
         """Upscale ``(H, W, C)`` pixels to ``(sH, sW, C)`` of the same type, integers rounded and clipped.
 

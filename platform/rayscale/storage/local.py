@@ -14,7 +14,7 @@ from typing import IO
 from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.storage.store import Entry, Store, check_key
 
-_TEMPORARY = (".rayscale-", ".part")  # start and end of the names of files being written
+_TEMPORARY = (".rayscale-", ".part")  # start and end of the names of what is being written
 _MARK = "user.rayscale.mark"  # the attribute that holds it
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
@@ -102,9 +102,9 @@ class LocalStore(Store):
                     folders.clear()
                     continue
                 seen.add((status.st_dev, status.st_ino))
-                for name in files:
-                    if not (name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1])):
-                        yield Path(folder, name).relative_to(self.root).as_posix()
+                folders[:] = filter(_is_object, folders)
+                for name in filter(_is_object, files):
+                    yield Path(folder, name).relative_to(self.root).as_posix()
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -149,6 +149,10 @@ def _mark(path: Path) -> str | None:
         return os.getxattr(path, _MARK).decode(errors="replace")
     except (AttributeError, OSError) as error:
         return "" if getattr(error, "errno", None) == errno.ENODATA else None
+
+
+def _is_object(name: str) -> bool:
+    return not (name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1]))
 
 
 def _etag(status: os.stat_result) -> str:

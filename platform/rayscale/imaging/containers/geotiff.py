@@ -4,33 +4,38 @@ Also the reader of TIFFs that hold more than a picture: signed and floating valu
 checked in the tag directory before GDAL opens the bytes, and GDAL may use its GTiff driver only: bytes named .tif can be
 a VRT, which can read any file. Written as Cloud-Optimised GeoTIFF by GDAL's own COG driver.
 
-A scene is read whole here. Reading and writing window by window, for scenes larger than memory, belongs beside
-``read`` and ``write``: ``Levels`` and ``GeoMetadata`` are facts of the whole scene, so windows can share them.
+Whole files in memory here; ``rayscale.imaging.scene`` reads and writes files on disk by windows, under the same rules.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayscale.errors import InputError, RayscaleError, UnsupportedError
+from rayscale.errors import InputError, UnsupportedError
+from rayscale.imaging.containers import gdal
+from rayscale.imaging.containers.geometadata import (
+    GDAL_METADATA,
+    GeoMetadata,
+    metadata_of,
+    placement,
+    places,
+    put_metadata,
+)
 from rayscale.imaging.containers.ifd import MASK, Ifd
-from rayscale.imaging.extras import load
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.missing import Missing
 from rayscale.imaging.provenance import Provenance
-from rayscale.resampling import exact_scale, nearest
 
 _GEOREFERENCE = (33550, 33922, 34264, 34735, 50844)  # scale, tie points, matrix, keys, RPC
-_GDAL_METADATA, _NODATA = 42112, 42113
+_NODATA = 42113
 _SIGNED, _FLOAT = 2, 3
 
 MAX_BANDS = 4096
@@ -38,130 +43,14 @@ MAX_BANDS = 4096
 
 MAX_SIDE = 1 << 30
 
-# GDAL never looks at other files, nor at the network, and keeps few blocks in memory (MB).
-_GDAL = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_PAM_ENABLED": "NO",
-    "GDAL_CACHEMAX": 64,
-    "GDAL_TIFF_INTERNAL_MASK": "YES",
-    "PROJ_NETWORK": "OFF",
-}
 
-# Tag 259 to what GDAL's COG driver calls it; anything else is written as deflate.
-_COMPRESSIONS = {
-    1: "NONE", 5: "LZW", 8: "DEFLATE", 32946: "DEFLATE", 7: "JPEG", 34887: "LERC", 34925: "LZMA",
-    50000: "ZSTD",
-}  # fmt: skip
-_PREDICTORS = {2: "STANDARD", 3: "FLOATING_POINT"}
-_WITH_PREDICTOR = {"LZW", "DEFLATE", "ZSTD"}
-_JPEG_QUALITY = 95
-
-# Domains that describe the file rather than the scene; GDAL makes them anew.
-_OWN_DOMAINS = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "RPC", "rio_creation_kwds"}
-# The COG driver copies either the default domain of bands or all others, never both (GDAL 3.10), so the tags of bands
-# travel in a domain of their own. No XML or JSON domain either: rasterio cannot write those.
-_BAND_TAGS = "RAYSCALE_BAND"
-_RESOLUTION = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")
-
-Tags = dict[str, dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Band:
-    """What GDAL knows of one band; ``value = stored * scale + offset`` in ``unit``."""
-
-    description: str | None
-    unit: str | None
-    scale: float
-    offset: float
-    colour: Any
-    tags: Tags
-
-
-@dataclass(frozen=True, eq=False)
-class GeoMetadata:
-    """Everything of a GeoTIFF but its pixels.
-
-    Attributes:
-        transform: affine map from (column, row) of pixel corners to the ground; None without.
-        crs: coordinate reference system, None without.
-        gcps: ground control points, and their system in ``gcps_crs``. rpcs: rational polynomial coefficients.
-        nodata: the value of missing pixels, None without.
-        bands: one per channel of the pixels; the alpha band is not among them.
-        tags: domain to tags of the dataset, "" for the default domain.
-        mask: ``(H, W)`` validity as stored: the alpha band when ``alpha`` is its index, otherwise an internal mask.
-        compression, predictor, bits: of the file; ``bits`` where fewer are used than the type has.
-    """
-
-    transform: Any
-    crs: Any
-    gcps: tuple[Any, ...]
-    gcps_crs: Any
-    rpcs: Any
-    nodata: float | None
-    bands: tuple[Band, ...]
-    tags: Tags
-    mask: NDArray[Any] | None
-    alpha: int | None
-    compression: str
-    predictor: str
-    bits: int | None = None
-    containers: tuple[str, ...] = ("geotiff",)
-
-    def scaled(self, scale: float) -> GeoMetadata:
-        """The same ground under ``scale`` times as many pixels: corners stay where they are.
-
-        RPC offsets count from the centre of the first pixel, so they move by half a pixel of each grid.
-        """
-        factor = exact_scale(scale)
-        r = float(factor)
-        transform, rpcs = self.transform, self.rpcs
-        if transform is not None:
-            transform = transform @ type(transform).scale(float(1 / factor))
-        gcps = tuple(type(p)(p.row * r, p.col * r, p.x, p.y, p.z, p.id, p.info) for p in self.gcps)
-        if rpcs is not None:
-            moved = rpcs.to_dict()
-            for axis in ("line", "samp"):
-                moved[f"{axis}_off"] = (moved[f"{axis}_off"] + 0.5) * r - 0.5
-                moved[f"{axis}_scale"] = moved[f"{axis}_scale"] * r
-            rpcs = type(rpcs)(**moved)
-        tags = {domain: dict(values) for domain, values in self.tags.items()}
-        for name in _RESOLUTION:
-            if name in tags.get("", {}):
-                tags[""][name] = f"{float(tags[''][name]) * r:.12g}"
-        mask = None if self.mask is None else nearest(self.mask, scale)
-        return replace(self, transform=transform, gcps=gcps, rpcs=rpcs, tags=tags, mask=mask)
-
-    def of_deviations(self) -> GeoMetadata:
-        """The same ground; NaN is nodata, so no mask is needed, and bands have no colour and no offset."""
-        bands = tuple(
-            replace(
-                band,
-                description=f"standard deviation of {band.description or f'band {number}'}",
-                offset=0.0,
-                colour=type(band.colour).undefined,
-            )
-            for number, band in enumerate(self.bands, 1)
-        )
-        predictor = self.predictor if self.predictor == "NO" else "FLOATING_POINT"
-        return replace(
-            self,
-            bands=bands,
-            nodata=math.nan,
-            mask=None,
-            alpha=None,
-            predictor=predictor,
-            bits=None,
-        )
-
-
-def claims(data: bytes) -> bool:
+def claims(data: bytes | mmap) -> bool:
     """Whether these bytes of a TIFF hold more than a picture, judged by the tags of the first directory."""
     try:
         ifd = Ifd.first(data)
         formats = ifd.numbers(339)
         return (
-            any(tag in ifd for tag in (*_GEOREFERENCE, _GDAL_METADATA, _NODATA))
+            any(tag in ifd for tag in (*_GEOREFERENCE, GDAL_METADATA, _NODATA))
             or _SIGNED in formats
             or _FLOAT in formats
             or any(kind & MASK for kind in ifd.following_kinds())
@@ -172,30 +61,32 @@ def claims(data: bytes) -> bool:
 
 def probe(data: bytes) -> Header:
     """Header of a GeoTIFF, from its first directory; GDAL is not asked."""
-    return _header(Ifd.first(data))
+    return checked_header(Ifd.first(data))
 
 
 def read(data: bytes, max_pixels: int) -> Image:
     """Decode all bands of the first page."""
     ifd = Ifd.first(data)
-    header = _header(ifd)
+    header = checked_header(ifd)
     check_size(header, max_pixels)
-    if header.pages > 1:
-        raise UnsupportedError(
-            f"GeoTIFF is a stack of {header.pages} pages; only single pages are handled: split it"
-        )
-    tile = Header("geotiff", ifd.integer(322, 1), ifd.integer(323, 1), header.channels, header.bits)
-    check_size(tile, max_pixels)
-    rasterio = _rasterio()
-    with rasterio.Env(**_GDAL), rasterio.MemoryFile(data, filename="scene.tif") as file:
-        try:
-            with file.open(driver="GTiff") as dataset:
-                return _image(dataset, ifd)
-        except RayscaleError:
-            raise
-        except rasterio.errors.RasterioError as error:
-            # Rasterio's own message points at its cause, which alone tells what happened.
-            raise InputError(f"GEOTIFF is damaged: {error.__cause__ or error}") from error
+    check_pages(header)
+    check_size(block(header, ifd.integer(322, 1), ifd.integer(323, 1)), max_pixels)
+    with (
+        gdal.reading() as rasterio,
+        rasterio.MemoryFile(data, filename="scene.tif") as file,
+        file.open(driver="GTiff") as dataset,
+    ):
+        layout = layout_of(dataset)
+        pixels, mask = read_bands(dataset, layout), read_mask(dataset, layout)
+        meta = metadata_of(dataset, ifd, layout.indexes, layout.alpha)
+    missing = missing_of(pixels, mask, meta.nodata)
+    return Image(
+        pixels=pixels,
+        container="geotiff",
+        levels=levels_of(pixels.dtype, meta.bits, [(pixels, missing)]),
+        missing=missing,
+        metadata=replace(meta, mask=mask),
+    )
 
 
 def write(image: Image, provenance: Provenance | None) -> bytes:
@@ -203,35 +94,27 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     meta = image.metadata
     if not isinstance(meta, GeoMetadata):
         raise UnsupportedError("a GeoTIFF is made from a GeoTIFF only; write this image as TIFF")
-    rasterio = _rasterio()
-    alpha = meta.mask if meta.alpha is not None else None
-    count = image.channels + (alpha is not None)
-    options: dict[str, Any] = {} if meta.transform is None else {"transform": meta.transform}
+    count = image.channels + (meta.alpha is not None)
     with (
-        rasterio.Env(**_GDAL),
+        gdal.writing("the GeoTIFF") as rasterio,
         rasterio.MemoryFile(ext=".tif") as file,
         rasterio.open(
             "scene", "w", driver="MEM", width=image.width, height=image.height, count=count,
-            dtype=image.pixels.dtype.name, crs=meta.crs, **options,
+            dtype=image.pixels.dtype.name, **placement(meta),
         ) as scene,
     ):  # fmt: skip
-        _fill(scene, image.pixels, meta, alpha)
+        put_metadata(scene, meta)
+        write_bands(scene, meta, image.pixels, meta.mask)
         if provenance is not None:
             scene.update_tags(RAYSCALE=provenance.to_json())
-        rasterio.shutil.copy(scene, file.name, driver="COG", **_creation(image, meta))
-        return _with_band_tags(bytearray(file.read()))
+        gdal.write_cog(scene, file.name, meta)
+        data = bytearray(file.read())
+    gdal.return_band_tags(data)
+    return bytes(data)
 
 
-def _rasterio() -> Any:
-    """The library, with the modules used here; not being georeferenced is no reason for a warning."""
-    rasterio = load("rasterio", "geo")
-    for name in ("crs", "enums", "errors", "io", "shutil"):
-        load(f"rasterio.{name}", "geo")
-    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
-    return rasterio
-
-
-def _header(ifd: Ifd) -> Header:
+def checked_header(ifd: Ifd) -> Header:
+    """The header; UnsupportedError for pixels that are no measurements, or of no one type."""
     samples, bits = ifd.integer(277, 1), max(ifd.numbers(258) or [1])
     formats = set(ifd.numbers(339)) or {1}
     if formats - {1, _SIGNED, _FLOAT, 4} or len(formats) > 1:
@@ -264,8 +147,35 @@ def _header(ifd: Ifd) -> Header:
     )
 
 
-def _image(dataset: Any, ifd: Ifd) -> Image:
-    enums = _rasterio().enums
+def check_pages(header: Header) -> None:
+    """UnsupportedError for a stack."""
+    if header.pages > 1:
+        raise UnsupportedError(
+            f"GeoTIFF is a stack of {header.pages} pages; only single pages are handled: split it"
+        )
+
+
+def block(header: Header, width: int, height: int) -> Header:
+    """The header of one tile or strip: GDAL decodes it whole, however small the file is."""
+    return Header("geotiff", width, height, header.channels, header.bits)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an open dataset keeps what.
+
+    ``indexes``: bands of the pixels, counted from 1; ``alpha``: index of the alpha band, counted from 0; ``masked``:
+    whether there is an internal mask instead.
+    """
+
+    indexes: tuple[int, ...]
+    alpha: int | None
+    masked: bool
+
+
+def layout_of(dataset: Any) -> Layout:
+    """The layout of an open dataset; UnsupportedError when it holds classes or an unknown type."""
+    enums = gdal.library().enums
     dtype = np.dtype(dataset.dtypes[0])
     if dtype not in PIXEL_TYPES:
         raise UnsupportedError(f"GeoTIFF pixels are {dtype}; convert it to float32")
@@ -277,83 +187,45 @@ def _image(dataset: Any, ifd: Ifd) -> Image:
             "enlarge it by nearest neighbour (gdalwarp -r near)"
         )
     alpha = colours.index(enums.ColorInterp.alpha) if enums.ColorInterp.alpha in colours else None
-    indexes = [index for index in dataset.indexes if index - 1 != alpha]
+    indexes = tuple(index for index in dataset.indexes if index - 1 != alpha)
     if not indexes:
         raise UnsupportedError("GeoTIFF has an alpha band only: nothing to upscale")
-    pixels = np.ascontiguousarray(np.moveaxis(dataset.read(indexes), 0, 2))
-    mask = None
-    if alpha is not None:
-        mask = dataset.read(alpha + 1)
-    elif enums.MaskFlags.per_dataset in dataset.mask_flag_enums[0]:
-        mask = dataset.dataset_mask()
-    bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-    meta = _metadata(dataset, ifd, indexes, mask, alpha)
-    if bits and dtype == np.uint16:
-        meta = replace(meta, bits=int(bits))
-    missing = _missing(pixels, mask, meta.nodata)
-    return Image(
-        pixels=pixels,
-        container="geotiff",
-        levels=_levels(pixels, missing, meta.bits),
-        missing=missing,
-        metadata=meta,
-    )
+    masked = alpha is None and enums.MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+    return Layout(indexes, alpha, masked)
 
 
-def _metadata(
-    dataset: Any, ifd: Ifd, indexes: list[int], mask: NDArray[Any] | None, alpha: int | None
-) -> GeoMetadata:
-    gcps, gcps_crs = dataset.gcps
-    rotated = dataset.transform
-    bands = tuple(
-        Band(
-            dataset.descriptions[index - 1],
-            dataset.units[index - 1],
-            dataset.scales[index - 1],
-            dataset.offsets[index - 1],
-            dataset.colorinterp[index - 1],
-            _tags(dataset, index),
-        )
-        for index in indexes
-    )
-    return GeoMetadata(
-        transform=None if rotated == type(rotated).identity() else rotated,
-        crs=dataset.crs,
-        gcps=tuple(gcps),
-        gcps_crs=gcps_crs,
-        rpcs=dataset.rpcs,
-        nodata=dataset.nodata,
-        bands=bands,
-        tags=_tags(dataset, 0),
-        mask=mask,
-        alpha=alpha,
-        compression=_COMPRESSIONS.get(ifd.integer(259, 1), "DEFLATE"),
-        predictor=_PREDICTORS.get(ifd.integer(317, 1), "NO"),
-    )
+def read_bands(dataset: Any, layout: Layout, window: Any = None) -> NDArray[Any]:
+    """Pixels ``(H, W, C)`` of a window of rasterio, or of everything."""
+    return np.ascontiguousarray(np.moveaxis(dataset.read(layout.indexes, window=window), 0, 2))
 
 
-def _tags(dataset: Any, index: int) -> Tags:
-    """All domains of the dataset (0) or a band, without what other pixels would make untrue."""
-    domains = [
-        "",
-        *(
-            name
-            for name in dataset.tag_namespaces(index)
-            if name not in _OWN_DOMAINS and not name.startswith(("xml:", "json:"))
-        ),
-    ]
-    tags: Tags = {}
-    for domain in domains:
-        found = dataset.tags(index, ns=domain or None)
-        kept = {key: value for key, value in found.items() if not key.startswith("STATISTICS_")}
-        if kept:
-            tags[domain] = kept
-    return tags
+def read_mask(dataset: Any, layout: Layout, window: Any = None) -> NDArray[Any] | None:
+    """Validity ``(H, W)`` as stored, 0 where nothing was measured; None without alpha and mask."""
+    if layout.alpha is not None:
+        return np.asarray(dataset.read(layout.alpha + 1, window=window))
+    return np.asarray(dataset.dataset_mask(window=window)) if layout.masked else None
 
 
-def _missing(
+def write_bands(
+    scene: Any,
+    meta: GeoMetadata,
+    pixels: NDArray[Any],
+    mask: NDArray[Any] | None,
+    window: Any = None,
+) -> None:
+    """Write pixels ``(H, W, C)`` and their validity, as of :func:`read_mask`, to a window or everywhere."""
+    for place, plane in zip(places(meta, scene.count), np.moveaxis(pixels, 2, 0), strict=True):
+        scene.write(plane, place, window=window)
+    if mask is not None and meta.alpha is not None:
+        scene.write(mask, meta.alpha + 1, window=window)
+    elif mask is not None:
+        scene.write_mask(mask, window=window)
+
+
+def missing_of(
     pixels: NDArray[Any], mask: NDArray[Any] | None, nodata: float | None
 ) -> Missing | None:
+    """What of pixels ``(H, W, C)`` no one measured: by the mask, the value of nodata, NaN and infinity."""
     valid = np.ones((*pixels.shape[:2], 1), bool) if mask is None else (mask > 0)[:, :, None]
     if pixels.dtype.kind == "f":
         valid = valid & np.isfinite(pixels)
@@ -371,93 +243,22 @@ def _holds(dtype: np.dtype[Any], value: float) -> bool:
     return np.iinfo(dtype).min <= value <= np.iinfo(dtype).max and value == int(value)
 
 
-def _levels(pixels: NDArray[Any], missing: Missing | None, bits: int | None) -> Levels:
-    """The range of the type where it is black to white (tiles of a mosaic agree); else that of each band."""
-    if pixels.dtype in PICTURE_TYPES:
-        return Levels.of_type(pixels.dtype, bits)
-    valid = True if missing is None else np.broadcast_to(missing.valid, pixels.shape)
-    kind = np.finfo if pixels.dtype.kind == "f" else np.iinfo
-    smallest, largest = kind(pixels.dtype).min, kind(pixels.dtype).max
-    black = np.min(pixels, axis=(0, 1), where=valid, initial=largest)
-    white = np.max(pixels, axis=(0, 1), where=valid, initial=smallest)
+def levels_of(
+    dtype: np.dtype[Any], bits: int | None, parts: Iterable[tuple[NDArray[Any], Missing | None]]
+) -> Levels:
+    """The range of the type where it is black to white (tiles of a mosaic agree); else that of each band.
+
+    ``parts`` are the pixels of the file ``(H, W, C)``, piece by piece; only looked at where they are needed.
+    """
+    if dtype in PICTURE_TYPES:
+        return Levels.of_type(dtype, bits)
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    lows, highs = [], []
+    for pixels, missing in parts:
+        valid = True if missing is None else np.broadcast_to(missing.valid, pixels.shape)
+        lows.append(np.min(pixels, axis=(0, 1), where=valid, initial=limits.max))
+        highs.append(np.max(pixels, axis=(0, 1), where=valid, initial=limits.min))
+    black, white = np.min(lows, axis=0), np.max(highs, axis=0)
     empty = black > white
     black[empty], white[empty] = 0, 1
     return Levels.of_data(black, white, "smallest to largest value of each band of the file")
-
-
-def _fill(scene: Any, pixels: NDArray[Any], meta: GeoMetadata, alpha: NDArray[Any] | None) -> None:
-    """Put pixels, mask and metadata into an open dataset."""
-    rasterio = _rasterio()
-    enums = rasterio.enums
-    places = [i for i in range(1, scene.count + 1) if alpha is None or i - 1 != meta.alpha]
-    colours = [enums.ColorInterp.alpha] * scene.count
-    for place, band, plane in zip(places, meta.bands, np.moveaxis(pixels, 2, 0), strict=True):
-        scene.write(plane, place)
-        colours[place - 1] = band.colour
-        if band.description:
-            scene.set_band_description(place, band.description)
-        if band.unit:
-            scene.set_band_unit(place, band.unit)
-        for domain, values in band.tags.items():
-            scene.update_tags(place, ns=domain or _BAND_TAGS, **values)
-    if alpha is not None and meta.alpha is not None:
-        scene.write(alpha, meta.alpha + 1)
-    elif meta.mask is not None:
-        scene.write_mask(meta.mask)
-    scene.colorinterp = colours
-    _fill_units(scene, meta.bands, places)
-    if meta.nodata is not None:
-        scene.nodata = meta.nodata
-    if meta.gcps:
-        scene.gcps = (list(meta.gcps), meta.gcps_crs or rasterio.crs.CRS())
-    if meta.rpcs is not None:
-        scene.rpcs = meta.rpcs
-    for domain, values in meta.tags.items():
-        scene.update_tags(ns=domain or None, **values)
-
-
-def _fill_units(scene: Any, bands: Sequence[Band], places: list[int]) -> None:
-    """Scale and offset of each band; files without any stay without."""
-    scales, offsets = [1.0] * scene.count, [0.0] * scene.count
-    for place, band in zip(places, bands, strict=True):
-        scales[place - 1], offsets[place - 1] = band.scale, band.offset
-    if set(scales) != {1.0}:
-        scene.scales = scales
-    if set(offsets) != {0.0}:
-        scene.offsets = offsets
-
-
-def _with_band_tags(data: bytearray) -> bytes:
-    """Return the tags of bands from ``_BAND_TAGS`` to the default domain, by blanking an attribute in the XML."""
-    ifd = Ifd.first(bytes(data))
-    xml = ifd.raw(_GDAL_METADATA)
-    if xml is not None:
-        attribute = f' domain="{_BAND_TAGS}"'.encode()
-        start = ifd.fields[_GDAL_METADATA].position
-        data[start : start + len(xml)] = xml.replace(attribute, b" " * len(attribute))
-    return bytes(data)
-
-
-def _creation(image: Image, meta: GeoMetadata) -> dict[str, Any]:
-    """Creation options of GDAL's COG driver."""
-    compression = meta.compression
-    lossy = compression == "JPEG"
-    if lossy and (image.bits > 8 or image.channels not in (1, 3) or meta.alpha is not None):
-        compression, lossy = "DEFLATE", False
-    # Tiles are stored whole, so those of a small scene shrink with it; 128 is the least that GDAL takes.
-    side = 1 << (max(image.width, image.height) - 1).bit_length()
-    options = {
-        "COMPRESS": compression,
-        "COPY_SRC_MDD": "YES",
-        "BLOCKSIZE": str(min(512, max(128, side))),
-        "BIGTIFF": "IF_SAFER",
-        "OVERVIEW_RESAMPLING": "AVERAGE",
-        "NUM_THREADS": "1",
-    }
-    if lossy:
-        options["QUALITY"] = str(_JPEG_QUALITY)
-    if compression in _WITH_PREDICTOR:
-        options["PREDICTOR"] = meta.predictor
-    if meta.bits is not None:
-        options["NBITS"] = str(meta.bits)
-    return options

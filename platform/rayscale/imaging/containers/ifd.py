@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class Ifd:
     Every accessor raises InputError when the value lies outside the data or has an unknown type.
     """
 
-    data: bytes
+    data: bytes | mmap
     order: str
     big: bool
     offset: int
@@ -53,8 +54,8 @@ class Ifd:
     next_offset: int
 
     @classmethod
-    def first(cls, data: bytes) -> Ifd:
-        """The first directory of a TIFF, BigTIFF or EXIF block.
+    def first(cls, data: bytes | mmap) -> Ifd:
+        """The first directory of a TIFF, BigTIFF or EXIF block, or of a file mapped into memory.
 
         Raises:
             InputError: not a TIFF, or the directory lies outside the data.
@@ -70,7 +71,7 @@ class Ifd:
         raise InputError(f"TIFF header is damaged: version {magic} is neither 42 nor 43")
 
     @classmethod
-    def _read(cls, data: bytes, order: str, big: bool, offset: int) -> Ifd:
+    def _read(cls, data: bytes | mmap, order: str, big: bool, offset: int) -> Ifd:
         count, start = cls._count(data, order, big, offset)
         size = 20 if big else 12
         end = start + count * size
@@ -95,7 +96,7 @@ class Ifd:
         return cls(data, order, big, offset, fields, following)
 
     @staticmethod
-    def _count(data: bytes, order: str, big: bool, offset: int) -> tuple[int, int]:
+    def _count(data: bytes | mmap, order: str, big: bool, offset: int) -> tuple[int, int]:
         layout = order + ("Q" if big else "H")
         start = offset + struct.calcsize(layout)
         if offset < 8 or start > len(data):

@@ -1,0 +1,230 @@
+"""Everything of a GeoTIFF but its pixels: read from an open dataset, scaled, put into another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from rayscale.imaging.containers.ifd import Ifd
+from rayscale.imaging.extras import load
+from rayscale.resampling import exact_scale, nearest
+
+GDAL_METADATA = 42112
+"""The TIFF tag of GDAL's XML."""
+
+BAND_TAGS = "RAYSCALE_BAND"
+"""The COG driver copies either the default domain of bands or all others, never both (GDAL 3.10), so the tags of bands
+travel in a domain of their own."""
+
+# Tag 259 to what GDAL's COG driver calls it; anything else is written as deflate.
+_COMPRESSIONS = {
+    1: "NONE", 5: "LZW", 8: "DEFLATE", 32946: "DEFLATE", 7: "JPEG", 34887: "LERC", 34925: "LZMA",
+    50000: "ZSTD",
+}  # fmt: skip
+_PREDICTORS = {2: "STANDARD", 3: "FLOATING_POINT"}
+
+# Domains that describe the file rather than the scene; GDAL makes them anew. No XML or JSON domain is kept either:
+# rasterio cannot write those.
+_OWN_DOMAINS = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "RPC", "rio_creation_kwds"}
+_RESOLUTION = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")
+
+Tags = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Band:
+    """What GDAL knows of one band; ``value = stored * scale + offset`` in ``unit``."""
+
+    description: str | None
+    unit: str | None
+    scale: float
+    offset: float
+    colour: Any
+    tags: Tags
+
+
+@dataclass(frozen=True, eq=False)
+class GeoMetadata:
+    """Everything of a GeoTIFF but its pixels.
+
+    Attributes:
+        transform: affine map from (column, row) of pixel corners to the ground; None without.
+        crs: coordinate reference system, None without.
+        gcps: ground control points, and their system in ``gcps_crs``. rpcs: rational polynomial coefficients.
+        nodata: the value of missing pixels, None without.
+        bands: one per channel of the pixels; the alpha band is not among them.
+        tags: domain to tags of the dataset, "" for the default domain.
+        mask: ``(H, W)`` validity as stored: the alpha band when ``alpha`` is its index, otherwise an internal mask.
+            None without, and for a scene that is read by windows.
+        compression, predictor, bits: of the file; ``bits`` where fewer are used than the type has.
+    """
+
+    transform: Any
+    crs: Any
+    gcps: tuple[Any, ...]
+    gcps_crs: Any
+    rpcs: Any
+    nodata: float | None
+    bands: tuple[Band, ...]
+    tags: Tags
+    mask: NDArray[Any] | None
+    alpha: int | None
+    compression: str
+    predictor: str
+    bits: int | None = None
+    containers: tuple[str, ...] = ("geotiff",)
+
+    def scaled(self, scale: float) -> GeoMetadata:
+        """The same ground under ``scale`` times as many pixels: corners stay where they are.
+
+        RPC offsets count from the centre of the first pixel, so they move by half a pixel of each grid.
+        """
+        factor = exact_scale(scale)
+        r = float(factor)
+        transform, rpcs = self.transform, self.rpcs
+        if transform is not None:
+            transform = transform @ type(transform).scale(float(1 / factor))
+        gcps = tuple(type(p)(p.row * r, p.col * r, p.x, p.y, p.z, p.id, p.info) for p in self.gcps)
+        if rpcs is not None:
+            moved = rpcs.to_dict()
+            for axis in ("line", "samp"):
+                moved[f"{axis}_off"] = (moved[f"{axis}_off"] + 0.5) * r - 0.5
+                moved[f"{axis}_scale"] = moved[f"{axis}_scale"] * r
+            rpcs = type(rpcs)(**moved)
+        tags = {domain: dict(values) for domain, values in self.tags.items()}
+        for name in _RESOLUTION:
+            if name in tags.get("", {}):
+                tags[""][name] = f"{float(tags[''][name]) * r:.12g}"
+        mask = None if self.mask is None else nearest(self.mask, scale)
+        return replace(self, transform=transform, gcps=gcps, rpcs=rpcs, tags=tags, mask=mask)
+
+    def of_deviations(self) -> GeoMetadata:
+        """The same ground; NaN is nodata, so no mask is needed, and bands have no colour and no offset."""
+        bands = tuple(
+            replace(
+                band,
+                description=f"standard deviation of {band.description or f'band {number}'}",
+                offset=0.0,
+                colour=type(band.colour).undefined,
+            )
+            for number, band in enumerate(self.bands, 1)
+        )
+        predictor = self.predictor if self.predictor == "NO" else "FLOATING_POINT"
+        return replace(
+            self,
+            bands=bands,
+            nodata=math.nan,
+            mask=None,
+            alpha=None,
+            predictor=predictor,
+            bits=None,
+        )
+
+
+def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | None) -> GeoMetadata:
+    """The metadata of an open dataset, whose first directory is ``ifd``, without the mask.
+
+    Args:
+        indexes: bands of the pixels, counted from 1. alpha: index of the alpha band, counted from 0.
+    """
+    gcps, gcps_crs = dataset.gcps
+    rotated = dataset.transform
+    bands = tuple(
+        Band(
+            dataset.descriptions[index - 1],
+            dataset.units[index - 1],
+            dataset.scales[index - 1],
+            dataset.offsets[index - 1],
+            dataset.colorinterp[index - 1],
+            _tags(dataset, index),
+        )
+        for index in indexes
+    )
+    bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+    return GeoMetadata(
+        transform=None if rotated == type(rotated).identity() else rotated,
+        crs=dataset.crs,
+        gcps=tuple(gcps),
+        gcps_crs=gcps_crs,
+        rpcs=dataset.rpcs,
+        nodata=dataset.nodata,
+        bands=bands,
+        tags=_tags(dataset, 0),
+        mask=None,
+        alpha=alpha,
+        compression=_COMPRESSIONS.get(ifd.integer(259, 1), "DEFLATE"),
+        predictor=_PREDICTORS.get(ifd.integer(317, 1), "NO"),
+        bits=int(bits) if bits and dataset.dtypes[0] == "uint16" else None,
+    )
+
+
+def _tags(dataset: Any, index: int) -> Tags:
+    """All domains of the dataset (0) or a band, without what other pixels would make untrue."""
+    domains = [
+        "",
+        *(
+            name
+            for name in dataset.tag_namespaces(index)
+            if name not in _OWN_DOMAINS and not name.startswith(("xml:", "json:"))
+        ),
+    ]
+    tags: Tags = {}
+    for domain in domains:
+        found = dataset.tags(index, ns=domain or None)
+        kept = {key: value for key, value in found.items() if not key.startswith("STATISTICS_")}
+        if kept:
+            tags[domain] = kept
+    return tags
+
+
+def placement(meta: GeoMetadata) -> dict[str, Any]:
+    """What a dataset has to be created with."""
+    placed: dict[str, Any] = {"crs": meta.crs}
+    if meta.transform is not None:
+        placed["transform"] = meta.transform
+    return placed
+
+
+def places(meta: GeoMetadata, count: int) -> list[int]:
+    """The bands of a dataset of ``count``, counted from 1, that hold pixels: all but alpha."""
+    return [index for index in range(1, count + 1) if index - 1 != meta.alpha]
+
+
+def put_metadata(scene: Any, meta: GeoMetadata) -> None:
+    """Put everything but pixels and mask into a dataset made with :func:`placement`."""
+    colour, crs = (load(f"rasterio.{name}", "geo") for name in ("enums", "crs"))
+    used = places(meta, scene.count)
+    colours = [colour.ColorInterp.alpha] * scene.count
+    for place, band in zip(used, meta.bands, strict=True):
+        colours[place - 1] = band.colour
+        if band.description:
+            scene.set_band_description(place, band.description)
+        if band.unit:
+            scene.set_band_unit(place, band.unit)
+        for domain, values in band.tags.items():
+            scene.update_tags(place, ns=domain or BAND_TAGS, **values)
+    scene.colorinterp = colours
+    _put_units(scene, meta.bands, used)
+    if meta.nodata is not None:
+        scene.nodata = meta.nodata
+    if meta.gcps:
+        scene.gcps = (list(meta.gcps), meta.gcps_crs or crs.CRS())
+    if meta.rpcs is not None:
+        scene.rpcs = meta.rpcs
+    for domain, values in meta.tags.items():
+        scene.update_tags(ns=domain or None, **values)
+
+
+def _put_units(scene: Any, bands: Sequence[Band], places: list[int]) -> None:
+    """Scale and offset of each band; files without any stay without."""
+    scales, offsets = [1.0] * scene.count, [0.0] * scene.count
+    for place, band in zip(places, bands, strict=True):
+        scales[place - 1], offsets[place - 1] = band.scale, band.offset
+    if set(scales) != {1.0}:
+        scene.scales = scales
+    if set(offsets) != {0.0}:
+        scene.offsets = offsets
