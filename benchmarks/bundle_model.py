@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 
 from rayscale.errors import InputError, NotFoundError, RayscaleError
@@ -27,13 +28,15 @@ from rayscale.imaging.metrics import PROTOCOLS, Protocol
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import BUNDLED, open_builtin
 from rayscale.models.network import SuperResolver
-from rayscale.models.weights import read_weights, sha256_of
+from rayscale.models.weights import read_weights, save_model, sha256_of
 from rayscale.storage import Store, connect
 from rayscale.training.checkpoint import Checkpoints
 from rayscale.training.recipes import ADVERSARIAL
 from rayscale.training.run import CHECKPOINTS, CONFIG, MODEL, RESULT, read_result
 
 MOST_BYTES = 6_000_000
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 
 # These say where and how fast a run trained, not what came of it; the seed is taken from the first.
 _CIRCUMSTANCES = ("run", "validation", "checkpoint", "workers", "logging")
@@ -56,6 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--summary", required=True, help="what it is for, in one line")
     add("--data", required=True, help="what it was trained on, in words")
     add("--command", required=True, help="the command that trained it")
+    add(
+        "--dtype",
+        choices=tuple(DTYPES),
+        default="float32",
+        help="numbers of the file, for a network that would be too large otherwise; its scores are of these",
+    )
     add("--benchmark", action="append", default=[], metavar="NAME=PLACE")
     add("--protocol", choices=tuple(PROTOCOLS), default="edsr-paper-y", help="of the figures")
     try:
@@ -74,6 +83,9 @@ def bundle(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=BUNDLED, prefix=".") as scratch:
         weights, card = Path(scratch, "weights"), Path(scratch, "card")
         trained = fetch(run, weights)
+        if options.dtype != "float32":
+            whole = read_weights(weights)
+            save_model(whole.model, weights, whole.metadata, dtype=DTYPES[options.dtype])
         if (size := weights.stat().st_size) > MOST_BYTES:
             raise InputError(
                 f"{run.uri}: {size} bytes are more than the {MOST_BYTES} a bundled model may have"
@@ -84,6 +96,7 @@ def bundle(options: argparse.Namespace) -> None:
             "summary": options.summary,
             "specification": json.loads(read.model.spec.to_json()),
             "sha256": read.sha256,
+            "dtype": options.dtype,
             "data": options.data,
             "command": options.command,
             "steps": trained.steps,

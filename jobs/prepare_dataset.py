@@ -6,6 +6,10 @@ Laptop, object storage (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_K
     python jobs/prepare_dataset.py s3://in/images s3://out/dataset
 Cluster:
     ray job submit --working-dir . -- python jobs/prepare_dataset.py s3://in/images s3://out/dataset
+Red, green, blue and near infrared of Sentinel-2, from files of 13 bands; x2 only:
+    python jobs/prepare_dataset.py s3://in/scenes s3://out/s2 --bands 4 3 2 8 --scales 2
+Slices of NIfTI or DICOM, 16 bit from black to white of each volume (or CT's range):
+    python jobs/prepare_dataset.py s3://in/mri s3://out/mri --scales 2 3 4
 Only x4, smaller sub-images, two images held out:
     python jobs/prepare_dataset.py s3://in/images s3://out/x4 --scales 4 --size 240 --step 144 --exclude 'val/*'
 
@@ -61,7 +65,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("source", help="folder or s3://bucket/prefix of PNG, JPEG and TIFF images")
+    add("source", help="folder or s3://bucket/prefix of images; volumes are their slices")
     add("target", help="folder or s3://bucket/prefix of the dataset")
     add("--scales", type=int, nargs="+", default=default.scales, metavar="S", help="default: 2 3 4")
     add(
@@ -89,6 +93,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--channels",
         type=int,
         help="channels of every image (1 grey, 3 RGB); default: as the first image",
+    )
+    add(
+        "--bands",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="bands from 1, in this order; default: all",
     )
     add("--bits", type=int, help="8 or 16; default: as the first image")
     add(

@@ -52,6 +52,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--scale", type=float, help="enlargement; needed when the model has several")
     add("--ensemble", action="store_true", help="average over 8 orientations, 8 times the work")
+    add(
+        "--consistency", action="store_true", help="correct results until shrinking gives the input"
+    )
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: GPUs if any")
     add("--actors", type=int, help="most workers (default: one per GPU, or one per CPU)")
@@ -123,6 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
             model=options.model,
             scale=options.scale,
             ensemble=options.ensemble,
+            consistency=options.consistency,
             precision=options.precision,
             device=options.device,
             actors=options.actors,

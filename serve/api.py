@@ -178,7 +178,7 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
             bool, Query(description="average over 8 flips and turns: better, 8 times the work")
         ] = False,
     ) -> Response:
-        """Send the bytes of a PNG, JPEG or TIFF file as the body, for example
+        """Send the bytes of an image file (PNG, JPEG, WebP, TIFF, DICOM, NIfTI) as the body, for example
 
         `curl --data-binary @small.png -o large.png 'http://HOST/v1/upscale?scale=2'`
         """

@@ -1,7 +1,7 @@
 """One image in, one image out: what a model replica does with a request. No HTTP, no Ray.
 
 Images are worked on in threads, so the event loop stays free for probes and cancellation. A request that
-nobody waits for any more stops at its next tile.
+nobody waits for any more stops at its next strip or tile.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from serve.errors import OutOfMemoryError
 from serve.jobs import Job, Result, check_size
 from serve.shelf import Loaded, Registry, Shelf, Source
 
+from rayscale.errors import OutOfMemoryError
 from rayscale.imaging import Provenance, probe, read_image, write_image
+from rayscale.inference.memory import is_out_of_memory
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
-    import torch
     from serve.settings import ServeSettings
 
 
@@ -39,7 +39,7 @@ class Engine:
 
     def __init__(self, settings: ServeSettings, source: Source | None = None) -> None:
         self.settings = settings
-        self.shelf = Shelf(settings, source or Registry())
+        self.shelf = Shelf(settings, source or Registry(), watch=_stop_if_cancelled)
         self._workers = ThreadPoolExecutor(settings.threads, thread_name_prefix="upscale")
         # Listing and loading wait for MLflow and storage; they must not take a place among the images.
         self._helpers = ThreadPoolExecutor(2, thread_name_prefix="helper")
@@ -80,7 +80,7 @@ class Engine:
         ]
 
     async def upscale(self, job: Job) -> Result:
-        """The enlarged image. Cancelling the awaiting task stops the work at its next tile.
+        """The enlarged image. Cancelling the awaiting task stops the work at its next strip or tile.
 
         Raises UnsupportedError, TooLargeError, InputError, BadParameterError, NotFoundError, UnavailableError,
         OutOfMemoryError.
@@ -102,12 +102,12 @@ class Engine:
         _current.event = cancelled
         try:
             return self._upscale(job, loaded)
-        except MemoryError as error:
-            raise _out_of_memory() from error
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise _out_of_memory() from error
+        except Exception as error:
+            if isinstance(error, OutOfMemoryError) or is_out_of_memory(error):
+                raise OutOfMemoryError(
+                    "the image does not fit into the memory of this replica; send it in parts or use the batch job"
+                ) from error
+            raise
         finally:
             _current.event = None
 
@@ -115,7 +115,6 @@ class Engine:
         limits = get_settings()
         scale = min(loaded.model.scales) if job.scale is None else job.scale
         upscaler = self.shelf.upscaler(loaded, scale, job.ensemble)
-        _watch(loaded.model)
         clock = [time.perf_counter()]
         check_size(probe(job.data), upscaler.scale)
         image = read_image(job.data, max_pixels=limits.max_input_pixels)
@@ -153,33 +152,12 @@ class Engine:
                 self.shelf.refresh()
 
 
-# The hook below is told by its thread, not by the model, whose request it serves: models are shared.
+# Told by its thread, not by the upscaler, whose request is worked on: upscalers are shared.
 _current = threading.local()
-_watch_lock = threading.Lock()
 
 
-def _watch(model: torch.nn.Module) -> None:
-    """Let every forward pass of ``model`` (one tile) end the work of a request that was given up."""
-    with _watch_lock:
-        if not getattr(model, "_serve_watched", False):
-            model.register_forward_pre_hook(_stop_if_cancelled)
-            model._serve_watched = True  # type: ignore[assignment]
-
-
-def _stop_if_cancelled(_module: torch.nn.Module, _inputs: Any) -> None:
+def _stop_if_cancelled() -> None:
+    """End the work of a request that was given up."""
     event = getattr(_current, "event", None)
     if event is not None and event.is_set():
         raise GivenUpError
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    # The CPU allocator of torch has no class of its own for this.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _out_of_memory() -> OutOfMemoryError:
-    return OutOfMemoryError(
-        "the image does not fit into the memory of this replica; send it in parts or use the batch job"
-    )

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rayscale.errors import (
     InputError,
     NotFoundError,
+    OutOfMemoryError,
     RayscaleError,
     TooLargeError,
     UnsupportedError,
@@ -74,12 +75,6 @@ class DeadlineError(RayscaleError):
     """The answer took longer than the service may take."""
 
     code = "deadline_exceeded"
-
-
-class OutOfMemoryError(RayscaleError):
-    """The image does not fit into the memory of the replica, even in small tiles."""
-
-    code = "out_of_memory"
 
 
 # The first row whose class fits decides, so subclasses stand above their bases.

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,9 +101,12 @@ class Shelf:
     the registry cannot be asked, references keep the meaning they had.
     """
 
-    def __init__(self, settings: ServeSettings, source: Source) -> None:
+    def __init__(
+        self, settings: ServeSettings, source: Source, watch: Callable[[], None] | None = None
+    ) -> None:
         self._settings = settings
         self._source = source
+        self._watch = watch
         self._lock = threading.Lock()
         self._meanings: dict[_Key, Version] = {}
         self._loaded: OrderedDict[Version, Loaded] = OrderedDict()
@@ -153,6 +156,7 @@ class Shelf:
                     device=self._settings.device,
                     precision=self._settings.precision,
                     ensemble=ensemble,
+                    watch=self._watch,
                 )
                 if len(kept) > _UPSCALERS:
                     kept.popitem(last=False)

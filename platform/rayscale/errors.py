@@ -44,6 +44,12 @@ class ConfigError(RayscaleError):
     code = "bad_configuration"
 
 
+class OutOfMemoryError(RayscaleError):
+    """Work that does not fit into memory, even in small parts."""
+
+    code = "out_of_memory"
+
+
 class StorageError(RayscaleError):
     """A store that is unreachable, denies access, or returned damaged bytes."""
 

@@ -121,6 +121,20 @@ def upsample(x: Tensor, scale: float, method: Method = "bicubic") -> Tensor:
     return x
 
 
+def downsample(
+    x: Tensor, size: tuple[int, ...], scale: float, method: Method = "bicubic"
+) -> Tensor:
+    """The way back of ``upsample``: shrink a floating tensor ``(..., sH, sW)`` to ``size``, ``(H, W)``, on its grid.
+
+    As ``resize``, of which it differs where a fraction of a pixel was cut: pixels stay where they were, and the edge
+    is replicated for what is missing of the last.
+    """
+    exact = float(1 / exact_scale(scale))
+    for axis, target in zip((x.ndim - 2, x.ndim - 1), size, strict=True):
+        x = _resize_axis(x, axis, target, method, exact)
+    return x
+
+
 def shrink(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """``resize`` of an integer tensor (uint8, uint16): computed in float32, rounded and clipped to its dtype."""
     import torch

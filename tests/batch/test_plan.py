@@ -48,6 +48,7 @@ def test_only_what_is_whole_and_told_is_done(places: tuple[Store, Store]) -> Non
         replace(RECIPE, digest="e" * 64),
         replace(RECIPE, scale=3),
         replace(RECIPE, ensemble=True),
+        replace(RECIPE, consistency=True),
     ):
         assert make_plan(source, target, rows, other).done == 0
     source.write("a.png", b"new content")

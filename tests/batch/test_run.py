@@ -148,7 +148,7 @@ class Deadly(torch.nn.Module):
         super().__init__()
         self.inner, self.spec = inner, inner.spec
         self.scales, self.channels, self.halo = inner.scales, inner.channels, inner.halo
-        self.resolve_scale = inner.resolve_scale
+        self.resolve_scale, self.path = inner.resolve_scale, inner.path
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         if x.shape[-1] == 13:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -58,6 +59,48 @@ def test_upscale_by_a_fraction(rayscale, photo, tmp_path):
     assert code == 2
     assert "up to 16, not 17" in err
     assert rayscale("degrade", photo, tmp_path / "x.png", "-s", 2.5)[0] == 2
+
+
+def test_consistency_tells_what_is_left(rayscale, photo, tmp_path):
+    command = ("upscale", photo, tmp_path / "big.png", "-m", "bilinear", "--consistency", "--json")
+    code, out, err = rayscale(*command)
+    assert code == 0, err
+    told = json.loads(out)["done"][0]["residual"]
+    assert f"residual max {told['max']:g}, RMS {told['rms']:g}" in err
+    shrunk = degrade(_read(tmp_path / "big.png"), 2).astype(int)
+    assert np.abs(shrunk - _read(photo)).max() <= told["max"] + 1
+    assert told["rms"] < 20
+    remark = json.loads(Image.open(tmp_path / "big.png").text["rayscale"])
+    assert (remark["residual"], remark["consistency"]) == (told, "10 back-projections")
+
+
+def test_uncertainty_lies_beside_the_output(rayscale, photo, tmp_path):
+    command = ("upscale", photo, tmp_path / "big.png", "--uncertainty", "--json")
+    code, out, err = rayscale(*command)
+    assert code == 0, err
+    beside = tmp_path / "big.uncertainty.tif"
+    assert json.loads(out)["done"][0]["uncertainty"] == str(beside)
+    with tifffile.TiffFile(beside) as file:
+        values = file.asarray()
+        assert "standard deviation over the eight" in file.pages[0].description
+    assert (values.shape, values.dtype) == ((40, 60, 3), np.float32)
+    assert 0 < values.mean() < 20
+    assert rayscale("upscale", photo, tmp_path / "plus.png", "--ensemble")[0] == 0
+    assert np.abs(_read(tmp_path / "big.png").astype(int) - _read(tmp_path / "plus.png")).max() <= 1
+
+
+def test_two_outputs_never_share_an_uncertainty(rayscale, photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "a.webp"):
+        Image.fromarray(_read(photo)).save(folder / name)
+    command = ("upscale", folder, tmp_path / "out", "-m", "bicubic")
+    code, _, err = rayscale(*command, "--uncertainty")
+    assert code == 2
+    assert "a.png and a.webp" in err
+    assert not (tmp_path / "out").exists()
+    assert rayscale(*command)[0] == 0
+    assert Image.open(tmp_path / "out" / "a.webp").format == "WEBP"
 
 
 def test_upscale_converts_to_the_ending_of_the_output(rayscale, photo, tmp_path):
@@ -131,14 +174,23 @@ def test_a_bucket_gets_every_option_or_a_refusal(rayscale, tmp_path, monkeypatch
     handed = []
     monkeypatch.setattr(pipeline, "upscale_bucket", handed.append)
     places = ("s3://a/in", "s3://a/out")
-    rayscale("upscale", *places, "--device", "cpu", "--precision", "float32", "--ensemble")
+    rayscale(
+        "upscale",
+        *places,
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+        "--ensemble",
+        "--consistency",
+    )
     expected = {"model": "edsr-baseline-x2", "scale": 2, "device": "cpu", "precision": "float32"}
     options = vars(job_parser()(handed.pop()))
     assert {key: options[key] for key in expected} == expected
-    assert (options["ensemble"], options["json"]) == (True, False)
+    assert (options["ensemble"], options["consistency"], options["json"]) == (True, True, False)
     assert (options["source"], options["target"]) == places
     (tmp_path / "w.pt").write_bytes(b"")
-    for refused in (("--tile", 64), ("--weights", tmp_path / "w.pt")):
+    for refused in (("--tile", 64), ("--uncertainty",), ("--weights", tmp_path / "w.pt")):
         code, _, err = rayscale("upscale", *places, *refused)
         assert code == 2
         assert refused[0] in err

@@ -292,7 +292,7 @@ def test_classes_are_refused():
 
 def test_geometry_is_not_lost_on_the_way_to_another_format():
     image = read_image(scene(noise(5, 5, 3, dtype="uint8", low=0, high=9)))
-    for other in ("png", "jpeg", "tiff"):
+    for other in ("png", "jpeg", "tiff", "webp"):
         with pytest.raises(UnsupportedError, match=r"geometry would be lost.*\.tif"):
             write_image(Image(image.pixels, other, metadata=image.metadata))
     with pytest.raises(UnsupportedError, match="from a GeoTIFF only"):

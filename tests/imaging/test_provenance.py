@@ -24,7 +24,13 @@ def test_the_same_value_is_the_same_text():
     assert other.to_json() == PROVENANCE.to_json()
 
 
-@pytest.mark.parametrize("container", ["png", "jpeg", "tiff"])
+def test_measures_are_told_but_are_no_parameters():
+    measured = PROVENANCE.with_measures(residual={"max": 0.5}).with_parameters(tile=9)
+    assert json.loads(measured.to_json())["residual"] == {"max": 0.5}
+    assert measured.parameters == {"scale": 2, "ensemble": False, "tile": 9}
+
+
+@pytest.mark.parametrize("container", ["png", "jpeg", "tiff", "webp"])
 def test_pictures_carry_it_as_a_remark(container):
     image = Image(np.zeros((9, 8, 3), np.uint8), container, text={"Title": "roof"})
     data = write_image(image, PROVENANCE)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from rayscale.inference.ensemble import self_ensemble
+from rayscale.inference.ensemble import ensemble_moments, self_ensemble
 
 FLIPS = [(), (-1,), (-2,), (-2, -1)]
 
@@ -38,3 +38,17 @@ def test_eight_passes_and_an_equivariant_function_is_left_alone():
     x = torch.rand(1, 1, 5, 4, dtype=torch.float64)
     torch.testing.assert_close(self_ensemble(double, x), 2 * x)
     assert len(calls) == 8
+
+
+def test_moments_are_those_of_the_eight_outputs():
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(2, 2, 3, padding=1).double()
+    x = torch.rand(1, 2, 9, 7, dtype=torch.float64)
+    with torch.no_grad():
+        outputs = [
+            _transform(_transform(network(_transform(x, flip, t)), (), t), flip, False)
+            for flip, t in itertools.product(FLIPS, (False, True))
+        ]
+        mean, spread = ensemble_moments(network, x)
+        torch.testing.assert_close(mean, self_ensemble(network, x))
+    torch.testing.assert_close(spread, torch.stack(outputs).std(dim=0, correction=0))

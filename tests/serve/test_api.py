@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.openapi.models import OpenAPI
-from serve.errors import STATUS, OutOfMemoryError, OverloadedError, UnavailableError
+from serve.errors import STATUS, OverloadedError, UnavailableError
 from serve.jobs import Job
 
-from rayscale.errors import RayscaleError
+from rayscale.errors import OutOfMemoryError, RayscaleError
 from rayscale.imaging import MIME, read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import builtin_names
@@ -25,6 +25,7 @@ KINDS = [
     ("png", 16, 1),
     ("jpeg", 8, 3),
     ("jpeg", 8, 1),
+    ("webp", 8, 3),
     ("tiff", 8, 3),
     ("tiff", 16, 3),
     ("tiff", 16, 4),
@@ -259,7 +260,7 @@ def test_content_that_is_no_image(make_app: Any, tools: Any, data: bytes, status
 
 def test_damaged_images(make_app: Any, tools: Any) -> None:
     app = make_app()
-    for container in ("png", "jpeg", "tiff"):
+    for container in ("png", "jpeg", "tiff", "webp"):
         data = tools.encoded(40, 40, container=container)
         refused(
             tools.call(app, "POST", "/v1/upscale", content=data[: len(data) // 2]), 422, "bad_image"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from serve.engine import Engine
-from serve.errors import OutOfMemoryError
 from serve.jobs import Job
 from serve.settings import ServeSettings
 
+from rayscale.errors import OutOfMemoryError
 from rayscale.imaging import read_image
 
 
@@ -24,7 +24,7 @@ def engine(registry: Any) -> Any:
     made.close()
 
 
-def test_cancelled_work_stops_at_the_next_tile(engine: Engine, registry: Any, tools: Any) -> None:
+def test_cancelled_work_stops_at_the_next_strip(engine: Engine, registry: Any, tools: Any) -> None:
     registry.add("roofs", 1)
     passes, first = [], threading.Event()
 
@@ -33,7 +33,7 @@ def test_cancelled_work_stops_at_the_next_tile(engine: Engine, registry: Any, to
         first.set()
         time.sleep(0.1)
 
-    registry.networks["roofs/1"].register_forward_pre_hook(slow)
+    registry.networks["roofs/1"].sub_mean.register_forward_pre_hook(slow)
     job = Job(tools.encoded(600, 600), "roofs", 2)
 
     async def run() -> None:
@@ -42,7 +42,7 @@ def test_cancelled_work_stops_at_the_next_tile(engine: Engine, registry: Any, to
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        # The one thread is free again for the next request, long before all tiles are done.
+        # The one thread is free again for the next request, long before all strips are done.
         small = await asyncio.wait_for(engine.upscale(Job(tools.encoded(5, 5), "bicubic", 2)), 10)
         assert read_image(small.data).width == 10
 
@@ -68,7 +68,7 @@ def test_a_full_memory_is_told_and_survived(
         if broken[0]:
             raise error
 
-    registry.networks["roofs/1"].register_forward_pre_hook(fail)
+    registry.networks["roofs/1"].sub_mean.register_forward_pre_hook(fail)
     job = Job(tools.encoded(9, 9), "roofs", 2)
     with pytest.raises(OutOfMemoryError):
         asyncio.run(engine.upscale(job))

@@ -71,7 +71,8 @@ def until(condition: Any, seconds: float = 60) -> None:
 
 
 @pytest.mark.parametrize(
-    ("container", "bits"), [("png", 8), ("png", 16), ("jpeg", 8), ("tiff", 8), ("tiff", 16)]
+    ("container", "bits"),
+    [("png", 8), ("png", 16), ("jpeg", 8), ("webp", 8), ("tiff", 8), ("tiff", 16)],
 )
 def test_every_container_and_depth(
     http: httpx.Client, tools: Any, container: str, bits: int

@@ -60,8 +60,10 @@ def process(source: Store, target: Store, upscaler: Upscaler, recipe: Recipe, en
     except RayscaleError as error:
         row = replace(row, error=error.code, message=str(error))
     except Exception as error:
+        from rayscale.inference.memory import is_out_of_memory
+
         short = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:500]
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        if is_out_of_memory(error):
             row = replace(row, error="out_of_memory", message=short)
         else:
             logger.exception("unexpected failure of one input")
@@ -108,8 +110,9 @@ def _upscaled(data: bytes, upscaler: Upscaler, recipe: Recipe) -> bytes:
             f"{header.width}x{header.height} pixels at x{upscaler.scale} make more than {limit} output pixels; "
             "raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
         )
+    result = upscaler.run(read_image(data))
     provenance = Provenance(recipe.model, recipe.digest, upscaler.describe())
-    return write_image(upscaler.upscale(read_image(data)), provenance)
+    return write_image(result.image, provenance.with_measures(**result.measures))
 
 
 class UpscaleActor:
@@ -147,6 +150,7 @@ class UpscaleActor:
             device=device,
             precision=recipe.precision,  # type: ignore[arg-type]
             ensemble=recipe.ensemble,
+            consistency=recipe.consistency,
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:

@@ -28,12 +28,15 @@ class Recipe:
     scale: float
     ensemble: bool = False
     precision: str = "auto"
+    consistency: bool = False
 
     @property
     def id(self) -> str:
         """A digest of everything but the model's name, which may be an alias."""
         values = {**asdict(self), "format": _FORMAT}
         del values["model"]
+        if not self.consistency:
+            del values["consistency"]  # outputs of before there was such an option keep their id
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

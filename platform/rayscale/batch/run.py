@@ -89,6 +89,7 @@ def upscale_bucket(
     scale: float | None = None,
     weights: str | Path | None = None,
     ensemble: bool = False,
+    consistency: bool = False,
     precision: Precision = "auto",
     device: str = "auto",
     actors: int | None = None,
@@ -105,6 +106,7 @@ def upscale_bucket(
             with ``weights`` the system that the file holds.
         scale: needed when the model has several; any that it serves, such as 2.5.
         weights: local file instead of the registry.
+        consistency: correct every output until it gives its source when shrunk; what is left is in its provenance.
         device: ``auto`` takes the GPUs of the cluster when it has some; ``cpu``, ``cuda``.
         actors: at most so many workers; default one per GPU, or one per CPU.
         only: pattern of keys, as ``*.png``.
@@ -125,6 +127,7 @@ def upscale_bucket(
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
     network, recipe = _open_model(model, scale, weights, ensemble, precision)
+    recipe = replace(recipe, consistency=consistency)
     summary = Summary(origin.uri, sink.uri, recipe.model, recipe.digest, recipe.scale)
     with Lease(sink) as lease:
         manifest = Manifest(sink, lease.generation).load()

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayscale.cli.console import emit, note, progress_line
-from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+from rayscale.cli.console import emit, note
+from rayscale.cli.conversion import (
+    Changed,
+    Written,
+    check_apart,
+    convert,
+    convert_scene,
+    file_jobs,
+    for_each,
+    is_scene_to_scene,
+)
+from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rayscale.imaging import Image, Provenance
-    from rayscale.inference import Upscaler
     from rayscale.registry import OpenedModel
-
-    Change = Callable[[Image], tuple[Image, Provenance | None]]
 
 ModelOption = Annotated[
     str | None,
@@ -46,6 +51,21 @@ ScaleOption = Annotated[
 ]
 EnsembleOption = Annotated[
     bool, typer.Option("--ensemble", help='Average over 8 flips and turns ("+"): slower, better.')
+]
+ConsistencyOption = Annotated[
+    bool,
+    typer.Option(
+        "--consistency",
+        help="Correct the result until shrinking it gives the input back; tells what is left.",
+    ),
+]
+UncertaintyOption = Annotated[
+    bool,
+    typer.Option(
+        "--uncertainty",
+        help="Write big.uncertainty.tif (NIfTI: .nii) besides: the standard deviation of each value over the "
+        "ensemble, float32, in the units of the image. Implies --ensemble.",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
@@ -77,9 +97,13 @@ def upscale(
     scale: ScaleOption = 2,
     weights: WeightsOption = None,
     ensemble: EnsembleOption = False,
+    consistency: ConsistencyOption = False,
+    uncertainty: UncertaintyOption = False,
     tile: Annotated[
         int | None,
-        typer.Option(help="Side of a tile in input pixels (192); the halo is extra.", min=16),
+        typer.Option(
+            help="Columns computed at once, in input pixels: less takes less memory.", min=16
+        ),
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -93,6 +117,8 @@ def upscale(
 
     rayscale upscale photos/ larger/ -m bicubic -s 4
 
+    rayscale upscale scene.tif big.tif --consistency --uncertainty
+
     rayscale upscale s3://in/prefix s3://out/prefix -m NAME@alias   (Ray Data; without -m edsr-baseline for all)
 
     Exit code: 0 all done, 3 some files failed, 1 nothing could be done, 2 wrong usage.
@@ -104,6 +130,10 @@ def upscale(
             )
         if tile is not None:
             raise ConfigError("a bucket takes no --tile: its workers choose the tiles")
+        if uncertainty:
+            raise ConfigError(
+                "a bucket takes no --uncertainty: its outputs are one to one; upscale the files that need it one by one"
+            )
         from rayscale.cli.pipeline import upscale_bucket
 
         options = {
@@ -112,14 +142,14 @@ def upscale(
             "--device": device,
             "--precision": precision,
         }
-        flags = ["--ensemble"] * ensemble + ["--json"] * json_
+        flags = ["--ensemble"] * ensemble + ["--consistency"] * consistency + ["--json"] * json_
         upscale_bucket([source, target, *chain.from_iterable(options.items()), *flags])
         return
 
     from rayscale.imaging import Provenance
     from rayscale.inference import Upscaler
 
-    jobs = list(_jobs(Path(source), Path(target)))
+    jobs = list(file_jobs(Path(source), Path(target)))
     photograph, other = chosen(model, weights, scale)
 
     @cache
@@ -130,22 +160,37 @@ def upscale(
             scale,
             device=device,
             precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
-            tile=tile or 192,
+            tile=tile,
             ensemble=ensemble,
+            consistency=consistency,
+            uncertainty=uncertainty,
         )
         return upscaler, Provenance(opened.label, opened.digest, upscaler.describe())
 
-    def larger(image: Image) -> tuple[Image, Provenance]:
-        upscaler, provenance = made(photograph if image.channels == 3 else other)
-        return upscaler.upscale(image), provenance
+    def made_for(channels: int) -> tuple[Upscaler, Provenance]:
+        return made(photograph if channels == 3 else other)
 
-    def convert(source: Path, target: Path) -> str:
-        if _by_windows(source, target):
-            return _upscale_scene(source, target, lambda c: made(photograph if c == 3 else other))
-        return _convert(source, target, larger)
+    def larger(image: Image) -> Changed:
+        upscaler, provenance = made_for(image.channels)
+        result = upscaler.run(image)
+        return Changed(
+            result.image,
+            provenance.with_measures(**result.measures),
+            result.measures.get("residual"),
+            result.uncertainty,
+        )
+
+    if uncertainty:
+        check_apart(jobs)
+
+    def converted(source: Path, target: Path) -> Written:
+        # The uncertainty of a scene, a second one, is not written by windows.
+        if is_scene_to_scene(source, target) and not uncertainty:
+            return convert_scene(source, target, made_for)
+        return convert(source, target, larger)
 
     made(photograph)  # a model or a device that cannot be used is one error, not one of each file
-    _for_each(jobs, convert, json_)
+    for_each(jobs, converted, json_)
 
 
 def degrade(
@@ -162,113 +207,16 @@ def degrade(
 
     from rayscale.resampling import degrade as shrink
 
-    def smaller(image: Image) -> tuple[Image, None]:
+    def smaller(image: Image) -> Changed:
         image.check_picture("making a low-resolution image")
         alpha = None if image.alpha is None else shrink(image.alpha[..., None], scale)[..., 0]
         dpi = None if image.dpi is None else (image.dpi[0] / scale, image.dpi[1] / scale)
         metadata = None if image.metadata is None else image.metadata.scaled(1 / scale)
         pixels = shrink(image.pixels, scale)
-        return replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata), None
+        return Changed(replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata))
 
-    def convert(source: Path, target: Path) -> str:
-        return _convert(source, target, smaller)
-
-    _for_each(list(_jobs(source, target)), convert, json_)
-
-
-def _jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
-    """Pairs of input and output file; a folder is walked, its output folder left out."""
-    from rayscale.imaging import EXTENSIONS, ending_of
-
-    if source.is_file():
-        yield source, target / source.name if target.is_dir() else target
-        return
-    if not source.is_dir():
-        raise NotFoundError(f"there is no file or folder {source}")
-    if target.is_file():
-        raise ConfigError(f"{target} is a file, but the input {source} is a folder; name a folder")
-    if source.resolve() == target.resolve():
-        raise ConfigError(f"input and output are the same folder {source}; name another output")
-    found = False
-    for path in sorted(source.rglob("*")):
-        inside_target = target.resolve() in path.resolve().parents
-        if path.is_file() and ending_of(path.name) and not inside_target:
-            found = True
-            yield path, target / path.relative_to(source)
-    if not found:
-        raise NotFoundError(f"no images in {source}; looked for {', '.join(sorted(EXTENSIONS))}")
-
-
-def _for_each(
-    jobs: list[tuple[Path, Path]],
-    convert: Callable[[Path, Path], str],
-    json_: bool,
-) -> None:
-    """Make each output, whose size ``convert`` returns; report failures, then exit with the code that tells."""
-    import time
-
-    done, failed = [], []
-    for number, (source, target) in enumerate(jobs, 1):
-        start = time.perf_counter()
-        try:
-            size = convert(source, target)
-        except (RayscaleError, OSError) as error:
-            failed.append({"input": str(source), "error": str(error)})
-            note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
-        else:
-            done.append({"input": str(source), "output": str(target)})
-            seconds = time.perf_counter() - start
-            note(f"[{number}/{len(jobs)}] {source} -> {target} ({size}, {seconds:.1f} s)")
-    if json_:
-        emit({"done": done, "failed": failed})
-    if failed:
-        raise typer.Exit(3 if done else 1)
-
-
-def _convert(source: Path, target: Path, change: Change) -> str:
-    from dataclasses import replace
-
-    from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
-    from rayscale.storage import connect
-
-    image, provenance = change(read_image(source.read_bytes()))
-    ending = ending_of(target.name)
-    if not ending:
-        raise ConfigError(
-            f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
-            f"use one of {', '.join(sorted(EXTENSIONS))}"
-        )
-    if ending not in CONTAINERS[image.container].suffixes and ending != ending_of(source.name):
-        image = replace(image, container=EXTENSIONS[ending], encoding={})
-    connect(target.parent).write(target.name, write_image(image, provenance))
-    return f"{image.width}x{image.height}"
-
-
-def _by_windows(source: Path, target: Path) -> bool:
-    """Whether a file takes the path of scenes: a GeoTIFF that becomes one; what else it becomes is an error."""
-    from rayscale.imaging import CONTAINERS, ending_of
-    from rayscale.imaging.scene import is_scene
-
-    return ending_of(target.name) in CONTAINERS["geotiff"].suffixes and is_scene(source)
-
-
-def _upscale_scene(
-    source: Path, target: Path, made: Callable[[int], tuple[Upscaler, Provenance]]
-) -> str:
-    """Enlarge a GeoTIFF with what ``made`` returns for its number of channels."""
-    from rayscale.imaging.scene import Scene
-    from rayscale.inference import upscale_scene
-
-    with Scene(source) as scene:
-        upscaler, provenance = made(scene.channels)
-    with progress_line() as show:
-
-        def progress(done: int, count: int) -> None:
-            if count > 1:
-                show(f"{source}: {done} of {count} windows")
-
-        width, height = upscale_scene(upscaler, source, target, provenance, progress=progress)
-    return f"{width}x{height}"
+    jobs = list(file_jobs(source, target))
+    for_each(jobs, lambda source, target: convert(source, target, smaller), json_)
 
 
 def evaluate(

@@ -34,6 +34,8 @@ class PrepareConfig(BaseModel):
     """Channels that every image must have; None takes those of the first readable image."""
     bits: int | None = None
     """8 or 16, which every image must have; None takes those of the first readable image."""
+    bands: tuple[int, ...] = ()
+    """Bands of every image, numbered from 1, in this order; all of them when empty."""
     exclude: tuple[str, ...] = ()
     """Images whose key matches one of these patterns (``*``, ``?``, ``[...]``) are held out."""
 
@@ -85,5 +87,7 @@ class PrepareConfig(BaseModel):
                 )
         if self.channels is not None and self.channels < 1:
             raise ConfigError(f"channels {self.channels} are not possible; 1 is grey, 3 is RGB")
+        if any(band < 1 for band in self.bands):
+            raise ConfigError(f"bands {self.bands} are not possible; they are numbered from 1")
         if self.bits not in (None, 8, 16):
             raise ConfigError(f"bits {self.bits} are not possible; 8 and 16 are")

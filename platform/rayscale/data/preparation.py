@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,9 +33,10 @@ from rayscale.data.manifest import (
     content_digest,
     dataset_store,
 )
+from rayscale.data.pictures import kind, pictures
 from rayscale.data.shards import ShardWriter
 from rayscale.errors import InputError, NotFoundError, RayscaleError, StorageError, UnsupportedError
-from rayscale.imaging import EXTENSIONS, read_image
+from rayscale.imaging import EXTENSIONS, ending_of, read_image
 from rayscale.storage import Entry, Store, connect
 
 Pixels = npt.NDArray[Any]
@@ -86,7 +87,7 @@ def prepare(
     run: Run = map,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Make a dataset of the PNG, JPEG and TIFF images below ``source`` and commit it at ``target``.
+    """Make a dataset of the images below ``source`` (any format that is read) and commit it at ``target``.
 
     ``run(function, tasks)`` executes the shards and yields their records in any order: ``map`` here, or side by
     side (``jobs/prepare_dataset.py``). ``progress(done, total)`` counts shards, those of an earlier run included.
@@ -116,9 +117,7 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> tuple[list[Shar
     """The shards of a source in listing order, and the number of objects that are left aside."""
     listing = list(source.list())
     entries = [
-        entry
-        for entry in listing
-        if PurePosixPath(entry.key).suffix.lower() in EXTENSIONS and not config.excludes(entry.key)
+        entry for entry in listing if ending_of(entry.key) and not config.excludes(entry.key)
     ]
     if not entries:
         raise NotFoundError(
@@ -165,25 +164,30 @@ def write_shard(task: ShardTask) -> ShardRecord:
             }
             for key in task.keys:
                 try:
-                    whole = _read(source, key, task)
+                    found = _read(source, key, task)
                 except StorageError:
                     raise  # the store, not the image: another try may find it well
                 except Exception as error:
                     failures.append(_failure(key, error))
                     continue
-                pixels = crop(whole, task.config.grain)
-                if min(pixels.shape[:2]) < max(task.config.minimum, task.config.grain):
-                    skipped.append(_too_small(key, whole, task.config))
-                    continue
-                places = cuts(pixels.shape[0], pixels.shape[1], task.config.size, task.config.step)
-                for scale, version in columns(pixels, task.config.scales):
-                    writers[scale].add(
-                        key, places, [take(version, place, scale) for place in places]
-                    )
-                sizes += [(place.height, place.width) for place in places]
-                totals += _sums(pixels)
-                images += 1
-                pixel_count += pixels.shape[0] * pixels.shape[1]
+                used = 0
+                for whole in found:
+                    pixels = crop(whole, task.config.grain)
+                    if min(pixels.shape[:2]) < max(task.config.minimum, task.config.grain):
+                        continue
+                    height, width = pixels.shape[:2]
+                    places = cuts(height, width, task.config.size, task.config.step)
+                    for scale, version in columns(pixels, task.config.scales):
+                        writers[scale].add(
+                            key, places, [take(version, place, scale) for place in places]
+                        )
+                    sizes += [(place.height, place.width) for place in places]
+                    totals += _sums(pixels)
+                    used += 1
+                    pixel_count += pixels.shape[0] * pixels.shape[1]
+                images += used
+                if not used:
+                    skipped.append(_too_small(key, found[0], task.config))
         stored = {
             str(scale): _store(
                 target, f"{FOLDER}{task.name}.{'hr' if scale == 1 else f'x{scale}'}.arrow", path
@@ -218,24 +222,26 @@ def _kind(
         except (InputError, NotFoundError) as error:
             first = first or error
             continue
-        bits = bits or image.bits
-        return channels or image.channels, 16 if bits == 16 else 8, entry.key
+        own_channels, own_bits = kind(image, config.bands)
+        bits = bits or own_bits
+        return channels or own_channels, 16 if bits == 16 else 8, entry.key
     raise InputError(
         f"none of the {len(entries)} images of {source.uri} can be read; {entries[0].key}: {first}"
     )
 
 
-def _read(source: Store, key: str, task: ShardTask) -> Pixels:
+def _read(source: Store, key: str, task: ShardTask) -> list[Pixels]:
     image = read_image(source.read(key))
-    image.check_picture("training")
-    if (image.channels, image.bits) != (task.channels, task.bits):
+    found = pictures(image, task.config.bands)
+    channels, bits = kind(image, task.config.bands)
+    if (channels, bits) != (task.channels, task.bits):
         like = f" (as {task.measure})" if task.measure else ""
         raise UnsupportedError(
-            f"has {image.channels} channels of {image.bits} bits in a dataset of {task.channels} channels of "
+            f"has {channels} channels of {bits} bits in a dataset of {task.channels} channels of "
             f"{task.bits} bits{like}; convert it, or prepare such images as a dataset of their own with "
-            f"channels {image.channels} and bits {image.bits}"
+            f"channels {channels} and bits {bits}"
         )
-    return image.pixels
+    return found
 
 
 def _failure(key: str, error: Exception) -> Failure:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
-from rayscale.imaging.containers import dicom, geotiff, jpeg, nifti, png, tiff
+from rayscale.imaging.containers import dicom, geotiff, jpeg, nifti, png, tiff, webp
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.provenance import Provenance
 from rayscale.settings import get_settings
@@ -29,6 +29,8 @@ class Container:
     probe: Callable[[bytes], Header]
     read: Callable[[bytes, int], Image]
     write: Callable[[Image, Provenance | None], bytes]
+    max_side: int | None = None
+    """Most pixels of width and height that it can hold, None when memory ends first."""
 
 
 def _remarked(write: Callable[[Image], bytes]) -> Callable[[Image, Provenance | None], bytes]:
@@ -46,7 +48,14 @@ CONTAINERS: dict[str, Container] = {
     container.name: container
     for container in (
         Container(
-            "png", "image/png", (".png",), (b"\x89PNG",), png.probe, png.read, _remarked(png.write)
+            "png",
+            "image/png",
+            (".png",),
+            (b"\x89PNG",),
+            png.probe,
+            png.read,
+            _remarked(png.write),
+            png.MAX_SIDE,
         ),
         Container(
             "jpeg",
@@ -56,6 +65,7 @@ CONTAINERS: dict[str, Container] = {
             jpeg.probe,
             jpeg.read,
             _remarked(jpeg.write),
+            jpeg.MAX_SIDE,
         ),
         Container(
             "tiff",
@@ -66,6 +76,16 @@ CONTAINERS: dict[str, Container] = {
             tiff.read,
             _remarked(tiff.write),
         ),
+        Container(
+            "webp",
+            "image/webp",
+            (".webp",),
+            (),
+            webp.probe,
+            webp.read,
+            _remarked(webp.write),
+            webp.MAX_SIDE,
+        ),
         # No magic of its own: a TIFF whose tags say more than a picture (``geotiff.claims``).
         Container(
             "geotiff",
@@ -75,6 +95,7 @@ CONTAINERS: dict[str, Container] = {
             geotiff.probe,
             geotiff.read,
             geotiff.write,
+            geotiff.MAX_SIDE,
         ),
         Container(
             "dicom",
@@ -84,6 +105,7 @@ CONTAINERS: dict[str, Container] = {
             dicom.probe,
             dicom.read,
             dicom.write,
+            dicom.MAX_SIDE,
         ),
         Container(
             "nifti",
@@ -123,7 +145,6 @@ _REFUSED: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "a gzip file that holds no NIfTI is not handled"),
     (0, b"GIF8", "GIF is not handled"),
     (0, b"BM", "BMP is not handled"),
-    (8, b"WEBP", "WebP is not handled"),
     (4, b"ftypavif", "AVIF is not handled"),
     (4, b"ftyphei", "HEIC is not handled"),
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000 is not handled"),
@@ -148,6 +169,8 @@ def sniff(data: bytes) -> str | None:
     """
     if data[128:132] == b"DICM":
         return "dicom"  # the 128 bytes before are free, and some DICOM files begin like a TIFF
+    if webp.claims(data):
+        return "webp"
     if (volume := nifti.kind(data)) is not None:
         return volume
     for container in CONTAINERS.values():
@@ -161,7 +184,7 @@ def probe(data: bytes) -> Header:
 
     Raises:
         InputError: empty or damaged.
-        UnsupportedError: not a PNG, JPEG or TIFF, or of a kind that :func:`read_image` refuses
+        UnsupportedError: of no container that is read, or of a kind that :func:`read_image` refuses
             (several pages are reported in ``Header.pages`` instead).
     """
     container = _container(data)
@@ -201,6 +224,7 @@ def write_image(image: Image, provenance: Provenance | None = None) -> bytes:
         raise UnsupportedError(
             f"container {image.container!r} is not one of {', '.join(CONTAINERS)}"
         )
+    check_side(image.container, image.width, image.height)
     metadata = image.metadata
     if metadata is not None and image.container not in metadata.containers:
         usable = [suffix for name in metadata.containers for suffix in CONTAINERS[name].suffixes]
@@ -211,6 +235,16 @@ def write_image(image: Image, provenance: Provenance | None = None) -> bytes:
     if provenance is not None and image.levels is not None:
         provenance = provenance.with_parameters(levels=image.levels.describe())
     return CONTAINERS[image.container].write(image, provenance)
+
+
+def check_side(container: str, width: int, height: int) -> None:
+    """Raise TooLargeError when ``container`` cannot hold this many pixels a side, however they are coded."""
+    limit = CONTAINERS[container].max_side
+    if limit is not None and max(width, height) > limit:
+        raise TooLargeError(
+            f"{container.upper()} of {width} x {height} is over its limit of {limit} pixels a side; "
+            "cut the image or write a container of larger ones, such as TIFF"
+        )
 
 
 def _container(data: bytes) -> Container:

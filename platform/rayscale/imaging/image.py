@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.errors import InputError, UnsupportedError
@@ -27,13 +28,19 @@ class Metadata(Protocol):
     def scaled(self, scale: float) -> Metadata:
         """The same for pixels enlarged by ``scale`` on the grid of ``rayscale.resampling.upsample``."""
 
+    def of_deviations(self) -> Metadata:
+        """The same for float32 standard deviations of the stored values, NaN where none are known.
+
+        Raises UnsupportedError when the container has no place for such values.
+        """
+
 
 @dataclass(frozen=True)
 class Header:
     """What a file claims to hold, known without decoding it.
 
     ``width`` and ``height`` are those of the upright picture, as :func:`rayscale.imaging.read_image`
-    returns it. ``channels`` leaves alpha out. ``pages`` counts full pictures (TIFF pages, APNG frames), ``slices``
+    returns it. ``channels`` leaves alpha out. ``pages`` counts full pictures (TIFF pages, frames of animations), ``slices``
     those of one volume, which are read together.
     """
 
@@ -69,7 +76,7 @@ class Image:
             alpha stay so; ``encoding["extrasamples"]`` tells.
         icc: colour profile, byte for byte.
         dpi: pixels per inch ``(x, y)``.
-        text: remarks of the file (PNG text chunks, the JPEG comment, TIFF text tags).
+        text: remarks of the file (PNG text chunks, the JPEG comment, text tags of TIFF and EXIF).
         encoding: how the source was stored (quality, compression, tiles); each writer takes what it
             knows and ignores the rest.
         levels: which values are black and white; None is the full range of uint8 or uint16.
@@ -152,6 +159,24 @@ class Image:
             raise UnsupportedError(
                 f"{purpose} needs complete pictures, but pixels are missing here; cut them off"
             )
+
+    def of_deviations(self, values: NDArray[np.float32]) -> Image:
+        """An image of the standard deviations of the values of this one, of the shape of ``pixels``, in its units.
+
+        At the same place in the same container, NaN where pixels are missing; beside a picture it is a plain TIFF.
+        Raises UnsupportedError when the container cannot hold them.
+        """
+        metadata = None if self.metadata is None else self.metadata.of_deviations()
+        if self.missing is not None:
+            values = np.where(self.missing.valid, values, np.float32(np.nan))
+        return Image(
+            pixels=values,
+            container="tiff" if metadata is None else self.container,
+            dpi=self.dpi,
+            levels=self.levels or Levels.of_type(self.pixels.dtype),
+            missing=Missing.where(np.isfinite(values)),
+            metadata=metadata,
+        )
 
     def with_pixels(self, pixels: Pixels, alpha: Pixels | None = None) -> Image:
         """The same file with other pixels; alpha is given anew because its size goes with them."""

@@ -87,13 +87,31 @@ class Levels:
         values = output / gain
         values += black
         if dtype.kind in "iu":
-            low, high = self.limits or (np.iinfo(dtype).min, np.iinfo(dtype).max)
+            low, high = self._stored(dtype)
             np.clip(np.rint(values, out=values), low, high, out=values)
         return values.astype(dtype)
+
+    def unit(self, value_range: float, dtype: np.dtype[Any]) -> NDArray[np.float32]:
+        """What one stored unit is in the range of a network, one for all channels or one per channel."""
+        return np.abs(self._black_and_gain(dtype, value_range)[1]).astype(np.float32)
+
+    def bounds(
+        self, value_range: float, dtype: np.dtype[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Least and largest value of a network, for all channels or per channel, that integers can store; None for floats."""
+        if dtype.kind == "f":
+            return None
+        black, gain = self._black_and_gain(dtype, value_range)
+        low, high = self._stored(dtype)
+        ends = np.sort([(low - black) * gain, (high - black) * gain], axis=0).astype(np.float32)
+        return ends[0], ends[1]
 
     def describe(self) -> dict[str, Any]:
         """What the provenance says."""
         return {key: asdict(self)[key] for key in ("rule", "black", "white")}
+
+    def _stored(self, dtype: np.dtype[Any]) -> tuple[float, float]:
+        return self.limits or (np.iinfo(dtype).min, np.iinfo(dtype).max)
 
     def _black_and_gain(self, dtype: np.dtype[Any], value_range: float) -> tuple[Pixels, Pixels]:
         # float32 holds 16-bit integers exactly; wider types need float64 before the difference is taken.

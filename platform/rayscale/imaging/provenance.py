@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rayscale import __version__
@@ -19,16 +19,22 @@ class Provenance:
         digest: sha256 of the weights, or ``built-in:NAME``.
         parameters: what determines the output besides source and weights (``Upscaler.describe``).
         software: program and version.
+        measures: what was found out about this one output; no part of what identifies a series.
     """
 
     model: str
     digest: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     software: str = f"rayscale {__version__}"
+    measures: Mapping[str, Any] = field(default_factory=dict)
 
     def with_parameters(self, **more: Any) -> Provenance:
         """The same with parameters added."""
-        return Provenance(self.model, self.digest, {**self.parameters, **more}, self.software)
+        return replace(self, parameters={**self.parameters, **more})
+
+    def with_measures(self, **more: Any) -> Provenance:
+        """The same with measures added."""
+        return replace(self, measures={**self.measures, **more})
 
     def to_json(self) -> str:
         """One line with sorted keys; the same text for equal values."""
@@ -37,5 +43,6 @@ class Provenance:
             "model": self.model,
             "weights": self.digest,
             **self.parameters,
+            **self.measures,
         }
         return json.dumps(content, sort_keys=True, default=str)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from rayscale.errors import ConfigError
 from rayscale.imaging.scene import Part, Scene, SceneWriter
-from rayscale.inference.tiles import Tile, tiles
+from rayscale.inference.backprojection import Residual
+from rayscale.inference.tiles import Tile
 from rayscale.resampling import enlarged, exact_scale, nearest
 from rayscale.settings import MIB
 
@@ -37,19 +41,13 @@ def windows_of(scene: Scene, upscaler: Upscaler, side: int | None = None) -> lis
     scale = upscaler.scale
     if side is None:
         side = math.isqrt(int(_WINDOW_BYTES / (4 * scene.channels * scale**2)))
-    return list(
-        tiles(
-            scene.height,
-            scene.width,
-            max(side, _SMALLEST_WINDOW),
-            upscaler.model.halo(scale),
-            exact_scale(scale).denominator,
-        )
-    )
+    size = scene.height, scene.width
+    grain = exact_scale(scale).denominator
+    return Tile.whole(*size).cut(max(side, _SMALLEST_WINDOW), upscaler.halo, grain, size)
 
 
-def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> Part:
-    """One of :func:`windows_of`, enlarged.
+def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> tuple[Part, Residual | None]:
+    """One of :func:`windows_of`, enlarged, and what remains of its core by back-projection, if that was asked for.
 
     Missing pixels of the halo are filled as in the whole scene: from measured ones up to ``fill_reach`` away, so that
     many more pixels are read around it. The network sees the window alone.
@@ -64,22 +62,38 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> Part:
     core = [_within(part, span.start, span.stop) for part, span in zip(read, spans, strict=True)]
     source = image.pixels[tuple(core)]
     missing = None if image.missing is None else image.missing.cropped(*core)
+    residual = None
     if missing is not None and missing.everything:
         pixels = nearest(source, scale)
+        residual = Residual() if upscaler.consistency else None
     else:
         seen = [_within(part, span.low, span.high) for part, span in zip(read, spans, strict=True)]
         filled = upscaler.filled(image)[tuple(seen)]
-        larger = upscaler.upscale(replace(image, pixels=filled, missing=None)).pixels
-        pixels = larger[tuple(_enlarged(span.core, scale) for span in spans)]
+        inner = tuple(slice(*span.core) for span in spans)
+        counted = np.zeros((*window.shape, 1 if missing is None else missing.valid.shape[-1]), bool)
+        counted[inner] = True if missing is None else missing.valid
+        larger = upscaler.run(replace(image, pixels=filled, missing=None), counted)
+        pixels = larger.image.pixels[tuple(_enlarged(part, scale) for part in inner)]
+        residual = larger.residual
         if missing is not None:
             pixels = missing.restored(pixels, source, scale)
     mask = scene.mask(*(slice(span.start, span.stop) for span in spans))
-    return Part(
+    part = Part(
         row=enlarged(window.rows.start, scale),
         column=enlarged(window.columns.start, scale),
         pixels=pixels,
         mask=None if mask is None else nearest(mask, scale),
     )
+    return part, residual
+
+
+@dataclass(frozen=True)
+class UpscaledScene:
+    """What :func:`upscale_scene` made: its size, and how far it is from its source when shrunk, with ``consistency``."""
+
+    width: int
+    height: int
+    residual: Residual | None = None
 
 
 def upscale_scene(
@@ -90,25 +104,37 @@ def upscale_scene(
     *,
     window: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[int, int]:
+) -> UpscaledScene:
     """Enlarge a GeoTIFF on disk into another, a Cloud-Optimised one that appears whole or not at all.
 
     Args:
+        provenance: gets the residual as a measure.
         window: side of a window in source pixels; see :func:`windows_of`.
         progress: called with the number of windows done and of all, before the first and after each.
 
-    Returns width and height of the result. Errors as of :class:`Scene` and :class:`SceneWriter`.
+    Raises ConfigError for an upscaler that shall tell the uncertainty; further errors as of :class:`Scene`,
+    :class:`SceneWriter` and :class:`Upscaler`.
     """
+    if upscaler.uncertainty:
+        raise ConfigError(
+            "the uncertainty of a scene is not written by windows; upscale it as an image in memory, or do without"
+        )
     with Scene(source) as scene, SceneWriter(target, scene, upscaler.scale) as writer:
         windows = windows_of(scene, upscaler, window)
+        residual = Residual() if upscaler.consistency else None
         for number, place in enumerate(windows):
             if progress is not None:
                 progress(number, len(windows))
-            writer.put(upscale_window(scene, upscaler, place))
+            part, left = upscale_window(scene, upscaler, place)
+            writer.put(part)
+            if residual is not None and left is not None:
+                residual += left
         if progress is not None:
             progress(len(windows), len(windows))
+        if provenance is not None and residual is not None:
+            provenance = provenance.with_measures(residual=residual.describe())
         writer.finish(provenance)
-        return writer.width, writer.height
+        return UpscaledScene(writer.width, writer.height, residual)
 
 
 def _within(read: slice, start: int, stop: int) -> slice:

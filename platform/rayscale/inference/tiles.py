@@ -10,9 +10,8 @@ multiples of q, the *grain* (or at the image's border), and a tile's output grid
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,26 @@ class Span:
     high: int
 
     @property
-    def core(self) -> slice:
-        """The core relative to what was read."""
-        return slice(self.start - self.low, self.stop - self.low)
+    def core(self) -> tuple[int, int]:
+        """Start and stop of the core relative to what was read."""
+        return self.start - self.low, self.stop - self.low
+
+    def cut(self, core: int, halo: int, grain: int, size: int) -> list[Span]:
+        """Cover this core by cores of nearly equal length, none longer than ``core`` or one grain.
+
+        ``size`` is that of the image. What is read by one such core with its halo is not cut.
+        """
+        margin = -(-halo // grain) * grain
+        longest = max(core // grain, 1)
+        if self.high - self.low <= longest * grain + 2 * margin:
+            return [self]
+        first, grains = self.start // grain, -(-(self.stop - self.start) // grain)
+        count = -(-grains // longest)
+        edges = [min((first + grains * i // count) * grain, self.stop) for i in range(count + 1)]
+        return [
+            Span(start, stop, max(start - margin, 0), min(stop + margin, size))
+            for start, stop in pairwise(edges)
+        ]
 
 
 @dataclass(frozen=True)
@@ -37,29 +53,20 @@ class Tile:
     rows: Span
     columns: Span
 
+    @classmethod
+    def whole(cls, height: int, width: int) -> Tile:
+        """The tile that is the image."""
+        return cls(Span(0, height, 0, height), Span(0, width, 0, width))
+
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of what is read, halo included."""
         return self.rows.high - self.rows.low, self.columns.high - self.columns.low
 
-
-def spans(size: int, core: int, halo: int, grain: int = 1) -> list[Span]:
-    """Cover ``size`` pixels with cores of nearly equal length, none longer than ``core`` or one grain."""
-    grains = -(-size // grain)
-    count = -(-grains // max(core // grain, 1))
-    edges = [min(grains * i // count * grain, size) for i in range(count + 1)]
-    margin = -(-halo // grain) * grain
-    return [
-        Span(start, stop, max(start - margin, 0), min(stop + margin, size))
-        for start, stop in pairwise(edges)
-    ]
-
-
-def tiles(height: int, width: int, core: int, halo: int, grain: int = 1) -> Iterator[Tile]:
-    """The tiles of an image, row by row; one tile when the image fits into one core with its halo."""
-    side = core + 2 * halo
-    if height <= side and width <= side:
-        core = side + grain  # a multiple of the grain may be larger than the image
-    for rows in spans(height, core, halo, grain):
-        for columns in spans(width, core, halo, grain):
-            yield Tile(rows, columns)
+    def cut(
+        self, core: int, halo: int, grain: int, size: tuple[int, int], *, rows: bool = True
+    ) -> list[Tile]:
+        """This tile in smaller ones, row by row, each axis as :meth:`Span.cut`; with ``rows`` false in columns only."""
+        tall = self.rows.cut(core, halo, grain, size[0]) if rows else [self.rows]
+        wide = self.columns.cut(core, halo, grain, size[1])
+        return [Tile(*spans) for spans in product(tall, wide)]

@@ -7,32 +7,73 @@ concurrent requests cannot mix.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
+from rayscale.imaging import check_side
 from rayscale.imaging.levels import Levels
+from rayscale.inference import backprojection
+from rayscale.inference.backprojection import Residual, back_project
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
-from rayscale.inference.ensemble import self_ensemble
-from rayscale.inference.tiles import Tile, tiles
-from rayscale.resampling import enlarge, enlarged, exact_scale, nearest
+from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
+from rayscale.inference.parts import SMALLEST, Parts
+from rayscale.resampling import enlarge, enlarged, nearest
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
     from rayscale.imaging import Image
     from rayscale.models.network import SuperResolver
 
-Pixels = npt.NDArray[Any]
+Pixels = NDArray[Any]
 
-__all__ = ["Precision", "Upscaler"]
+__all__ = ["Precision", "Upscaled", "Upscaler"]
 
-_SMALLEST_TILE = 16
+
+@dataclass(frozen=True, eq=False)
+class Upscaled:
+    """An enlarged image and what was asked to be known of it.
+
+    Attributes:
+        residual: how far it is from its source when shrunk, with ``consistency``.
+        uncertainty: the standard deviations of its values over the self-ensemble, with ``uncertainty``.
+    """
+
+    image: Image
+    residual: Residual | None = None
+    uncertainty: Image | None = None
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """What provenance tells of this output."""
+        return {} if self.residual is None else {"residual": self.residual.describe()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """Pixels of an enlarged image or of one of its frames, with residual and standard deviations if asked for."""
+
+    pixels: Pixels
+    residual: Residual | None = None
+    deviations: Pixels | None = None
+
+    @classmethod
+    def stacked(cls, frames: list[_Values]) -> _Values:
+        """Those of a volume."""
+        residuals = [frame.residual for frame in frames if frame.residual is not None]
+        deviations = [frame.deviations for frame in frames if frame.deviations is not None]
+        return cls(
+            np.stack([frame.pixels for frame in frames]),
+            sum(residuals, Residual()) if residuals else None,
+            np.stack(deviations) if deviations else None,
+        )
 
 
 class Upscaler:
@@ -43,9 +84,13 @@ class Upscaler:
         scale: one that the model serves; see ``SuperResolver.resolve_scale``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         precision: ``auto`` uses bfloat16 for 8-bit images on hardware that has it, float32 otherwise.
-        tile: side of a tile's core in source pixels; the exact halo of the model comes on top. At a scale p/q a core
-            is at least q.
+        tile: columns of a panel, or side of a tile for a network without a path, in source pixels; the exact halo of
+            the model comes on top. At a scale p/q it is at least q. None is what is fast (1024, and 192 for tiles);
+            less takes less memory. Where memory is short it is halved as often as needed.
         ensemble: average over the eight flips and transpositions (the "+" variants), at eight times the cost.
+        consistency: correct the output by back-projection until it gives the source when shrunk.
+        uncertainty: the standard deviation over the eight of the ensemble, before any correction; implies ``ensemble``.
+        watch: called, unless None, before each strip or tile, in the thread of the call; what it raises ends the work.
 
     Raises ConfigError for settings that are not possible.
     """
@@ -57,27 +102,51 @@ class Upscaler:
         *,
         device: str = "auto",
         precision: Precision = "auto",
-        tile: int = 192,
+        tile: int | None = None,
         ensemble: bool = False,
+        consistency: bool = False,
+        uncertainty: bool = False,
+        watch: Callable[[], None] | None = None,
     ) -> None:
-        if tile < _SMALLEST_TILE:
-            raise ConfigError(f"tile {tile} is too small; use at least {_SMALLEST_TILE} pixels")
+        if tile is not None and tile < SMALLEST:
+            raise ConfigError(f"tile {tile} is too small; use at least {SMALLEST} pixels")
         self.scale = model.resolve_scale(scale)
         self.device = pick_device(device)
         self.precision: Precision = precision
         self.tile = tile
-        self.ensemble = ensemble
+        self.ensemble = ensemble or uncertainty
+        self.consistency = consistency
+        self.uncertainty = uncertainty
+        # Whoever wants to know how far the eight differ asks for each alone.
+        self._single = (
+            Upscaler(model, scale, device=device, precision=precision, tile=tile, watch=watch)
+            if uncertainty
+            else None
+        )
+        self.watch = watch
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         pick_dtype(precision, self.device, 8)  # a wrong name fails here, not at the first image
 
+    @property
+    def halo(self) -> int:
+        """Source pixels around a pixel that its enlargement depends on: what a window of a scene needs as a margin.
+
+        Exact for the network, an upper bound for the back-projection. At a scale p/q windows begin at multiples of q.
+        """
+        margin: int = self.model.halo(self.scale)
+        return margin + backprojection.HALO if self.consistency else margin
+
     def describe(self) -> dict[str, object]:
         """What determines the output besides the source and the weights."""
-        return {
+        facts: dict[str, object] = {
             "system": self.model.spec.system,
             "scale": self.scale,
             "precision": self.precision,
             "ensemble": self.ensemble,
         }
+        if self.consistency:
+            facts["consistency"] = f"{backprojection.ITERATIONS} back-projections"
+        return facts
 
     def upscale(self, image: Image) -> Image:
         """The image ``scale`` times as large, in the same container, type and channels.
@@ -86,38 +155,76 @@ class Upscaler:
         printed size stays, and so does the geometry of the container. Missing pixels are filled for the network
         and missing again in the output; the slices of a volume are enlarged one by one.
         """
+        return self.run(image).image
+
+    def run(self, image: Image, counted: NDArray[np.bool_] | None = None) -> Upscaled:
+        """``upscale``, with the residual and the uncertainty that were asked for.
+
+        Args:
+            counted: ``(H, W, 1)`` or ``(H, W, C)``, the pixels that make up the residual, of which missing ones never
+                count; None for all. The core of a window: with a margin of ``halo``, windows add up to the whole.
+
+        Raises UnsupportedError, before anything is computed, for the uncertainty of an image whose container has no
+        place for it.
+        """
         self._check_size(image.height, image.width, image.frames)
+        check_side(
+            image.container, enlarged(image.width, self.scale), enlarged(image.height, self.scale)
+        )
         scale, missing, metadata = self.scale, image.missing, image.metadata
+        if self._single is not None and metadata is not None:
+            metadata.of_deviations()
         alpha = None if image.alpha is None else enlarge(image.alpha, scale)
         dpi = None if image.dpi is None else (image.dpi[0] * scale, image.dpi[1] * scale)
-        return replace(
+        values = self._upscale_measured(image, counted)
+        larger = replace(
             image,
-            pixels=self._upscale_measured(image),
+            pixels=values.pixels,
             alpha=alpha,
             dpi=dpi,
             missing=None if missing is None else missing.scaled(scale),
             metadata=None if metadata is None else metadata.scaled(scale),
         )
+        uncertainty = None
+        if values.deviations is not None:
+            uncertainty = larger.of_deviations(values.deviations)
+        return Upscaled(larger, values.residual, uncertainty)
 
-    def _upscale_measured(self, image: Image) -> Pixels:
-        """Pixels of the enlarged image: the network where something was measured, the source elsewhere."""
+    def _upscale_measured(self, image: Image, counted: NDArray[np.bool_] | None) -> _Values:
+        """Values of the enlarged image: the network where something was measured, the source elsewhere."""
         source, missing = image.pixels, image.missing
         if missing is not None and missing.everything:
-            return nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
-        filled = self.filled(image)
+            pixels = nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
+            deviations = None if self._single is None else np.zeros(pixels.shape, np.float32)
+            return _Values(pixels, Residual() if self.consistency else None, deviations)
+        filled, valid = self.filled(image), counted
+        if missing is not None:
+            valid = missing.valid if counted is None else missing.valid & counted
         if source.ndim == 3:
-            output = self.upscale_pixels(filled, image.levels)
+            values = self._upscale_frame(filled, image.levels, valid)
         else:
-            output = np.stack([self.upscale_pixels(frame, image.levels) for frame in filled])
-        return output if missing is None else missing.restored(output, source, self.scale)
+            masks = (
+                repeat(None)
+                if valid is None
+                else np.broadcast_to(valid, (*source.shape[:-1], valid.shape[-1]))
+            )
+            values = _Values.stacked(
+                [
+                    self._upscale_frame(frame, image.levels, mask)
+                    for frame, mask in zip(filled, masks, strict=False)
+                ]
+            )
+        if missing is None:
+            return values
+        return replace(values, pixels=missing.restored(values.pixels, source, self.scale))
 
     @property
     def fill_reach(self) -> int:
-        """Pixels to where a missing value is looked for: what a network sees around a measured pixel lies nearer.
+        """Pixels to where a missing value is looked for: what is seen around a measured pixel lies nearer.
 
-        It sees a square of ``halo`` to each side; the corners are the farthest, sqrt(2) ``halo`` away.
+        That is a square of ``halo`` to each side; its corners are the farthest, sqrt(2) ``halo`` away.
         """
-        return math.isqrt(2 * self.model.halo(self.scale) ** 2) + 1
+        return math.isqrt(2 * self.halo**2) + 1
 
     def filled(self, image: Image) -> Pixels:
         """The pixels as the network shall see them, nothing missing; black where nothing was measured nearby."""
@@ -126,13 +233,19 @@ class Upscaler:
         blank = (0.0,) if image.levels is None else image.levels.black
         return image.missing.filled(image.pixels, self.fill_reach, blank)
 
-    @torch.inference_mode()
     def upscale_pixels(self, pixels: Pixels, levels: Levels | None = None) -> Pixels:
         """Upscale ``(H, W, C)`` pixels to ``(sH, sW, C)`` of the same type, integers rounded and clipped.
 
         ``levels`` says which values are black and white; only uint8 and uint16 can do without. Fractions of a pixel
         in the size are cut, as everywhere here: it is ``floor(scale * size)``.
         """
+        return self._upscale_frame(pixels, levels).pixels
+
+    @torch.inference_mode()
+    def _upscale_frame(
+        self, pixels: Pixels, levels: Levels | None, valid: NDArray[np.bool_] | None = None
+    ) -> _Values:
+        """``upscale_pixels`` with all that is to be known; only ``valid`` pixels count for the residual."""
         if pixels.ndim != 3 or (levels is None and pixels.dtype not in (np.uint8, np.uint16)):
             raise InputError(
                 f"expected (H, W, C) pixels of uint8 or uint16, got shape {pixels.shape} of {pixels.dtype}"
@@ -142,76 +255,81 @@ class Upscaler:
         value_range = self.model.spec.value_range
         height, width = (enlarged(side, self.scale) for side in pixels.shape[:2])
         out = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+        deviations = None if self._single is None else np.empty(out.shape, np.float32)
         for channels in self._groups(pixels.shape[2]):
             scaling = levels.of_channels(channels)
             planes = scaling.to_network(pixels[:, :, channels], value_range).transpose(2, 0, 1)
             x = torch.tensor(planes[None])
-            y = self.predict(x, bits=levels.bits)
-            if not torch.isfinite(y).all():
-                y = self.predict(
-                    x, bits=16
-                )  # float32: overflow of a narrow type is no reason to fail
-            if not torch.isfinite(y).all():
-                raise RayscaleError(
-                    "the network produced non-finite values for this image; its weights are damaged or "
-                    "were trained on another value range"
-                )
+            y, spread = self._finite(x, levels.bits)
+            if self.consistency:
+                y = self._back_projected(y, x, scaling, pixels.dtype)
             values = y[0].permute(1, 2, 0).numpy()
             out[:, :, channels] = scaling.to_values(values, value_range, pixels.dtype)
-        return out
+            if deviations is not None and spread is not None:
+                apart = spread[0].permute(1, 2, 0).numpy()
+                deviations[:, :, channels] = apart / scaling.unit(value_range, pixels.dtype)
+        residual = None
+        if self.consistency:
+            residual = backprojection.residual(out, pixels, self.scale, valid)
+        return _Values(out, residual, deviations)
+
+    def _finite(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
+        """Output and standard deviation (None unless asked for) in the range of the model.
+
+        Raises RayscaleError when the output is not finite in float32 either.
+        """
+        for depth in (bits, 16):  # overflow of a narrow type is no reason to fail
+            y, spread = self._moments(x, depth)
+            if torch.isfinite(y).all():
+                return y, spread
+        raise RayscaleError(
+            "the network produced non-finite values for this image; its weights are damaged or "
+            "were trained on another value range"
+        )
+
+    def _moments(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
+        single = self._single
+        if single is None:
+            return self.predict(x, bits=bits), None
+        height, width = (enlarged(side, self.scale) for side in x.shape[-2:])
+        mean, spread = (
+            moment[..., :height, :width]
+            for moment in ensemble_moments(
+                lambda view: single.predict(view, bits=bits), padded(x, self.scale)
+            )
+        )
+        return mean, spread
+
+    def _back_projected(self, y: Tensor, x: Tensor, scaling: Levels, dtype: Any) -> Tensor:
+        """``y`` corrected until it gives ``x`` when shrunk; what can be stored stays so."""
+        value_range = self.model.spec.value_range
+        # Floats have no unit: that of 16 bits from black to white, below which float32 has little to say, stands in.
+        unit = scaling.unit(value_range, dtype) if dtype.kind in "iu" else np.zeros(1, np.float32)
+        tolerance = backprojection.TOLERANCE * np.maximum(unit, value_range / 65535)
+        bounds = scaling.bounds(value_range, dtype)
+        limits = None if bounds is None else (_planes(bounds[0]), _planes(bounds[1]))
+        return back_project(y, x, self.scale, _planes(tolerance), limits)
 
     @torch.inference_mode()
     def predict(self, x: Tensor, *, bits: int = 16) -> Tensor:
         """The raw float32 output ``(N, C, sH, sW)`` on the CPU for ``x`` ``(N, C, H, W)`` in the model's value range.
 
-        Tiled with the exact halo: equal to the whole image at once. ``bits`` is the depth that the precision
-        has to serve; the default computes in float32.
+        Computed part by part, equal to the whole image at once. ``bits`` is the depth that the precision has to serve;
+        the default computes in float32.
 
         The self-ensemble needs an image that its flips leave on its own output grid. At a scale p/q that is one whose
         sides are multiples of q: others grow to it by repeating their last row and column, and what these made is
         cut off again.
+
+        Raises OutOfMemoryError when not even the smallest parts fit into memory.
         """
         dtype = pick_dtype(self.precision, self.device, bits)
+        parts = Parts(self.model, self.scale, self.device, dtype, self.tile, self.watch)
+        if not self.ensemble:
+            return parts.enlarge(x)
         height, width = x.shape[-2:]
-        grain = exact_scale(self.scale).denominator
-        if self.ensemble:
-            x = functional.pad(x, (0, -width % grain, 0, -height % grain), mode="replicate")
-        halo = self.model.halo(self.scale)
-        tall, wide = x.shape[-2:]
-        out = torch.empty(*x.shape[:2], enlarged(tall, self.scale), enlarged(wide, self.scale))
-        for tile in tiles(tall, wide, self.tile, halo, grain):
-            self._predict_tile(x, out, tile, dtype)
+        out = self_ensemble(parts.enlarge, padded(x, self.scale))
         return out[..., : enlarged(height, self.scale), : enlarged(width, self.scale)]
-
-    def _predict_tile(self, x: Tensor, out: Tensor, tile: Tile, dtype: torch.dtype) -> None:
-        rows, columns = tile.rows, tile.columns
-        part = x[..., rows.low : rows.high, columns.low : columns.high].to(self.device)
-        part = part.contiguous(memory_format=torch.channels_last)
-        y = (
-            self_ensemble(lambda v: self._forward(v, dtype), part)
-            if self.ensemble
-            else (self._forward(part, dtype))
-        )
-        whole = (
-            ...,
-            self._enlarged(rows.start, rows.stop),
-            self._enlarged(columns.start, columns.stop),
-        )
-        core = (
-            ...,
-            self._enlarged(rows.core.start, rows.core.stop),
-            self._enlarged(columns.core.start, columns.core.stop),
-        )
-        out[whole] = y[core]
-
-    def _enlarged(self, start: int, stop: int) -> slice:
-        """The output pixels of the source pixels from ``start`` (a multiple of the grain) up to ``stop``."""
-        return slice(enlarged(start, self.scale), enlarged(stop, self.scale))
-
-    def _forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            y: Tensor = self.model(x, self.scale)
-        return y.float()
 
     def _groups(self, count: int) -> list[slice]:
         """The channels that the model takes together, of ``count``.
@@ -237,3 +355,8 @@ class Upscaler:
                 f"{width}x{height} pixels{f' of {frames} slices' * (frames > 1)} at x{self.scale} make {wide}x{tall}, "
                 f"over the limit of {limit} output pixels; raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
             )
+
+
+def _planes(values: Pixels) -> Tensor:
+    """One value, or one per channel, to be combined with ``(N, C, H, W)``."""
+    return torch.from_numpy(np.asarray(values, np.float32).reshape(-1, 1, 1))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rayscale.errors import ConfigError
-from rayscale.models.luma import LumaResolver
+from rayscale.models.luma import LUMA_GAIN, LumaResolver
 from rayscale.models.network import full_precision, require_trunk
+from rayscale.models.path import widened
 from rayscale.models.spec import ModelSpec
 from rayscale.resampling import upsample
 
@@ -56,7 +57,17 @@ class APlus(LumaResolver):
         self.regressors = _zeros(atoms, components, features)
         self.patches = _zeros(components, pixels)
 
-    def enlarge_luma(self, y: Tensor, scale: float) -> Tensor:
+    def enlarge(self, x: Tensor, scale: float) -> Tensor:
+        wide = widened(x)
+        y = self.training_view(wide)
+        detail = self._detail_of(y.flatten(0, 1)[:, None])
+        detail = detail.reshape(*y.shape[:2], *detail.shape[2:])
+        if x.shape[1] == 3:
+            detail = LUMA_GAIN * detail
+        return upsample(wide, scale) + detail
+
+    def _detail_of(self, y: Tensor) -> Tensor:
+        """What is added to the interpolation of ``y (N, 1, H, W)``."""
         # The features are small differences of pixels: nothing of them would be left in bfloat16.
         with full_precision(y):
             wide = y.to(torch.promote_types(y.dtype, self.features.dtype))
@@ -65,17 +76,17 @@ class APlus(LumaResolver):
             height, width = y.shape[-2:]
             rows = max(1, _AT_ONCE // (y.shape[0] * width))
             bands = [
-                self._detail(padded[:, :, top : top + rows + 2 * margin])
+                self._band(padded[:, :, top : top + rows + 2 * margin])
                 for top in range(0, height, rows)
             ]
-            return upsample(wide, scale) + torch.cat(bands, dim=2)
+            return torch.cat(bands, dim=2)
 
     def halo(self, scale: float) -> int:
         self.resolve_scale(scale)
         return _REACH + _OVERLAP
 
-    def _detail(self, y: Tensor) -> Tensor:
-        """What is added to the interpolation of ``y (N, 1, H, W)`` inside its margin of 5 LR pixels."""
+    def _band(self, y: Tensor) -> Tensor:
+        """The detail of ``y (N, 1, H, W)`` inside its margin of 5 LR pixels."""
         count, _, height, width = y.shape
         windows = functional.unfold(y, WINDOW)
         features = (self.features @ windows).transpose(1, 2)

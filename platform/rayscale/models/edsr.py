@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from rayscale.errors import ConfigError
 from rayscale.models.network import (
@@ -11,9 +11,9 @@ from rayscale.models.network import (
     SuperResolver,
     Upsampler,
     conv,
-    reach,
     require_trunk,
 )
+from rayscale.models.path import Skip
 from rayscale.models.spec import ModelSpec
 
 
@@ -42,11 +42,5 @@ class EDSR(SuperResolver):
         )
         self.add_mean = MeanShift(spec.value_range, spec.mean, sign=+1)
 
-    def enlarge(self, x: Tensor, scale: float) -> Tensor:
-        head = self.head(self.sub_mean(x))
-        enlarged: Tensor = self.add_mean(self.tail(self.body(head) + head))
-        return enlarged
-
-    def halo(self, scale: float) -> int:
-        self.resolve_scale(scale)
-        return reach((self.head, self.body, self.tail))
+    def path(self, scale: float, channels: int) -> nn.Sequential:
+        return nn.Sequential(self.sub_mean, self.head, Skip(self.body), self.tail, self.add_mean)

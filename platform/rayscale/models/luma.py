@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from rayscale.errors import ConfigError
-from rayscale.models.network import SuperResolver, reach
+from rayscale.models.network import SuperResolver
+from rayscale.models.path import Interpolate, Planes, Pointwise, Skip
 from rayscale.models.spec import ModelSpec
-from rayscale.resampling import exact_scale, upsample
 
 # BT.601 as in MATLAB's rgb2ycbcr: Y of an image in [0, 1] lies in 16/255 .. 235/255.
 _WEIGHTS = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 _OFFSET = 16 / 255
-_GAIN = 255 / 219  # what a change of Y adds to each of R, G and B
+LUMA_GAIN = 255 / 219
+"""What a change of Y adds to each of R, G and B when chroma is kept."""
 
 
 class LumaResolver(SuperResolver):
     """A network of one channel that takes images of any number of them.
 
     Three channels are RGB: the network enlarges Y, chroma is bicubic, as the published evaluations do. Any other
-    number is enlarged channel by channel. A subclass implements ``enlarge_luma`` and ``halo``.
+    number is enlarged channel by channel.
     """
 
     any_channels = True
@@ -37,29 +36,12 @@ class LumaResolver(SuperResolver):
                 f"not {spec.channels}"
             )
 
-    @abstractmethod
-    def enlarge_luma(self, y: Tensor, scale: float) -> Tensor:
-        """Enlarge ``(N, 1, H, W)`` in ``[0, value_range]``."""
-
-    def enlarge(self, x: Tensor, scale: float) -> Tensor:
-        if x.shape[1] != 3:
-            planes = self.enlarge_luma(x.flatten(0, 1)[:, None], scale)
-            return planes.reshape(*x.shape[:2], *planes.shape[2:])
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        y = self.training_view(wide)
-        # With chroma kept, R, G and B all grow by the same multiple of what Y gains over bicubic.
-        gain = self.enlarge_luma(y, scale) - upsample(y, scale)
-        return upsample(wide, scale) + gain * _GAIN
-
     def training_view(self, x: Tensor) -> Tensor:
         """Y ``(N, 1, H, W)`` of RGB, any other number of channels as it is."""
-        if x.shape[1] != 3:
-            return x
-        r, g, b = (weight * x[:, i : i + 1] for i, weight in enumerate(_WEIGHTS))
-        return r + g + b + _OFFSET * self.spec.value_range
+        return x if x.shape[1] != 3 else luma(x, self.spec.value_range)
 
 
-class PreUpsampled(LumaResolver):
+class PreUpsampled(LumaResolver, ABC):
     """Bicubic first, then layers that work at the target size: any scale in (1, 4].
 
     The scales of the specification are those the weights were trained for; at others they do what they can. A
@@ -70,16 +52,43 @@ class PreUpsampled(LumaResolver):
     layers: nn.Sequential
 
     @abstractmethod
-    def refine(self, y: Tensor) -> Tensor:
-        """Luma ``(N, 1, H, W)`` from its bicubic enlargement of the same size, in ``[0, value_range]``."""
+    def refine(self) -> nn.Module:
+        """The stages from the bicubic enlargement of luma ``(N, 1, H, W)`` to what it should be, in ``[0, value_range]``."""
 
-    def enlarge_luma(self, y: Tensor, scale: float) -> Tensor:
-        wide = y.to(torch.promote_types(y.dtype, torch.float32))
-        return self.refine(upsample(wide, scale))
+    def path(self, scale: float, channels: int) -> nn.Sequential:
+        if channels == 3:
+            return nn.Sequential(
+                Interpolate(scale), RefineLuma(self.refine(), self.spec.value_range)
+            )
+        return nn.Sequential(Planes(1), Interpolate(scale), self.refine(), Planes(channels))
 
-    def halo(self, scale: float) -> int:
-        exact = exact_scale(self.resolve_scale(scale))
-        return math.ceil(reach([self.layers]) / exact) + 2  # bicubic reaches 2 LR pixels
+
+class Luma(Pointwise):
+    """Y ``(N, 1, H, W)`` of RGB."""
+
+    def __init__(self, value_range: float) -> None:
+        super().__init__()
+        self.value_range = value_range
+
+    def forward(self, x: Tensor) -> Tensor:
+        return luma(x, self.value_range)
+
+
+class RefineLuma(Skip):
+    """RGB whose Y is replaced by what ``refine`` makes of it, chroma kept."""
+
+    def __init__(self, refine: nn.Module, value_range: float) -> None:
+        super().__init__(nn.Sequential(Luma(value_range), refine), LUMA_GAIN)
+        self.value_range = value_range
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().join(x, y - luma(x, self.value_range))
+
+
+def luma(x: Tensor, value_range: float) -> Tensor:
+    """Y ``(N, 1, H, W)`` of RGB ``(N, 3, H, W)`` in ``[0, value_range]``, as MATLAB's rgb2ycbcr computes it."""
+    r, g, b = (weight * x[:, i : i + 1] for i, weight in enumerate(_WEIGHTS))
+    return r + g + b + _OFFSET * value_range
 
 
 def he_conv(

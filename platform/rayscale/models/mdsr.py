@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from rayscale.errors import ConfigError
 from rayscale.models.network import (
@@ -11,9 +11,9 @@ from rayscale.models.network import (
     SuperResolver,
     Upsampler,
     conv,
-    reach,
     require_trunk,
 )
+from rayscale.models.path import Skip
 from rayscale.models.spec import ModelSpec
 
 
@@ -47,15 +47,14 @@ class MDSR(SuperResolver):
         self.tail = nn.Sequential(conv(filters, spec.channels, 3))
         self.add_mean = MeanShift(spec.value_range, spec.mean, sign=+1)
 
-    def enlarge(self, x: Tensor, scale: float) -> Tensor:
+    def path(self, scale: float, channels: int) -> nn.Sequential:
         index = self.scales.index(int(scale))
-        start = self.pre_process[index](self.head(self.sub_mean(x)))
-        features = self.upsample[index](self.body(start) + start)
-        enlarged: Tensor = self.add_mean(self.tail(features))
-        return enlarged
-
-    def halo(self, scale: float) -> int:
-        index = self.scales.index(int(self.resolve_scale(scale)))
-        return reach(
-            (self.head, self.pre_process[index], self.body, self.upsample[index], self.tail)
+        return nn.Sequential(
+            self.sub_mean,
+            self.head,
+            self.pre_process[index],
+            Skip(self.body),
+            self.upsample[index],
+            self.tail,
+            self.add_mean,
         )

@@ -16,9 +16,9 @@ from rayscale.models.network import (
     SuperResolver,
     conv,
     full_precision,
-    reach,
     require_trunk,
 )
+from rayscale.models.path import reach
 from rayscale.models.spec import ModelSpec
 from rayscale.models.srresnet import norm_body, norm_head
 from rayscale.resampling import exact_scale

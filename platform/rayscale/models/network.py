@@ -5,25 +5,24 @@ The layers of the EDSR family keep the official module tree, so that state-dict 
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from rayscale.errors import ConfigError, InputError
+from rayscale.models.path import Pointwise, Skip, reach, widened
 from rayscale.models.spec import ModelSpec
 from rayscale.resampling import exact_scale
 
 
-class SuperResolver(nn.Module, ABC):
+class SuperResolver(nn.Module):
     """A network that enlarges images ``(N, C, H, W)`` by one of its ``scales``, or by any scale of its range.
 
-    A subclass sets its layers up from the specification and implements ``enlarge`` and ``halo``.
+    A subclass sets its layers up from the specification and implements ``path``; or, where what it does is no sequence
+    of stages, ``enlarge`` and ``halo``.
     """
 
     # Prefixes of the state-dict keys that belong to one scale; a warm start leaves them fresh.
@@ -88,18 +87,32 @@ class SuperResolver(nn.Module, ABC):
                 f"{self.spec.system} takes tensors (N, {self.channels}, H, W), not {tuple(x.shape)}"
             )
         y = self.enlarge(x, scale)
-        return y.to(torch.promote_types(y.dtype, torch.float32))
+        return widened(y)
 
-    @abstractmethod
+    def path(self, scale: float, channels: int) -> nn.Sequential | None:
+        """The stages (see ``rayscale.models.path``) that enlarge images of ``channels`` channels, if there are such.
+
+        Made anew at each call around the network's own layers, whose places in the state dict stay what they are.
+        """
+        return None
+
     def enlarge(self, x: Tensor, scale: float) -> Tensor:
         """The computation of ``forward``, its arguments already checked; it may stay narrow under autocast."""
+        enlarged: Tensor = self._stages(scale, x.shape[1])(x)
+        return enlarged
 
-    @abstractmethod
     def halo(self, scale: float) -> int:
         """LR pixels around a pixel that its enlargement depends on: the exact margin of a tile."""
+        return reach(self._stages(self.resolve_scale(scale), self.channels))
+
+    def _stages(self, scale: float, channels: int) -> nn.Sequential:
+        path = self.path(scale, channels)
+        if path is None:
+            raise NotImplementedError(f"{type(self).__name__} needs a path, or enlarge and halo")
+        return path
 
 
-class MeanShift(nn.Module):
+class MeanShift(Pointwise):
     """Add ``sign * value_range * mean`` per channel, in float32 at least.
 
     Official code does this by a frozen 1x1 convolution with an identity weight. Its keys are kept (as
@@ -118,8 +131,7 @@ class MeanShift(nn.Module):
         self.register_buffer("bias", torch.tensor(self.shift))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return wide + self.bias[:, None, None]
+        return widened(x) + self.bias[:, None, None]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Refuse a shift that ``forward`` or the specification would not honour."""
@@ -141,18 +153,14 @@ class MeanShift(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-class ResBlock(nn.Module):
+class ResBlock(Skip):
     """``x + residual_scaling * conv(relu(conv(x)))``: no normalisation, nothing after the addition."""
 
     def __init__(self, filters: int, kernel: int, residual_scaling: float = 1.0) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
+        body = nn.Sequential(
             conv(filters, filters, kernel), nn.ReLU(inplace=True), conv(filters, filters, kernel)
         )
-        self.residual_scaling = residual_scaling
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.add(x, self.body(x), alpha=self.residual_scaling)
+        super().__init__(body, residual_scaling)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -202,22 +210,6 @@ def identity(channels: int) -> Tensor:
 def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
     """A convolution with bias that keeps the size of the image (zero padding)."""
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-
-
-def reach(path: Iterable[nn.Module]) -> int:
-    """Halo in LR pixels of layers run one after the other, from the input to the output.
-
-    Each convolution reaches half its kernel, on a grid that every pixel shuffle made finer. Skip connections
-    reach less than what they skip, so they do not count.
-    """
-    total, grid = Fraction(0), 1
-    for part in path:
-        for layer in part.modules():
-            if isinstance(layer, nn.Conv2d):
-                total += Fraction(int(layer.kernel_size[0]) // 2, grid)
-            elif isinstance(layer, nn.PixelShuffle):
-                grid *= layer.upscale_factor
-    return math.ceil(total)
 
 
 def require_trunk(spec: ModelSpec) -> None:

@@ -5,29 +5,26 @@ Not the "MSRResNet" of other toolkits, which has no batch normalisation.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from rayscale.errors import ConfigError
-from rayscale.models.network import BatchNorm, SuperResolver, Upsampler, conv, reach, require_trunk
+from rayscale.models.network import BatchNorm, SuperResolver, Upsampler, conv, require_trunk
+from rayscale.models.path import Affine, Skip
 from rayscale.models.spec import ModelSpec
 
 
-class NormBlock(nn.Module):
+class NormBlock(Skip):
     """A residual block with batch normalisation: ``x + bn(conv(prelu(bn(conv(x)))))``."""
 
     def __init__(self, filters: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
+        body = nn.Sequential(
             conv(filters, filters, 3),
             BatchNorm(filters),
             nn.PReLU(),
             conv(filters, filters, 3),
             BatchNorm(filters),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.body(x)
-        return y
+        super().__init__(body)
 
 
 def norm_head(channels: int, filters: int) -> nn.Sequential:
@@ -64,11 +61,12 @@ class SRResNet(SuperResolver):
             conv(spec.filters, spec.channels, 9),
         )
 
-    def enlarge(self, x: Tensor, scale: float) -> Tensor:
-        head = self.head(x / self.spec.value_range)
-        signed: Tensor = self.tail(self.body(head) + head).float()
-        return (signed + 1) * (self.spec.value_range / 2)
-
-    def halo(self, scale: float) -> int:
-        self.resolve_scale(scale)
-        return reach((self.head, self.body, self.tail))
+    def path(self, scale: float, channels: int) -> nn.Sequential:
+        half = self.spec.value_range / 2
+        return nn.Sequential(
+            Affine(1 / self.spec.value_range),
+            self.head,
+            Skip(self.body),
+            self.tail,
+            Affine(half, half),
+        )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from rayscale.errors import ConfigError
 from rayscale.models.luma import PreUpsampled, he_conv
+from rayscale.models.path import Affine, Skip
 from rayscale.models.spec import ModelSpec
 
 
@@ -30,6 +31,6 @@ class VDSR(PreUpsampled):
             layers += [he_conv(inputs, outputs, 3), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers[:-1])
 
-    def refine(self, y: Tensor) -> Tensor:
-        residual: Tensor = self.layers(y / self.spec.value_range)
-        return y + residual * self.spec.value_range
+    def refine(self) -> Skip:
+        value_range = self.spec.value_range
+        return Skip(nn.Sequential(Affine(1 / value_range), self.layers), value_range)

@@ -1,4 +1,4 @@
-"""Weight files: the own format (safetensors with the specification inside), foreign files, warm starts.
+"""Weight files: the own format (safetensors with the specification inside), and foreign files.
 
 How foreign state dicts are laid out is the business of ``rayscale.models.foreign``. Where files come from
 (object storage, the model registry) is not known here: everything is a local path. Nothing that a file says
@@ -33,7 +33,8 @@ from rayscale.models.spec import SPEC_KEY, ModelSpec
 FORMAT_KEY = "rayscale.format"
 FORMAT = "1"
 
-_LARGE = 1 << 16  # numbers of a tensor from which its share of the file matters
+_LARGE = 1 << 15  # numbers of a tensor from which its share of the file matters
+_STEP = ".step"
 
 Layout = Literal["auto", "rayscale", "official", "basicsr", "super-image"]
 
@@ -71,18 +72,20 @@ def save_model(
     bytes. ``extra`` goes into the metadata; keys that begin with ``rayscale.`` are taken. WeightsError for
     weights that are not finite, which could not be read again.
 
-    ``dtype`` is float32, or float16 for a file of half the size: then tensors of 65,536 numbers or more are
-    rounded to it (smaller ones weigh nothing and stay exact). Reading always gives float32.
+    ``dtype`` is float32, or float16 or int8 for a file of half or a quarter of the size: then tensors of 32,768
+    numbers or more are rounded to it (smaller ones weigh nothing and stay exact). Integers count steps of a 127th of
+    the largest weight of their output channel; the steps lie beside them, as ``KEY.step``. Reading always gives
+    float32.
     """
     path = Path(path)
-    if dtype not in (torch.float32, torch.float16):
-        raise ConfigError(f"weights are stored as float32 or float16, not {dtype}")
+    if dtype not in (torch.float32, torch.float16, torch.int8):
+        raise ConfigError(f"weights are stored as float32, float16 or int8, not {dtype}")
     metadata = dict(extra or {})
     if taken := sorted(key for key in metadata if key.startswith("rayscale.")):
         raise ConfigError(f"the metadata key {taken[0]} is reserved; use another prefix")
     metadata |= {SPEC_KEY: model.spec.to_json(), FORMAT_KEY: FORMAT}
     state = _checked({key: value.detach().cpu() for key, value in model.state_dict().items()})
-    state = {key: _narrowed(key, value, dtype) for key, value in state.items()}
+    state = _quantised(state) if dtype == torch.int8 else _narrowed(state, dtype)
     # safetensors writes metadata in random order: put the header together again, sorted.
     packed = safetensors.torch.save(state)
     length = int.from_bytes(packed[:8], "little")
@@ -148,7 +151,7 @@ def read_weights(
         metadata, content = _parse(data)
         if SPEC_KEY in metadata and layout in ("auto", "rayscale"):
             found: str = "rayscale"
-            spec, state = _own(metadata), content
+            spec, state = _own(metadata), _dequantised(content)
             if name is not None and name != spec.system:
                 raise ConfigError(f"it holds {spec.system}, not {name}; ask for {spec.system}")
         elif layout == "rayscale":
@@ -178,52 +181,6 @@ def sha256_of(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}") from None
-
-
-def warm_start(target: SuperResolver, source: SuperResolver) -> list[str]:
-    """Copy weights into ``target`` and return the keys that stay fresh.
-
-    For the same scales everything is copied. For others, all but what belongs to a scale: EDSR's tail, MDSR's
-    ``pre_process`` and ``upsample`` (the paper starts x3 and x4 from a trained x2 this way). The target keeps
-    its own mean. Nothing is changed on an error.
-
-    Raises:
-        ConfigError: another architecture, number of channels, size, value range or residual scaling.
-    """
-    if type(target) is not type(source):
-        raise ConfigError(
-            f"{target.spec.system} cannot start from {source.spec.system}: another architecture"
-        )
-    for name in ("value_range", "residual_scaling"):
-        ours, theirs = getattr(target.spec, name), getattr(source.spec, name)
-        if ours != theirs:
-            raise ConfigError(
-                f"cannot start from weights with {name} {theirs:g}: the model has {ours:g}; "
-                "use the same value"
-            )
-    same = target.scales == source.scales
-    own, given = _learned(target), _learned(source)
-    fresh = [] if same else [key for key in own if key.startswith(target.scale_bound)]
-    copied = [key for key in own if key not in fresh]
-    skipped = () if same else target.scale_bound
-    _require_same(
-        {key: own[key] for key in copied},
-        {key: value for key, value in given.items() if not (skipped and key.startswith(skipped))},
-    )
-    with torch.no_grad():
-        for key in copied:
-            own[key].copy_(given[key])
-    return fresh
-
-
-def _learned(model: SuperResolver) -> dict[str, Tensor]:
-    """What training changes: the parameters, and the statistics of batch normalisation."""
-    statistics = {
-        key: value
-        for key, value in model.named_buffers()
-        if key.endswith((".running_mean", ".running_var"))
-    }
-    return {**dict(model.named_parameters()), **statistics}
 
 
 def _read(path: Path) -> bytes:
@@ -295,14 +252,14 @@ def _assemble(spec: ModelSpec, state: dict[str, Tensor]) -> SuperResolver:
     except RayscaleError as error:
         raise InputError(str(error)) from None
     try:
-        _require_same(model.state_dict(), state)
+        require_same(model.state_dict(), state)
         model.load_state_dict(_checked(state), assign=True)
     except ConfigError as error:
         raise InputError(str(error)) from None
     return model
 
 
-def _require_same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def require_same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """ConfigError that names missing and unexpected keys and different shapes."""
     wrong = [f"{key} is missing" for key in expected if key not in found]
     wrong += [f"{key} is unexpected" for key in found if key not in expected]
@@ -330,13 +287,41 @@ def _checked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return checked
 
 
-def _narrowed(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A large tensor in ``dtype``; WeightsError where it has numbers beyond the range of that."""
-    if value.numel() < _LARGE:
-        return value
-    narrow = value.to(dtype)
-    if not bool(torch.isfinite(narrow).all()):
-        raise WeightsError(
-            f"{key} has values up to {value.abs().max().item():g}, beyond {dtype}; store it as float32"
-        )
-    return narrow
+def _narrowed(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Large tensors in ``dtype``; WeightsError where one has numbers beyond the range of that."""
+    narrowed = dict(state)
+    for key, value in state.items():
+        if value.numel() >= _LARGE:
+            narrowed[key] = value.to(dtype)
+            if not bool(torch.isfinite(narrowed[key]).all()):
+                raise WeightsError(
+                    f"{key} has values up to {value.abs().max().item():g}, beyond {dtype}; store it as float32"
+                )
+    return narrowed
+
+
+def _quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Large tensors as int8 with the step of each row (output channel) under ``KEY.step``."""
+    quantised = dict(state)
+    for key, value in state.items():
+        if value.numel() >= _LARGE:
+            step = value.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo().tiny) / 127
+            quantised[key + _STEP] = step
+            quantised[key] = (value / _per_row(step, value)).round().to(torch.int8)
+    return quantised
+
+
+def _dequantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of ``_quantised``; InputError for integers whose steps do not fit."""
+    values = {key: value for key, value in state.items() if not key.endswith(_STEP)}
+    for key, value in values.items():
+        if value.dtype == torch.int8:
+            step = state.get(key + _STEP)
+            if step is None or step.shape != value.shape[:1]:
+                raise InputError(f"{key} has integers without the step of each of its rows")
+            values[key] = value * _per_row(step, value)
+    return values
+
+
+def _per_row(step: Tensor, value: Tensor) -> Tensor:
+    return step.view(-1, *[1] * (value.ndim - 1))

@@ -12,7 +12,8 @@ from rayscale.data.manifest import Manifest
 from rayscale.errors import ConfigError
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model, find_system
-from rayscale.models.weights import read_weights, warm_start
+from rayscale.models.transfer import warm_start
+from rayscale.models.weights import read_weights
 from rayscale.storage import connect, split
 from rayscale.training.adversarial import AdversarialTrainer
 from rayscale.training.config import TrainConfig
@@ -74,6 +75,7 @@ def make_model(config: TrainConfig, manifest: Manifest) -> SuperResolver:
         filters=wanted.filters,
         blocks=wanted.blocks,
         residual_scaling=wanted.residual_scaling,
+        value_range=wanted.value_range,
         mean=mean,
     )
     if not any(p.requires_grad for p in model.parameters()):
@@ -81,14 +83,14 @@ def make_model(config: TrainConfig, manifest: Manifest) -> SuperResolver:
     for scale in wanted.drawn:
         model.resolve_scale(scale)
     if wanted.warm_start not in (None, "none"):
-        _start_from(model, str(wanted.warm_start))
+        _start_from(model, str(wanted.warm_start), any_range=wanted.value_range is not None)
     return model
 
 
-def _start_from(model: SuperResolver, uri: str) -> None:
+def _start_from(model: SuperResolver, uri: str, any_range: bool) -> None:
     folder, key = split(uri)
     with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
         path = Path(temporary, key)
         connect(folder).fetch(key, path)
-        fresh = warm_start(model, read_weights(path).model)
+        fresh = warm_start(model, read_weights(path).model, any_range=any_range)
     logger.info("started from %s; fresh: %s", uri, ", ".join(fresh) or "nothing")

@@ -242,13 +242,14 @@ def merged(file: str | Path | None, overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _merge(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values over a recipe of ``section.key``; what is no section is left to the validation."""
+    """Nested values over a recipe of ``section.key`` or ``key``; what is no section is left to the validation."""
     whole = dict(values)
     for name, value in recipe.items():
         section, _, key = name.partition(".")
-        own = whole.get(section, {})
-        if isinstance(own, Mapping):
-            whole[section] = {key: value, **own}
+        own = whole.get(section, {} if key else value)
+        if key and isinstance(own, Mapping):
+            own = {key: value, **own}
+        whole[section] = own
     return whole
 
 

@@ -51,10 +51,16 @@ class ModelSection(Section):
     residual_scaling: float | None = Field(
         default=None, gt=0, description="factor on each residual branch"
     )
+    value_range: float | None = Field(
+        default=None,
+        gt=0,
+        description="number that white becomes inside; more where the data use little of their type: 1671 makes "
+        "255 of a reflectance of 10000 in 16 bit",
+    )
     warm_start: str | None = Field(
         default=None,
-        description="safetensors (URI) whose weights start this network, such as x2 for x4; only its tail "
-        "stays fresh when the scale differs; `none` starts a GAN from fresh weights",
+        description="safetensors (URI) whose weights start this network: x2 for x4 (the tail stays fresh), EDSR for "
+        "MDSR, RGB for other channels; `none` starts a GAN from fresh weights",
     )
 
     @model_validator(mode="after")

@@ -33,6 +33,9 @@ T = TypeVar("T")
 MAX_ITEMS = 100_000
 """Items of all sequences of a file; each becomes an object of about a kilobyte. 1000 enhanced frames have 20 000."""
 
+MAX_SIDE = 0xFFFF
+"""Rows and columns have 16 bits."""
+
 _FIRST = 132  # the first element, after preamble and DICM
 _LONG_VR = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}
 _DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1"
@@ -66,6 +69,12 @@ class DicomMetadata:
     def scaled(self, scale: float) -> DicomMetadata:
         """The same object, of which ``write`` makes one of larger pixels."""
         return replace(self, scale=self.scale * float(exact_scale(scale)))
+
+    def of_deviations(self) -> DicomMetadata:
+        """Refused: of the classes that hold floating values none is an image of the source's class."""
+        raise UnsupportedError(
+            "uncertainty has no place in a DICOM image, whose pixels are integers; convert the series to NIfTI first"
+        )
 
 
 def probe(data: bytes) -> Header:
@@ -135,10 +144,6 @@ def _written(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes
     pydicom = _pydicom()
     dataset = copy.deepcopy(meta.dataset)
     dataset.Rows, dataset.Columns = image.height, image.width
-    if max(image.height, image.width) > 0xFFFF:
-        raise UnsupportedError(
-            f"DICOM holds up to 65535 rows and columns, not {image.height} x {image.width}"
-        )
     if image.channels == 3:
         dataset.PhotometricInterpretation, dataset.PlanarConfiguration = "RGB", 0
     for name, function in (("Smallest", np.min), ("Largest", np.max)):

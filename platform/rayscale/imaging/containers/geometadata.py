@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,6 +101,28 @@ class GeoMetadata:
                 tags[""][name] = f"{float(tags[''][name]) * r:.12g}"
         mask = None if self.mask is None else nearest(self.mask, scale)
         return replace(self, transform=transform, gcps=gcps, rpcs=rpcs, tags=tags, mask=mask)
+
+    def of_deviations(self) -> GeoMetadata:
+        """The same ground; NaN is nodata, so no mask is needed, and bands have no colour and no offset."""
+        bands = tuple(
+            replace(
+                band,
+                description=f"standard deviation of {band.description or f'band {number}'}",
+                offset=0.0,
+                colour=type(band.colour).undefined,
+            )
+            for number, band in enumerate(self.bands, 1)
+        )
+        predictor = self.predictor if self.predictor == "NO" else "FLOATING_POINT"
+        return replace(
+            self,
+            bands=bands,
+            nodata=math.nan,
+            mask=None,
+            alpha=None,
+            predictor=predictor,
+            bits=None,
+        )
 
 
 def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | None) -> GeoMetadata:

@@ -94,8 +94,6 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     meta = image.metadata
     if not isinstance(meta, GeoMetadata):
         raise UnsupportedError("a GeoTIFF is made from a GeoTIFF only; write this image as TIFF")
-    if max(image.width, image.height) > MAX_SIDE:
-        raise UnsupportedError(f"GeoTIFF holds sides of up to {MAX_SIDE} pixels")
     count = image.channels + (meta.alpha is not None)
     with (
         gdal.writing("the GeoTIFF") as rasterio,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
@@ -124,10 +124,6 @@ def write(image: Image) -> bytes:
         raise UnsupportedError(
             f"JPEG holds 8-bit grey or RGB without alpha; the image has {image.channels} channels of "
             f"{image.bits} bit{' and alpha' if image.alpha is not None else ''}: write it as PNG or TIFF"
-        )
-    if max(image.width, image.height) > MAX_SIDE:
-        raise TooLargeError(
-            f"JPEG of {image.width} x {image.height} is over its limit of {MAX_SIDE} a side; write it as PNG or TIFF"
         )
     lines = [
         value if name == "comment" else f"{name}: {value}" for name, value in image.text.items()

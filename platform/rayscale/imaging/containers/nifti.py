@@ -1,6 +1,6 @@
 """NIfTI-1 and NIfTI-2, plain or gzipped: volumes and series of volumes, enlarged slice by slice in the first two axes.
 
-The header is read here, with every size checked, before anything is inflated; nibabel is asked for the qform only.
+The header is read here, with every size checked, before anything is inflated; nibabel names its fields and computes the qform.
 Values stay as stored (slope and intercept are kept, not applied). Pairs of .hdr and .img are refused.
 """
 
@@ -79,6 +79,16 @@ class NiftiMetadata:
         total = self.scale * float(exact_scale(scale))
         return replace(self, layout=replace(self.layout, shape=shape), scale=total)
 
+    def of_deviations(self) -> NiftiMetadata:
+        """The same place; float32, and of slope and intercept the slope alone."""
+        header = _nibabel_header(self)
+        header["datatype"], header["bitpix"] = 16, 32
+        header["scl_slope"] = abs(header["scl_slope"])
+        for name in ("scl_inter", "cal_min", "cal_max"):
+            header[name] = 0
+        layout = replace(self.layout, dtype=np.dtype(self.layout.order + "f4"))
+        return replace(self, raw=header.binaryblock, layout=layout)
+
 
 def kind(data: bytes) -> str | None:
     """Name of the container when ``data`` begins like a NIfTI, inflating no more than its header."""
@@ -156,9 +166,8 @@ def _geometry(meta: NiftiMetadata, offset: int) -> Any:
 
     Fields are changed in place rather than through nibabel's setters, which would compute a quaternion anew.
     """
-    nibabel, layout, r = load("nibabel", "medical"), meta.layout, meta.scale
-    cls = nibabel.Nifti1Header if layout.version == 1 else nibabel.Nifti2Header
-    header = cls(meta.raw, endianness=layout.order, check=False)
+    layout, r = meta.layout, meta.scale
+    header = _nibabel_header(meta)
     header["vox_offset"] = offset
     header["dim"][1:3] = layout.shape[:2]
     if r == 1:
@@ -176,6 +185,12 @@ def _geometry(meta: NiftiMetadata, offset: int) -> Any:
     if int(header["dim_info"]) >> 4 in (1, 2):  # slices were acquired along an enlarged axis
         header["slice_code"] = header["slice_start"] = header["slice_end"] = 0
     return header
+
+
+def _nibabel_header(meta: NiftiMetadata) -> Any:
+    nibabel = load("nibabel", "medical")
+    cls = nibabel.Nifti1Header if meta.layout.version == 1 else nibabel.Nifti2Header
+    return cls(meta.raw, endianness=meta.layout.order, check=False)
 
 
 def _inflated_head(data: bytes) -> bytes:

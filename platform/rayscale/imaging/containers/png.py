@@ -128,10 +128,6 @@ def write(image: Image) -> bytes:
         raise UnsupportedError(
             f"PNG holds 1 or 3 channels, the image has {image.channels}; write it as TIFF"
         )
-    if max(image.width, image.height) > MAX_SIDE:
-        raise TooLargeError(
-            f"PNG of {image.width} x {image.height} is over libpng's limit of {MAX_SIDE} a side; write it as TIFF"
-        )
     planes = image.pixels
     if image.alpha is not None:
         planes = np.concatenate([planes, image.alpha[:, :, None]], axis=2)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rayscale.errors import InputError, UnsupportedError
-from rayscale.imaging.containers import jpeg
+from rayscale.imaging.containers import jpeg, remarks
 from rayscale.imaging.containers.ifd import MAX_VALUES, Ifd
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
@@ -26,8 +26,6 @@ MAX_SEGMENTS = MAX_VALUES
 """Strips or tiles of one page; a 64-megapixel page of 16 x 16 tiles has 250 000."""
 
 _SHARED_BYTES = 64 << 20
-
-_INCH, _CENTIMETRE = 2, 3
 
 # Tag 259 to its name, for the codecs that are read; those whose value is in _WRITABLE are written back.
 _CODECS = {
@@ -46,12 +44,6 @@ _PHOTOMETRIC = {
     9: "CIELab",
     32803: "raw sensor data",
 }
-
-_TEXT = {
-    269: "DocumentName", 270: "ImageDescription", 271: "Make", 272: "Model", 305: "Software",
-    306: "DateTime", 315: "Artist", 316: "HostComputer", 33432: "Copyright",
-}  # fmt: skip
-_DESCRIPTION = "ImageDescription"
 
 _SAMPLE_FORMATS = {5: "complex integer", 6: "complex float"}
 
@@ -123,8 +115,8 @@ def read(data: bytes, max_pixels: int) -> Image:
         container="tiff",
         alpha=alpha,
         icc=page.ifd.raw(34675) or None,
-        dpi=upright_dpi(_dpi(page.ifd), page.orientation),
-        text=_text(page.ifd),
+        dpi=upright_dpi(remarks.read_dpi(page.ifd), page.orientation),
+        text=remarks.read_text(page.ifd),
         encoding=_encoding(page),
     )
 
@@ -144,9 +136,15 @@ def write(image: Image) -> bytes:
     codec = encoding.get("compression", "deflate")
     codec = codec if codec in _WRITABLE else "deflate"
     predictor = codec in _WITH_PREDICTOR and bool(encoding.get("predictor", True))
-    options: dict[str, Any] = {}
+    floating = image.pixels.dtype.kind == "f"
+    text = remarks.text_tags(image.text)
+    options: dict[str, Any] = {"description": text.pop(remarks.DESCRIPTION, None)}
+    # Type 7 would be honest for UTF-8, but every reader expects type 2 (ASCII) here.
+    options["extratags"] = [
+        (tag, 2, len(value) + 1, value + b"\0", True) for tag, value in text.items()
+    ]
     if image.dpi:
-        options = {"resolution": image.dpi, "resolutionunit": _INCH}
+        options |= {"resolution": image.dpi, "resolutionunit": remarks.INCH}
     if planes.shape[2] == 1:
         stored = planes[:, :, 0]
     else:
@@ -159,14 +157,13 @@ def write(image: Image) -> bytes:
         planarconfig=(2 if planar else 1) if planes.shape[2] > 1 else None,
         extrasamples=extras or None,
         compression=_WRITABLE[codec],
-        predictor=2 if predictor else None,
+        predictor=(3 if floating else 2) if predictor else None,
         tile=encoding.get("tile"),
         bigtiff=True if encoding.get("bigtiff") else None,
         byteorder=encoding.get("byteorder", "<"),
         iccprofile=image.icc,
         metadata=None,
         software=False,
-        **_written_text(image),
         **options,
     )
     return out.getvalue()
@@ -332,39 +329,6 @@ def _planes(image: Image, base: int) -> tuple[np.ndarray, list[int]]:
         source = [0] * (image.channels - base) + [2]
     place = base + next(index for index, kind in enumerate(source) if kind in (1, 2))
     return np.insert(image.pixels, place, image.alpha, axis=2), source
-
-
-def _dpi(ifd: Ifd) -> tuple[float, float] | None:
-    unit = {_INCH: 1.0, _CENTIMETRE: 2.54}.get(ifd.integer(296, _INCH))
-    x, y = ifd.rational(282), ifd.rational(283)
-    return (x * unit, y * unit) if unit and x and y and x > 0 and y > 0 else None
-
-
-def _text(ifd: Ifd) -> dict[str, str]:
-    text = {name: value for tag, name in _TEXT.items() if (value := ifd.text(tag))}
-    # Descriptions that repeat the shape of the array are wrong at any other size.
-    if text.get(_DESCRIPTION, "").startswith(('{"shape"', "ImageJ=", "SCIFIO=")):
-        del text[_DESCRIPTION]
-    return text
-
-
-def _written_text(image: Image) -> dict[str, Any]:
-    tags = {name: tag for tag, name in _TEXT.items()}
-    lines = [
-        value if name == _DESCRIPTION else f"{name}: {value}"
-        for name, value in image.text.items()
-        if name == _DESCRIPTION or name not in tags
-    ]
-    # Type 7 would be honest for UTF-8, but every reader expects type 2 (ASCII) here.
-    extra = []
-    for name, value in image.text.items():
-        if name in tags and name != _DESCRIPTION:
-            encoded = value.replace("\0", "").encode("utf-8") + b"\0"
-            extra.append((tags[name], 2, len(encoded), encoded, True))
-    written: dict[str, Any] = {"extratags": extra}
-    if lines:
-        written["description"] = "\n".join(lines).replace("\0", "").encode("utf-8")
-    return written
 
 
 def _encoding(page: _Page) -> dict[str, Any]:

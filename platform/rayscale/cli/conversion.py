@@ -1,0 +1,173 @@
+"""From files to files: which output belongs to which input, and how each is read, changed and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from rayscale.cli.console import emit, note, progress_line
+from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+
+if TYPE_CHECKING:
+    from rayscale.imaging import Image, Provenance
+    from rayscale.inference import Upscaler
+
+    Change = Callable[[Image], "Changed"]
+
+UNCERTAINTY = "standard deviation over the eight outputs of the self-ensemble, in stored units"
+"""What the provenance of the file beside an output says of its values."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a command makes of an image: the result, who made it, what is left of ``|down(SR) - LR|``, its uncertainty."""
+
+    image: Image
+    provenance: Provenance | None = None
+    residual: dict[str, float] | None = None
+    uncertainty: Image | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished file: its size, what is left of ``|down(SR) - LR|``, the name of the file of its uncertainty."""
+
+    width: int
+    height: int
+    residual: dict[str, float] | None = None
+    uncertainty: str | None = None
+
+
+def file_jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """Pairs of input and output file; a folder is walked, its output folder left out."""
+    from rayscale.imaging import EXTENSIONS, ending_of
+
+    if source.is_file():
+        yield source, target / source.name if target.is_dir() else target
+        return
+    if not source.is_dir():
+        raise NotFoundError(f"there is no file or folder {source}")
+    if target.is_file():
+        raise ConfigError(f"{target} is a file, but the input {source} is a folder; name a folder")
+    if source.resolve() == target.resolve():
+        raise ConfigError(f"input and output are the same folder {source}; name another output")
+    found = False
+    for path in sorted(source.rglob("*")):
+        inside_target = target.resolve() in path.resolve().parents
+        if path.is_file() and ending_of(path.name) and not inside_target:
+            found = True
+            yield path, target / path.relative_to(source)
+    if not found:
+        raise NotFoundError(f"no images in {source}; looked for {', '.join(sorted(EXTENSIONS))}")
+
+
+def for_each(
+    jobs: list[tuple[Path, Path]],
+    convert: Callable[[Path, Path], Written],
+    json_: bool,
+) -> None:
+    """Make each output of its input; report failures, then exit with the code that tells."""
+    import time
+
+    done: list[dict[str, object]] = []
+    failed: list[dict[str, object]] = []
+    for number, (source, target) in enumerate(jobs, 1):
+        start = time.perf_counter()
+        try:
+            written = convert(source, target)
+        except (RayscaleError, OSError) as error:
+            failed.append({"input": str(source), "error": str(error)})
+            note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
+        else:
+            facts = {"residual": written.residual, "uncertainty": written.uncertainty}
+            known = {name: fact for name, fact in facts.items() if fact is not None}
+            done.append({"input": str(source), "output": str(target), **known})
+            told = [f"{written.width}x{written.height}", f"{time.perf_counter() - start:.1f} s"]
+            if written.residual is not None:
+                told += ["residual max {max:g}, RMS {rms:g}".format(**written.residual)]
+            note(f"[{number}/{len(jobs)}] {source} -> {target} ({', '.join(told)})")
+    if json_:
+        emit({"done": done, "failed": failed})
+    if failed:
+        raise typer.Exit(3 if done else 1)
+
+
+def convert(source: Path, target: Path, change: Change) -> Written:
+    """Read a file whole, change it, and write what it became."""
+    from dataclasses import replace
+
+    from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
+    from rayscale.storage import connect
+
+    ending = ending_of(target.name)
+    if not ending:
+        raise ConfigError(
+            f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
+            f"use one of {', '.join(sorted(EXTENSIONS))}"
+        )
+    image = read_image(source.read_bytes())
+    if ending not in CONTAINERS[image.container].suffixes and ending != ending_of(source.name):
+        image = replace(image, container=EXTENSIONS[ending], encoding={})
+    result = change(image)
+    store = connect(target.parent)
+    store.write(target.name, write_image(result.image, result.provenance))
+    beside = None
+    if result.uncertainty is not None:
+        suffixes = CONTAINERS[result.uncertainty.container].suffixes
+        name = f"{_stem(target)}.uncertainty{ending if ending in suffixes else suffixes[0]}"
+        made = result.provenance and result.provenance.with_measures(content=UNCERTAINTY)
+        store.write(name, write_image(result.uncertainty, made))
+        beside = str(target.with_name(name))
+    return Written(result.image.width, result.image.height, result.residual, beside)
+
+
+def is_scene_to_scene(source: Path, target: Path) -> bool:
+    """Whether a GeoTIFF is to become one; what else it might become is refused elsewhere."""
+    from rayscale.imaging import CONTAINERS, ending_of
+    from rayscale.imaging.scene import is_scene
+
+    return ending_of(target.name) in CONTAINERS["geotiff"].suffixes and is_scene(source)
+
+
+def convert_scene(
+    source: Path, target: Path, made: Callable[[int], tuple[Upscaler, Provenance]]
+) -> Written:
+    """Enlarge a GeoTIFF by windows, with what ``made`` returns for its number of channels."""
+    from rayscale.imaging.scene import Scene
+    from rayscale.inference import upscale_scene
+
+    with Scene(source) as scene:
+        upscaler, provenance = made(scene.channels)
+    with progress_line() as show:
+
+        def progress(done: int, count: int) -> None:
+            if count > 1:
+                show(f"{source}: {done} of {count} windows")
+
+        scene_made = upscale_scene(upscaler, source, target, provenance, progress=progress)
+    residual = scene_made.residual
+    told = None if residual is None else residual.describe()
+    return Written(scene_made.width, scene_made.height, told)
+
+
+def _stem(path: Path) -> str:
+    """The name without its ending, ``.nii.gz`` being one."""
+    from rayscale.imaging import ending_of
+
+    return path.name[: len(path.name) - len(ending_of(path.name))]
+
+
+def check_apart(jobs: list[tuple[Path, Path]]) -> None:
+    """Raise ConfigError when two outputs would share a file of uncertainty."""
+    seen: dict[Path, Path] = {}
+    for _, target in jobs:
+        other = seen.setdefault(target.with_name(_stem(target)), target)
+        if other != target:
+            raise ConfigError(
+                f"{other.name} and {target.name} differ in their ending alone, so both would have the uncertainty "
+                f"{_stem(target)}.uncertainty; rename one"
+            )

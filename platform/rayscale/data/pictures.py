@@ -1,0 +1,68 @@
+"""What of an image is trained on: its bands, the slices of a volume, in the numbers that a network sees later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayscale.errors import UnsupportedError
+from rayscale.imaging import Image
+from rayscale.imaging.levels import PICTURE_TYPES, Levels
+
+Pixels = npt.NDArray[Any]
+
+_WHITE = 65535
+
+
+def kind(image: Image, bands: Sequence[int] = ()) -> tuple[int, int]:
+    """Channels, and 8 or 16 bits, of the pictures of an image."""
+    return len(bands) or image.channels, image.bits if _is_plain(image) else 16
+
+
+def pictures(image: Image, bands: Sequence[int] = ()) -> list[Pixels]:
+    """The pictures ``(H, W, C)`` of an image, uint8 or uint16 from black to white.
+
+    Measurements (signed, floating, of fewer bits than their type) become 16 bit by the levels of their file, which are
+    those that inference uses: a network meets the same numbers in both. A volume is its slices, without those of
+    one value.
+
+    Args:
+        bands: numbers of the bands from 1, in the order wanted; all when empty.
+
+    Raises:
+        UnsupportedError: pixels without a measurement, a band that is not there, or a volume of one value.
+    """
+    if image.missing is not None and not image.missing.valid.all():
+        raise UnsupportedError(
+            "pixels are missing here, and training needs complete pictures; cut them off"
+        )
+    if wrong := [band for band in bands if not 1 <= band <= image.channels]:
+        raise UnsupportedError(f"has no band {wrong[0]}: its bands are 1 to {image.channels}")
+    pixels = image.pixels
+    if not _is_plain(image):
+        assert image.levels is not None
+        pixels = np.clip(np.rint(image.levels.to_network(pixels, _WHITE)), 0, _WHITE)
+        pixels = pixels.astype(np.uint16)
+    if bands:
+        pixels = pixels[..., [band - 1 for band in bands]]
+    if pixels.ndim == 3:
+        return [pixels]
+    slices = [plane for plane in pixels if plane.min() < plane.max()]
+    if not slices:
+        raise UnsupportedError("every slice has one value only: there is nothing to learn")
+    return slices
+
+
+def _is_plain(image: Image) -> bool:
+    """Whether black and white are the ends of the type."""
+    dtype = image.pixels.dtype
+    if image.levels is None:
+        return True
+    whole = Levels.of_type(dtype) if dtype in PICTURE_TYPES else None
+    return whole is not None and (whole.black, whole.white) == (
+        image.levels.black,
+        image.levels.white,
+    )

@@ -1,0 +1,114 @@
+"""Weights of one network as the start of another: of other scales, of other channels, MDSR from EDSR."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rayscale.errors import ConfigError
+from rayscale.models.edsr import EDSR
+from rayscale.models.mdsr import MDSR
+from rayscale.models.network import SuperResolver
+from rayscale.models.weights import require_same
+
+Weights = dict[str, Tensor]
+
+
+def warm_start(
+    target: SuperResolver, source: SuperResolver, *, any_range: bool = False
+) -> list[str]:
+    """Copy weights into ``target`` and return the keys that stay fresh.
+
+    - Of the same scales everything is copied. Of others, all but what belongs to a scale: EDSR's tail, MDSR's
+      ``pre_process`` and ``upsample`` (the paper starts x3 and x4 from a trained x2 this way).
+    - MDSR starts from EDSR as a network that enlarges by EDSR's scale exactly as that does: its ``pre_process``
+      changes nothing at first, and the upsamplers of other scales stay fresh.
+    - From RGB to one channel: the network of a grey image, the mean of R, G and B. To more channels: the first three
+      as they were; each further one is not looked at, and comes out as that mean, until training says otherwise.
+
+    The target keeps its own mean. Nothing is changed on an error.
+
+    Args:
+        any_range: also from weights of another value range, because the numbers that the target will see
+            were chosen to be like those.
+
+    Raises:
+        ConfigError: another architecture, size, value range or residual scaling, or channels that do not follow from
+            the source's.
+    """
+    for name in ("value_range", "residual_scaling"):
+        ours, theirs = getattr(target.spec, name), getattr(source.spec, name)
+        if ours != theirs and not (any_range and name == "value_range"):
+            raise ConfigError(
+                f"cannot start from weights with {name} {theirs:g}: the model has {ours:g}; "
+                "use the same value"
+            )
+    own, given = _learned(target), _given(target, source)
+    if target.channels != source.channels:
+        given = {key: _refit(key, value, target, source) for key, value in given.items()}
+    fresh = [key for key in own if key not in given and key.startswith(target.scale_bound)]
+    require_same({key: value for key, value in own.items() if key not in fresh}, given)
+    with torch.no_grad():
+        for key, value in given.items():
+            own[key].copy_(value)
+    return fresh
+
+
+def _learned(model: SuperResolver) -> Weights:
+    """What training changes: the parameters, and the statistics of batch normalisation."""
+    statistics = {
+        key: value
+        for key, value in model.named_buffers()
+        if key.endswith((".running_mean", ".running_var"))
+    }
+    return {**dict(model.named_parameters()), **statistics}
+
+
+def _given(target: SuperResolver, source: SuperResolver) -> Weights:
+    """What ``source`` has for ``target``, under the names of the target."""
+    learned = _learned(source)
+    if isinstance(target, MDSR) and isinstance(source, EDSR):
+        return _from_edsr(target, learned, source.scales[0])
+    if type(target) is not type(source):
+        raise ConfigError(
+            f"{target.spec.system} cannot start from {source.spec.system}: another architecture"
+        )
+    if target.scales == source.scales:
+        return learned
+    bound = target.scale_bound
+    return {k: v for k, v in learned.items() if not (bound and k.startswith(bound))}
+
+
+def _from_edsr(target: MDSR, learned: Weights, scale: int) -> Weights:
+    """EDSR's weights under MDSR's names, and the zeros that make the blocks of ``pre_process`` pass all on."""
+    given = {}
+    for key, value in learned.items():
+        if key.startswith("tail.0.") and scale in target.scales:
+            given[f"upsample.{target.scales.index(scale)}.{key.removeprefix('tail.0.')}"] = value
+        elif not key.startswith("tail.0."):
+            given[key.replace("tail.1.", "tail.0.")] = value
+    for key, value in target.named_parameters():
+        if key.startswith("pre_process.") and ".body.2." in key:
+            given[key] = torch.zeros_like(value)
+    return given
+
+
+def _refit(key: str, value: Tensor, target: SuperResolver, source: SuperResolver) -> Tensor:
+    """A weight of the first or the last layer for the target's channels; any other as it is."""
+    if key == "head.0.weight":
+        axis = 1
+    elif key.startswith("tail.") and len(value) == source.channels:
+        axis = 0
+    else:
+        return value
+    if target.channels == 1:
+        return value.sum(axis, keepdim=True) if axis else value.mean(0, keepdim=True)
+    more = target.channels - source.channels
+    if more < 0:
+        raise ConfigError(
+            f"{target.channels} channels cannot start from {source.channels}; 1 and more than "
+            f"{source.channels} can"
+        )
+    mean = value.mean(axis, keepdim=True)
+    further = torch.zeros_like(mean) if axis else mean
+    return torch.cat((value, further.repeat_interleave(more, axis)), axis)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from benchmarks import inference
+
+from rayscale.inference import Upscaler
+from rayscale.models.registry import create_model
+
+
+def test_the_table_names_every_contestant_and_who_is_missing(monkeypatch, capsys):
+    arguments = (
+        "--model srcnn --scale 2 --width 40 --height 30 --tiles 16 24 --rounds 1 --device cpu"
+    )
+    monkeypatch.setattr(sys, "argv", ["inference.py", *arguments.split()])
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    inference.main()
+    printed = capsys.readouterr().out
+    assert "without" in printed
+    for name in (inference.STRIPS, "tiles with halo", inference.BEST_TILE, inference.WHOLE):
+        assert f"{name} | float32 | " in printed
+
+
+def test_the_best_size_counts():
+    contestant = inference.Contestant("x", "float32", {}, {1: [3.0, 1.0, 2.0], 4: [2.5, 0.5, 4.0]})
+    assert contestant.rate == 2.5
+
+
+def test_a_network_that_hides_its_path_gives_the_same():
+    model = create_model("edsr-baseline", scale=2, blocks=1, filters=4)
+    x = torch.rand(1, 3, 40, 30) * 255
+    hidden = Upscaler(inference.Tiled(model), 2, device="cpu", tile=16).predict(x)
+    assert (hidden - Upscaler(model, 2, device="cpu").predict(x)).abs().max() <= 1e-3
+
+
+def test_a_model_without_a_path_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["inference.py", "--model", "bicubic"])
+    with pytest.raises(SystemExit):
+        inference.main()

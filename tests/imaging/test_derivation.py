@@ -1,0 +1,161 @@
+"""Derived DICOM objects against highdicom's geometry and dciodvfy: identity, place, and what they say of themselves."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from rayscale.errors import UnsupportedError
+from rayscale.imaging import Image, Provenance, read_image, write_image
+
+pydicom = pytest.importorskip("pydicom", reason="needs the extra medical")
+from pydicom.dataset import Dataset  # noqa: E402
+from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, generate_uid  # noqa: E402
+from tests.imaging.dicom_objects import OBLIQUE, PROVENANCE, opened, saved, scan, upscaled  # noqa: E402
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_corners_stay_in_the_patient(scale):
+    spatial = pytest.importorskip("highdicom.spatial", reason="needs highdicom")
+    before, after = opened(saved(scan())), opened(upscaled(saved(scan()), scale))
+    corners = np.array([[0, 0], [12, 0], [0, 10], [12, 10]], float)
+    old = spatial.ImageToReferenceTransformer.for_image(before)(corners)
+    new = spatial.ImageToReferenceTransformer.for_image(after)(corners * scale)
+    np.testing.assert_allclose(new, old, atol=1e-9)
+
+
+def test_the_object_says_what_it_is():
+    ds = scan(
+        LossyImageCompression="01", LossyImageCompressionRatio="9", ImagerPixelSpacing=[1.4, 1.0],
+        NominalScannedPixelSpacing=[2.8, 2.0], SmallestImagePixelValue=0, LargestImagePixelValue=1,
+        InstanceCreationDate="20240101", IconImageSequence=[Dataset()],
+    )  # fmt: skip
+    ds.add_new(0x60003000, "OW", bytes(16))
+    ds.private_block(0x11, "ACME", create=True).add_new(1, "LO", "kept")
+    before, after = opened(saved(ds)), opened(upscaled(saved(ds)))
+    for kept in (
+        "StudyInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "PatientName", "PatientID", "StudyDate",
+        "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "ImageOrientationPatient",
+        "LossyImageCompression", "LossyImageCompressionRatio", "SliceThickness", "InstanceNumber",
+        "BitsStored", "PixelRepresentation", "PhotometricInterpretation",
+    ):  # fmt: skip
+        assert after[kept].value == before[kept].value, kept
+    assert after[0x00111001].value == "kept"
+    for new in ("SOPInstanceUID", "SeriesInstanceUID"):
+        assert after[new].value != before[new].value
+        assert after[new].value.is_valid
+    assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID
+    assert after.ImageType == ["DERIVED", "SECONDARY", "AXIAL"]
+    assert (after.Rows, after.Columns) == (20, 24)
+    assert after.PixelSpacing == [0.35, 0.25]
+    assert after.ImagerPixelSpacing == [0.7, 0.5]
+    assert after.NominalScannedPixelSpacing == [1.4, 1.0]
+    assert after.SmallestImagePixelValue == after.pixel_array.min()
+    assert after.LargestImagePixelValue == after.pixel_array.max()
+    for gone in ("InstanceCreationDate", "IconImageSequence"):
+        assert gone not in after
+    assert 0x60003000 not in after
+    assert after.SeriesDescription == "Thorax [rayscale edsr/3, research use]"
+    assert "x2 by edsr/3" in after.DerivationDescription
+    assert after.DerivationCodeSequence[0].CodeValue == "113085"
+    source = after.SourceImageSequence[0]
+    assert source.ReferencedSOPInstanceUID == before.SOPInstanceUID
+    assert source.ReferencedSOPClassUID == CTImageStorage
+    equipment = after.ContributingEquipmentSequence[-1]
+    assert equipment.ManufacturerModelName == "edsr/3"
+    for word in ("0f" * 32, "Hounsfield", '"scale": 2'):
+        assert word in equipment.ContributionDescription
+
+
+def test_a_rerun_writes_the_same_object_and_a_series_stays_one():
+    first, second = scan(), scan(SOPInstanceUID=generate_uid(entropy_srcs=["other"]))
+    assert upscaled(saved(first)) == upscaled(saved(first))
+    one, two = opened(upscaled(saved(first))), opened(upscaled(saved(second)))
+    assert one.SeriesInstanceUID == two.SeriesInstanceUID
+    assert one.SOPInstanceUID != two.SOPInstanceUID
+    other = opened(upscaled(saved(first), provenance=Provenance("edsr/4", "1f" * 32)))
+    assert other.SeriesInstanceUID != one.SeriesInstanceUID
+
+
+def dciodvfy(data: bytes, path) -> set[str]:
+    path.write_bytes(data)
+    told = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+    lines = (told.stdout + told.stderr).splitlines()
+    assert any("CTImage" in line or "MRImage" in line for line in lines)
+    return {line for line in lines if line.startswith("Error")}
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy (Debian dicom3tools)")
+def test_dciodvfy_finds_no_new_errors(tmp_path):
+    data = saved(scan())
+    before = dciodvfy(data, tmp_path / "before.dcm")
+    assert dciodvfy(upscaled(data), tmp_path / "after.dcm") <= before
+
+
+def test_every_frame_of_an_enhanced_object_stays_in_place():
+    spatial = pytest.importorskip("highdicom.spatial", reason="needs highdicom")
+
+    def item(**elements) -> Dataset:
+        ds = Dataset()
+        for name, value in elements.items():
+            setattr(ds, name, value)
+        return ds
+
+    shared = item(
+        PixelMeasuresSequence=[item(PixelSpacing=[0.7, 0.5], SliceThickness=2)],
+        PlaneOrientationSequence=[item(ImageOrientationPatient=OBLIQUE)],
+        MRImageFrameTypeSequence=[item(FrameType=["ORIGINAL", "PRIMARY", "M", "NONE"])],
+    )
+    frames = [
+        item(
+            PlanePositionSequence=[item(ImagePositionPatient=[-100.5, 20.25, 3.0 * z])],
+            DerivationImageSequence=[item(DerivationDescription="earlier")],
+        )
+        for z in range(3)
+    ]
+    ds = scan(
+        (3, 10, 12), "uint16", SOPClassUID=EnhancedMRImageStorage, Modality="MR", NumberOfFrames=3,
+        SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=frames,
+    )  # fmt: skip
+    for name in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "SliceThickness",
+    ):
+        del ds[name]
+    before, after = opened(saved(ds)), opened(upscaled(saved(ds)))
+    corners = np.array([[0, 0], [12, 0], [0, 10], [12, 10]], float)
+    for number in (1, 2, 3):
+        transform = spatial.ImageToReferenceTransformer.for_image
+        np.testing.assert_allclose(
+            transform(after, frame_number=number)(2 * corners),
+            transform(before, frame_number=number)(corners),
+            atol=1e-9,
+        )
+    shared = after.SharedFunctionalGroupsSequence[0]
+    assert shared.MRImageFrameTypeSequence[0].FrameType == ["DERIVED", "SECONDARY", "M", "NONE"]
+    derivation = shared.DerivationImageSequence[0]
+    assert derivation.SourceImageSequence[0].ReferencedSOPInstanceUID == before.SOPInstanceUID
+    assert "DerivationImageSequence" not in after.PerFrameFunctionalGroupsSequence[0]
+
+
+def test_a_derived_object_must_name_its_maker_and_its_source():
+    image = read_image(saved(scan()))
+    with pytest.raises(UnsupportedError, match="provenance"):
+        write_image(image)
+    with pytest.raises(UnsupportedError, match="geometry would be lost"):
+        write_image(Image(**{**vars(image), "container": "png"}), PROVENANCE)
+    with pytest.raises(UnsupportedError, match="from a DICOM object only"):
+        write_image(Image(np.zeros((4, 4, 1), np.uint8), "dicom"), PROVENANCE)
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy (Debian dicom3tools)")
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm"])
+def test_dciodvfy_finds_no_new_errors_in_real_objects(shared_data, tmp_path, name):
+    data = (shared_data / "domain/medical/dicom" / name).read_bytes()
+    before = dciodvfy(data, tmp_path / "before.dcm")
+    assert dciodvfy(upscaled(data), tmp_path / "after.dcm") <= before

@@ -1,0 +1,116 @@
+"""DICOM that lies, is damaged or makes a library talk: one error, little memory, and nothing about the patient."""
+
+from __future__ import annotations
+
+import logging
+import tracemalloc
+import warnings
+import zlib
+from functools import partial
+
+import pytest
+
+from rayscale.errors import InputError, TooLargeError
+from rayscale.imaging import probe, read_image
+
+pydicom = pytest.importorskip("pydicom", reason="needs the extra medical")
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless  # noqa: E402
+from tests.imaging.dicom_objects import PATIENT, RNG, complaint, compress, saved, scan  # noqa: E402
+
+
+def test_a_deflated_bomb_stays_small():
+    data = saved(scan(), DeflatedExplicitVRLittleEndian)
+    at = data.index(b"\x02\0\x10\0UI") + 8
+    at += int.from_bytes(data[at - 2 : at], "little")
+    while data[at : at + 2] == b"\x02\0":
+        at += 8 + int.from_bytes(data[at + 6 : at + 8], "little")
+    head, body = data[:at], zlib.decompress(data[at:], -15)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    parts = [packer.compress(body)]
+    # A private element of 400 MB behind the pixels.
+    parts.append(packer.compress(b"\xe1\x7f\x10\x10OB\0\0" + (400 << 20).to_bytes(4, "little")))
+    parts += [packer.compress(bytes(1 << 20)) for _ in range(400)]
+    bomb = head + b"".join([*parts, packer.flush()])
+    assert len(bomb) < 1 << 20
+    tracemalloc.start()
+    probe(bomb)
+    with pytest.raises(TooLargeError, match="inflates past"):
+        read_image(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
+
+
+def test_header_bombs_and_endless_sequences_are_refused():
+    with pytest.raises(TooLargeError, match="60000 x 60000"):
+        read_image(saved(scan(Rows=60000, Columns=60000)))
+    with pytest.raises(TooLargeError, match="x 2000000"):
+        read_image(saved(scan(NumberOfFrames=2000000)))
+    ds = scan()
+    ds.add_new(0x00111010, "UN", b"\xfe\xff\x00\xe0\0\0\0\0" * 100_001)
+    with pytest.raises(TooLargeError, match="100000 items"):
+        read_image(saved(ds))
+    nested = b""
+    for _ in range(5000):
+        nested = b"\x40\x00\x75\xa0SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" + nested
+    plain = saved(scan())
+    pixels = plain.rindex(b"\xe0\x7f\x10\0OW")
+    with pytest.raises(InputError):
+        read_image(plain[:pixels] + nested)
+
+
+def test_a_compressed_frame_cannot_claim_more_than_its_tags():
+    ds = scan((40, 48))
+    compress(ds, JPEG2000Lossless)
+    data = bytearray(saved(ds, JPEG2000Lossless))
+    at = data.index(b"\xff\x4f\xff\x51") + 8
+    data[at : at + 4] = (60000).to_bytes(4, "big")
+    with pytest.raises(InputError, match="60000 x 40 pixels"):
+        read_image(bytes(data))
+
+
+def test_an_error_of_a_library_loses_its_text(monkeypatch):
+    def gossip(*_, **__):
+        raise ValueError(f"could not convert {PATIENT}")
+
+    monkeypatch.setattr(pydicom.pixels, "pixel_array", gossip)
+    said = complaint(partial(read_image, saved(scan())))
+    assert "ValueError" in said
+    assert "Muster" not in said
+
+
+def test_a_warning_of_a_library_is_not_heard(monkeypatch, caplog, recwarn):
+    caplog.set_level(logging.DEBUG)
+    decode = pydicom.pixels.pixel_array
+
+    def gossip(dataset):
+        warnings.warn_explicit(PATIENT, UserWarning, "valuerep.py", 1, "pydicom.valuerep")
+        logging.getLogger("pydicom").error(PATIENT)
+        return decode(dataset)
+
+    monkeypatch.setattr(pydicom.pixels, "pixel_array", gossip)
+    read_image(saved(scan()))
+    assert not recwarn.list
+    assert not caplog.records
+
+
+def test_damage_never_names_the_patient():
+    data = saved(scan())
+    complaints = [complaint(partial(read_image, data[:end])) for end in range(140, len(data), 97)]
+    assert all(
+        "damaged" in said or "cut short" in said or "no image" in said for said in complaints
+    )
+    assert "Muster" not in " ".join(complaints)
+
+
+def test_damaged_bytes_are_an_input_error():
+    data = saved(scan())
+    for _ in range(300):
+        damaged = bytearray(data)
+        for at in RNG.integers(132, len(data), 6):
+            damaged[at] = RNG.integers(256)
+        said = complaint(partial(read_image, bytes(damaged), max_pixels=100_000))
+        assert "Muster" not in said
+        if not said:
+            image = read_image(bytes(damaged), max_pixels=100_000)
+            header = probe(bytes(damaged))
+            assert (header.height, header.width) == (image.height, image.width)
