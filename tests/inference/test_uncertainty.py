@@ -132,7 +132,7 @@ def test_a_scene_keeps_its_ground_and_has_nan_where_nothing_was_measured():
         assert "0f" * 32 in found.tags()["RAYSCALE"]
     hole = np.repeat(np.repeat(pixels == 0, 2, 0), 2, 1)
     np.testing.assert_array_equal(np.isnan(np.moveaxis(values, 0, 2)), hole)
-    filled = read_image(data).missing.filled(pixels)
+    filled = read_image(data).missing.filled(pixels, reach=20)
     expected = runs(network(1), filled[..., :1], Levels.of_type(pixels.dtype)).std(axis=0)
     measured = ~hole[..., 0]
     assert np.abs(values[0] - expected[..., 0])[measured].max() < 1e-3 * expected.max()

@@ -9,35 +9,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from rayscale.cli.console import emit, note
+from rayscale.cli.console import emit, note, progress_line
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 
 if TYPE_CHECKING:
     from rayscale.imaging import Image, Provenance
+    from rayscale.inference import Upscaler
 
     Change = Callable[[Image], "Changed"]
 
 UNCERTAINTY = "standard deviation over the eight outputs of the self-ensemble, in stored units"
 """What the provenance of the file beside an output says of its values."""
-
-
-@dataclass(frozen=True)
-class Converted:
-    """What is told of a file that was written: its size, what is left of ``|down(SR) - LR|``, the file of uncertainty."""
-
-    width: int
-    height: int
-    residual: dict[str, float] | None = None
-    uncertainty: Path | None = None
-
-    def facts(self) -> dict[str, object]:
-        """What JSON tells besides the names."""
-        facts: dict[str, object] = {}
-        if self.residual is not None:
-            facts["residual"] = self.residual
-        if self.uncertainty is not None:
-            facts["uncertainty"] = str(self.uncertainty)
-        return facts
 
 
 @dataclass(frozen=True)
@@ -48,6 +30,16 @@ class Changed:
     provenance: Provenance | None = None
     residual: dict[str, float] | None = None
     uncertainty: Image | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished file: its size, what is left of ``|down(SR) - LR|``, the name of the file of its uncertainty."""
+
+    width: int
+    height: int
+    residual: dict[str, float] | None = None
+    uncertainty: str | None = None
 
 
 def file_jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
@@ -75,26 +67,28 @@ def file_jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 
 def for_each(
     jobs: list[tuple[Path, Path]],
-    convert: Callable[[Path, Path], Converted],
+    convert: Callable[[Path, Path], Written],
     json_: bool,
 ) -> None:
-    """Make each output; report failures, then exit with the code that tells."""
+    """Make each output of its input; report failures, then exit with the code that tells."""
     import time
 
-    done, failed = [], []
+    done: list[dict[str, object]] = []
+    failed: list[dict[str, object]] = []
     for number, (source, target) in enumerate(jobs, 1):
         start = time.perf_counter()
         try:
-            result = convert(source, target)
+            written = convert(source, target)
         except (RayscaleError, OSError) as error:
             failed.append({"input": str(source), "error": str(error)})
             note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
         else:
-            done.append({"input": str(source), "output": str(target), **result.facts()})
-            told = [f"{result.width}x{result.height}"]
-            told += [f"{time.perf_counter() - start:.1f} s"]
-            if result.residual is not None:
-                told += ["residual max {max:g}, RMS {rms:g}".format(**result.residual)]
+            facts = {"residual": written.residual, "uncertainty": written.uncertainty}
+            known = {name: fact for name, fact in facts.items() if fact is not None}
+            done.append({"input": str(source), "output": str(target), **known})
+            told = [f"{written.width}x{written.height}", f"{time.perf_counter() - start:.1f} s"]
+            if written.residual is not None:
+                told += ["residual max {max:g}, RMS {rms:g}".format(**written.residual)]
             note(f"[{number}/{len(jobs)}] {source} -> {target} ({', '.join(told)})")
     if json_:
         emit({"done": done, "failed": failed})
@@ -102,8 +96,8 @@ def for_each(
         raise typer.Exit(3 if done else 1)
 
 
-def convert_file(source: Path, target: Path, change: Change) -> Converted:
-    """Read, change and write one file, and its uncertainty beside it."""
+def convert(source: Path, target: Path, change: Change) -> Written:
+    """Read a file whole, change it, and write what it became."""
     from dataclasses import replace
 
     from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
@@ -127,8 +121,37 @@ def convert_file(source: Path, target: Path, change: Change) -> Converted:
         name = f"{_stem(target)}.uncertainty{ending if ending in suffixes else suffixes[0]}"
         made = result.provenance and result.provenance.with_measures(content=UNCERTAINTY)
         store.write(name, write_image(result.uncertainty, made))
-        beside = target.with_name(name)
-    return Converted(result.image.width, result.image.height, result.residual, beside)
+        beside = str(target.with_name(name))
+    return Written(result.image.width, result.image.height, result.residual, beside)
+
+
+def is_scene_to_scene(source: Path, target: Path) -> bool:
+    """Whether a GeoTIFF is to become one; what else it might become is refused elsewhere."""
+    from rayscale.imaging import CONTAINERS, ending_of
+    from rayscale.imaging.scene import is_scene
+
+    return ending_of(target.name) in CONTAINERS["geotiff"].suffixes and is_scene(source)
+
+
+def convert_scene(
+    source: Path, target: Path, made: Callable[[int], tuple[Upscaler, Provenance]]
+) -> Written:
+    """Enlarge a GeoTIFF by windows, with what ``made`` returns for its number of channels."""
+    from rayscale.imaging.scene import Scene
+    from rayscale.inference import upscale_scene
+
+    with Scene(source) as scene:
+        upscaler, provenance = made(scene.channels)
+    with progress_line() as show:
+
+        def progress(done: int, count: int) -> None:
+            if count > 1:
+                show(f"{source}: {done} of {count} windows")
+
+        scene_made = upscale_scene(upscaler, source, target, provenance, progress=progress)
+    residual = scene_made.residual
+    told = None if residual is None else residual.describe()
+    return Written(scene_made.width, scene_made.height, told)
 
 
 def _stem(path: Path) -> str:

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayscale.cli.console import emit, note, progress_line
+from rayscale.cli.console import emit, note
 from rayscale.cli.conversion import (
     Changed,
-    Converted,
+    Written,
     check_apart,
-    convert_file,
+    convert,
+    convert_scene,
     file_jobs,
     for_each,
+    is_scene_to_scene,
 )
 from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rayscale.imaging import Image, Provenance
-    from rayscale.inference import Upscaler
     from rayscale.registry import OpenedModel
 
 ModelOption = Annotated[
@@ -168,8 +167,11 @@ def upscale(
         )
         return upscaler, Provenance(opened.label, opened.digest, upscaler.describe())
 
+    def made_for(channels: int) -> tuple[Upscaler, Provenance]:
+        return made(photograph if channels == 3 else other)
+
     def larger(image: Image) -> Changed:
-        upscaler, provenance = made(photograph if image.channels == 3 else other)
+        upscaler, provenance = made_for(image.channels)
         result = upscaler.run(image)
         return Changed(
             result.image,
@@ -181,13 +183,14 @@ def upscale(
     if uncertainty:
         check_apart(jobs)
 
-    def convert(source: Path, target: Path) -> Converted:
-        if _by_windows(source, target) and not uncertainty:
-            return _upscale_scene(source, target, lambda c: made(photograph if c == 3 else other))
-        return convert_file(source, target, larger)
+    def converted(source: Path, target: Path) -> Written:
+        # The uncertainty of a scene, a second one, is not written by windows.
+        if is_scene_to_scene(source, target) and not uncertainty:
+            return convert_scene(source, target, made_for)
+        return convert(source, target, larger)
 
     made(photograph)  # a model or a device that cannot be used is one error, not one of each file
-    for_each(jobs, convert, json_)
+    for_each(jobs, converted, json_)
 
 
 def degrade(
@@ -212,39 +215,8 @@ def degrade(
         pixels = shrink(image.pixels, scale)
         return Changed(replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata))
 
-    def convert(source: Path, target: Path) -> Converted:
-        return convert_file(source, target, smaller)
-
-    for_each(list(file_jobs(source, target)), convert, json_)
-
-
-def _by_windows(source: Path, target: Path) -> bool:
-    """Whether a file takes the path of scenes: a GeoTIFF that becomes one; what else it becomes is an error."""
-    from rayscale.imaging import CONTAINERS, ending_of
-    from rayscale.imaging.scene import is_scene
-
-    return ending_of(target.name) in CONTAINERS["geotiff"].suffixes and is_scene(source)
-
-
-def _upscale_scene(
-    source: Path, target: Path, made: Callable[[int], tuple[Upscaler, Provenance]]
-) -> Converted:
-    """Enlarge a GeoTIFF with what ``made`` returns for its number of channels."""
-    from rayscale.imaging.scene import Scene
-    from rayscale.inference import upscale_scene
-
-    with Scene(source) as scene:
-        upscaler, provenance = made(scene.channels)
-    with progress_line() as show:
-
-        def progress(done: int, count: int) -> None:
-            if count > 1:
-                show(f"{source}: {done} of {count} windows")
-
-        width, height, residual = upscale_scene(
-            upscaler, source, target, provenance, progress=progress
-        )
-    return Converted(width, height, None if residual is None else residual.describe())
+    jobs = list(file_jobs(source, target))
+    for_each(jobs, lambda source, target: convert(source, target, smaller), json_)
 
 
 def evaluate(

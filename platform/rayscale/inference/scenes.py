@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rayscale.imaging.missing import Missing
+from rayscale.errors import ConfigError
 from rayscale.imaging.scene import Part, Scene, SceneWriter
 from rayscale.inference.backprojection import Residual
-from rayscale.inference.tiles import Span, Tile
+from rayscale.inference.tiles import Tile
 from rayscale.resampling import enlarged, exact_scale, nearest
 from rayscale.settings import MIB
 
@@ -48,7 +47,7 @@ def windows_of(scene: Scene, upscaler: Upscaler, side: int | None = None) -> lis
 
 
 def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> tuple[Part, Residual | None]:
-    """One of :func:`windows_of`, enlarged, and its share of the residual with ``consistency``.
+    """One of :func:`windows_of`, enlarged, and what remains of its core by back-projection, if that was asked for.
 
     Missing pixels of the halo are filled as in the whole scene: from measured ones up to ``fill_reach`` away, so that
     many more pixels are read around it. The network sees the window alone.
@@ -63,17 +62,19 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> tuple[Part
     core = [_within(part, span.start, span.stop) for part, span in zip(read, spans, strict=True)]
     source = image.pixels[tuple(core)]
     missing = None if image.missing is None else image.missing.cropped(*core)
-    residual = Residual() if upscaler.consistency else None
+    residual = None
     if missing is not None and missing.everything:
         pixels = nearest(source, scale)
+        residual = Residual() if upscaler.consistency else None
     else:
         seen = [_within(part, span.low, span.high) for part, span in zip(read, spans, strict=True)]
         filled = upscaler.filled(image)[tuple(seen)]
-        result = upscaler.run(
-            replace(image, pixels=filled, missing=None), _counted(filled, spans, missing)
-        )
-        residual = result.residual
-        pixels = result.image.pixels[tuple(_enlarged(*span.core, scale) for span in spans)]
+        inner = tuple(slice(*span.core) for span in spans)
+        counted = np.zeros((*window.shape, 1 if missing is None else missing.valid.shape[-1]), bool)
+        counted[inner] = True if missing is None else missing.valid
+        larger = upscaler.run(replace(image, pixels=filled, missing=None), counted)
+        pixels = larger.image.pixels[tuple(_enlarged(part, scale) for part in inner)]
+        residual = larger.residual
         if missing is not None:
             pixels = missing.restored(pixels, source, scale)
     mask = scene.mask(*(slice(span.start, span.stop) for span in spans))
@@ -86,6 +87,15 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> tuple[Part
     return part, residual
 
 
+@dataclass(frozen=True)
+class UpscaledScene:
+    """What :func:`upscale_scene` made: its size, and how far it is from its source when shrunk, with ``consistency``."""
+
+    width: int
+    height: int
+    residual: Residual | None = None
+
+
 def upscale_scene(
     upscaler: Upscaler,
     source: str | Path,
@@ -94,43 +104,37 @@ def upscale_scene(
     *,
     window: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[int, int, Residual | None]:
+) -> UpscaledScene:
     """Enlarge a GeoTIFF on disk into another, a Cloud-Optimised one that appears whole or not at all.
 
     Args:
+        provenance: gets the residual as a measure.
         window: side of a window in source pixels; see :func:`windows_of`.
         progress: called with the number of windows done and of all, before the first and after each.
 
-    Returns width and height of the result, and the residual with ``consistency``. Errors as of :class:`Scene` and
-    :class:`SceneWriter`.
+    Raises ConfigError for an upscaler that shall tell the uncertainty; further errors as of :class:`Scene`,
+    :class:`SceneWriter` and :class:`Upscaler`.
     """
+    if upscaler.uncertainty:
+        raise ConfigError(
+            "the uncertainty of a scene is not written by windows; upscale it as an image in memory, or do without"
+        )
     with Scene(source) as scene, SceneWriter(target, scene, upscaler.scale) as writer:
         windows = windows_of(scene, upscaler, window)
         residual = Residual() if upscaler.consistency else None
         for number, place in enumerate(windows):
             if progress is not None:
                 progress(number, len(windows))
-            part, share = upscale_window(scene, upscaler, place)
+            part, left = upscale_window(scene, upscaler, place)
             writer.put(part)
-            if residual is not None and share is not None:
-                residual += share
+            if residual is not None and left is not None:
+                residual += left
         if progress is not None:
             progress(len(windows), len(windows))
         if provenance is not None and residual is not None:
             provenance = provenance.with_measures(residual=residual.describe())
         writer.finish(provenance)
-        return writer.width, writer.height, residual
-
-
-def _counted(
-    seen: NDArray[Any], spans: tuple[Span, Span], missing: Missing | None
-) -> NDArray[np.bool_]:
-    """Which pixels of what the network sees make up the residual: the measured ones of the core."""
-    counted = np.zeros((*seen.shape[:2], 1 if missing is None else missing.valid.shape[2]), bool)
-    counted[slice(*spans[0].core), slice(*spans[1].core)] = (
-        True if missing is None else missing.valid
-    )
-    return counted
+        return UpscaledScene(writer.width, writer.height, residual)
 
 
 def _within(read: slice, start: int, stop: int) -> slice:
@@ -138,5 +142,5 @@ def _within(read: slice, start: int, stop: int) -> slice:
     return slice(start - read.start, stop - read.start)
 
 
-def _enlarged(start: int, stop: int, scale: float) -> slice:
-    return slice(enlarged(start, scale), enlarged(stop, scale))
+def _enlarged(core: slice, scale: float) -> slice:
+    return slice(enlarged(core.start, scale), enlarged(core.stop, scale))

@@ -116,6 +116,7 @@ class Upscaler:
         self.tile = tile
         self.ensemble = ensemble or uncertainty
         self.consistency = consistency
+        self.uncertainty = uncertainty
         # Whoever wants to know how far the eight differ asks for each alone.
         self._single = (
             Upscaler(model, scale, device=device, precision=precision, tile=tile, watch=watch)
@@ -232,9 +233,8 @@ class Upscaler:
             pixels = nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
             deviations = None if self._single is None else np.zeros(pixels.shape, np.float32)
             return _Values(pixels, Residual() if self.consistency else None, deviations)
-        filled, valid = source, counted
+        filled, valid = self.filled(image), counted
         if missing is not None:
-            filled = self.filled(image)
             valid = missing.valid if counted is None else missing.valid & counted
         if source.ndim == 3:
             values = self._upscale_frame(filled, image.levels, valid)
@@ -256,9 +256,9 @@ class Upscaler:
 
     @property
     def fill_reach(self) -> int:
-        """Pixels to where a missing value is looked for: what a network sees around a measured pixel lies nearer.
+        """Pixels to where a missing value is looked for: what is seen around a measured pixel lies nearer.
 
-        It sees a square of ``halo`` to each side; the corners are the farthest, sqrt(2) ``halo`` away.
+        That is a square of ``halo`` to each side; its corners are the farthest, sqrt(2) ``halo`` away.
         """
         return math.isqrt(2 * self.halo**2) + 1
 
@@ -269,7 +269,6 @@ class Upscaler:
         blank = (0.0,) if image.levels is None else image.levels.black
         return image.missing.filled(image.pixels, self.fill_reach, blank)
 
-    @torch.inference_mode()
     def upscale_pixels(self, pixels: Pixels, levels: Levels | None = None) -> Pixels:
         """Upscale ``(H, W, C)`` pixels to ``(sH, sW, C)`` of the same type, integers rounded and clipped.
 
