@@ -234,7 +234,7 @@ class _Loop:
         return {
             "steps": self.trainer.step,
             "metrics": {**self.figures, **measured, **self.scores},
-            "protocol": Validator.protocol.name if self.scores else None,
+            "protocol": self.validator.protocol.name if self.validator and self.scores else None,
             "history": self.history,
             "dataset": self.dataset,
             "precision": str(self.trainer.dtype).removeprefix("torch."),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rayscale.errors import ConfigError
 from rayscale.evaluation import PLACEHOLDER, Pair, at_scale, evaluate, read_pairs
-from rayscale.imaging.metrics import EDSR_PAPER
+from rayscale.imaging.metrics import EDSR_PAPER, RGB
 from rayscale.inference import Upscaler
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import build
@@ -28,11 +28,9 @@ Pixels = npt.NDArray[Any]
 class Validator:
     """The validation images of a run, read once; rank 0 only.
 
-    ``{scale}`` in their address stands for each integer scale of the run. Raises ConfigError where it is missing
+    ``protocol`` is the EDSR paper's for grey and RGB, all channels for images of any other number of them. ``{scale}`` in their address stands for each integer scale of the run. Raises ConfigError where it is missing
     and the run has several.
     """
-
-    protocol = EDSR_PAPER
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         uri = config.validation.uri
@@ -51,6 +49,8 @@ class Validator:
                 "benchmarks are; add one to model.scales, or leave validation.uri out"
             )
         self.pairs = {scale: list(read_pairs(at_scale(uri, scale), scale)) for scale in scales}
+        channels = {pair.hr.channels for pairs in self.pairs.values() for pair in pairs}
+        self.protocol = EDSR_PAPER if channels <= {1, 3} else RGB
 
     def score(
         self, spec: ModelSpec, state: dict[str, Tensor], step: int, logger: MetricLogger
