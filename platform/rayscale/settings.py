@@ -48,6 +48,11 @@ class Settings(BaseSettings):
         gt=0,
         description="pixels of one GeoTIFF on disk, read or written by windows",
     )
+    scene_pixels: int = Field(
+        default=1 << 24,
+        gt=0,
+        description="pixels from which all workers share one GeoTIFF of a bucket, window by window",
+    )
     storage_attempts: int = Field(default=8, gt=0, description="attempts of one storage request")
     storage_timeout_s: float = Field(
         default=60.0, gt=0, description="seconds without a byte before a storage request is retried"

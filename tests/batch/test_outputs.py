@@ -63,7 +63,7 @@ def test_an_older_output_is_replaced_with_its_row_and_without(target: Store) -> 
 
 @pytest.mark.parametrize("by", ["a person", "a copy of another output"])
 def test_what_no_batch_wrote_stays(target: Store, by: str) -> None:
-    mark = Mark.of(Task(Entry("other", 3, "source-1")), RECIPE, b"foreign", 1.0)
+    mark = Mark.of(Task(Entry("other", 3, "source-1")), RECIPE, "f" * 64, 1.0)
     target.write("ü b.png", b"foreign", mark="" if by == "a person" else mark.to_text())
     with pytest.raises(ExistsError, match=r"ü b\.png exists .* --overwrite"):
         find_slot(target, seen(target), RECIPE, overwrite=False)

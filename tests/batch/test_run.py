@@ -24,6 +24,7 @@ from rayscale.batch import Progress, Row, upscale_bucket
 from rayscale.batch.actors import Worker
 from rayscale.batch.plan import Task
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.imaging import Provenance
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.network import SuperResolver
@@ -228,6 +229,45 @@ def test_a_killed_worker_costs_nothing(stack: Addresses, tmp_path: Path) -> None
     assert killed
     assert (summary.done, summary.failed) == (24, [])
     assert len(list((tmp_path / "out").glob("*.png"))) == 24
+
+
+def test_a_scene_is_shared_by_all_workers(
+    stack: Addresses, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed worker included: its windows are computed again, those of others are not."""
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    from ray.util.state import list_actors
+
+    from rayscale.inference import upscale_scene
+
+    scene, side = tmp_path / "scene.tif", 2100
+    with rasterio.open(
+        scene, "w", driver="GTiff", width=side, height=side, count=3, dtype="uint16",
+        crs="EPSG:32632", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), tiled=True,
+    ) as dataset:  # fmt: skip
+        dataset.write(np.moveaxis(pixels(1, shape=(side, side, 3), dtype=np.uint16), 2, 0))
+    monkeypatch.setenv("RAYSCALE_SCENE_PIXELS", "1000000")
+    source, target = storage.connect(f"{s3.uri}/in"), storage.connect(f"{s3.uri}/out")
+    source.write_file("2024/scene.tif", scene)
+    source.write("small.png", encoded(pixels(2)))
+    killed: list[int] = []
+
+    def kill(now: Progress) -> None:
+        if now.finished and not killed:
+            for actor in list_actors(filters=[("state", "=", "ALIVE")]):
+                if "SceneActor" in actor.class_name:
+                    killed.append(actor.pid)
+                    os.kill(actor.pid, signal.SIGKILL)
+
+    summary = upscale_bucket(source.uri, target.uri, model="bicubic", scale=2, progress=kill)
+    assert (summary.done, summary.failed) == (2, [])
+    upscaler = Upscaler(create_model("bicubic"), 2, device="cpu")
+    provenance = Provenance("bicubic", "built-in:bicubic", upscaler.describe())
+    upscale_scene(upscaler, scene, tmp_path / "alone.tif", provenance)
+    assert target.read("2024/scene.tif") == (tmp_path / "alone.tif").read_bytes()
+    assert not list(target.list("_rayscale/scenes/"))
+    again = upscale_bucket(source.uri, target.uri, model="bicubic", scale=2)
+    assert (again.done, again.skipped) == (0, 2)
 
 
 class Deadly(torch.nn.Module):

@@ -6,6 +6,7 @@ a failure row; only the death of the process is left to the driver.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -14,11 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from rayscale.batch.inputs import ChangedError
 from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import Placed, Slot, find_slot
 from rayscale.batch.plan import Recipe, Task, start_row
+from rayscale.batch.scenes import SceneWork
 from rayscale.errors import (
     InputError,
     NotFoundError,
@@ -32,9 +35,13 @@ from rayscale.storage import Entry, Store
 
 if TYPE_CHECKING:
     from rayscale.imaging import Image
+    from rayscale.imaging.scene import Scene
     from rayscale.inference import Upscaler
 
 logger = logging.getLogger(__name__)
+
+SCENE = "scene"
+"""Class of a row that is no outcome: the input is for all workers, its message is the number of windows."""
 
 _BYTES_PER_PIXEL = 8  # RGBA in 16 bit, uncompressed: no usable input has more
 _HEADER_BYTES = 1 << 16
@@ -43,13 +50,10 @@ _LARGE_BYTES = 1 << 20  # as large as this, because each is held in memory
 _SMALL_PIXELS = (
     64 * 64
 )  # up to which a picture shares its way through the network: larger ones gain nothing
+_MOST_PIXELS_PER_BYTE = (
+    128  # of a TIFF that is worth to be looked at: deflated, of nearly one value
+)
 _PACK_PIXELS = 1 << 15  # of those together
-
-
-class ChangedError(RayscaleError):
-    """The source was replaced between the listing and the reading."""
-
-    code: ClassVar[str] = "changed"
 
 
 @dataclass
@@ -134,13 +138,36 @@ class Worker:
             if isinstance(slot, Placed):  # by a driver that died before it wrote the row
                 item.row = _done(item.row, slot)
                 return
-            data = _read_source(self.source, task.entry)
+            data = self._data(task)
+            if isinstance(data, int):
+                item.row = replace(item.row, error=SCENE, message=str(data))
+                return
             item.row = replace(item.row, megapixels=_check_header(data, self.upscaler.scale))
             from rayscale.imaging import read_image
 
             item.image, item.slot = read_image(data), slot
 
         return _guarded(item, read)
+
+    def _data(self, task: Task) -> bytes | int:
+        """The bytes of an input, or the number of windows in which all workers share it."""
+        entry, least = task.entry, get_settings().scene_pixels
+        is_tiff = entry.key.lower().endswith((".tif", ".tiff"))
+        if not is_tiff or entry.size * _MOST_PIXELS_PER_BYTE < least:
+            return _read_source(self.source, entry)
+        from rayscale.imaging.scene import Scene, is_scene
+        from rayscale.inference import windows_of
+
+        work = SceneWork(self.source, self.target, self.recipe, task)
+        if is_scene(work.path):
+            with Scene(work.path) as scene:
+                if scene.height * scene.width >= least:
+                    return len(windows_of(scene, self.upscaler))
+        try:
+            _check_bytes(entry)
+            return work.path.read_bytes()
+        finally:
+            work.forget()
 
     def _compute(self, items: list[_Item]) -> None:
         if len(items) > 1:
@@ -197,21 +224,27 @@ def _done(row: Row, placed: Placed) -> Row:
     )
 
 
+def failure(error: Exception) -> tuple[str, str]:
+    """Class and reason of what an input raised, for its row."""
+    from rayscale.inference.memory import is_out_of_memory
+
+    if isinstance(error, RayscaleError):
+        return error.code, str(error)
+    short = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:500]
+    if is_out_of_memory(error):
+        return "out_of_memory", short
+    logger.error("unexpected failure of one input", exc_info=error)
+    return "error", short
+
+
 def _guarded(item: _Item, action: Callable[[], None]) -> _Item:
     """Run one stage of ``item``; what it raises becomes the failure of its row."""
     start = time.monotonic()
     try:
         action()
-    except RayscaleError as error:
-        item.row = replace(item.row, error=error.code, message=str(error))
     except Exception as error:
-        from rayscale.inference.memory import is_out_of_memory
-
-        short = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:500]
-        memory = is_out_of_memory(error)
-        if not memory:
-            logger.exception("unexpected failure of one input")
-        item.row = replace(item.row, error="out_of_memory" if memory else "error", message=short)
+        code, message = failure(error)
+        item.row = replace(item.row, error=code, message=message)
     if item.row.error:
         item.image = None
     item.seconds += time.monotonic() - start
@@ -223,27 +256,28 @@ def _read_source(source: Store, entry: Entry) -> bytes:
 
     if entry.size == 0:
         raise InputError("the object is empty")
-    limit = get_settings().max_input_pixels * _BYTES_PER_PIXEL
     if not ending_of(entry.key) and sniff(source.read_range(entry.key, 0, _HEADER_BYTES)) is None:
         raise UnsupportedError(
             f"{PurePosixPath(entry.key).suffix or 'a name without suffix'} and its content are of no image format that is read; these "
             f"are: {', '.join(sorted(EXTENSIONS))}"
         )
-    if entry.size > limit:
-        raise TooLargeError(
-            f"{entry.size} bytes are more than {limit}, the bytes of RAYSCALE_MAX_INPUT_PIXELS pixels"
-        )
+    _check_bytes(entry)
     data = source.read(entry.key)
     try:
         now = source.stat(entry.key).etag
     except NotFoundError:
         now = "(deleted)"
     if now != entry.etag:
-        raise ChangedError(
-            f"the source was replaced during the run (version {entry.etag} became {now}); run again to take "
-            "the new one"
-        )
+        raise ChangedError.between(entry.etag, now)
     return data
+
+
+def _check_bytes(entry: Entry) -> None:
+    limit = get_settings().max_input_pixels * _BYTES_PER_PIXEL
+    if entry.size > limit:
+        raise TooLargeError(
+            f"{entry.size} bytes are more than {limit}, the bytes of RAYSCALE_MAX_INPUT_PIXELS pixels"
+        )
 
 
 def _check_header(data: bytes, scale: float) -> float:
@@ -261,14 +295,51 @@ def _check_header(data: bytes, scale: float) -> float:
     return header.pixels / 1e6
 
 
-class UpscaleActor:
-    """The callable class that Ray Data keeps in its actor pool.
+def prepare(
+    model: Any, recipe: Recipe, *, device: str, threads: int, variables: Mapping[str, str]
+) -> Upscaler:
+    """Make this process a worker and return its upscaler.
 
     Args:
         model: reference to the network in Ray's object store: read once per node, verified by the driver.
         variables: limits of the driver (``RAYSCALE_...``), which hold for its workers too.
-        threads: of torch; the actor's share of the machine.
+        threads: of torch; the worker's share of the machine.
     """
+    os.environ.update(variables)
+    get_settings.cache_clear()
+    import ray
+    import torch
+
+    from rayscale.inference import Upscaler
+
+    torch.set_num_threads(threads)
+    return Upscaler(
+        ray.get(model),
+        recipe.scale,
+        device=device,
+        precision=recipe.precision,  # type: ignore[arg-type]
+        ensemble=recipe.ensemble,
+        consistency=recipe.consistency,
+    )
+
+
+class UpscaleActor:
+    """The callable class that Ray Data keeps in its actor pool; ``how`` are the options of ``prepare``."""
+
+    def __init__(
+        self, source: Store, target: Store, model: Any, recipe: Recipe, overwrite: bool, **how: Any
+    ) -> None:
+        upscaler = prepare(model, recipe, **how)
+        self._worker = Worker(source, target, upscaler, recipe, overwrite)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """``{"item": [task, ...]}`` to ``{"row": [row, ...]}``, both as JSON."""
+        tasks = [Task.from_json(str(task)) for task in batch["item"]]
+        return {"row": [row.to_json() for row in self._worker.process(tasks)]}
+
+
+class SceneActor:
+    """Computes windows of one scene; arguments as of ``UpscaleActor``."""
 
     def __init__(
         self,
@@ -276,31 +347,47 @@ class UpscaleActor:
         target: Store,
         model: Any,
         recipe: Recipe,
-        *,
         overwrite: bool,
-        device: str,
-        threads: int,
-        variables: Mapping[str, str],
+        task: Task,
+        **how: Any,
     ) -> None:
-        os.environ.update(variables)
-        get_settings.cache_clear()
-        import ray
-        import torch
-
-        from rayscale.inference import Upscaler
-
-        torch.set_num_threads(threads)
-        upscaler = Upscaler(
-            ray.get(model),
-            recipe.scale,
-            device=device,
-            precision=recipe.precision,  # type: ignore[arg-type]
-            ensemble=recipe.ensemble,
-            consistency=recipe.consistency,
-        )
-        self._worker = Worker(source, target, upscaler, recipe, overwrite)
+        self._upscaler = prepare(model, recipe, **how)
+        self._work = SceneWork(source, target, recipe, task)
+        self._scene: Scene | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """``{"task": [...]}`` to ``{"row": [...]}``, both as JSON."""
-        tasks = [Task.from_json(str(task)) for task in batch["task"]]
-        return {"row": [row.to_json() for row in self._worker.process(tasks)]}
+        """``{"item": [number, ...]}`` to ``{"row": [[number, class and reason of its failure], ...]}`` as JSON."""
+        return {"row": [json.dumps([int(n), *self._compute(int(n))]) for n in batch["item"]]}
+
+    def _compute(self, number: int) -> tuple[str, str]:
+        from rayscale.imaging.scene import Scene
+        from rayscale.inference import windows_of
+
+        try:
+            self._scene = self._scene or Scene(self._work.path)
+            window = windows_of(self._scene, self._upscaler)[number]
+            self._work.compute(self._scene, self._upscaler, number, window)
+        except Exception as error:
+            return failure(error)
+        return "", ""
+
+
+def assemble(
+    source: Store,
+    target: Store,
+    model: Any,
+    recipe: Recipe,
+    overwrite: bool,
+    task: Task,
+    **how: Any,
+) -> str:
+    """Put a scene whose parts are all there in its place; its row as JSON. Arguments as of ``SceneActor``."""
+    row = start_row(task.entry, recipe)
+    start = time.monotonic()
+    try:
+        work = SceneWork(source, target, recipe, task)
+        row = _done(row, work.assemble(prepare(model, recipe, **how), overwrite=overwrite))
+    except Exception as error:
+        code, message = failure(error)
+        row = replace(row, error=code, message=message)
+    return replace(row, seconds=round(time.monotonic() - start, 3)).to_json()

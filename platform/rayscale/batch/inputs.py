@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
 from rayscale.storage import Entry, Store, connect, split
@@ -24,6 +25,20 @@ OWN = "_rayscale/"
 
 _LOOKUPS = 32  # keys of a list asked for at once
 _JSON_LINES = (".jsonl", ".ndjson")
+
+
+class ChangedError(RayscaleError):
+    """The source was replaced between the listing and the reading."""
+
+    code: ClassVar[str] = "changed"
+
+    @classmethod
+    def between(cls, listed: str, now: str) -> ChangedError:
+        """The error of a source whose version tag is another now."""
+        return cls(
+            f"the source was replaced during the run (version {listed} became {now}); run again to take "
+            "the new one"
+        )
 
 
 @dataclass

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from rayscale.batch.plan import Recipe, Task
 from rayscale.errors import NotFoundError, RayscaleError
 from rayscale.storage import Entry, Store
+
+_PIECE = 32 << 20
 
 
 class ExistsError(RayscaleError):
@@ -40,8 +43,7 @@ class Mark:
     megapixels: float
 
     @staticmethod
-    def of(task: Task, recipe: Recipe, output: bytes, megapixels: float) -> Mark:
-        sha256 = hashlib.sha256(output).hexdigest()
+    def of(task: Task, recipe: Recipe, sha256: str, megapixels: float) -> Mark:
         return Mark(_short(task.entry.key), task.entry.etag, recipe.id, sha256, megapixels)
 
     @staticmethod
@@ -82,22 +84,37 @@ class Slot:
 
         Raises ExistsError when another's object is there.
         """
-        mark = Mark.of(self.task, self.recipe, output, megapixels)
-        free = self.replaces == self.ANY
-        etag = self.target.write(
-            self.task.entry.key,
-            output,
-            if_absent=not self.replaces,
-            if_match="" if free else self.replaces,
-            mark=mark.to_text(),
-        )
+        mark = self._mark(hashlib.sha256(output).hexdigest(), megapixels)
+        key = self.task.entry.key
+        etag = self.target.write(key, output, **self._condition(), mark=mark.to_text())
         if etag is not None:
             return Placed(etag, len(output), mark.sha256, megapixels)
+        return self._found(mark, len(output))
+
+    def write_file(self, path: Path, megapixels: float) -> Placed:
+        """``write`` of a local file, of any size."""
+        with path.open("rb") as file:
+            mark = self._mark(hashlib.file_digest(file, "sha256").hexdigest(), megapixels)
+        key, size = self.task.entry.key, path.stat().st_size
+        etag = self.target.write_file(key, path, **self._condition(), mark=mark.to_text())
+        return (
+            self._found(mark, size) if etag is None else Placed(etag, size, mark.sha256, megapixels)
+        )
+
+    def _mark(self, sha256: str, megapixels: float) -> Mark:
+        return Mark.of(self.task, self.recipe, sha256, megapixels)
+
+    def _condition(self) -> dict[str, Any]:
+        free = self.replaces == self.ANY
+        return {"if_absent": not self.replaces, "if_match": "" if free else self.replaces}
+
+    def _found(self, mark: Mark, size: int) -> Placed:
+        """What is in the place that was not free: this output, or ExistsError."""
         now = self.target.stat(self.task.entry.key)
         if (placed := _finished(now, self.task, self.recipe)) is not None:
             return placed
-        if now.mark is None and self.target.read(now.key) == output:
-            return Placed(now.etag, now.size, mark.sha256, megapixels)
+        if now.mark is None and now.size == size and _sha256(self.target, now.key) == mark.sha256:
+            return Placed(now.etag, now.size, mark.sha256, mark.megapixels)
         raise _exists(self.target, now.key)
 
 
@@ -137,6 +154,15 @@ def _exists(target: Store, key: str) -> ExistsError:
         f"{target.locate(key)} exists and was not written by this batch, so it is left as it is; pass --overwrite to "
         "replace it, or choose another target"
     )
+
+
+def _sha256(store: Store, key: str) -> str:
+    """Of an object of any size, read piece by piece."""
+    digest, start = hashlib.sha256(), 0
+    while piece := store.read_range(key, start, _PIECE):
+        digest.update(piece)
+        start += len(piece)
+    return digest.hexdigest()
 
 
 def _short(key: str) -> str:

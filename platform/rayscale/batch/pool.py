@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rayscale.batch.actors import UpscaleActor
+from rayscale.batch.actors import SCENE, SceneActor, UpscaleActor, assemble
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task, start_row
+from rayscale.batch.scenes import SceneWork
 from rayscale.errors import RayscaleError
 from rayscale.storage import Store
 
@@ -51,46 +53,85 @@ class Pool:
         most = actors or max(1, int(total.get("GPU", 1) if on_gpu else cpus))
         self._resources = {"num_cpus": share, "num_gpus": 1 if on_gpu else 0}
         self.most = most
-        self._recipe = recipe
-        self._arguments = (source, target, ray.put(model), recipe)
+        self._source, self._target, self._recipe = source, target, recipe
+        self._arguments = (source, target, ray.put(model), recipe, overwrite)
         self._options = {
-            "overwrite": overwrite,
             "device": "auto" if on_gpu else "cpu",
             "threads": max(1, int(cpus) // most) if cpus <= _SMALL_CLUSTER else 1,
             "variables": {
                 key: value
                 for key, value in os.environ.items()
-                if key.startswith(("RAYSCALE_MAX_", "RAYSCALE_STORAGE_"))
+                if key.startswith(("RAYSCALE_MAX_", "RAYSCALE_STORAGE_", "RAYSCALE_SCENE_"))
             },
         }
 
     def run(self, todo: Sequence[Task]) -> Iterator[list[Row]]:
-        """Rows as they come, one for every task of ``todo``.
+        """Rows as they come, one for every task of ``todo``; none, now and then, while a scene is computed.
 
         What is missing at the end was in blocks whose actor died again and again: those inputs are tried once
-        more, each alone, and the one that kills its actor becomes a failure.
+        more, each alone, and the one that kills its actor becomes a failure. Scenes that are work for all come last.
         """
         missing = {task.entry.key: task for task in todo}
+        scenes: dict[str, int] = {}
         block = max(1, min(_BLOCK, len(todo) // (4 * self.most)))
         for size, retries in ((block, _TASK_RETRIES), (1, 0)):
-            if missing:
-                for rows in self._pass(list(missing.values()), size, retries):
-                    for row in rows:
-                        missing.pop(row.key, None)
-                    yield rows
-        reason = "the worker process died at each attempt, likely out of memory; give workers more, or fewer --actors"
+            waiting = [task.to_json() for key, task in missing.items() if key not in scenes]
+            if not waiting:
+                continue
+            for texts in self._pass(UpscaleActor, self._arguments, waiting, size, retries):
+                rows = [Row.from_json(text) for text in texts]
+                scenes |= {row.key: int(row.message) for row in rows if row.error == SCENE}
+                rows = [row for row in rows if row.error != SCENE]
+                for row in rows:
+                    missing.pop(row.key, None)
+                yield rows
+        for key, windows in scenes.items():
+            yield from self._scene(missing.pop(key), windows)
         if missing:
-            yield [
-                replace(start_row(task.entry, self._recipe), error="worker_died", message=reason)
-                for task in missing.values()
-            ]
+            yield [self._died(task) for task in missing.values()]
 
-    def _pass(self, tasks: list[Task], block: int, retries: int) -> Iterator[list[Row]]:
+    def _scene(self, task: Task, windows: int) -> Iterator[list[Row]]:
+        """The windows of one scene over all actors, then its row."""
+        work = SceneWork(self._source, self._target, self._recipe, task)
+        arguments = (*self._arguments, task)
+        errors: list[tuple[str, str]] = []
+        for retries in (_TASK_RETRIES, 0):
+            waiting = [] if errors else [str(number) for number in work.missing(windows)]
+            if not waiting:
+                continue
+            for texts in self._pass(SceneActor, arguments, waiting, 1, retries):
+                outcomes = [json.loads(text) for text in texts]
+                errors += [(code, message) for _, code, message in outcomes if code]
+                yield []
+        if errors:
+            code, message = errors[0]
+            yield [replace(start_row(task.entry, self._recipe), error=code, message=message)]
+        elif work.missing(windows):
+            yield [self._died(task)]
+        else:
+            yield [self._assembled(task, arguments)]
+
+    def _assembled(self, task: Task, arguments: tuple[Any, ...]) -> Row:
+        import ray
+
+        remote = ray.remote(**self._resources, max_retries=_TASK_RETRIES)(assemble)
+        try:
+            return Row.from_json(ray.get(remote.remote(*arguments, **self._options)))
+        except ray.exceptions.RayError:
+            return self._died(task)
+
+    def _died(self, task: Task) -> Row:
+        reason = "the worker process died at each attempt, likely out of memory; give workers more, or fewer --actors"
+        return replace(start_row(task.entry, self._recipe), error="worker_died", message=reason)
+
+    def _pass(
+        self, actor: type, arguments: tuple[Any, ...], items: list[str], block: int, retries: int
+    ) -> Iterator[list[str]]:
+        """What the actors make of ``items``, in texts; what was lost with a dead one is not among them."""
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 
         # Paths travel in rows, never pixels; JSON carries any name a store may have.
-        items = [{"task": task.to_json()} for task in tasks]
         blocks = -(-len(items) // block)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -101,13 +142,15 @@ class Pool:
             context.enable_progress_bars = False
             context.max_errored_blocks = -1  # a block that is lost is found missing
             with DataContext.current(context):
-                dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-                    UpscaleActor,
+                dataset = ray.data.from_items(
+                    [{"item": item} for item in items], override_num_blocks=blocks
+                ).map_batches(
+                    actor,
                     batch_size=None,
                     compute=ActorPoolStrategy(
                         min_size=1, max_size=min(self.most, blocks), max_tasks_in_flight_per_actor=2
                     ),
-                    fn_constructor_args=self._arguments,
+                    fn_constructor_args=arguments,
                     fn_constructor_kwargs=self._options,
                     max_restarts=-1,
                     max_task_retries=retries,
@@ -115,7 +158,7 @@ class Pool:
                 )
         try:
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield [Row.from_json(text) for text in batch["row"].to_pylist()]
+                yield batch["row"].to_pylist()
         except ray.exceptions.RayError as error:
             raise RayscaleError(
                 f"the workers failed: {str(error).strip().splitlines()[-1][:300]}. What is done is kept; "

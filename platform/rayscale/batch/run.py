@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayscale.batch.job import check_counts, open_job
+from rayscale.batch.job import Job, check_counts, open_job
 from rayscale.batch.lease import BusyError, Lease
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan
 from rayscale.batch.pool import Pool
+from rayscale.batch.scenes import SceneWork, sweep
 
 if TYPE_CHECKING:
     from rayscale.inference import Precision
@@ -155,6 +156,8 @@ def upscale_bucket(
                         )
                     manifest.append(rows)
                     tell(rows)
+                if not plan.left:
+                    _sweep(job, plan, manifest)
             manifest.compact()
         finally:  # also when interrupted: what is done is done
             manifest.flush()
@@ -163,6 +166,12 @@ def upscale_bucket(
     summary.failed.sort(key=lambda row: row.key)
     summary.seconds = round(time.monotonic() - start, 3)
     return summary
+
+
+def _sweep(job: Job, plan: Plan, manifest: Manifest) -> None:
+    """Delete what lies in the target of scenes that are done or changed; the next run goes on with the others."""
+    failed = [task for task in plan.todo if manifest.rows[task.entry.key].error]
+    sweep(job.target, {SceneWork(job.source, job.target, job.recipe, t).id for t in failed})
 
 
 def _count(summary: Summary, plan: Plan) -> None:

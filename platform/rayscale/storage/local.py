@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import uuid
@@ -62,11 +63,28 @@ class LocalStore(Store):
     def write(
         self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "", mark: str = ""
     ) -> str | None:
+        return self._write(key, io.BytesIO(data), if_absent, if_match, mark)
+
+    def write_file(
+        self,
+        key: str,
+        path: str | Path,
+        *,
+        if_absent: bool = False,
+        if_match: str = "",
+        mark: str = "",
+    ) -> str | None:
+        with self._errors(key), Path(path).open("rb") as source:
+            return self._write(key, source, if_absent, if_match, mark)
+
+    def _write(
+        self, key: str, source: IO[bytes], if_absent: bool, if_match: str, mark: str
+    ) -> str | None:
         path = self._path(key)
         with self._errors(key):
             try:
                 with replacing(path, exclusive=if_absent) as file:
-                    file.write(data)
+                    shutil.copyfileobj(source, file, 1 << 20)
                     if mark:
                         _set_mark(file, mark)
                     if if_match and not (path.is_file() and _etag(path.stat()) == if_match):
@@ -76,13 +94,6 @@ class LocalStore(Store):
                 if if_match or (if_absent and path.is_file()):
                     return None
                 raise
-
-    def write_file(self, key: str, path: str | Path) -> str:
-        target_path = self._path(key)
-        with self._errors(key):
-            with Path(path).open("rb") as source, replacing(target_path) as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-            return _etag(target_path.stat())
 
     def delete(self, key: str) -> None:
         with suppress(NotFoundError), self._errors(key):

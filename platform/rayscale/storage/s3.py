@@ -133,21 +133,40 @@ class S3Store(Store):
             answer = _client().put_object(**request, Metadata=metadata)
         return str(answer["ETag"]).strip('"')
 
-    def write_file(self, key: str, path: str | Path) -> str:
+    def write_file(
+        self,
+        key: str,
+        path: str | Path,
+        *,
+        if_absent: bool = False,
+        if_match: str = "",
+        mark: str = "",
+    ) -> str | None:
         from boto3.s3.transfer import TransferConfig
 
-        address = self._address(key)
+        if Path(path).stat().st_size < _MULTIPART_BYTES:
+            data = Path(path).read_bytes()
+            return self.write(key, data, if_absent=if_absent, if_match=if_match, mark=mark)
+        if (if_absent or if_match) and self._etag(key) != if_match:
+            return None
+        parts = TransferConfig(
+            multipart_threshold=_MULTIPART_BYTES,
+            multipart_chunksize=_MULTIPART_BYTES,
+            max_concurrency=4,
+        )
+        more = {"Metadata": {_MARK: mark}} if mark else {}
         with Path(path).open("rb") as file, self._errors(key):
-            if os.fstat(file.fileno()).st_size < _MULTIPART_BYTES:
-                answer = _client().put_object(**address, Body=file)
-                return str(answer["ETag"]).strip('"')
-            parts = TransferConfig(
-                multipart_threshold=_MULTIPART_BYTES,
-                multipart_chunksize=_MULTIPART_BYTES,
-                max_concurrency=4,
+            _client().upload_fileobj(
+                file, self.bucket, self._address(key)["Key"], ExtraArgs=more, Config=parts
             )
-            _client().upload_fileobj(file, self.bucket, address["Key"], Config=parts)
         return self.stat(key).etag
+
+    def _etag(self, key: str) -> str:
+        """The version tag of an object, "" when there is none."""
+        try:
+            return self.stat(key).etag
+        except NotFoundError:
+            return ""
 
     def delete(self, key: str) -> None:
         from botocore.exceptions import ClientError

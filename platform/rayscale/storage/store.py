@@ -87,8 +87,19 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def write_file(self, key: str, path: str | Path) -> str:
-        """Write the content of a local file (of any size) as one object, atomically; returns its version tag."""
+    def write_file(
+        self,
+        key: str,
+        path: str | Path,
+        *,
+        if_absent: bool = False,
+        if_match: str = "",
+        mark: str = "",
+    ) -> str | None:
+        """``write`` of the content of a local file of any size.
+
+        A file that goes to S3 in parts is compared with the conditions just before the write.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -1,0 +1,177 @@
+"""One large GeoTIFF over all workers: windows computed anywhere, kept as parts in the target, assembled at the end.
+
+A part is ``_rayscale/scenes/<scene>/<window>.npz``, and ``<scene>`` a digest of source version and recipe: whatever is
+killed, the parts that are there are right and stay, and the next run computes the others only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import time
+import zipfile
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rayscale.batch.inputs import ChangedError
+from rayscale.batch.outputs import Placed, find_slot
+from rayscale.batch.plan import Recipe, Task
+from rayscale.errors import StorageError
+from rayscale.settings import get_settings
+from rayscale.storage import Store
+
+if TYPE_CHECKING:
+    from rayscale.imaging.scene import Part, Scene
+    from rayscale.inference import Upscaler
+    from rayscale.inference.backprojection import Residual
+    from rayscale.inference.tiles import Tile
+
+FOLDER = "_rayscale/scenes/"
+_STALE_S = 3600.0  # a copy on a worker's disk that nobody used for so long is deleted
+
+
+class SceneWork:
+    """A scene on its way, seen from a worker: its source on this machine's disk, its windows, its parts.
+
+    Everybody who makes one of the same task and recipe sees the same windows and the same parts.
+    """
+
+    def __init__(self, source: Store, target: Store, recipe: Recipe, task: Task) -> None:
+        self.source, self.target, self.recipe, self.task = source, target, recipe, task
+        text = json.dumps([task.entry.key, task.entry.etag, recipe.id])
+        self.id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        self.parts = target.child(FOLDER + self.id)
+
+    @cached_property
+    def path(self) -> Path:
+        """The source as a file of this machine, fetched by whoever needs it first.
+
+        Raises ChangedError when the source is another version by now.
+        """
+        path = self._copy
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.stat().st_size != self.task.entry.size:
+            _forget_stale(path.parent)
+            self.source.fetch(self.task.entry.key, path)
+            now = self.source.stat(self.task.entry.key).etag
+            if now != self.task.entry.etag:
+                path.unlink(missing_ok=True)
+                raise ChangedError.between(self.task.entry.etag, now)
+        os.utime(path)
+        return path
+
+    def missing(self, windows: int) -> list[int]:
+        """The windows of which there is no part yet."""
+        there = {entry.key for entry in self.parts.list()}
+        return [number for number in range(windows) if _key(number) not in there]
+
+    def compute(self, scene: Scene, upscaler: Upscaler, number: int, window: Tile) -> None:
+        """Enlarge one window and store its part."""
+        from rayscale.inference import upscale_window
+
+        part, residual = upscale_window(scene, upscaler, window)
+        self.parts.write(_key(number), _packed(part, residual))
+
+    def assemble(self, upscaler: Upscaler, *, overwrite: bool) -> Placed:
+        """Make the output of the parts and put it in its place; then the parts are deleted.
+
+        Raises StorageError when a part is damaged, ExistsError when another's object is in the place.
+        """
+        from rayscale.imaging import Provenance
+        from rayscale.imaging.scene import Scene, SceneWriter
+        from rayscale.inference import windows_of
+        from rayscale.inference.backprojection import Residual
+
+        slot = find_slot(self.target, self.task, self.recipe, overwrite=overwrite)
+        if isinstance(slot, Placed):  # by a driver that died before it wrote the row
+            self.clear()
+            return slot
+        provenance = Provenance(self.recipe.model, self.recipe.digest, upscaler.describe())
+        residual = Residual()
+        with tempfile.TemporaryDirectory(prefix="rayscale-scene-") as folder:
+            output = Path(folder, "scene.tif")
+            with Scene(self.path) as scene, SceneWriter(output, scene, upscaler.scale) as writer:
+                for number in range(len(windows_of(scene, upscaler))):
+                    part, share = self._part(number)
+                    writer.put(part)
+                    residual += share
+                if upscaler.consistency:
+                    provenance = provenance.with_measures(residual=residual.describe())
+                writer.finish(provenance)
+                megapixels = scene.height * scene.width / 1e6
+            placed = slot.write_file(output, megapixels)
+        self.clear()
+        return placed
+
+    def clear(self) -> None:
+        """Delete the parts, and the copy of the source on this machine."""
+        for entry in list(self.parts.list()):
+            self.parts.delete(entry.key)
+        self.forget()
+
+    def forget(self) -> None:
+        """Delete the copy of the source on this machine."""
+        self.__dict__.pop("path", None)
+        self._copy.unlink(missing_ok=True)
+
+    @property
+    def _copy(self) -> Path:
+        return get_settings().cache_dir / "scenes" / f"{self.id}.tif"
+
+    def _part(self, number: int) -> tuple[Part, Residual]:
+        try:
+            return _unpacked(self.parts.read(_key(number)))
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            self.parts.delete(_key(number))
+            raise StorageError(
+                f"{self.parts.locate(_key(number))} was damaged ({error}) and is deleted; run again to compute it anew"
+            ) from error
+
+
+def sweep(target: Store, kept: set[str]) -> None:
+    """Delete the parts of scenes that nobody works on: their source or recipe changed."""
+    for entry in list(target.list(FOLDER)):
+        if entry.key.removeprefix(FOLDER).partition("/")[0] not in kept:
+            target.delete(entry.key)
+
+
+def _key(number: int) -> str:
+    return f"{number:06d}.npz"
+
+
+def _packed(part: Part, residual: Residual | None) -> bytes:
+    arrays: dict[str, Any] = {"place": np.array([part.row, part.column]), "pixels": part.pixels}
+    if part.mask is not None:
+        arrays["mask"] = part.mask
+    if residual is not None:
+        arrays["residual"] = np.array(json.dumps(asdict(residual)))
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def _unpacked(data: bytes) -> tuple[Part, Residual]:
+    from rayscale.imaging.scene import Part
+    from rayscale.inference.backprojection import Residual
+
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        row, column = (int(value) for value in arrays["place"])
+        mask = arrays.get("mask")
+        share = Residual(**json.loads(str(arrays["residual"]))) if "residual" in arrays else None
+        return Part(row, column, arrays["pixels"], mask), share or Residual()
+
+
+def _forget_stale(folder: Path) -> None:
+    for path in folder.glob("*.tif"):
+        try:
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # by another worker of this machine

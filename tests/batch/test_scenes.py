@@ -1,0 +1,148 @@
+"""A scene as parts: computed anywhere, assembled into the file that one process would have written."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rayscale.batch.inputs import ChangedError
+from rayscale.batch.outputs import ExistsError
+from rayscale.batch.plan import Recipe, Task
+from rayscale.batch.scenes import FOLDER, SceneWork, sweep
+from rayscale.errors import StorageError
+from rayscale.imaging import Provenance
+from rayscale.imaging.scene import Scene
+from rayscale.inference import Upscaler, scenes, upscale_scene, windows_of
+from rayscale.models.registry import create_model
+from rayscale.settings import get_settings
+from rayscale.storage import Store, connect
+
+rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+
+RECIPE = Recipe("bicubic", "built-in:bicubic", 2)
+
+
+def geotiff(path: Path, side: int = 300) -> Path:
+    """Noise of 16 bit in which some pixels are missing, on the ground."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(1).integers(1, 60000, (2, side, side + 20), np.uint16)
+    noise[:, 40:90, 50:60] = 0
+    with rasterio.open(
+        path, "w", driver="GTiff", width=side + 20, height=side, count=2, dtype="uint16", nodata=0,
+        crs="EPSG:32632", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), compress="deflate",
+    ) as dataset:  # fmt: skip
+        dataset.write(noise)
+    return path
+
+
+@pytest.fixture
+def upscaler() -> Upscaler:
+    return Upscaler(create_model("bicubic"), 2, device="cpu")
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Store]:
+    monkeypatch.setattr(get_settings(), "cache_dir", tmp_path / "cache")
+    # Windows of 64 pixels, so that a small scene has many.
+    monkeypatch.setattr(scenes, "_WINDOW_BYTES", 4 * 2 * 4 * 64**2)
+    geotiff(tmp_path / "in" / "a" / "scene.tif")
+    return connect(tmp_path / "in"), connect(tmp_path / "out")
+
+
+def task(source: Store) -> Task:
+    return Task(next(iter(source.list())))
+
+
+def compute(work: SceneWork, upscaler: Upscaler, numbers: list[int]) -> None:
+    with Scene(work.path) as scene:
+        windows = windows_of(scene, upscaler)
+        for number in numbers:
+            work.compute(scene, upscaler, number, windows[number])
+
+
+def count(work: SceneWork, upscaler: Upscaler) -> int:
+    with Scene(work.path) as scene:
+        return len(windows_of(scene, upscaler))
+
+
+def test_parts_from_several_workers_make_the_file_of_one(
+    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path
+) -> None:
+    source, target = places
+    one, other = (SceneWork(source, target, RECIPE, task(source)) for _ in range(2))
+    windows = count(one, upscaler)
+    assert windows > 8
+    compute(one, upscaler, list(range(0, windows, 2))[::-1])
+    assert other.missing(windows) == list(range(1, windows, 2))
+    compute(other, upscaler, other.missing(windows))
+    placed = one.assemble(upscaler, overwrite=False)
+
+    alone = tmp_path / "alone.tif"
+    provenance = Provenance(RECIPE.model, RECIPE.digest, upscaler.describe())
+    upscale_scene(upscaler, tmp_path / "in" / "a" / "scene.tif", alone, provenance)
+    written = target.read("a/scene.tif")
+    assert written == alone.read_bytes()
+    assert placed.sha256 == hashlib.sha256(written).hexdigest()
+    assert [entry.key for entry in target.list()] == ["a/scene.tif"]  # no part is left
+    assert not list((tmp_path / "cache").rglob("*.tif"))
+
+
+def test_an_output_whose_row_was_lost_is_found(
+    places: tuple[Store, Store], upscaler: Upscaler, s3: Store
+) -> None:
+    """By its mark, which S3 keeps."""
+    source, _ = places
+    work = SceneWork(source, s3, RECIPE, task(source))
+    compute(work, upscaler, work.missing(count(work, upscaler)))
+    placed = work.assemble(upscaler, overwrite=False)
+    again = SceneWork(source, s3, RECIPE, Task(task(source).entry, found=placed.etag))
+    assert again.assemble(upscaler, overwrite=False) == placed
+    assert [entry.key for entry in s3.list()] == ["a/scene.tif"]
+
+
+def test_a_foreign_object_stays(places: tuple[Store, Store], upscaler: Upscaler) -> None:
+    source, target = places
+    target.write("a/scene.tif", b"somebody else's")
+    work = SceneWork(source, target, RECIPE, Task(task(source).entry, found="x"))
+    compute(work, upscaler, work.missing(count(work, upscaler)))
+    with pytest.raises(ExistsError, match="--overwrite"):
+        work.assemble(upscaler, overwrite=False)
+    assert target.read("a/scene.tif") == b"somebody else's"
+    work.assemble(upscaler, overwrite=True)
+    assert target.read("a/scene.tif")[:2] == b"II"
+
+
+def test_a_damaged_part_is_computed_anew(places: tuple[Store, Store], upscaler: Upscaler) -> None:
+    source, target = places
+    work = SceneWork(source, target, RECIPE, task(source))
+    windows = count(work, upscaler)
+    compute(work, upscaler, list(range(windows)))
+    key = next(iter(work.parts.list())).key
+    work.parts.write(key, work.parts.read(key)[:1000])
+    with pytest.raises(StorageError, match="was damaged"):
+        work.assemble(upscaler, overwrite=False)
+    assert work.missing(windows) == [0]
+    compute(work, upscaler, [0])
+    work.assemble(upscaler, overwrite=False)
+    assert target.exists("a/scene.tif")
+
+
+def test_a_changed_source_is_told_and_its_parts_are_swept(
+    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path
+) -> None:
+    source, target = places
+    old = SceneWork(source, target, RECIPE, task(source))
+    compute(old, upscaler, [0])
+    geotiff(tmp_path / "in" / "a" / "scene.tif", side=310)
+    late = SceneWork(source, target, RECIPE, old.task)
+    late.forget()
+    with pytest.raises(ChangedError):
+        late.path  # noqa: B018
+    new = SceneWork(source, target, RECIPE, task(source))
+    assert new.id != old.id
+    compute(new, upscaler, [0])
+    sweep(target, {new.id})
+    assert [entry.key for entry in target.list()] == [f"{FOLDER}{new.id}/000000.npz"]
