@@ -1,6 +1,6 @@
 """What the batch costs beside the network, and what a second worker brings.
 
-    python benchmarks/batch_throughput.py                            # EDSR-baseline x2, 48 photographs' worth of noise of 256 x 256
+    python benchmarks/batch_throughput.py                            # EDSR-baseline x2, 48 images of 256 x 256
     python benchmarks/batch_throughput.py --images 16 --side 96 --rounds 1
 
 Four yardsticks on the same PNG files, in rounds that alternate:
@@ -10,8 +10,8 @@ engine with files    the same, with reading, decoding, encoding and writing of f
 batch, 2 workers     S3 to S3 (the server of the local stack, on this machine too) on a Ray of two CPUs, one thread each
 batch, 1 worker      the same on a Ray of one CPU
 
-The batch is timed from its first finished block to its last: starting Ray and loading the model is left out, all else (S3, Ray
-Data, manifest, lease) is in. Targets: batch with 2 workers >= 0.9 of the engine without files, and >= 1.8 of 1 worker.
+The batch is timed from when every worker has finished its first block to the end: starting Ray and loading the model is left
+out, all else (S3, Ray Data, manifest, lease) is in. Targets: batch with 2 workers >= 0.9 of the engine without files, and >= 1.8 of 1 worker.
 Needs two cores to itself: the S3 server and the driver share them with the workers.
 """
 
@@ -23,6 +23,7 @@ import os
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,10 @@ def batch(model: str, workers: int, number: int) -> float:
         cluster.shutdown()
     if summary.exit_code:
         raise SystemExit(f"the batch failed: {summary.failed[0].message}")
-    first, last = ticks[1], ticks[-1]  # the very first comes before the workers
+    # The first tick comes before the workers; the next ones end the block with which each of them began.
+    first, last = ticks[min(workers, len(ticks) - 1)], ticks[-1]
+    if first.finished == last.finished:
+        raise SystemExit("too few images to time: one block was all; give --images more")
     return (last.finished - first.finished) / (last.seconds - first.seconds)
 
 
@@ -119,12 +123,16 @@ def main() -> None:
             for key, data in files.items():
                 source.write(key, data)
             for number in range(options.rounds):
-                for name, rate in (
-                    ("engine, no files", engine(upscaler, files)),
-                    ("engine with files", engine_with_files(upscaler, files, home / "files")),
-                    ("batch, 2 workers", batch(options.model, WORKERS, number)),
-                    ("batch, 1 worker", batch(options.model, 1, number)),
+                for name, measure in (
+                    ("engine, no files", partial(engine, upscaler, files)),
+                    (
+                        "engine with files",
+                        partial(engine_with_files, upscaler, files, home / "files"),
+                    ),
+                    ("batch, 2 workers", partial(batch, options.model, WORKERS, number)),
+                    ("batch, 1 worker", partial(batch, options.model, 1, number)),
                 ):
+                    rate = measure()
                     rates.setdefault(name, []).append(rate)
                     print(f"round {number + 1}: {name:18} {rate:7.3f} images/s", flush=True)
         finally:
