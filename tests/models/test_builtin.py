@@ -68,13 +68,15 @@ def test_a_system_and_a_scale_mean_a_bundled_model():
     assert find_bundled("edsr-baseline", 2.5) is None
     assert find_bundled("edsr-baseline", None) is None
     assert find_bundled("edsr", 2) is None
+    assert {find_bundled("mdsr-baseline", scale) for scale in (2, 3, 4)} == {"mdsr-baseline-x234"}
+    assert find_bundled("mdsr-baseline", 2.5) is None
 
 
 def test_the_default_depends_on_the_channels_and_the_scale():
     assert default_models(2) == ("edsr-baseline-x2", "aplus-x2")
     with pytest.raises(ConfigError, match=r"x2\.5; .*bicubic") as caught:
         default_models(2.5)
-    assert "-x2," not in str(caught.value)
+    assert "edsr-baseline-x2" not in str(caught.value)
     with pytest.raises(ConfigError, match="none of"):
         default_models(17)
 

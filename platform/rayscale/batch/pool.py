@@ -114,9 +114,12 @@ class Pool:
     def _assembled(self, task: Task, arguments: tuple[Any, ...]) -> Row:
         import ray
 
-        remote = ray.remote(**self._resources, max_retries=_TASK_RETRIES)(assemble)
+        def work(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
+            return assemble(*arguments, **options)  # a reference among them stays one, in a tuple
+
+        remote = ray.remote(**self._resources, max_retries=_TASK_RETRIES)(work)
         try:
-            return Row.from_json(ray.get(remote.remote(*arguments, **self._options)))
+            return Row.from_json(ray.get(remote.remote(arguments, self._options)))
         except ray.exceptions.RayError:
             return self._died(task)
 

@@ -37,12 +37,16 @@ def builtin_names() -> tuple[str, ...]:
 def find_bundled(system: str, scale: float | None) -> str | None:
     """The bundled model of a system at a scale, or None: ``edsr-baseline`` at 2 is ``edsr-baseline-x2``.
 
-    A registered model of that name comes before it: see ``rayscale.registry.open_model``.
+    A network of several scales has them all in its name: ``mdsr-baseline`` at 3 is ``mdsr-baseline-x234``. Models for
+    certain images, whose names go on, are found by their whole names only. A registered model of that name comes
+    before it: see ``rayscale.registry.open_model``.
     """
     if scale is None:
         return None
-    name = f"{system}-x{scale:g}"
-    return name if name in bundled_names() else None
+    for name in (f"{system}-x{scale:g}", f"{system}-x234"):
+        if name in bundled_names() and scale in read_spec(name)[0].scales:
+            return name
+    return None
 
 
 def serving(scale: float) -> list[str]:
