@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,16 +92,17 @@ def test_parts_from_several_workers_make_the_file_of_one(
 
 
 def test_an_output_whose_row_was_lost_is_found(
-    places: tuple[Store, Store], upscaler: Upscaler, s3: Store
+    places: tuple[Store, Store], upscaler: Upscaler, s3: Any
 ) -> None:
     """By its mark, which S3 keeps."""
     source, _ = places
-    work = SceneWork(source, s3, RECIPE, task(source))
+    target = connect(f"{s3.uri}/out")
+    work = SceneWork(source, target, RECIPE, task(source))
     compute(work, upscaler, work.missing(count(work, upscaler)))
     placed = work.assemble(upscaler, overwrite=False)
-    again = SceneWork(source, s3, RECIPE, Task(task(source).entry, found=placed.etag))
+    again = SceneWork(source, target, RECIPE, Task(task(source).entry, found=placed.etag))
     assert again.assemble(upscaler, overwrite=False) == placed
-    assert [entry.key for entry in s3.list()] == ["a/scene.tif"]
+    assert [entry.key for entry in target.list()] == ["a/scene.tif"]
 
 
 def test_a_foreign_object_stays(places: tuple[Store, Store], upscaler: Upscaler) -> None:
