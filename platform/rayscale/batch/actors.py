@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -49,11 +50,9 @@ _AHEAD = 4  # inputs read, and outputs written, beside the one that is computed;
 _LARGE_BYTES = 1 << 20  # as large as this, because each is held in memory
 _SMALL_PIXELS = (
     64 * 64
-)  # up to which a picture shares its way through the network: larger ones gain nothing
-_MOST_PIXELS_PER_BYTE = (
-    128  # of a TIFF that is worth to be looked at: deflated, of nearly one value
-)
+)  # of a picture that shares its way through the network: larger ones gain nothing
 _PACK_PIXELS = 1 << 15  # of those together
+_MOST_PIXELS_PER_BYTE = 128  # of a deflated TIFF: below it a file is too small to hold a scene
 
 
 @dataclass
@@ -159,15 +158,15 @@ class Worker:
         from rayscale.inference import windows_of
 
         work = SceneWork(self.source, self.target, self.recipe, task)
-        if is_scene(work.path):
-            with Scene(work.path) as scene:
-                if scene.height * scene.width >= least:
-                    return len(windows_of(scene, self.upscaler))
-        try:
+        with ExitStack() as stack:
+            stack.callback(work.forget)
+            if is_scene(work.path):
+                with Scene(work.path) as scene:
+                    if scene.height * scene.width >= least:
+                        stack.pop_all()  # the copy is needed again for the windows
+                        return len(windows_of(scene, self.upscaler))
             _check_bytes(entry)
             return work.path.read_bytes()
-        finally:
-            work.forget()
 
     def _compute(self, items: list[_Item]) -> None:
         if len(items) > 1:
@@ -310,17 +309,8 @@ def prepare(
     import ray
     import torch
 
-    from rayscale.inference import Upscaler
-
     torch.set_num_threads(threads)
-    return Upscaler(
-        ray.get(model),
-        recipe.scale,
-        device=device,
-        precision=recipe.precision,  # type: ignore[arg-type]
-        ensemble=recipe.ensemble,
-        consistency=recipe.consistency,
-    )
+    return recipe.upscaler(ray.get(model), device)
 
 
 class UpscaleActor:

@@ -176,14 +176,9 @@ def _measured(job: Job, device: str) -> tuple[float, str]:
     import numpy as np
     import torch
 
-    from rayscale.inference import Upscaler
-
     recipe, network = job.recipe, job.network
     channels = 3 if network.any_channels else network.channels
-    upscaler = Upscaler(
-        network, recipe.scale,
-        device=device, precision=recipe.precision, ensemble=recipe.ensemble,  # type: ignore[arg-type]
-    )  # fmt: skip
+    upscaler = recipe.upscaler(network, device)
     noise = np.random.default_rng(0).integers(
         0, 256, (_MEASURED_SIDE, _MEASURED_SIDE, channels), dtype=np.uint8
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,13 +69,17 @@ def open_job(
     origin, sink = connect(root), connect(target)
     inner_prefix(origin, sink)
     wanted = None if keys is None else read_keys(keys)
-    network, recipe = open_recipe(model, scale, weights, ensemble, precision)
-    recipe = replace(recipe, consistency=consistency)
+    network, recipe = open_recipe(model, scale, weights, ensemble, precision, consistency)
     return Job(origin, sink, pattern, wanted, network, recipe)
 
 
 def open_recipe(
-    name: str, scale: float | None, weights: str | Path | None, ensemble: bool, precision: Precision
+    name: str,
+    scale: float | None,
+    weights: str | Path | None,
+    ensemble: bool,
+    precision: Precision,
+    consistency: bool = False,
 ) -> tuple[SuperResolver, Recipe]:
     """The network on the CPU, and the recipe; here and once, so that a bad model is one error."""
     from rayscale.inference import Upscaler
@@ -90,7 +94,8 @@ def open_recipe(
             )
         scale = network.scales[0]
     upscaler = Upscaler(network, scale, device="cpu", precision=precision, ensemble=ensemble)
-    return network, Recipe(opened.label, opened.digest, upscaler.scale, ensemble, precision)
+    recipe = Recipe(opened.label, opened.digest, upscaler.scale, ensemble, precision, consistency)
+    return network, recipe
 
 
 def check_counts(**counts: int | None) -> None:

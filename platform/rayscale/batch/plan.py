@@ -6,11 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayscale.batch.inputs import Inputs
 from rayscale.batch.manifest import Row
 from rayscale.storage import Entry
+
+if TYPE_CHECKING:
+    from rayscale.inference import Upscaler
+    from rayscale.models.network import SuperResolver
 
 _FORMAT = 2  # of the outputs: a change of what the same recipe produces counts it up
 
@@ -35,6 +39,19 @@ class Recipe:
             del values["consistency"]  # outputs of before there was such an option keep their id
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def upscaler(self, network: SuperResolver, device: str) -> Upscaler:
+        """The network as the recipe wants it used."""
+        from rayscale.inference import Upscaler
+
+        return Upscaler(
+            network,
+            self.scale,
+            device=device,
+            precision=self.precision,  # type: ignore[arg-type]  # checked when the job was opened
+            ensemble=self.ensemble,
+            consistency=self.consistency,
+        )
 
     @property
     def parameters(self) -> dict[str, Any]:
