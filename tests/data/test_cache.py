@@ -82,7 +82,7 @@ def test_training_goes_on_with_a_cache_below_the_share(
     assert "RAYSCALE_CACHE_BYTES" in caplog.text
     whole = PatchStream(local, patch=12, batch=2)
     for step in range(12):
-        assert torch.equal(stream.batch(step).hr, whole.batch(step)[1])
+        assert torch.equal(stream.batches(step)[0].hr, whole.batch(step)[1])
         assert cache.size() <= 3 * size
 
 

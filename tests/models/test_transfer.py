@@ -77,6 +77,22 @@ def test_at_another_scale_behind_interpolation(random_weights):
     assert torch.equal(target(x, 2), source(x, 2))
 
 
+@pytest.mark.parametrize(("blocks", "deeper"), [(2, 3), (3, 8), (6, 20), (12, 20)])
+def test_a_deeper_vdsr_computes_the_same(random_weights, blocks, deeper):
+    source = random_weights(create_model("vdsr", blocks=blocks, filters=8))
+    target = create_model("vdsr", blocks=deeper, filters=8)
+    assert warm_start(target, source) == []
+    x = torch.rand(1, 1, 7, 9) * 255
+    assert torch.equal(target(x, 3), source(x, 3))
+    assert not torch.equal(target(x, 3), create_model("bicubic", scale=3, channels=1)(x, 3))
+
+
+def test_a_shallower_vdsr_is_refused(random_weights):
+    source = random_weights(create_model("vdsr", blocks=5, filters=8))
+    with pytest.raises(ConfigError, match=r"layers\.6\.weight is unexpected"):
+        warm_start(create_model("vdsr", blocks=3, filters=8), source)
+
+
 def test_another_architecture_is_refused(model):
     with pytest.raises(ConfigError, match="srresnet cannot start from edsr-baseline"):
         warm_start(create_model("srresnet", scale=2, value_range=255.0, **SMALL), model)

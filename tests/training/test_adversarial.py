@@ -11,6 +11,7 @@ import torch
 from tests.training.world import run_world
 from torch.nn import functional
 
+from rayscale.data import Batch
 from rayscale.errors import ConfigError
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
@@ -73,7 +74,7 @@ def test_both_losses_and_gradients_are_those_of_the_formula() -> None:
     judged = functional.softplus(-twin.discriminator(real)).mean()
     judged = judged + functional.softplus(twin.discriminator(fake.detach())).mean()
     judged.backward()
-    trainer.advance(lr, hr)
+    trainer.advance(Batch(lr, hr))
     figures = trainer.figures()
     assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert figures["discriminator_loss"] == pytest.approx(judged.item(), rel=1e-5)
@@ -90,35 +91,35 @@ def test_both_losses_and_gradients_are_those_of_the_formula() -> None:
 
 def test_the_discriminator_learns_to_tell() -> None:
     trainer = make_trainer("optimizer.lr=1e-3")
-    trainer.advance(*batch())
+    trainer.advance(Batch(*batch()))
     first = trainer.figures()["discriminator_loss"]
     for _ in range(8):
-        trainer.advance(*batch())
+        trainer.advance(Batch(*batch()))
     trainer.figures()
-    trainer.advance(*batch())
+    trainer.advance(Batch(*batch()))
     assert trainer.figures()["discriminator_loss"] < 0.5 * first
 
 
 def test_a_lost_discriminator_stops_both() -> None:
     trainer = make_trainer()
-    trainer.advance(*batch())
+    trainer.advance(Batch(*batch()))
     before = [p.detach().clone() for p in trainer.model.parameters()]
     # Only what it says of its own batches: the generator's loss stays finite.
     trainer.judge = lambda images: trainer.discriminator(images) * float("nan")  # type: ignore[assignment]
     with pytest.raises(Exception, match="not finite at step 2"):
-        trainer.advance(*batch())
+        trainer.advance(Batch(*batch()))
     assert all(map(torch.equal, before, trainer.model.parameters()))
 
 
 def test_a_spike_sets_both_networks_back() -> None:
     trainer = make_trainer("guard.spike=5")
-    trainer.advance(*batch())
+    trainer.advance(Batch(*batch()))
     trainer.keep()
     before = [p.detach().clone() for p in trainer.discriminator.parameters()]
-    trainer.advance(*batch(2))
+    trainer.advance(Batch(*batch(2)))
     assert not any(map(torch.equal, before, trainer.discriminator.parameters()))
     trainer.gain *= 100
-    trainer.advance(*batch(3))
+    trainer.advance(Batch(*batch(3)))
     assert trainer.guard.rollbacks == 1
     assert all(map(torch.equal, before, trainer.discriminator.parameters()))
 

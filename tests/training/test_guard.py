@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from rayscale.data import Batch
 from rayscale.models.registry import create_model
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.guard import Guard, UnstableError
@@ -41,18 +42,18 @@ def snapshot(trainer: Trainer) -> list[torch.Tensor]:
 def spike(trainer: Trainer) -> None:
     """A step whose loss is thousands of times the mean."""
     trainer.gain *= 1000
-    trainer.advance(*batch(50))
+    trainer.advance(Batch(*batch(50)))
     trainer.gain /= 1000
 
 
 def test_a_spike_restores_the_good_state_and_goes_on_with_the_next_step() -> None:
     trainer = make_trainer("guard.spike=20", "optimizer.ema=0.9")
     for seed in range(3):
-        trainer.advance(*batch(seed))
+        trainer.advance(Batch(*batch(seed)))
     trainer.keep()
     good, means = snapshot(trainer), trainer.guard.state()["means"]
     for seed in range(3):
-        trainer.advance(*batch(seed))
+        trainer.advance(Batch(*batch(seed)))
     spike(trainer)
     assert trainer.step == 7, "the batch of the spike is not seen again"
     assert trainer.figures()["rollbacks"] == 1
@@ -60,14 +61,14 @@ def test_a_spike_restores_the_good_state_and_goes_on_with_the_next_step() -> Non
     assert trainer.average
     assert all(torch.equal(a, b) for a, b in zip(good, snapshot(trainer), strict=True))
     before = [p.detach().clone() for p in trainer.model.parameters()]
-    trainer.advance(*batch(9))
+    trainer.advance(Batch(*batch(9)))
     assert not any(map(torch.equal, before, trainer.model.parameters()))
     assert trainer.step == 8
 
 
 def test_without_the_option_a_spike_is_trained_on() -> None:
     trainer = make_trainer()
-    trainer.advance(*batch(0))
+    trainer.advance(Batch(*batch(0)))
     before = [p.detach().clone() for p in trainer.model.parameters()]
     spike(trainer)
     assert not any(map(torch.equal, before, trainer.model.parameters()))
@@ -88,7 +89,7 @@ def test_scales_have_means_of_their_own() -> None:
 def test_clipping_bears_a_step_that_was_rolled_back(kind: str) -> None:
     trainer = make_trainer("guard.spike=20", f"optimizer.clip={kind}")
     trainer.keep()
-    trainer.advance(*batch(0))
+    trainer.advance(Batch(*batch(0)))
     spike(trainer)
     assert trainer.guard.rollbacks == 1
 
@@ -96,11 +97,11 @@ def test_clipping_bears_a_step_that_was_rolled_back(kind: str) -> None:
 def test_the_number_of_rollbacks_is_bounded() -> None:
     trainer = make_trainer("guard.spike=20", "guard.max_rollbacks=2")
     trainer.keep()
-    trainer.advance(*batch(0))
+    trainer.advance(Batch(*batch(0)))
     spike(trainer)
-    trainer.advance(*batch(0))
+    trainer.advance(Batch(*batch(0)))
     spike(trainer)
-    trainer.advance(*batch(0))
+    trainer.advance(Batch(*batch(0)))
     with pytest.raises(UnstableError, match=r"after 2 rollbacks \(guard\.max_rollbacks\)"):
         spike(trainer)
 
@@ -108,26 +109,26 @@ def test_the_number_of_rollbacks_is_bounded() -> None:
 def test_a_loss_that_is_not_finite_still_stops() -> None:
     trainer = make_trainer("guard.spike=20")
     trainer.keep()
-    trainer.advance(*batch(0))
+    trainer.advance(Batch(*batch(0)))
     trainer.gain = float("inf")
     with pytest.raises(Exception, match="not finite at step 2"):
-        trainer.advance(*batch(1))
+        trainer.advance(Batch(*batch(1)))
 
 
 def test_on_a_device_that_is_not_asked_updates_wait_for_the_check() -> None:
     """The way of a GPU, run here: from the spike to the check no update is made, then the state goes back."""
     trainer = make_trainer("guard.spike=20", "optimizer.ema=0.9")
     trainer.synchronous = False
-    trainer.advance(*batch(0))
+    trainer.advance(Batch(*batch(0)))
     trainer.keep()
     good = snapshot(trainer)
-    trainer.advance(*batch(1))
+    trainer.advance(Batch(*batch(1)))
     before = [p.detach().clone() for p in trainer.model.parameters()]
     assert not all(map(torch.equal, good, snapshot(trainer)))
     spike(trainer)
     assert trainer.guard.blocked == 1
     trainer.gain = float("nan")
-    trainer.advance(*batch(2))
+    trainer.advance(Batch(*batch(2)))
     assert all(map(torch.equal, before, trainer.model.parameters()))
     assert trainer.check() is False
     assert all(torch.equal(a, b) for a, b in zip(good, snapshot(trainer), strict=True))

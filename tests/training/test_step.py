@@ -9,6 +9,7 @@ import torch
 from skimage.color import rgb2ycbcr
 from tests.training.world import run_world
 
+from rayscale.data import Batch
 from rayscale.models.registry import create_model
 from rayscale.training.config import load_config
 from rayscale.training.guard import NonFiniteLossError
@@ -19,6 +20,17 @@ def test_two_workers_have_the_gradient_of_the_whole_batch(tmp_path: Path, checko
     (alone,) = run_world(tmp_path, checkout, 1)
     together = run_world(tmp_path, checkout, 2)
     for worker in together:
+        assert worker["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+        for name, expected in alone["grads"].items():
+            apart = (worker["grads"][name] - expected).abs().max()
+            assert apart <= 1e-6 * max(1.0, expected.abs().max()), name
+
+
+def test_a_mixed_step_has_the_gradient_of_all_its_scales(tmp_path: Path, checkout: Path) -> None:
+    """Patches of x2, x3 and x4 in one step of MDSR: every part of it learns, the same on any number of workers."""
+    (alone,) = run_world(tmp_path, checkout, 1, "mixed")
+    assert all(grad is not None and grad.abs().max() > 0 for grad in alone["grads"].values())
+    for worker in run_world(tmp_path, checkout, 2, "mixed"):
         assert worker["loss"] == pytest.approx(alone["loss"], rel=1e-6)
         for name, expected in alone["grads"].items():
             apart = (worker["grads"][name] - expected).abs().max()
@@ -65,7 +77,7 @@ def test_the_parts_of_other_scales_keep_value_and_moments() -> None:
     def step(scale: int) -> None:
         side = 8 * scale
         hr = torch.randint(0, 256, (4, 3, side, side), generator=random, dtype=torch.uint8)
-        trainer.advance(hr[:, :, ::scale, ::scale], hr, scale)
+        trainer.advance(Batch(hr[:, :, ::scale, ::scale], hr, scale))
 
     def part(index: int) -> list[torch.Tensor]:
         prefix = (f"pre_process.{index}.", f"upsample.{index}.")
@@ -114,7 +126,7 @@ def test_the_first_update_is_adam_on_l1() -> None:
     reference.load_state_dict(trainer.model.state_dict())
     lr, hr = batch()
     (reference(lr.float()) - hr.float()).abs().mean().backward()
-    trainer.advance(lr, hr)
+    trainer.advance(Batch(lr, hr))
     for (name, old), new in zip(
         reference.named_parameters(), trainer.model.parameters(), strict=True
     ):
@@ -125,9 +137,9 @@ def test_the_first_update_is_adam_on_l1() -> None:
 
 def test_a_diverging_run_stops_with_the_step_named() -> None:
     trainer = make_trainer("optimizer.lr=1e30")
-    trainer.advance(*batch())
+    trainer.advance(Batch(*batch()))
     with pytest.raises(NonFiniteLossError, match="step 2;"):
-        trainer.advance(*batch())
+        trainer.advance(Batch(*batch()))
     assert trainer.step == 1
 
 
@@ -137,7 +149,7 @@ def test_the_device_side_guard_keeps_weights_without_asking_the_host() -> None:
     trainer.synchronous = False
     before = [p.detach().clone() for p in trainer.model.parameters()]
     trainer.gain = float("nan")
-    trainer.advance(*batch())
+    trainer.advance(Batch(*batch()))
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     with pytest.raises(NonFiniteLossError):
         trainer.check()
@@ -147,7 +159,7 @@ def test_the_running_mean_follows_its_formula() -> None:
     trainer = make_trainer("optimizer.ema=0.25", "optimizer.lr=1e-2")
     expected = [p.detach().clone() for p in trainer.model.parameters()]
     for decay in (1 / 10, 2 / 11, 0.25, 0.25):
-        trainer.advance(*batch())
+        trainer.advance(Batch(*batch()))
         expected = [
             e.lerp(p.detach(), 1 - decay)
             for e, p in zip(expected, trainer.model.parameters(), strict=True)
@@ -176,7 +188,7 @@ def test_the_running_mean_has_running_statistics_of_its_own() -> None:
     key = "body.0.body.1.running_mean"
     expected = trainer.averaged_state()[key].clone()
     for step in range(3):
-        trainer.advance(*batch())
+        trainer.advance(Batch(*batch()))
         decay = (1 + step) / (10 + step)
         expected = decay * expected + (1 - decay) * model.state_dict()[key]
     assert expected.abs().max() > 0
@@ -200,19 +212,19 @@ def test_a_network_on_luma_learns_luma(loss: str, of: float) -> None:
     with torch.no_grad():
         error = model(low.permute(0, 3, 1, 2), 2) - high.permute(0, 3, 1, 2)
     trainer = Trainer(config, model, peak=255)
-    trainer.advance(lr, hr, 2)
+    trainer.advance(Batch(lr, hr, 2))
     assert trainer.mean_loss() == pytest.approx(float((error**2).mean()) * of, rel=1e-4)
 
 
 @pytest.mark.parametrize("overrides", [(), ("optimizer.loss=mse",), ("precision=bfloat16",)])
 def test_the_loss_falls(overrides: tuple[str, ...]) -> None:
     trainer = make_trainer("optimizer.lr=3e-3", *overrides)
-    trainer.advance(*batch())
+    trainer.advance(Batch(*batch()))
     first = trainer.mean_loss()
     for _ in range(30):
-        trainer.advance(*batch())
+        trainer.advance(Batch(*batch()))
     trainer.mean_loss()
-    trainer.advance(*batch())
+    trainer.advance(Batch(*batch()))
     assert trainer.mean_loss() < 0.9 * first
 
 
@@ -221,8 +233,6 @@ def test_16_bit_patches_are_brought_to_the_value_range() -> None:
     deep.gain = 255 / 65535
     shallow = make_trainer()
     lr, hr = batch()
-    shallow.advance(lr, hr)
-    deep.advance(
-        (lr.to(torch.int32) * 257).to(torch.uint16), (hr.to(torch.int32) * 257).to(torch.uint16)
-    )
+    shallow.advance(Batch(lr, hr))
+    deep.advance(Batch(*((pixels.to(torch.int32) * 257).to(torch.uint16) for pixels in (lr, hr))))
     assert deep.mean_loss() == pytest.approx(shallow.mean_loss(), rel=1e-5)

@@ -1,8 +1,8 @@
 """One of several gloo processes: takes steps on its share of a batch and saves what came of it.
 
-``python world.py FOLDER RANK WORLD [bad | stop | several | gan]``; with ``bad`` the last rank's share has a loss that is
+``python world.py FOLDER RANK WORLD [bad | stop | several | mixed | gan]``; with ``bad`` the last rank's share has a loss that is
 not finite, with ``stop`` it is asked to stop and nobody looks at a step's loss, as on GPUs; with ``several`` a network of
-three scales trains on two of them, with ``gan`` there are two networks.
+three scales trains on two of them, with ``mixed`` on all in one step, with ``gan`` there are two networks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rayscale.data import Batch
 from rayscale.models.registry import create_model
 from rayscale.training.adversarial import AdversarialTrainer
 from rayscale.training.config import load_config
@@ -45,13 +46,31 @@ def several(folder: Path, rank: int, world: int) -> None:
     graded = []
     for step, scale in enumerate(SCALES):
         lr, hr = patches(step, scale)
-        trainer.advance(lr[mine], hr[mine], scale)
+        trainer.advance(Batch(lr[mine], hr[mine], scale))
         graded.append([name for name, p in model.named_parameters() if p.grad is not None])
     state = trainer.optimizer.state
     after = {name: p.detach() for name, p in model.named_parameters()}
     moments = {name: len(state[p]) for name, p in model.named_parameters() if p in state}
     outcome = {"before": before, "after": after, "graded": graded, "moments": moments}
     torch.save(outcome, folder / f"{world}-{rank}.pt")
+
+
+def mixed(folder: Path, rank: int, world: int) -> None:
+    config = load_config(
+        None,
+        ["model.name=mdsr-baseline", "data.batch=6", "precision=float32", f"workers.count={world}"],
+    )
+    torch.manual_seed(0)
+    model = create_model("mdsr-baseline", blocks=1, filters=8)
+    trainer = Trainer(config, model, peak=255, rank=rank, world=world)
+    mine = slice(rank * 2 // world, (rank + 1) * 2 // world)
+    parts = []
+    for index, scale in enumerate((2, 3, 4)):
+        lr, hr = patches(index, scale)
+        parts.append(Batch(lr[:2][mine], hr[:2][mine], scale))
+    trainer.advance(*parts)
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    torch.save({"loss": trainer.mean_loss(), "grads": grads}, folder / f"{world}-{rank}.pt")
 
 
 def adversaries(folder: Path, rank: int, world: int) -> None:
@@ -65,7 +84,7 @@ def adversaries(folder: Path, rank: int, world: int) -> None:
     mine = slice(rank * 6 // world, (rank + 1) * 6 // world)
     for step in range(2):
         lr, hr = patches(step)
-        trainer.advance(lr[mine], hr[mine])
+        trainer.advance(Batch(lr[mine], hr[mine]))
     figures = trainer.figures()
     networks = {"generator": model, "discriminator": trainer.discriminator}
     weights = {name: dict(network.named_parameters()) for name, network in networks.items()}
@@ -84,7 +103,7 @@ def stop(folder: Path, rank: int, world: int) -> None:
     stopped = []
     for step in range(3):
         asked = rank == world - 1 and step == 1
-        stopped.append(trainer.advance(lr[mine], hr[mine], stop=asked))
+        stopped.append(trainer.advance(Batch(lr[mine], hr[mine]), stop=asked))
         if stopped[-1]:
             break
     outcome = {"stopped": stopped, "checked": trainer.check(), "step": trainer.step}
@@ -102,7 +121,7 @@ def share(folder: Path, rank: int, world: int, bad: bool) -> None:
     if bad and rank == world - 1:
         trainer.gain = float("inf")
     try:
-        trainer.advance(lr[mine], hr[mine])
+        trainer.advance(Batch(lr[mine], hr[mine]))
         outcome = "ok"
     except NonFiniteLossError as error:
         outcome = str(error)
@@ -130,6 +149,8 @@ def main(folder: Path, rank: int, world: int, kind: str = "") -> None:
         stop(folder, rank, world)
     elif kind == "several":
         several(folder, rank, world)
+    elif kind == "mixed":
+        mixed(folder, rank, world)
     elif kind == "gan":
         adversaries(folder, rank, world)
     else:

@@ -1,4 +1,4 @@
-"""Training on several scales: each step has one of them, drawn alike on every worker."""
+"""Training on several scales: each step has one of them, drawn alike on every worker, or some patches of each."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-    """A worker's part of one step: LR ``(n, C, p, p)``, HR ``(n, C, sp, sp)``, integers, and their scale s."""
+    """Patches of one scale s: LR ``(n, C, p, p)``, HR ``(n, C, sp, sp)``, integers; s may be left out for a network of one."""
 
     lr: Tensor
     hr: Tensor
-    scale: float
+    scale: float | None = None
 
 
 class _Source(Protocol):
@@ -36,13 +36,17 @@ class _Source(Protocol):
 
 
 class ScaleStream:
-    """Patches of a dataset at one of ``scales`` per step (MDSR: Lim et al. 2017, section 4.2).
+    """Patches of a dataset at one of ``scales`` per step (MDSR: Lim et al. 2017, section 4.2), or ``mixed``: at all.
 
     A pure function of ``(seed, step)``, like ``PatchStream``, whose arguments it takes: ``patch`` is the LR side
     at every scale. Integer scales read the LR images of the dataset. When any of the scales is a fraction, LR patches
     of all are made from the HR ones as they are needed; then ``patch`` times every scale has to be whole.
 
-    Raises ``ConfigError`` like ``Dataset`` and ``PatchStream``, and for a patch that is not whole at a scale.
+    Mixed, a step has ``batch / len(scales)`` patches of each scale (VDSR: Kim et al. 2016, section 3.3), all of one HR
+    side: ``patch`` is then the LR side at the smallest scale.
+
+    Raises ``ConfigError`` like ``Dataset`` and ``PatchStream``, for a patch that is not whole at a scale, and for a mixed
+    batch that scales and workers cannot share equally.
     """
 
     def __init__(
@@ -55,21 +59,32 @@ class ScaleStream:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        mixed: bool = False,
         cache: ShardCache | None = None,
     ) -> None:
-        self.scales, self.seed = tuple(scales), seed
+        self.scales, self.seed, self.mixed = tuple(scales), seed, mixed
+        if mixed and batch % (len(scales) * world):
+            raise ConfigError(
+                f"a batch of {batch} patches cannot be shared equally by {len(scales)} scales and {world} workers; make "
+                f"data.batch a multiple of {len(scales) * world}, or data.mixed false"
+            )
+        sides = _mixed_sides(patch, self.scales) if mixed else dict.fromkeys(self.scales, patch)
         cache = cache or ShardCache()
         whole = all(float(scale).is_integer() for scale in scales)
         hr = None if whole else Dataset(uri, 1, cache)
         self._sources: dict[float, _Source] = {}
         files: dict[str, int] = {}
-        for scale in self.scales:
+        for index, (scale, lr_side) in enumerate(sides.items()):
             dataset = hr or Dataset(uri, int(scale), cache)
-            side = patch if hr is None else _whole_side(patch, scale, self.scales)
             stream = PatchStream(
-                dataset, patch=side, batch=batch, seed=seed, rank=rank, world=world
+                dataset,
+                patch=lr_side if hr is None else _whole_side(lr_side, scale, self.scales),
+                batch=batch // len(scales) if mixed else batch,
+                seed=seed + index if mixed else seed,  # or all scales would see the same places
+                rank=rank,
+                world=world,
             )
-            self._sources[scale] = stream if hr is None else _Shrunk(stream, patch)
+            self._sources[scale] = stream if hr is None else _Shrunk(stream, lr_side)
             files |= stream.shards()
         self.manifest: Manifest = dataset.manifest
         if dataset.cached and sum(files.values()) > cache.limit:
@@ -80,10 +95,10 @@ class ScaleStream:
                 cache.limit,
             )
 
-    def batch(self, step: int) -> Batch:
-        """This worker's part of the batch of ``step`` (from 0)."""
-        scale = scale_at(self.seed, step, self.scales)
-        return Batch(*self._sources[scale].batch(step), scale)
+    def batches(self, step: int) -> list[Batch]:
+        """This worker's part of the batch of ``step`` (from 0): of the scale that was drawn, or of each."""
+        drawn = self.scales if self.mixed else (scale_at(self.seed, step, self.scales),)
+        return [Batch(*self._sources[scale].batch(step), scale) for scale in drawn]
 
 
 class _Shrunk:
@@ -95,6 +110,24 @@ class _Shrunk:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         _, hr = self._hr.batch(step)
         return shrink(hr, (self._patch, self._patch)), hr
+
+
+def _mixed_sides(patch: int, scales: Sequence[float]) -> dict[float, int]:
+    """The LR side at each scale for the HR side that ``patch`` has at the smallest."""
+    hr = patch * exact_scale(min(scales))
+    sides = {scale: hr / exact_scale(scale) for scale in scales}
+    if any(side.denominator != 1 for side in sides.values()):
+        raise ConfigError(
+            f"data.patch {patch} is {float(hr):g} HR pixels at x{min(scales):g}, which is no whole number of LR pixels "
+            f"at every scale; with data.mixed make it a multiple of {_mixed_grain(scales)}"
+        )
+    return {scale: int(side) for scale, side in sides.items()}
+
+
+def _mixed_grain(scales: Sequence[float]) -> int:
+    """The smallest patch at the smallest scale whose HR side is whole patches of every scale."""
+    least = exact_scale(min(scales))
+    return math.lcm(*((least / exact_scale(scale)).denominator for scale in scales))
 
 
 def _whole_side(patch: int, scale: float, scales: Sequence[float]) -> int:

@@ -1,4 +1,4 @@
-"""Weights of one network as the start of another: of other scales, of other channels, MDSR from EDSR."""
+"""Weights of one network as the start of another: of other scales, channels or depth, MDSR from EDSR."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rayscale.errors import ConfigError
 from rayscale.models.edsr import EDSR
 from rayscale.models.mdsr import MDSR
 from rayscale.models.network import SuperResolver
+from rayscale.models.vdsr import VDSR
 from rayscale.models.weights import require_same
 
 Weights = dict[str, Tensor]
@@ -23,6 +24,8 @@ def warm_start(
       ``pre_process`` and ``upsample`` (the paper starts x3 and x4 from a trained x2 this way).
     - MDSR starts from EDSR as a network that enlarges by EDSR's scale exactly as that does: its ``pre_process``
       changes nothing at first, and the upsamplers of other scales stay fresh.
+    - A deeper VDSR starts from a shallower one as the same function: what is new between its ReLUs is the identity
+      (Chen et al. 2016, "Net2Net").
     - From RGB to one channel: the network of a grey image, the mean of R, G and B. To more channels: the first three
       as they were; each further one is not looked at, and comes out as that mean, until training says otherwise.
 
@@ -73,6 +76,8 @@ def _given(target: SuperResolver, source: SuperResolver) -> Weights:
         raise ConfigError(
             f"{target.spec.system} cannot start from {source.spec.system}: another architecture"
         )
+    if isinstance(target, VDSR) and target.spec.blocks > source.spec.blocks:
+        return _deepened(target, learned, source.spec.blocks)
     if target.scales == source.scales:
         return learned
     bound = target.scale_bound
@@ -90,6 +95,23 @@ def _from_edsr(target: MDSR, learned: Weights, scale: int) -> Weights:
     for key, value in target.named_parameters():
         if key.startswith("pre_process.") and ".body.2." in key:
             given[key] = torch.zeros_like(value)
+    return given
+
+
+def _deepened(target: VDSR, learned: Weights, blocks: int) -> Weights:
+    """The ``blocks`` layers of a shallower VDSR spread over the target's, with identities after each but the last."""
+    depth = target.spec.blocks
+    place = {i * (depth - 1) // (blocks - 1): i for i in range(blocks)}
+    given = {}
+    for key, value in target.named_parameters():
+        _, index, kind = key.split(".")
+        layer = int(index) // 2
+        if layer in place:
+            given[key] = learned[f"layers.{2 * place[layer]}.{kind}"]
+        else:
+            given[key] = torch.zeros_like(value)
+            if kind == "weight":
+                torch.nn.init.dirac_(given[key])
     return given
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from rayscale.models.network import SuperResolver
 from rayscale.training.config import TrainConfig
 from rayscale.training.discriminator import Discriminator
-from rayscale.training.optimizer import make_optimizer, set_rates
+from rayscale.training.optimizer import make_optimizer
 from rayscale.training.perceptual import make_content
 from rayscale.training.step import Trainer, copied, parallel
 
@@ -44,7 +44,9 @@ class AdversarialTrainer(Trainer):
         self.discriminator = Discriminator(model.channels, side).to(self.device).train()
         self.judge = parallel(self.discriminator, self.device, world)
         self.judge_optimizer = make_optimizer(self.discriminator, self.config)
-        self._judged = torch.zeros(2, device=self.device)  # sum of its losses, and their number
+        self._judged = torch.zeros(
+            2, device=self.device
+        )  # sum of its losses, and of what they are the mean of, in steps
 
     def figures(self) -> dict[str, float]:
         """What to log: means since the last call over all workers; waits for the device."""
@@ -69,9 +71,6 @@ class AdversarialTrainer(Trainer):
     def _differentiate(
         self, inputs: Tensor, target: Tensor, scale: float | None, share: float
     ) -> Tensor:
-        for optimizer in (self.optimizer, self.judge_optimizer):
-            set_rates(optimizer, self.step, self.config)
-            optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             output = self.parallel(self.model.training_view(inputs), scale)
         fake = self._signed(output.float())
@@ -93,13 +92,17 @@ class AdversarialTrainer(Trainer):
             part = _cross_entropy(verdict, real=truth) * share
             part.backward()  # type: ignore[no-untyped-call]
             judged += part.detach()
-        self._judged += torch.stack([judged, torch.ones_like(judged)])
+        self._judged += torch.stack([judged, torch.full_like(judged, share)])
         # A discriminator that is lost is as bad as a generator that is.
         return torch.where(torch.isfinite(judged), loss.detach(), judged)
 
     def _update(self) -> None:
         super()._update()
         self._apply(self.judge_optimizer)
+
+    @property
+    def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        return (self.optimizer, self.judge_optimizer)
 
     def _signed(self, x: Tensor) -> Tensor:
         """From ``[0, value_range]`` to [-1, 1]."""

@@ -74,6 +74,7 @@ def train(
         seed=config.run.seed,
         rank=rank,
         world=world,
+        mixed=config.data.mixed,
     )
     manifest = stream.manifest
     trainer = make_trainer(config, manifest, rank=rank, world=world, device=device)
@@ -138,13 +139,13 @@ class _Loop:
         with (
             self.run.checkpoints.committing(),
             _sigterm() as asked,
-            Prefetch(stream.batch, self.trainer.step, steps) as batches,
+            Prefetch(stream.batches, self.trainer.step, steps) as steps_ahead,
         ):
             while self.trainer.step < steps and not stopped:
                 started = time.perf_counter()
-                lr, hr, scale = next(batches)
+                batches = next(steps_ahead)
                 ready = time.perf_counter()
-                stopped = self.trainer.advance(lr, hr, scale, stop=asked())
+                stopped = self.trainer.advance(*batches, stop=asked())
                 for clock in (self.clock, self.total):
                     clock.add(ready - started, time.perf_counter() - started)
                 stopped = self._after(self.trainer.step, stopped)

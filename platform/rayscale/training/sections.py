@@ -97,6 +97,11 @@ class DataSection(DatasetSection):
 
     patch: int = Field(default=48, ge=4, description="side of a patch in LR pixels")
     batch: int = Field(default=16, ge=1, description="patches per step, over all workers together")
+    mixed: bool = Field(
+        default=False,
+        description="every step has patches of all scales, of one HR side that patch tells at the smallest scale (VDSR); "
+        "otherwise each step draws one scale (MDSR)",
+    )
 
 
 class OptimizerSection(Section):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from rayscale.data import Batch
 from rayscale.inference.engine import pick_dtype
 from rayscale.models.network import SuperResolver
 from rayscale.training.config import TrainConfig
@@ -61,24 +62,30 @@ class Trainer:
         self.step = 0
         self._good: dict[str, Any] | None = None
 
-    def advance(
-        self, lr: Tensor, hr: Tensor, scale: float | None = None, *, stop: bool = False
-    ) -> bool:
+    def advance(self, *batches: Batch, stop: bool = False) -> bool:
         """Train on this worker's share of a global batch; whether all have to end here, as one was asked to ``stop``.
 
         Several workers on GPUs learn of it at the next ``check``: one that ended alone would leave the others waiting.
 
-        ``lr (n, C, p, p)`` and ``hr (n, C, sp, sp)`` are uint8 or uint16; ``scale`` s may be left out for a network of
-        one. Gradients are those of the mean over the global batch, for any number of workers and any shares.
+        Each of ``batches`` has patches of one scale, uint8 or uint16; together they are the share. Gradients are those of
+        the mean over the global batch, for any number of workers and any shares.
 
         Raises:
             NonFiniteLossError: on every worker, before the weights change. On a GPU it is raised by ``check``
                 instead, so that no step has to wait for the device; the weights have not changed either.
             UnstableError: like it, for spikes.
         """
-        share = lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
-        loss = self._differentiate(self._to_device(lr), self._to_device(hr), scale, share)
-        self.guard.watch(loss, stop, self.step, scale)
+        for optimizer in self._optimizers:
+            set_rates(optimizer, self.step, self.config)
+            optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for lr, hr, scale in batches:
+            share = lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
+            losses.append(
+                self._differentiate(self._to_device(lr), self._to_device(hr), scale, share)
+            )
+        scale = batches[0].scale if len(batches) == 1 else None
+        self.guard.watch(torch.stack(losses).sum(), stop, self.step, scale)
         spike = False
         if self.synchronous:
             stop, spike = self._settle()
@@ -140,13 +147,11 @@ class Trainer:
     def _differentiate(
         self, inputs: Tensor, target: Tensor, scale: float | None, share: float
     ) -> Tensor:
-        """The loss of this worker's share, its gradients left in the parameters."""
-        set_rates(self.optimizer, self.step, self.config)
+        """The loss of some of this worker's share, its gradients added to those in the parameters."""
         view = self.model.training_view
         with self._autocast():
             output = self.parallel(view(inputs), scale)
         loss = self._loss(output.float(), view(target)) * share
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -186,6 +191,10 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @property
+    def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        return (self.optimizer,)
 
     def _to_device(self, pixels: Tensor) -> Tensor:
         moved = pixels.to(self.device, non_blocking=True).to(torch.float32) * self.gain
