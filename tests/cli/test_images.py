@@ -326,6 +326,45 @@ def test_a_scene_keeps_its_ground_and_its_format(rayscale, tmp_path):
     assert "geometry would be lost" in err
 
 
+def test_the_uncertainty_of_a_scene_is_written_by_windows_to_the_same_place(
+    rayscale, tmp_path, monkeypatch
+):
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    profile = {
+        "driver": "GTiff",
+        "dtype": "uint16",
+        "width": 130,
+        "height": 60,
+        "count": 1,
+        "nodata": 0,
+    }
+    pixels = np.random.default_rng(0).integers(1, 9000, (1, 60, 130), np.uint16)
+    pixels[:, :, 100:] = 0
+    with rasterio.open(tmp_path / "scene.tif", "w", crs="EPSG:32632", **profile) as scene:
+        scene.write(pixels)
+    command = (
+        "upscale",
+        tmp_path / "scene.tif",
+        tmp_path / "large.tiff",
+        "--uncertainty",
+        "--json",
+    )
+    monkeypatch.setattr("rayscale.inference.scenes._WINDOW_BYTES", 0)  # the smallest ones
+    code, out, err = rayscale(*command)
+    assert code == 0, err
+    beside = tmp_path / "large.uncertainty.tiff"
+    assert json.loads(out)["done"][0]["uncertainty"] == str(beside)
+    with rasterio.open(beside) as values, rasterio.open(tmp_path / "large.tiff") as large:
+        assert (values.crs, values.transform, values.shape) == (
+            large.crs,
+            large.transform,
+            (120, 260),
+        )
+        assert np.isnan(values.read(1)[:, 200:]).all()
+        assert 0 < values.read(1)[:, :200].mean() < 2000
+        assert "standard deviation over the eight" in values.tags()["RAYSCALE"]
+
+
 def test_a_scene_of_several_windows_shows_where_it_is(rayscale, tmp_path, monkeypatch):
     rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
     profile = {"driver": "GTiff", "width": 130, "height": 60, "count": 1, "dtype": "float32"}

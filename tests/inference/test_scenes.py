@@ -15,6 +15,7 @@ from rayscale.errors import ConfigError, StorageError, TooLargeError
 from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.imaging.scene import Scene, SceneWriter
 from rayscale.inference import Upscaler, upscale_scene, upscale_window, windows_of
+from rayscale.inference.upscaler import UNCERTAINTY
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
 from rayscale.settings import get_settings
@@ -147,10 +148,57 @@ def test_back_projection_is_that_of_the_whole_and_so_is_its_residual(tmp_path, m
     assert (tmp_path / "windows.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
 
 
-def test_uncertainty_by_windows_is_refused(tmp_path):
-    upscaler = bicubic(2, uncertainty=True)
-    with pytest.raises(ConfigError, match="uncertainty of a scene"):
-        upscale_scene(upscaler, picture(tmp_path / "scene.tif"), tmp_path / "large.tif")
+@pytest.mark.parametrize("make", SCENES)
+def test_uncertainty_by_windows_is_that_of_the_whole(tmp_path, make):
+    source = make(tmp_path / "scene.tif")
+    upscaler = Upscaler(gathering(), 2, precision="float32", uncertainty=True)
+    beside = tmp_path / "windows.uncertainty.tif"
+    upscale_scene(
+        upscaler, source, tmp_path / "windows.tif", PROVENANCE, uncertainty=beside, window=64
+    )
+    expected = upscaler.run(read_image(source.read_bytes()))
+    (tmp_path / "whole.tif").write_bytes(write_image(expected.image, PROVENANCE))
+    assert (tmp_path / "windows.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    made = PROVENANCE.with_measures(content=UNCERTAINTY)
+    whole_beside = read_image(write_image(expected.uncertainty, made))
+    got = read_image(beside.read_bytes())
+    assert got.pixels.dtype == np.float32
+    assert np.nanmax(got.pixels) > 0
+    np.testing.assert_array_equal(got.pixels, whole_beside.pixels)
+    assert got.metadata.bands == whole_beside.metadata.bands
+    assert got.metadata.transform == whole_beside.metadata.transform
+    assert got.metadata.tags[""]["RAYSCALE"] == whole_beside.metadata.tags[""]["RAYSCALE"]
+
+
+def gathering() -> SuperResolver:
+    """Looks to one side only, so that the views of an ensemble differ; every sum is of two numbers, so that none rounds
+    otherwise in another shape."""
+
+    class Gather(SuperResolver):
+        any_channels = True
+
+        def resolve_scale(self, scale):
+            return 2
+
+        def halo(self, scale):
+            return 1
+
+        def enlarge(self, x, scale):
+            left = torch.roll(x, 1, dims=3)
+            left[..., 0] = x[..., 0]
+            return (0.75 * x + 0.25 * left).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    return Gather(create_model("bicubic", scale=2).spec)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_uncertainty_is_wanted_by_both_or_none(tmp_path, wanted):
+    upscaler = bicubic(2, uncertainty=wanted)
+    beside = None if wanted else tmp_path / "beside.tif"
+    with pytest.raises(ConfigError, match="give both or none"):
+        upscale_scene(
+            upscaler, picture(tmp_path / "scene.tif"), tmp_path / "large.tif", uncertainty=beside
+        )
 
 
 def test_pixels_of_twelve_bits_stay_so(tmp_path):
@@ -204,7 +252,7 @@ def test_any_order_of_windows_makes_the_same_scene(tmp_path):
         with SceneWriter(tmp_path / "any.tif", scene, 2.5) as writer:
             for window in reversed(windows):
                 with Scene(source, levels) as mine:  # as another process would
-                    writer.put(upscale_window(mine, upscaler, window)[0])
+                    writer.put(upscale_window(mine, upscaler, window).part)
             writer.finish(PROVENANCE)
     assert (tmp_path / "any.tif").read_bytes() == (tmp_path / "rows.tif").read_bytes()
 

@@ -76,8 +76,8 @@ class SceneWork:
         """Enlarge one window and store its part."""
         from rayscale.inference import upscale_window
 
-        part, residual = upscale_window(scene, upscaler, window)
-        self.parts.write(_key(number), _packed(part, residual))
+        larger = upscale_window(scene, upscaler, window)
+        self.parts.write(_key(number), _packed(larger.part, larger.residual))
 
     def assemble(self, upscaler: Upscaler, *, overwrite: bool) -> Placed:
         """Make the output of the parts and put it in its place; then the parts are deleted.

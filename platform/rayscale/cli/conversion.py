@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     Change = Callable[[Image], "Changed"]
 
-UNCERTAINTY = "standard deviation over the eight outputs of the self-ensemble, in stored units"
-"""What the provenance of the file beside an output says of its values."""
-
 
 @dataclass(frozen=True)
 class Changed:
@@ -101,6 +98,7 @@ def convert(source: Path, target: Path, change: Change) -> Written:
     from dataclasses import replace
 
     from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
+    from rayscale.inference.upscaler import UNCERTAINTY
     from rayscale.storage import connect
 
     ending = ending_of(target.name)
@@ -117,11 +115,10 @@ def convert(source: Path, target: Path, change: Change) -> Written:
     store.write(target.name, write_image(result.image, result.provenance))
     beside = None
     if result.uncertainty is not None:
-        suffixes = CONTAINERS[result.uncertainty.container].suffixes
-        name = f"{_stem(target)}.uncertainty{ending if ending in suffixes else suffixes[0]}"
+        path = _beside(target, result.uncertainty.container)
         made = result.provenance and result.provenance.with_measures(content=UNCERTAINTY)
-        store.write(name, write_image(result.uncertainty, made))
-        beside = str(target.with_name(name))
+        store.write(path.name, write_image(result.uncertainty, made))
+        beside = str(path)
     return Written(result.image.width, result.image.height, result.residual, beside)
 
 
@@ -148,10 +145,22 @@ def convert_scene(
             if count > 1:
                 show(f"{source}: {done} of {count} windows")
 
-        scene_made = upscale_scene(upscaler, source, target, provenance, progress=progress)
-    residual = scene_made.residual
-    told = None if residual is None else residual.describe()
-    return Written(scene_made.width, scene_made.height, told)
+        beside = _beside(target, "geotiff") if upscaler.uncertainty else None
+        larger = upscale_scene(
+            upscaler, source, target, provenance, uncertainty=beside, progress=progress
+        )
+    residual = None if larger.residual is None else larger.residual.describe()
+    return Written(larger.width, larger.height, residual, None if beside is None else str(beside))
+
+
+def _beside(target: Path, container: str) -> Path:
+    """The file of the uncertainty of ``target``."""
+    from rayscale.imaging import CONTAINERS, ending_of
+
+    ending, suffixes = ending_of(target.name), CONTAINERS[container].suffixes
+    return target.with_name(
+        f"{_stem(target)}.uncertainty{ending if ending in suffixes else suffixes[0]}"
+    )
 
 
 def _stem(path: Path) -> str:

@@ -184,8 +184,7 @@ def upscale(
         check_apart(jobs)
 
     def converted(source: Path, target: Path) -> Written:
-        # The uncertainty of a scene, a second one, is not written by windows.
-        if is_scene_to_scene(source, target) and not uncertainty:
+        if is_scene_to_scene(source, target):
             return convert_scene(source, target, made_for)
         return convert(source, target, larger)
 

@@ -181,19 +181,23 @@ class SceneWriter:
 
     Args:
         target: the file to make, its folder too when missing. scene: the source. scale: how many times larger.
+        deviations: the parts are standard deviations of the values, float32 with NaN where there are none.
 
     Raises:
         TooLargeError: over ``max_scene_pixels``, or a side over what GeoTIFF holds.
         StorageError: not enough free disk space, or any other reason not to be able to write.
     """
 
-    def __init__(self, target: str | Path, scene: Scene, scale: float) -> None:
+    def __init__(
+        self, target: str | Path, scene: Scene, scale: float, *, deviations: bool = False
+    ) -> None:
         self.target = Path(os.path.abspath(target))
         self.height, self.width = enlarged(scene.height, scale), enlarged(scene.width, scale)
-        self._metadata = scene.metadata.scaled(scale)
+        metadata = scene.metadata.scaled(scale)
+        self._metadata = metadata.of_deviations() if deviations else metadata
         self._levels = scene.levels
         self._count = scene.channels + (self._metadata.alpha is not None)
-        self._dtype = scene.dtype
+        self._dtype = np.dtype(np.float32) if deviations else scene.dtype
         self._check_size(scene, scale)
 
     def __enter__(self) -> SceneWriter:

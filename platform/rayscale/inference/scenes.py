@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from rayscale.errors import ConfigError
 from rayscale.imaging.scene import Part, Scene, SceneWriter
 from rayscale.inference.backprojection import Residual
 from rayscale.inference.tiles import Tile
+from rayscale.inference.upscaler import UNCERTAINTY
 from rayscale.resampling import enlarged, exact_scale, nearest
 from rayscale.settings import MIB
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from rayscale.inference.upscaler import Upscaler
 
 _WINDOW_BYTES = 128 * MIB
-"""Float32 output of a window of the default size; computing it takes about three times as much."""
+"""Float32 output of a window of the default size; computing it takes about three times as much, with the uncertainty twice
+that, for which windows are half as large."""
 
 _SMALLEST_WINDOW = 64
 
@@ -40,14 +43,24 @@ def windows_of(scene: Scene, upscaler: Upscaler, side: int | None = None) -> lis
     """
     scale = upscaler.scale
     if side is None:
-        side = math.isqrt(int(_WINDOW_BYTES / (4 * scene.channels * scale**2)))
+        most = _WINDOW_BYTES / 2 if upscaler.uncertainty else _WINDOW_BYTES
+        side = math.isqrt(int(most / (4 * scene.channels * scale**2)))
     size = scene.height, scene.width
     grain = exact_scale(scale).denominator
     return Tile.whole(*size).cut(max(side, _SMALLEST_WINDOW), upscaler.halo, grain, size)
 
 
-def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> tuple[Part, Residual | None]:
-    """One of :func:`windows_of`, enlarged, and what remains of its core by back-projection, if that was asked for.
+@dataclass(frozen=True, eq=False)
+class UpscaledWindow:
+    """The core of a window, enlarged, and what was asked to be known of it, as of :class:`Upscaled`."""
+
+    part: Part
+    residual: Residual | None = None
+    uncertainty: Part | None = None
+
+
+def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> UpscaledWindow:
+    """One of :func:`windows_of`, enlarged.
 
     Missing pixels of the halo are filled as in the whole scene: from measured ones up to ``fill_reach`` away, so that
     many more pixels are read around it. The network sees the window alone.
@@ -62,10 +75,11 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> tuple[Part
     core = [_within(part, span.start, span.stop) for part, span in zip(read, spans, strict=True)]
     source = image.pixels[tuple(core)]
     missing = None if image.missing is None else image.missing.cropped(*core)
-    residual = None
+    residual = deviations = None
     if missing is not None and missing.everything:
         pixels = nearest(source, scale)
         residual = Residual() if upscaler.consistency else None
+        deviations = np.full(pixels.shape, np.nan, np.float32) if upscaler.uncertainty else None
     else:
         seen = [_within(part, span.low, span.high) for part, span in zip(read, spans, strict=True)]
         filled = upscaler.filled(image)[tuple(seen)]
@@ -73,18 +87,21 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> tuple[Part
         counted = np.zeros((*window.shape, 1 if missing is None else missing.valid.shape[-1]), bool)
         counted[inner] = True if missing is None else missing.valid
         larger = upscaler.run(replace(image, pixels=filled, missing=None), counted)
-        pixels = larger.image.pixels[tuple(_enlarged(part, scale) for part in inner)]
-        residual = larger.residual
+        place = tuple(_enlarged(part, scale) for part in inner)
+        pixels, residual = larger.image.pixels[place], larger.residual
+        if larger.uncertainty is not None:
+            deviations = larger.uncertainty.pixels[place]
         if missing is not None:
             pixels = missing.restored(pixels, source, scale)
+            if deviations is not None:
+                deviations = np.where(missing.scaled(scale).valid, deviations, np.float32(np.nan))
     mask = scene.mask(*(slice(span.start, span.stop) for span in spans))
-    part = Part(
-        row=enlarged(window.rows.start, scale),
-        column=enlarged(window.columns.start, scale),
-        pixels=pixels,
-        mask=None if mask is None else nearest(mask, scale),
+    row, column = enlarged(window.rows.start, scale), enlarged(window.columns.start, scale)
+    return UpscaledWindow(
+        Part(row, column, pixels, None if mask is None else nearest(mask, scale)),
+        residual,
+        None if deviations is None else Part(row, column, deviations),
     )
-    return part, residual
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,7 @@ def upscale_scene(
     target: str | Path,
     provenance: Provenance | None = None,
     *,
+    uncertainty: str | Path | None = None,
     window: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> UpscaledScene:
@@ -109,31 +127,43 @@ def upscale_scene(
 
     Args:
         provenance: gets the residual as a measure.
+        uncertainty: the file to make of the standard deviations, in float32 and NaN where nothing was measured; for an
+            upscaler that tells them, and only for such a one.
         window: side of a window in source pixels; see :func:`windows_of`.
         progress: called with the number of windows done and of all, before the first and after each.
 
-    Raises ConfigError for an upscaler that shall tell the uncertainty; further errors as of :class:`Scene`,
+    Raises ConfigError when only one of the two wants the uncertainty; further errors as of :class:`Scene`,
     :class:`SceneWriter` and :class:`Upscaler`.
     """
-    if upscaler.uncertainty:
+    if upscaler.uncertainty != (uncertainty is not None):
         raise ConfigError(
-            "the uncertainty of a scene is not written by windows; upscale it as an image in memory, or do without"
+            "an upscaler with uncertainty needs a file for it, and the file such an upscaler; give both or none"
         )
-    with Scene(source) as scene, SceneWriter(target, scene, upscaler.scale) as writer:
+    with ExitStack() as stack:
+        scene = stack.enter_context(Scene(source))
+        writer = stack.enter_context(SceneWriter(target, scene, upscaler.scale))
+        beside = None
+        if uncertainty is not None:
+            beside = SceneWriter(uncertainty, scene, upscaler.scale, deviations=True)
+            stack.enter_context(beside)
         windows = windows_of(scene, upscaler, window)
         residual = Residual() if upscaler.consistency else None
         for number, place in enumerate(windows):
             if progress is not None:
                 progress(number, len(windows))
-            part, left = upscale_window(scene, upscaler, place)
-            writer.put(part)
-            if residual is not None and left is not None:
-                residual += left
+            larger = upscale_window(scene, upscaler, place)
+            writer.put(larger.part)
+            if beside is not None and larger.uncertainty is not None:
+                beside.put(larger.uncertainty)
+            if residual is not None and larger.residual is not None:
+                residual += larger.residual
         if progress is not None:
             progress(len(windows), len(windows))
         if provenance is not None and residual is not None:
             provenance = provenance.with_measures(residual=residual.describe())
         writer.finish(provenance)
+        if beside is not None:
+            beside.finish(provenance and provenance.with_measures(content=UNCERTAINTY))
         return UpscaledScene(writer.width, writer.height, residual)
 
 

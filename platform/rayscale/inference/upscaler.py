@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[Any]
 
-__all__ = ["Precision", "Upscaled", "Upscaler"]
+__all__ = ["UNCERTAINTY", "Precision", "Upscaled", "Upscaler"]
+
+UNCERTAINTY = "standard deviation over the eight outputs of the self-ensemble, in stored units"
+"""What the provenance of a file of uncertainty says of its values."""
 
 
 @dataclass(frozen=True, eq=False)
