@@ -3,9 +3,10 @@
     python benchmarks/batch_throughput.py                            # EDSR-baseline x2, 48 images of 256 x 256
     python benchmarks/batch_throughput.py --images 16 --side 96 --rounds 1
 
-Four yardsticks on the same PNG files, in rounds that alternate:
+Yardsticks on the same PNG files, in rounds that alternate:
 
 engine, no files     one process, as many threads as cores: the network on pictures that lie in memory
+engine, N processes  the same in one and in two processes of one thread each: what the machine makes of a second core
 engine with files    the same, with reading, decoding, encoding and writing of files on the local disk, one after the other
 batch, 2 workers     S3 to S3 (the server of the local stack, on this machine too) on a Ray of two CPUs, one thread each
 batch, 1 worker      the same on a Ray of one CPU
@@ -19,11 +20,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +65,37 @@ def engine(upscaler: Upscaler, files: dict[str, bytes]) -> float:
     for image in images:
         upscaler.upscale(image)
     return len(images) / (time.perf_counter() - start)
+
+
+def engines(model: str, files: dict[str, bytes], processes: int) -> float:
+    """Images/s of processes of one thread, each with its share of the files."""
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(processes + 1)
+    items = list(files.items())
+    crew = [
+        context.Process(target=_one_thread, args=(model, dict(items[i::processes]), together))
+        for i in range(processes)
+    ]
+    for process in crew:
+        process.start()
+    together.wait()
+    start = time.perf_counter()
+    together.wait()
+    seconds = time.perf_counter() - start
+    for process in crew:
+        process.join()
+    return len(files) / seconds
+
+
+def _one_thread(model: str, files: dict[str, bytes], together: Barrier) -> None:
+    torch.set_num_threads(1)
+    upscaler = Upscaler(open_model(model, scale=SCALE).network, SCALE, device="cpu")
+    images = [read_image(data) for data in files.values()]
+    upscaler.upscale(images[0])
+    together.wait()
+    for image in images:
+        upscaler.upscale(image)
+    together.wait()
 
 
 def engine_with_files(upscaler: Upscaler, files: dict[str, bytes], folder: Path) -> float:
@@ -125,6 +159,8 @@ def main() -> None:
             for number in range(options.rounds):
                 for name, measure in (
                     ("engine, no files", partial(engine, upscaler, files)),
+                    ("engine, 1 process", partial(engines, options.model, files, 1)),
+                    ("engine, 2 processes", partial(engines, options.model, files, WORKERS)),
                     (
                         "engine with files",
                         partial(engine_with_files, upscaler, files, home / "files"),
@@ -134,14 +170,15 @@ def main() -> None:
                 ):
                     rate = measure()
                     rates.setdefault(name, []).append(rate)
-                    print(f"round {number + 1}: {name:18} {rate:7.3f} images/s", flush=True)
+                    print(f"round {number + 1}: {name:19} {rate:7.3f} images/s", flush=True)
         finally:
             local.down(home)
-    bare, files_too, two, one = rates.values()
+    bare, alone, both, files_too, two, one = rates.values()
     for text, above, below, target in (
         ("batch / engine without files", two, bare, 0.9),
         ("batch / engine with files", two, files_too, None),
         ("2 workers / 1 worker", two, one, 1.8),
+        ("engine, 2 processes / 1 process", both, alone, None),
     ):
         ratios = [a / b for a, b in zip(above, below, strict=True)]
         wanted = f" (target {target})" if target else ""
