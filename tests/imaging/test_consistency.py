@@ -54,6 +54,15 @@ def test_a_scale_between_the_integers():
     assert found.spatial < 0.05
 
 
+def test_a_cut_fraction_of_a_pixel_moves_nothing():
+    """83 pixels at x1.6 are 132.8, of which 132 are left: on the grid of 1.6 a slope stays where it was."""
+    size = 83
+    coarse = np.tile(100.0 + np.arange(size), (size, 1))[..., None]
+    along = (np.arange(int(size * 1.6)) + 0.5) / 1.6 - 0.5
+    fine = np.tile(100.0 + along, (int(size * 1.6), 1))[..., None]
+    assert consistency(fine, coarse, 1.6).reflectance < 0.02  # its borders; 0.25 when stretched over them
+
+
 def test_a_wrong_size_is_named(scene):
     with pytest.raises(InputError, match=r"scale 3.*\(144, 180, 4\)"):
         consistency(scene, scene[::2, ::2], 3)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rayscale.errors import InputError
 from rayscale.imaging.fidelity import Values, peak, sam
 from rayscale.imaging.fourier import displacement
-from rayscale.resampling import enlarged, resize
+from rayscale.resampling import downsample, enlarged
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def consistency(sr: Values, lr: Values, scale: float) -> Consistency:
             f"{sr.dtype} {sr.shape} is not what scale {scale} makes of {lr.dtype} {lr.shape}: {expected}"
         )
     source = lr.astype(np.float64)
-    shrunk = _shrink(sr.astype(np.float64), source.shape[:2])
+    shrunk = _shrink(sr.astype(np.float64), source.shape[:2], scale)
     return Consistency(
         reflectance=float(np.abs(shrunk - source).mean()) / peak(lr.dtype),
         spectral=sam(shrunk, source),
@@ -49,8 +49,10 @@ def consistency(sr: Values, lr: Values, scale: float) -> Consistency:
     )
 
 
-def _shrink(values: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+def _shrink(
+    values: NDArray[np.float64], size: tuple[int, int], scale: float
+) -> NDArray[np.float64]:
     import torch
 
     planes = torch.from_numpy(np.moveaxis(values, 2, 0))
-    return np.asarray(np.moveaxis(resize(planes, size).numpy(), 0, 2))
+    return np.asarray(np.moveaxis(downsample(planes, size, scale).numpy(), 0, 2))
