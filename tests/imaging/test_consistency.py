@@ -60,7 +60,9 @@ def test_a_cut_fraction_of_a_pixel_moves_nothing():
     coarse = np.tile(100.0 + np.arange(size), (size, 1))[..., None]
     along = (np.arange(int(size * 1.6)) + 0.5) / 1.6 - 0.5
     fine = np.tile(100.0 + along, (int(size * 1.6), 1))[..., None]
-    assert consistency(fine, coarse, 1.6).reflectance < 0.02  # its borders; 0.25 when stretched over them
+    assert (
+        consistency(fine, coarse, 1.6).reflectance < 0.02
+    )  # its borders; 0.25 when stretched over them
 
 
 def test_a_wrong_size_is_named(scene):

@@ -7,6 +7,7 @@ import torch
 
 from rayscale.errors import ConfigError
 from rayscale.models.registry import create_model
+from rayscale.resampling import upsample
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -29,6 +30,14 @@ def test_it_starts_after_he():
         math.sqrt(2 / (64 * 9)), rel=0.05
     )
     assert not layers[2].bias.detach().any()
+
+
+def test_it_starts_near_bicubic():
+    """Within hundredths of white, as what it will have to add; with a last layer after He et al. it was white itself."""
+    y = torch.rand(1, 1, 24, 24)
+    with torch.no_grad():
+        added = create_model("vdsr")(y, 2) - upsample(y, 2)
+    assert 0 < added.abs().mean() < 0.05
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
