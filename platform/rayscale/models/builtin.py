@@ -37,29 +37,33 @@ def builtin_names() -> tuple[str, ...]:
 def find_bundled(system: str, scale: float | None) -> str | None:
     """The bundled model of a system at a scale, or None: ``edsr-baseline`` at 2 is ``edsr-baseline-x2``.
 
-    A network of several scales has them all in its name: ``mdsr-baseline`` at 3 is ``mdsr-baseline-x234``. Models for
+    A network of several scales has them all in its name: ``mdsr-baseline`` at 3 is ``mdsr-baseline-x234``, and ``vdsr`` at
+    2.5, which it serves without having been trained for it, is ``vdsr-x234``. Models for
     certain images, whose names go on, are found by their whole names only. A registered model of that name comes
     before it: see ``rayscale.registry.open_model``.
     """
     if scale is None:
         return None
     for name in (f"{system}-x{scale:g}", f"{system}-x234"):
-        if name in bundled_names() and scale in read_spec(name)[0].scales:
+        if name not in bundled_names():
+            continue
+        # Most often the first is enough, and reads no weights.
+        if scale in read_spec(name)[0].scales or _serves(name, scale):
             return name
     return None
 
 
 def serving(scale: float) -> list[str]:
     """Names of the built-in models that enlarge by ``scale``."""
+    return [name for name in builtin_names() if _serves(name, scale)]
 
-    def serves(name: str) -> bool:
-        try:
-            open_builtin(name)[0].resolve_scale(scale)
-        except ConfigError:
-            return False
-        return True
 
-    return [name for name in builtin_names() if serves(name)]
+def _serves(name: str, scale: float) -> bool:
+    try:
+        open_builtin(name)[0].resolve_scale(scale)
+    except ConfigError:
+        return False
+    return True
 
 
 def default_models(scale: float) -> tuple[str, str]:
