@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from torch import nn
@@ -29,12 +29,11 @@ class VDSR(PreUpsampled):
                 f"{spec.filters}"
             )
         widths = [1, *[spec.filters] * (spec.blocks - 1), 1]
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths):
-            layers += [he_conv(inputs, outputs, 3), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers[:-1])
+        layers = [he_conv(inputs, outputs, 3) for inputs, outputs in pairwise(widths)]
         with torch.no_grad():
-            self.layers[-1].weight.mul_(0.02)
+            layers[-1].weight.mul_(0.02)
+        activated = chain.from_iterable((layer, nn.ReLU(inplace=True)) for layer in layers)
+        self.layers = nn.Sequential(*list(activated)[:-1])
 
     def refine(self) -> Skip:
         value_range = self.spec.value_range
