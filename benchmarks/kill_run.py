@@ -217,16 +217,17 @@ class Watcher(threading.Thread):
         self.progress = 0.0
         self._target, self._expected, self._report = target, expected, report
         self._versions: dict[str, Entry] = {}
+        self._rng = random.Random(1)
 
     def run(self) -> None:
-        rng = random.Random(1)
         while not self.stop.wait(0.2):
             try:
-                self._look(rng)
+                self.look()
             except RayscaleError:
                 continue  # the server is down: it was killed
 
-    def _look(self, rng: random.Random) -> None:
+    def look(self) -> None:
+        """List once and compare a few."""
         entries = list(self._target.list())
         seen = {e.key: e for e in entries if not e.key.startswith("_rayscale/")}
         parts = sum(entry.key.startswith("_rayscale/scenes/") for entry in entries)
@@ -246,7 +247,7 @@ class Watcher(threading.Thread):
         for key in self._versions.keys() - seen.keys():
             del self._versions[key]
             self._report.faults.append(f"during the run, {key} was there and then not")
-        for key in rng.sample(sorted(seen), min(5, len(seen))):
+        for key in self._rng.sample(sorted(seen), min(5, len(seen))):
             self._report.samples += 1
             expected = self._expected.outputs.get(key)
             whole = key == SCENE and expected and expected.size == seen[key].size

@@ -115,10 +115,10 @@ class SceneWork:
         return placed
 
     def clear(self) -> None:
-        """Delete the parts, and the copy of the source on this machine."""
+        """Delete the copy of the source on this machine, and the parts."""
+        self.forget()  # first: the next driver finds parts, but not this disk
         for entry in list(self.parts.list()):
             self.parts.delete(entry.key)
-        self.forget()
 
     def forget(self) -> None:
         """Delete the copy of the source on this machine."""
