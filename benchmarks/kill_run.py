@@ -53,7 +53,7 @@ SIDES = range(48, 97, 8)
 # The batch packs smaller ones, and what shares a pack depends on what was killed: a value on the edge could round otherwise.
 SHAPES = [(height, width) for height in SIDES for width in SIDES if height * width > 64 * 64]
 CORRUPT = 12
-WORKERS = ("UpscaleActor", "SceneActor", "_assembled")  # in the title of a process of Ray
+WORKERS = ("UpscaleActor", "SceneActor", "assemble_scene")  # in the title of a process of Ray
 VICTIMS = ("worker", "s3", "driver")
 LONGEST_PAUSE_S = 2.0  # between the point of a kill and the kill
 PHASES = ("images", "windows", "assembly")  # of the progress, a unit each
@@ -397,10 +397,10 @@ def stack(folder: Path) -> Iterator[Path]:
 
 
 def choose_points(kills: int, expected: Expected, rng: random.Random) -> list[float]:
-    """At which progress to kill: anywhere among images and windows, one in eight in the assembly."""
+    """At which progress to kill: anywhere among images and windows, one in four in the assembly."""
     if not expected.windows:
         return sorted(rng.uniform(0, 0.9) for _ in range(kills))
-    last = max(1, kills // 8)
+    last = max(1, kills // 4)
     return sorted(rng.uniform(0, 1.99) for _ in range(kills - last)) + [2.0] * last
 
 
@@ -451,8 +451,8 @@ def run(
                 number = report.kills.total()
                 if number == kills or watcher.progress < points[number]:
                     continue
-                # Anywhere in the assembly, of which nothing is seen from outside.
-                longest = LONGEST_PAUSE_S + (expected.seconds / 2 if points[number] == 2 else 0)
+                # Of the assembly nothing is seen from outside; it takes less than the scene took in all.
+                longest = LONGEST_PAUSE_S + (expected.seconds / 8 if points[number] == 2 else 0)
                 time.sleep(rng.uniform(0, longest))
                 progress, victim = watcher.progress, VICTIMS[number % len(VICTIMS)]
                 if progress < 3 and kill(victim, home, batch, rng):
