@@ -266,8 +266,12 @@ def test_a_scene_is_shared_by_all_workers(
     upscale_scene(upscaler, scene, tmp_path / "alone.tif", provenance)
     assert target.read("2024/scene.tif") == (tmp_path / "alone.tif").read_bytes()
     assert not list(target.list("_rayscale/scenes/"))
+    target.write(
+        "_rayscale/scenes/old/000000.npz", b"left by a driver that died after its last row"
+    )
     again = upscale_bucket(source.uri, target.uri, model="bicubic", scale=2)
     assert (again.done, again.skipped) == (0, 2)
+    assert not list(target.list("_rayscale/scenes/"))
 
 
 class Deadly(torch.nn.Module):

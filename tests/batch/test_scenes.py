@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +107,54 @@ def test_an_output_whose_row_was_lost_is_found(
     again = SceneWork(source, target, RECIPE, Task(task(source).entry, found=placed.etag))
     assert again.assemble(upscaler, overwrite=False) == placed
     assert [entry.key for entry in target.list()] == ["a/scene.tif"]
+
+
+def test_what_killed_workers_left_is_deleted(
+    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path, s3: Any
+) -> None:
+    """Half a source, half an output, half an upload; what another one still works on stays."""
+    import boto3
+
+    source, _ = places
+    target = connect(f"{s3.uri}/out")
+    work = SceneWork(source, target, RECIPE, task(source))
+    cache = tmp_path / "cache" / "scenes"
+    for name in (f"{work.id}.in", f"{work.id}.out", "another.out", "living.out"):
+        (cache / name / ".rayscale-x.part").mkdir(parents=True)
+        (cache / name / "half.tif").write_bytes(b"half")
+    client = boto3.session.Session().client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    bucket, _, prefix = f"{s3.uri}/out/".removeprefix("s3://").partition("/")
+    for key in ("a/scene.tif", "a/scene.tif.other"):
+        client.create_multipart_upload(Bucket=bucket, Key=prefix + key)
+    living = os.open(cache / "living.out", os.O_RDONLY)
+    fcntl.flock(living, fcntl.LOCK_EX)
+    compute(work, upscaler, work.missing(count(work, upscaler)))
+    work.assemble(upscaler, overwrite=False)
+    os.close(living)
+    assert sorted(cache.rglob("*.tif")) == [cache / "living.out" / "half.tif"]
+    assert [path.name for path in cache.iterdir()] == ["living.out"]
+    uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)["Uploads"]
+    assert [upload["Key"] for upload in uploads] == [prefix + "a/scene.tif.other"]
+
+
+def test_workers_of_one_machine_fetch_a_source_once(
+    places: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = places
+    fetched, fetch = [], type(source).fetch
+
+    def slow(self: Store, key: str, path: str | Path) -> None:
+        fetched.append(key)
+        time.sleep(0.2)
+        fetch(self, key, path)
+
+    monkeypatch.setattr(type(source), "fetch", slow)
+    works = [SceneWork(source, target, RECIPE, task(source)) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        (path,) = set(pool.map(lambda work: work.path, works))
+    assert path.read_bytes() == source.read("a/scene.tif")
+    assert fetched == ["a/scene.tif"]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_foreign_object_stays(places: tuple[Store, Store], upscaler: Upscaler) -> None:

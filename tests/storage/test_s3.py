@@ -131,6 +131,22 @@ def test_a_large_file_goes_in_parts(s3, tmp_path: Path) -> None:
     )
 
 
+def test_parts_that_a_killed_writer_sent_are_deleted(s3, monkeypatch) -> None:
+    """Those of this very key; to be denied it is no error."""
+    client = _client()
+    bucket, _, prefix = f"{s3.uri}/".removeprefix("s3://").partition("/")
+    for key in ("large", "large", "larger"):
+        place = {"Bucket": bucket, "Key": prefix + key}
+        upload = client.create_multipart_upload(**place)["UploadId"]
+        client.upload_part(**place, UploadId=upload, PartNumber=1, Body=b"half")
+    connect(s3.uri).forget_unfinished("large")
+    connect(s3.uri).forget_unfinished("large")
+    left = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)["Uploads"]
+    assert [upload["Key"] for upload in left] == [prefix + "larger"]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    connect(s3.uri).forget_unfinished("larger")
+
+
 def test_data_and_keys_survive_a_killed_server(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("RAYSCALE_STORAGE_ATTEMPTS", "20")  # the machine of the tests may be slow
     get_settings.cache_clear()

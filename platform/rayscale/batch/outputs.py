@@ -92,7 +92,8 @@ class Slot:
         return self._found(mark, len(output))
 
     def write_file(self, path: Path, megapixels: float) -> Placed:
-        """``write`` of a local file, of any size."""
+        """``write`` of a local file, of any size. What a killed worker sent of it is deleted: only one writes here."""
+        self.target.forget_unfinished(self.task.entry.key)
         with path.open("rb") as file:
             mark = self._mark(hashlib.file_digest(file, "sha256").hexdigest(), megapixels)
         key, size = self.task.entry.key, path.stat().st_size

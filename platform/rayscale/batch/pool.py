@@ -114,10 +114,10 @@ class Pool:
     def _assembled(self, task: Task, arguments: tuple[Any, ...]) -> Row:
         import ray
 
-        def work(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
+        def assemble_scene(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
             return assemble(*arguments, **options)  # a reference among them stays one, in a tuple
 
-        remote = ray.remote(**self._resources, max_retries=_TASK_RETRIES)(work)
+        remote = ray.remote(**self._resources, max_retries=_TASK_RETRIES)(assemble_scene)
         try:
             return Row.from_json(ray.get(remote.remote(arguments, self._options)))
         except ray.exceptions.RayError:

@@ -156,8 +156,10 @@ def upscale_bucket(
                         )
                     manifest.append(rows)
                     tell(rows)
-                if not plan.left:
-                    _sweep(job, plan, manifest)
+            if (
+                not plan.left
+            ):  # with nothing to do as well: the driver before may have died at this point
+                _sweep(job, plan, manifest)
             manifest.compact()
         finally:  # also when interrupted: what is done is done
             manifest.flush()

@@ -6,13 +6,16 @@ killed, the parts that are there are right and stay, and the next run computes t
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
 import os
-import tempfile
+import shutil
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -55,16 +58,17 @@ class SceneWork:
 
         Raises ChangedError when the source is another version by now.
         """
-        path = self._copy
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.stat().st_size != self.task.entry.size:
-            _forget_stale(path.parent)
-            self.source.fetch(self.task.entry.key, path)
-            now = self.source.stat(self.task.entry.key).etag
-            if now != self.task.entry.etag:
-                path.unlink(missing_ok=True)
-                raise ChangedError.between(self.task.entry.etag, now)
-        os.utime(path)
+        path, entry = self._copy, self.task.entry
+        with _workshop(path.with_suffix(".in")) as folder:
+            if not path.is_file() or path.stat().st_size != entry.size:
+                _forget_stale(path.parent)
+                fetched = folder / path.name
+                self.source.fetch(entry.key, fetched)
+                now = self.source.stat(entry.key).etag
+                if now != entry.etag:
+                    raise ChangedError.between(entry.etag, now)
+                fetched.replace(path)
+            os.utime(path)
         return path
 
     def missing(self, windows: int) -> list[int]:
@@ -89,14 +93,14 @@ class SceneWork:
         from rayscale.inference import windows_of
         from rayscale.inference.backprojection import Residual
 
-        slot = find_slot(self.target, self.task, self.recipe, overwrite=overwrite)
-        if isinstance(slot, Placed):  # by a driver that died before it wrote the row
-            self.clear()
-            return slot
         provenance = Provenance(self.recipe.model, self.recipe.digest, upscaler.describe())
         residual = Residual()
-        with tempfile.TemporaryDirectory(prefix="rayscale-scene-") as folder:
-            output = Path(folder, "scene.tif")
+        with _workshop(self._copy.with_suffix(".out")) as folder:
+            slot = find_slot(self.target, self.task, self.recipe, overwrite=overwrite)
+            if isinstance(slot, Placed):  # by one who died before it told the row
+                self.clear()
+                return slot
+            output = folder / "scene.tif"
             with Scene(self.path) as scene, SceneWriter(output, scene, upscaler.scale) as writer:
                 for number in range(len(windows_of(scene, upscaler))):
                     part, share = self._part(number)
@@ -111,10 +115,10 @@ class SceneWork:
         return placed
 
     def clear(self) -> None:
-        """Delete the parts, and the copy of the source on this machine."""
+        """Delete the copy of the source on this machine, and the parts."""
+        self.forget()  # first: the next driver finds parts, but not this disk
         for entry in list(self.parts.list()):
             self.parts.delete(entry.key)
-        self.forget()
 
     def forget(self) -> None:
         """Delete the copy of the source on this machine."""
@@ -168,10 +172,50 @@ def _unpacked(data: bytes) -> tuple[Part, Residual]:
         return Part(row, column, arrays["pixels"], mask), share or Residual()
 
 
-def _forget_stale(folder: Path) -> None:
-    for path in folder.glob("*.tif"):
+@contextmanager
+def _workshop(folder: Path) -> Iterator[Path]:
+    """``folder``, empty, for one process at a time: others wait, and what a killed one left in it is deleted.
+
+    It is gone at the end. The lock is the kernel's and ends with its process.
+    """
+    handle = None
+    while handle is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _lock(folder, fcntl.LOCK_EX)
+    try:
+        for rest in folder.iterdir():
+            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _lock(folder: Path, operation: int) -> int | None:
+    """A descriptor that holds the lock of a folder; None when it was deleted meanwhile."""
+    with suppress(FileNotFoundError):
+        handle = os.open(folder, os.O_RDONLY)
         try:
-            if time.time() - path.stat().st_mtime > _STALE_S:
+            fcntl.flock(handle, operation)
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)
+    return None
+
+
+def _forget_stale(folder: Path) -> None:
+    """Delete copies that nobody used for long, and the workshops of killed workers."""
+    for path in folder.iterdir():
+        with suppress(
+            FileNotFoundError, BlockingIOError
+        ):  # another worker deletes it, or works there
+            if path.is_dir():
+                handle = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if handle is not None:
+                    shutil.rmtree(path, ignore_errors=True)
+                    os.close(handle)
+            elif time.time() - path.stat().st_mtime > _STALE_S:
                 path.unlink()
-        except FileNotFoundError:
-            continue  # by another worker of this machine

@@ -178,6 +178,25 @@ class S3Store(Store):
                 if _code(error) not in {"NoSuchKey", "NotFound", "404"}:
                     raise
 
+    def forget_unfinished(self, key: str) -> None:
+        from botocore.exceptions import ClientError
+
+        address = self._address(key)
+        with self._errors(key):
+            try:
+                pages = _client().get_paginator("list_multipart_uploads")
+                for page in pages.paginate(Bucket=self.bucket, Prefix=address["Key"]):
+                    for upload in page.get("Uploads", ()):
+                        if upload["Key"] == address["Key"]:
+                            _client().abort_multipart_upload(**address, UploadId=upload["UploadId"])
+            except ClientError as error:
+                if _code(error) in _DENIED | {"NotImplemented", "501"}:
+                    logger.warning(
+                        "%s: unfinished uploads stay: %s", self.locate(key), _code(error)
+                    )
+                elif _code(error) != "NoSuchUpload":  # finished or aborted meanwhile
+                    raise
+
     def _replace(
         self, key: str, etag: str, request: dict[str, Any], metadata: dict[str, str]
     ) -> str | None:

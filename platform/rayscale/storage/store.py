@@ -105,6 +105,13 @@ class Store(ABC):
     def delete(self, key: str) -> None:
         """Delete one object; deleting what is not there is no error."""
 
+    def forget_unfinished(self, key: str) -> None:  # noqa: B027 - nothing to do is the rule
+        """Delete what killed writers sent of an object in parts: no listing shows it, but it takes its place.
+
+        For who alone writes the key: an upload of another that is on its way would fail. Here for stores that have
+        nothing of the kind; one that denies it stays as it is.
+        """
+
     def exists(self, key: str) -> bool:
         """Whether the object is there. A store that denies or is gone is an error, not an absence."""
         try:
