@@ -47,6 +47,7 @@ def test_nothing_is_lost_and_nothing_double(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scene of four windows among images, so that workers of each kind die."""
+    pytest.importorskip("rasterio", reason="needs the extra geo")
     monkeypatch.setenv("RAYSCALE_SCENE_PIXELS", "1000000")
     report = kill_run.run(tmp_path, images=40, kills=4, scene=3, model="bicubic", seed=3)
     assert report.faults == []

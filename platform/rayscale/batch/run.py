@@ -156,9 +156,7 @@ def upscale_bucket(
                         )
                     manifest.append(rows)
                     tell(rows)
-            if (
-                not plan.left
-            ):  # with nothing to do as well: the driver before may have died at this point
+            if not plan.left:  # also with nothing to do: the driver before may have died here
                 _sweep(job, plan, manifest)
             manifest.compact()
         finally:  # also when interrupted: what is done is done
