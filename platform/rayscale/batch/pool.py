@@ -68,16 +68,17 @@ class Pool:
     def run(self, todo: Sequence[Task]) -> Iterator[list[Row]]:
         """Rows as they come, one for every task of ``todo``; none, now and then, while a scene is computed.
 
-        What is missing at the end was in blocks whose actor died again and again: those inputs are tried once
-        more, each alone, and the one that kills its actor becomes a failure. Scenes that are work for all come last.
+        What is missing at the end was in blocks whose actor died again and again: those inputs are tried each alone,
+        and again as long as that makes some of them, because one may die with another before it. The one that
+        kills its actor becomes a failure. Scenes that are work for all come last.
         """
         missing = {task.entry.key: task for task in todo}
         scenes: dict[str, int] = {}
-        block = max(1, min(_BLOCK, len(todo) // (4 * self.most)))
-        for size, retries in ((block, _TASK_RETRIES), (1, 0)):
-            waiting = [task.to_json() for key, task in missing.items() if key not in scenes]
-            if not waiting:
-                continue
+        size, retries = max(1, min(_BLOCK, len(todo) // (4 * self.most))), _TASK_RETRIES
+        alone: list[str] = []
+        while waiting := [task.to_json() for key, task in missing.items() if key not in scenes]:
+            if waiting == alone:
+                break
             for texts in self._pass(UpscaleActor, self._arguments, waiting, size, retries):
                 rows = [Row.from_json(text) for text in texts]
                 scenes |= {row.key: int(row.message) for row in rows if row.error == SCENE}
@@ -85,6 +86,8 @@ class Pool:
                 for row in rows:
                     missing.pop(row.key, None)
                 yield rows
+            alone = [] if retries else waiting
+            size, retries = 1, 0
         for key, windows in scenes.items():
             yield from self._scene(missing.pop(key), windows)
         if missing:
@@ -151,7 +154,9 @@ class Pool:
                     actor,
                     batch_size=None,
                     compute=ActorPoolStrategy(
-                        min_size=1, max_size=min(self.most, blocks), max_tasks_in_flight_per_actor=2
+                        min_size=1,
+                        max_size=min(self.most, blocks),
+                        max_tasks_in_flight_per_actor=2,
                     ),
                     fn_constructor_args=arguments,
                     fn_constructor_kwargs=self._options,
