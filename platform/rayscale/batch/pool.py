@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,26 +68,22 @@ class Pool:
     def run(self, todo: Sequence[Task]) -> Iterator[list[Row]]:
         """Rows as they come, one for every task of ``todo``; none, now and then, while a scene is computed.
 
-        What is missing at the end was in blocks whose actor died again and again: those inputs are tried each alone,
-        and again as long as that makes some of them, because one may die with another before it. The one that
-        kills its actor becomes a failure. Scenes that are work for all come last.
+        An input that kills its actor even alone becomes a failure. Scenes that are work for all come last.
         """
         missing = {task.entry.key: task for task in todo}
         scenes: dict[str, int] = {}
-        size, retries = max(1, min(_BLOCK, len(todo) // (4 * self.most))), _TASK_RETRIES
-        alone: list[str] = []
-        while waiting := [task.to_json() for key, task in missing.items() if key not in scenes]:
-            if waiting == alone:
-                break
-            for texts in self._pass(UpscaleActor, self._arguments, waiting, size, retries):
-                rows = [Row.from_json(text) for text in texts]
-                scenes |= {row.key: int(row.message) for row in rows if row.error == SCENE}
-                rows = [row for row in rows if row.error != SCENE]
-                for row in rows:
-                    missing.pop(row.key, None)
-                yield rows
-            alone = [] if retries else waiting
-            size, retries = 1, 0
+
+        def waiting() -> list[str]:
+            return [task.to_json() for key, task in missing.items() if key not in scenes]
+
+        block = max(1, min(_BLOCK, len(todo) // (4 * self.most)))
+        for texts in self._passes(UpscaleActor, self._arguments, waiting, block):
+            rows = [Row.from_json(text) for text in texts]
+            scenes |= {row.key: int(row.message) for row in rows if row.error == SCENE}
+            rows = [row for row in rows if row.error != SCENE]
+            for row in rows:
+                missing.pop(row.key, None)
+            yield rows
         for key, windows in scenes.items():
             yield from self._scene(missing.pop(key), windows)
         if missing:
@@ -98,14 +94,14 @@ class Pool:
         work = SceneWork(self._source, self._target, self._recipe, task)
         arguments = (*self._arguments, task)
         errors: list[tuple[str, str]] = []
-        for retries in (_TASK_RETRIES, 0):
-            waiting = [] if errors else [str(number) for number in work.missing(windows)]
-            if not waiting:
-                continue
-            for texts in self._pass(SceneActor, arguments, waiting, 1, retries):
-                outcomes = [json.loads(text) for text in texts]
-                errors += [(code, message) for _, code, message in outcomes if code]
-                yield []
+
+        def waiting() -> list[str]:
+            return [] if errors else [str(number) for number in work.missing(windows)]
+
+        for texts in self._passes(SceneActor, arguments, waiting, 1):
+            outcomes = [json.loads(text) for text in texts]
+            errors += [(code, message) for _, code, message in outcomes if code]
+            yield []
         if errors:
             code, message = errors[0]
             yield [replace(start_row(task.entry, self._recipe), error=code, message=message)]
@@ -129,6 +125,20 @@ class Pool:
     def _died(self, task: Task) -> Row:
         reason = "the worker process died at each attempt, likely out of memory; give workers more, or fewer --actors"
         return replace(start_row(task.entry, self._recipe), error="worker_died", message=reason)
+
+    def _passes(
+        self, actor: type, arguments: tuple[Any, ...], waiting: Callable[[], list[str]], block: int
+    ) -> Iterator[list[str]]:
+        """What the actors make of all that is ``waiting``, in texts.
+
+        What is left of the first pass was in blocks whose actor died again and again, so each item is tried alone. An
+        item dies with the one before it on the same actor, though: in the end there is none before it.
+        """
+        for size, retries in ((block, _TASK_RETRIES), (1, 0)):
+            if items := waiting():
+                yield from self._pass(actor, arguments, items, size, retries)
+        for item in waiting():
+            yield from self._pass(actor, arguments, [item], 1, 0)
 
     def _pass(
         self, actor: type, arguments: tuple[Any, ...], items: list[str], block: int, retries: int
