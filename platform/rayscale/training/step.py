@@ -84,8 +84,9 @@ class Trainer:
             losses.append(
                 self._differentiate(self._to_device(lr), self._to_device(hr), scale, share)
             )
-        scale = batches[0].scale if len(batches) == 1 else None
-        self.guard.watch(torch.stack(losses).sum(), stop, self.step, scale)
+        # Losses are compared with those of like steps: of one scale, or of the mixture.
+        kind = batches[0].scale if len(batches) == 1 else None
+        self.guard.watch(torch.stack(losses).sum(), stop, self.step, kind)
         spike = False
         if self.synchronous:
             stop, spike = self._settle()
