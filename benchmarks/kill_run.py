@@ -35,57 +35,37 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import psutil
 import pyarrow.parquet
-from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.scene_memory import make_scene
+from benchmarks.undisturbed import (
+    MODEL,
+    SCALE,
+    SCENE,
+    Expected,
+    Output,
+    make_images,
+    reference,
+)
 
 from rayscale import local
 from rayscale.errors import RayscaleError
 from rayscale.storage import Entry, Store, connect
 
-MODEL, SCALE, BUCKET = "edsr-baseline", 2, "kill-run"
-SCENE = "3/scene.tif"
+BUCKET = "kill-run"
 PIECE = 32 << 20  # bytes of an object that memory holds
-SIDES = range(48, 97, 8)
-# The batch packs smaller ones, and what shares a pack depends on what was killed: a value on the edge could round otherwise.
-SHAPES = [(height, width) for height in SIDES for width in SIDES if height * width > 64 * 64]
 CORRUPT = 12
 WORKERS = ("UpscaleActor", "SceneActor", "assemble_scene")  # in the title of a process of Ray
 VICTIMS = ("worker", "s3", "driver")
 LONGEST_PAUSE_S = 2.0  # between the point of a kill and the kill
 PHASES = ("images", "windows", "assembly")  # of the progress, a unit each
-ROOT = Path(__file__).resolve().parents[1]
 JOB = ROOT / "jobs" / "upscale_bucket.py"
-
-sys.path.insert(0, str(ROOT))
-
-
-class Output(NamedTuple):
-    """What an object must be: its bytes, their sha256."""
-
-    size: int
-    sha256: str
-
-    @staticmethod
-    def of(data: bytes) -> Output:
-        return Output(len(data), hashlib.sha256(data).hexdigest())
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What an undisturbed process makes: outputs by key, and of how many windows the scene among them (0: none)."""
-
-    outputs: dict[str, Output]
-    windows: int
-    seconds: float  # that the scene took
-
-    @property
-    def images(self) -> int:
-        """The outputs less the scene."""
-        return len(self.outputs) - (SCENE in self.outputs)
 
 
 @dataclass
@@ -128,62 +108,6 @@ class Report:
             *(f"| {name} | {value} |" for name, value in rows.items()),
         ]
         return "\n".join(lines + [f"- {fault}" for fault in self.faults[:50]])
-
-
-def make_images(count: int, corrupt: int, seed: int) -> dict[str, bytes]:
-    """Files by key: smooth colours with noise; the last ``corrupt`` of them damaged in four ways."""
-    rng = np.random.default_rng(seed)
-    files = {}
-    for number in range(count):
-        height, width = SHAPES[rng.integers(len(SHAPES))]
-        y, x = np.mgrid[:height, :width]
-        waves = [128 + 80 * np.sin(x * a + y * b) for a, b in rng.uniform(-0.3, 0.3, (3, 2))]
-        pixels = np.stack(waves, -1) + rng.normal(0, 6, (height, width, 3))
-        kind = ("png", "jpeg")[number % 2]
-        file = io.BytesIO()
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, kind)
-        data = file.getvalue()
-        if number >= count - corrupt:
-            half = len(data) // 2
-            data = (data[:half], data[:4] + data[half:], b"", b"no image")[number // 2 % 4]
-        files[f"{number % 7}/{number:05d}.{kind}"] = data
-    return files
-
-
-def reference(files: dict[str, bytes], model: str = MODEL, scene: Path | None = None) -> Expected:
-    """What an undisturbed run makes, one input after the other in this process; no corrupt ones."""
-    import torch
-
-    from rayscale.imaging import Provenance, read_image, write_image
-    from rayscale.inference import Upscaler
-    from rayscale.registry import open_model
-
-    torch.set_num_threads(1)
-    opened = open_model(model, scale=SCALE)
-    upscaler = Upscaler(opened.network, SCALE, device="cpu")
-    provenance = Provenance(opened.label, opened.digest, upscaler.describe())
-    outputs = {}
-    for key, data in files.items():
-        try:
-            image = upscaler.upscale(read_image(data))
-        except RayscaleError:
-            continue
-        outputs[key] = Output.of(write_image(image, provenance))
-    if scene is None:
-        return Expected(outputs, 0, 0.0)
-
-    from rayscale.imaging.scene import Scene
-    from rayscale.inference import upscale_scene, windows_of
-
-    start, larger = time.monotonic(), scene.with_suffix(".reference")
-    upscale_scene(upscaler, scene, larger, provenance)
-    with larger.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    outputs[SCENE] = Output(larger.stat().st_size, sha256)
-    larger.unlink()
-    with Scene(scene) as opened_scene:
-        windows = len(windows_of(opened_scene, upscaler))
-    return Expected(outputs, windows, time.monotonic() - start)
 
 
 def outputs_of(target: Store) -> dict[str, Entry]:
@@ -421,8 +345,6 @@ def run(
     inputs, path = set(files), None
     report = Report(model, images, corrupt)
     if scene:
-        from benchmarks.scene_memory import make_scene
-
         path = folder / "source.tif"
         report.scene = make_scene(path, scene)
         inputs.add(SCENE)

@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 from benchmarks import kill_run
+from benchmarks.undisturbed import SCENE, Expected, Output, make_images, reference
 
 from rayscale.storage.local import LocalStore
 
 
 def test_the_images_are_what_they_are_called() -> None:
-    files = kill_run.make_images(32, 8, seed=1)
-    outputs = kill_run.reference(files).outputs
+    files = make_images(32, 8, seed=1)
+    outputs = reference(files).outputs
     assert len(files) == 32
     assert files.keys() - outputs.keys() == set(sorted(files, key=lambda key: key[2:])[24:])
 
 
 def test_what_was_seen_must_stay(tmp_path: Path) -> None:
     """An object that is wrong, written again, or gone is a fault; a part counts as progress."""
-    target, right = LocalStore(tmp_path), kill_run.Output.of(b"right")
-    expected = kill_run.Expected({"a": right, "b": right, kill_run.SCENE: right}, 4, 0.0)
+    target, right = LocalStore(tmp_path), Output.of(b"right")
+    expected = Expected({"a": right, "b": right, SCENE: right}, 4, 0.0)
     watcher = kill_run.Watcher(target, expected, report := kill_run.Report("bicubic", 2, 0))
     target.write("a", b"right")
     target.write("_rayscale/scenes/x/000000.npz", b"part")
@@ -30,14 +31,14 @@ def test_what_was_seen_must_stay(tmp_path: Path) -> None:
     target.write("a", b"right")
     watcher.look()
     target.delete("b")
-    target.write(kill_run.SCENE, b"righ")
+    target.write(SCENE, b"righ")
     watcher.look()
     assert watcher.progress == 3
     assert report.faults == [
         "during the run, a was written again",
         "during the run, b was not what it must be",
         "during the run, b was there and then not",
-        f"during the run, {kill_run.SCENE} was not what it must be",
+        f"during the run, {SCENE} was not what it must be",
     ]
 
 
