@@ -43,7 +43,6 @@ import pyarrow.parquet
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.scene_memory import make_scene
 from benchmarks.undisturbed import (
     MODEL,
     SCALE,
@@ -345,6 +344,8 @@ def run(
     inputs, path = set(files), None
     report = Report(model, images, corrupt)
     if scene:
+        from benchmarks.scene_memory import make_scene  # needs the extra geo
+
         path = folder / "source.tif"
         report.scene = make_scene(path, scene)
         inputs.add(SCENE)
