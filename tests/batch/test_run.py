@@ -302,11 +302,13 @@ def test_an_image_that_kills_its_worker_is_one_failure(
     opened = job.open_recipe("bicubic", 2, None, False, "auto")
     monkeypatch.setattr(job, "open_recipe", lambda *_: (Deadly(opened[0]), opened[1]))
     store = storage.connect(tmp_path / "in")
+    deadly = (3, 4, 7)  # neighbours, and the last
     for i in range(8):
-        store.write(f"{i}.png", encoded(pixels(i, shape=(12, 13 if i == 3 else 12, 3))))
+        store.write(f"{i}.png", encoded(pixels(i, shape=(12, 13 if i in deadly else 12, 3))))
     summary = upscale_bucket(tmp_path / "in", tmp_path / "out", model="bicubic", scale=2, actors=1)
-    assert summary.done == 7
-    assert [(row.key, row.error) for row in summary.failed] == [("3.png", "worker_died")]
+    assert summary.done == 5
+    failed = [(f"{i}.png", "worker_died") for i in deadly]
+    assert [(row.key, row.error) for row in summary.failed] == failed
 
 
 def test_a_bad_model_or_scale_is_one_error(model: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -137,8 +138,10 @@ class Pool:
         for size, retries in ((block, _TASK_RETRIES), (1, 0)):
             if items := waiting():
                 yield from self._pass(actor, arguments, items, size, retries)
+                _free_actors()
         for item in waiting():
             yield from self._pass(actor, arguments, [item], 1, 0)
+            _free_actors()
 
     def _pass(
         self, actor: type, arguments: tuple[Any, ...], items: list[str], block: int, retries: int
@@ -149,7 +152,8 @@ class Pool:
 
         # Paths travel in rows, never pixels; JSON carries any name a store may have.
         blocks = -(-len(items) // block)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # A block that is lost is no error here, and whoever keeps the record of one keeps its actor (see _free_actors).
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             # Copying the context touches deprecated properties, and max_task_retries has no other place in
             # Ray 2.60 than the deprecated one; its default is to retry for ever.
@@ -182,3 +186,12 @@ class Pool:
                 f"the workers failed: {str(error).strip().splitlines()[-1][:300]}. What is done is kept; "
                 "run the same command again to go on"
             ) from error
+
+
+def _free_actors() -> None:
+    """Let go of the CPUs of a pass that is over.
+
+    An actor that died of the last block was started again, and cycles of references in Ray Data 2.60 keep it; the next
+    pass would wait for its CPU for ever.
+    """
+    gc.collect()
