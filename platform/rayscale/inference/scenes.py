@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from rayscale.inference.upscaler import Upscaler
 
 _WINDOW_BYTES = 128 * MIB
-"""Float32 output of a window of the default size; computing it takes about three times as much, with the uncertainty twice
-that, for which windows are half as large."""
+"""Float32 output of a window of the default size; computing it takes about three times as much. With the uncertainty
+windows are half as large, and take no more than those of the ensemble."""
 
 _SMALLEST_WINDOW = 64
 
