@@ -237,9 +237,11 @@ def kill(victim: str, home: Path, batch: Batch, rng: random.Random) -> bool:
         return True
     if victim == "worker":
         workers = find_workers(home)
-        if workers:
-            psutil.Process(rng.choice(workers)).kill()
-        return bool(workers)
+        try:
+            os.kill(rng.choice(workers), signal.SIGKILL)
+        except (IndexError, ProcessLookupError):  # none, or it ended by itself
+            return False
+        return True
     (server,) = (status for status in local.status(home) if status.name == "s3")
     if server.pid is None:
         return False
