@@ -38,12 +38,14 @@ class Parts:
 
     Attributes:
         model: in evaluation mode, on ``device``.
+        path: of the model for images of these channels, folded; None to run it by tiles.
         dtype: of the convolutions, by autocast where it is not float32.
         side: of a tile, or columns of a panel, in source pixels, halo not counted; None is the default of each.
         watch: called, unless None, before each strip or tile; what it raises ends the work.
     """
 
     model: SuperResolver
+    path: nn.Module | None
     scale: float
     device: torch.device
     dtype: torch.dtype
@@ -56,17 +58,16 @@ class Parts:
         Raises OutOfMemoryError when not even parts of ``SMALLEST`` fit into memory.
         """
         height, width = x.shape[-2:]
-        path = self.model.path(self.scale, x.shape[1])
         halo, grain = self.model.halo(self.scale), exact_scale(self.scale).denominator
-        side = self.side or (TILE if path is None else PANEL)
+        side = self.side or (TILE if self.path is None else PANEL)
         out = torch.empty(*x.shape[:2], enlarged(height, self.scale), enlarged(width, self.scale))
         waiting = [Tile.whole(height, width)]
         while waiting:
             part = waiting.pop()
-            pieces = part.cut(side, halo, grain, (height, width), rows=path is None)
+            pieces = part.cut(side, halo, grain, (height, width), rows=self.path is None)
             if len(pieces) > 1:
                 waiting += reversed(pieces)
-            elif not self._fits(path, x, out, part, side):
+            elif not self._fits(x, out, part, side):
                 if side // 2 < SMALLEST:
                     raise OutOfMemoryError(
                         f"{self.model.spec.system} x{self.scale:g} does not fit into the memory of {self.device} even in "
@@ -76,14 +77,14 @@ class Parts:
                 waiting.append(part)
         return out
 
-    def _fits(self, path: nn.Module | None, x: Tensor, out: Tensor, part: Tile, side: int) -> bool:
+    def _fits(self, x: Tensor, out: Tensor, part: Tile, side: int) -> bool:
         """Write the pixels of ``part`` to ``out``; False when memory was not enough."""
         try:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                if path is None:
+                if self.path is None:
                     self._tile(x, out, part)
                 else:
-                    self._panel(path, x, out, part, side)
+                    self._panel(self.path, x, out, part, side)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rayscale.inference.folding import Folded
 from rayscale.models.path import CUBIC_REACH, Interpolate, Pointwise, Skip
 from rayscale.resampling import enlarged, exact_scale
 
@@ -30,7 +31,8 @@ class Strips:
     """The run of a path over one image, in evaluation mode.
 
     Args:
-        path: stages of ``rayscale.models.path``, convolutions that keep the size, activations, pixel shuffles.
+        path: stages of ``rayscale.models.path``, convolutions that keep the size, activations, pixel shuffles, folded
+            layers (``rayscale.inference.folding``).
         most: pixels of a strip, at every stage and on its own grid; what an enlargement makes larger is cut again, and so
             are the rows that were held back and come together at the bottom.
 
@@ -76,6 +78,8 @@ def _steps(stage: nn.Module) -> Iterator[Step]:
         yield delay.join
     elif isinstance(stage, nn.Conv2d):
         yield _Convolution(stage)
+    elif isinstance(stage, Folded):
+        yield _Linear(stage)
     elif isinstance(stage, Interpolate):
         yield _Interpolation(stage)
     elif isinstance(stage, _POINTWISE):
@@ -120,6 +124,29 @@ class _Convolution:
         """The rows beyond the image's first or last row ``edge``."""
         # One by one, as an expanded tensor would cost the window its channels_last.
         return [edge if self._repeat else torch.zeros_like(edge)] * self._above
+
+
+class _Linear:
+    """Folded layers on windows of rows, which begin as far above the next row of the output as that sees."""
+
+    def __init__(self, stage: Folded) -> None:
+        self._stage = stage
+        self._kept: list[Tensor] = []
+        self._done = 0  # of the rows kept, those whose output is made already
+        self._top = True  # whether the rows kept begin with the image
+
+    def __call__(self, rows: Tensor, last: bool) -> Tensor | None:
+        narrow = rows.to(_narrowed(self._stage.bias).dtype)
+        window = torch.cat([*self._kept, narrow], dim=2)
+        height, done, top, reach = window.shape[2], self._done, self._top, self._stage.reach
+        stop = height if last else height - reach
+        if stop <= done:
+            self._kept = [window]
+            return None
+        first = max(stop - reach, 0)
+        self._kept, self._done = [window[:, :, first:].clone()], stop - first
+        self._top = top and first == 0
+        return self._stage.rows(window, done, stop, top=top, bottom=last)
 
 
 class _Delay:

@@ -1,6 +1,6 @@
 """The one way to upscale: model, scale, device, precision, tiles and self-ensemble in one object.
 
-Evaluation, batch and serving all go through :class:`Upscaler`. It keeps no state between calls, so that
+Evaluation, batch and serving all go through :class:`Upscaler`. Between calls it keeps nothing of an image, so that
 concurrent requests cannot mix.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
 from rayscale.imaging import check_side
@@ -24,6 +24,7 @@ from rayscale.inference import backprojection
 from rayscale.inference.backprojection import Residual, back_project
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
 from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
+from rayscale.inference.folding import folded
 from rayscale.inference.parts import SMALLEST, Parts
 from rayscale.resampling import enlarge, enlarged, nearest
 from rayscale.settings import get_settings
@@ -83,7 +84,7 @@ class Upscaler:
     """Upscales images by one model at one scale.
 
     Args:
-        model: the network; moved to ``device`` and set to evaluation mode.
+        model: the network; moved to ``device`` and set to evaluation mode. Its weights must not change any more.
         scale: one that the model serves; see ``SuperResolver.resolve_scale``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         precision: ``auto`` uses bfloat16 for 8-bit images on hardware that has it, float32 otherwise.
@@ -128,6 +129,7 @@ class Upscaler:
         )
         self.watch = watch
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._paths: dict[int, nn.Module | None] = {}
         pick_dtype(precision, self.device, 8)  # a wrong name fails here, not at the first image
 
     @property
@@ -363,12 +365,20 @@ class Upscaler:
         Raises OutOfMemoryError when not even the smallest parts fit into memory.
         """
         dtype = pick_dtype(self.precision, self.device, bits)
-        parts = Parts(self.model, self.scale, self.device, dtype, self.tile, self.watch)
+        path = self._path(x.shape[1])
+        parts = Parts(self.model, path, self.scale, self.device, dtype, self.tile, self.watch)
         if not self.ensemble:
             return parts.enlarge(x)
         height, width = x.shape[-2:]
         out = self_ensemble(parts.enlarge, padded(x, self.scale))
         return out[..., : enlarged(height, self.scale), : enlarged(width, self.scale)]
+
+    def _path(self, channels: int) -> nn.Module | None:
+        """The path of the network for images of ``channels`` channels, folded once and kept."""
+        if channels not in self._paths:
+            path = self.model.path(self.scale, channels)
+            self._paths[channels] = None if path is None else folded(path)
+        return self._paths[channels]
 
     def _groups(self, count: int) -> list[slice]:
         """The channels that the model takes together, of ``count``.
