@@ -179,7 +179,10 @@ class Pool:
                     **self._resources,
                 )
         try:
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            # Rows are for the manifest and the progress at once: one read ahead would hold each back until the next.
+            for batch in dataset.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            ):
                 yield batch["row"].to_pylist()
         except ray.exceptions.RayError as error:
             raise RayscaleError(

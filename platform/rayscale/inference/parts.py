@@ -26,8 +26,8 @@ PANEL = 1024
 """Columns of a panel, halo not counted."""
 TILE = 192
 """Side of a tile, halo not counted."""
-_ROWS = 32
-"""Rows of a strip as wide as a panel on a CPU, the fastest measured of 8 to 64; narrower strips have as many pixels."""
+_ROWS = 48
+"""Rows of a strip as wide as a panel on a CPU, the fastest measured of 12 to 96; narrower strips have as many pixels."""
 _ROWS_ELSEWHERE = 256
 """The same on other devices, so that the calls of a strip have more to do; a guess that no GPU has confirmed."""
 

@@ -10,6 +10,7 @@ What the network is made of it says itself, by ``SuperResolver.path``.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import torch
@@ -69,8 +70,12 @@ class Strips:
 
 def _steps(stage: nn.Module) -> Iterator[Step]:
     if isinstance(stage, nn.Sequential):
-        for inner in stage:
-            yield from _steps(inner)
+        stages = list(stage)
+        for before, inner, after in zip([None, *stages], stages, [*stages[1:], None], strict=False):
+            if isinstance(inner, nn.Conv2d):
+                yield _Convolution(inner, relu=isinstance(before, nn.ReLU))
+            elif not (isinstance(inner, nn.ReLU) and isinstance(after, nn.Conv2d)):
+                yield from _steps(inner)
     elif isinstance(stage, Skip):
         delay = _Delay(stage)
         yield delay.fork
@@ -89,9 +94,9 @@ def _steps(stage: nn.Module) -> Iterator[Step]:
 
 
 class _Convolution:
-    """A convolution that keeps the rows which those below still need."""
+    """A convolution that keeps the rows which those below still need; ``relu`` says that one comes before it."""
 
-    def __init__(self, layer: nn.Conv2d) -> None:
+    def __init__(self, layer: nn.Conv2d, *, relu: bool = False) -> None:
         size, same = layer.kernel_size, tuple(side // 2 for side in layer.kernel_size)
         plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1
         if not plain or layer.padding != same or size[0] % 2 == 0 or size[1] % 2 == 0:
@@ -99,31 +104,44 @@ class _Convolution:
         if layer.padding_mode not in ("zeros", "replicate"):
             raise TypeError(f"strips know no padding with {layer.padding_mode}")
         self._above, self._beside = same
+        self._relu = relu
         self._repeat = layer.padding_mode == "replicate"
         self._weight = _narrowed(layer.weight)
         self._bias = None if layer.bias is None else _narrowed(layer.bias)
-        self._kept: list[Tensor] = []
+        self._kept: Tensor | None = None
 
     def __call__(self, rows: Tensor, last: bool) -> Tensor | None:
-        window = rows.to(self._weight.dtype)
-        if self._above:
-            top = self._kept or self._beyond(window[:, :, :1])
-            bottom = self._beyond(window[:, :, -1:]) if last else []
-            window = torch.cat([*top, window, *bottom], dim=2)
-            ready = window.shape[2] - 2 * self._above
+        above, beside = self._above, self._beside
+        # The image has rows of zeros, or repeated ones, beyond its first and last.
+        top = above if self._kept is None else self._kept.shape[2]
+        count, _, height, width = rows.shape
+        window = torch.empty(
+            (count, rows.shape[1], top + height + above * last, width),
+            dtype=self._weight.dtype,
+            device=rows.device,
+            memory_format=torch.channels_last,
+        )
+        inner = window[:, :, top : top + height]
+        if self._relu:
+            torch.clamp_min(rows, 0, out=inner)
+        else:
+            inner.copy_(rows)
+        window[:, :, :top] = self._beyond(inner[:, :, :1]) if self._kept is None else self._kept
+        if last:
+            window[:, :, top + height :] = self._beyond(inner[:, :, -1:])
+        if above:
+            ready = window.shape[2] - 2 * above
             # A copy, as a view would keep the whole window.
-            self._kept = [window[:, :, max(ready, 0) :].clone()]
+            self._kept = window[:, :, max(ready, 0) :].clone()
             if ready <= 0:
                 return None
-        beside = self._beside
         if self._repeat and beside:
             window, beside = functional.pad(window, (beside, beside, 0, 0), mode="replicate"), 0
         return functional.conv2d(window, self._weight, self._bias, padding=(0, beside))
 
-    def _beyond(self, edge: Tensor) -> list[Tensor]:
-        """The rows beyond the image's first or last row ``edge``."""
-        # One by one, as an expanded tensor would cost the window its channels_last.
-        return [edge if self._repeat else torch.zeros_like(edge)] * self._above
+    def _beyond(self, edge: Tensor) -> Tensor | float:
+        """What is beyond the image's first or last row ``edge``."""
+        return edge if self._repeat else 0.0
 
 
 class _Linear:
@@ -154,17 +172,32 @@ class _Delay:
 
     def __init__(self, stage: Skip) -> None:
         self._stage = stage
-        self._kept: Tensor | None = None
+        self._kept: deque[Tensor] = deque()
 
     def fork(self, rows: Tensor, last: bool) -> Tensor:
-        self._kept = rows if self._kept is None else torch.cat((self._kept, rows), dim=2)
+        self._kept.append(rows)
         return rows
 
     def join(self, rows: Tensor, last: bool) -> Tensor:
-        assert self._kept is not None
-        count = rows.shape[2]
-        x, self._kept = self._kept[:, :, :count], self._kept[:, :, count:].clone()
-        return self._stage.join(x, rows)
+        pieces = list(self._taken(rows.shape[2]))
+        alike = all((x.shape[1], x.dtype) == (rows.shape[1], rows.dtype) for x in pieces)
+        if not alike:
+            return self._stage.join(torch.cat(pieces, dim=2), rows)
+        # Into the rows of the body, which nobody else has: so nothing needs to be put together.
+        parts = torch.split(rows, [x.shape[2] for x in pieces], dim=2)
+        for x, y in zip(pieces, parts, strict=True):
+            self._stage.join(x, y, out=y)
+        return rows
+
+    def _taken(self, count: int) -> Iterator[Tensor]:
+        """The next ``count`` rows, piece by piece."""
+        while count:
+            piece = self._kept.popleft()
+            yield piece[:, :, :count]
+            if piece.shape[2] > count:
+                # A copy, as a view would keep the whole piece.
+                self._kept.appendleft(piece[:, :, count:].clone())
+            count -= min(count, piece.shape[2])
 
 
 class _Interpolation:

@@ -81,8 +81,8 @@ class RefineLuma(Skip):
         super().__init__(nn.Sequential(Luma(value_range), refine), LUMA_GAIN)
         self.value_range = value_range
 
-    def join(self, x: Tensor, y: Tensor) -> Tensor:
-        return super().join(x, y - luma(x, self.value_range))
+    def join(self, x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+        return super().join(x, y - luma(x, self.value_range), out)
 
 
 def luma(x: Tensor, value_range: float) -> Tensor:

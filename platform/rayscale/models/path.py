@@ -68,9 +68,9 @@ class Skip(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.join(x, self.body(x))
 
-    def join(self, x: Tensor, y: Tensor) -> Tensor:
-        """The output for an input ``x`` of which ``body`` made ``y``, pixel by pixel."""
-        return torch.add(x, y, alpha=self.alpha)
+    def join(self, x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+        """The output for an input ``x`` of which ``body`` made ``y``, pixel by pixel; ``out`` takes it, and may be ``y``."""
+        return torch.add(x, y, alpha=self.alpha, out=out)
 
 
 def widened(x: Tensor) -> Tensor:
