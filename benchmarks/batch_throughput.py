@@ -11,8 +11,8 @@ engine with files    the same, with reading, decoding, encoding and writing of f
 batch, 2 workers     S3 to S3 (the server of the local stack, on this machine too) on a Ray of two CPUs, one thread each
 batch, 1 worker      the same on a Ray of one CPU
 
-The batch is timed from when every worker has finished its first block to the end: starting Ray and loading the model is left
-out, all else (S3, Ray Data, manifest, lease) is in. Targets: batch with 2 workers >= 0.9 of the engine without files, and >= 1.8 of 1 worker.
+The batch is timed while every worker has work: not as Ray starts and loads the model, and not at the end, when one worker waits for the
+other's last block; all else (S3, Ray Data, manifest, lease) is in. Targets: batch with 2 workers >= 0.9 of the engine without files, and >= 1.8 of 1 worker.
 Needs two cores to itself: the S3 server and the driver share them with the workers.
 """
 
@@ -111,7 +111,7 @@ def engine_with_files(upscaler: Upscaler, files: dict[str, bytes], folder: Path)
 
 
 def batch(model: str, workers: int, number: int) -> float:
-    """Images/s of the batch, its start left out."""
+    """Images/s of the batch while all its workers have work."""
     ticks: list[Progress] = []
     cluster.connect(num_cpus=workers, log_to_driver=False)
     try:
@@ -123,10 +123,10 @@ def batch(model: str, workers: int, number: int) -> float:
         cluster.shutdown()
     if summary.exit_code:
         raise SystemExit(f"the batch failed: {summary.failed[0].message}")
-    # The first tick comes before the workers; the next ones end the block with which each of them began.
-    first, last = ticks[min(workers, len(ticks) - 1)], ticks[-1]
-    if first.finished == last.finished:
-        raise SystemExit("too few images to time: one block was all; give --images more")
+    # The first tick comes before the workers, each later one ends a block.
+    if len(ticks) < 2 * workers + 2:
+        raise SystemExit("too few images to time: give --images more")
+    first, last = ticks[workers], ticks[-1 - workers]
     return (last.finished - first.finished) / (last.seconds - first.seconds)
 
 

@@ -28,6 +28,9 @@ MAX_SIDE = 1_000_000
 MAX_CHUNKS = 500_000
 """A 64-megapixel 16-bit file in pieces of 8 KiB has 65 000."""
 
+_LEVEL = 4
+"""Of deflate: for 4 % more bytes than the usual 6 two and a half times as fast, which a batch feels."""
+
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _SAMPLES = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
 _DEPTHS = {
@@ -133,7 +136,7 @@ def write(image: Image) -> bytes:
         planes = np.concatenate([planes, image.alpha[:, :, None]], axis=2)
     if planes.shape[2] == 1:
         planes = planes[:, :, 0]
-    encoded: bytes = bytes(imagecodecs.png_encode(np.ascontiguousarray(planes), level=6))
+    encoded: bytes = bytes(imagecodecs.png_encode(np.ascontiguousarray(planes), level=_LEVEL))
     after_ihdr = len(SIGNATURE) + 25
     return encoded[:after_ihdr] + _metadata(image) + encoded[after_ihdr:]
 
