@@ -127,6 +127,26 @@ def test_a_bucket_of_everything(model: str, s3: Any) -> None:
     assert {key for key in now if outputs.get(key) != now[key]} == {"plain.png", "broken.png"}
 
 
+def test_a_block_is_told_of_before_the_next_is_done(tmp_path: Path) -> None:
+    """Else manifest and progress would always be one block behind what is there."""
+    (tmp_path / "in").mkdir()
+    for i in range(8):
+        (tmp_path / "in" / f"{i}.png").write_bytes(encoded(pixels(i, shape=(160, 160, 3))))
+    seen: list[tuple[int, int]] = []
+
+    def look(progress: Progress) -> None:
+        seen.append((progress.finished, len(list((tmp_path / "out").glob("*.png")))))
+
+    upscale_bucket(
+        str(tmp_path / "in"), str(tmp_path / "out"),
+        model="edsr-baseline", scale=2, device="cpu", actors=1, progress=look,
+    )  # fmt: skip
+    between = [(finished, there) for finished, there in seen if 0 < finished < 8]
+    block = between[0][0]
+    assert len(between) >= 3
+    assert any(there < finished + block for finished, there in between), seen
+
+
 def test_a_part_of_a_bucket_into_itself(stack: Addresses, s3: Any) -> None:
     bucket = storage.connect(s3.uri)
     for key in ("2024/a.png", "2024/x/b.png", "2024/x/c.png", "2025/d.png"):
