@@ -49,7 +49,8 @@ def test_strips_that_do_not_fit_are_made_smaller(error):
     failed = [size for size in asked if size > 3000]
     assert failed == sorted(failed, reverse=True)
     assert asked[: len(failed)] == failed  # what follows is small from the start
-    assert len(failed) == 4  # whole, whole again as half a panel holds it too, then in two and in four
+    # The whole, the whole again as half a panel would hold it too, then in two and in four.
+    assert len(failed) == 4
 
 
 def test_tiles_that_do_not_fit_are_made_smaller():
