@@ -9,10 +9,11 @@ engine, no files     one process, as many threads as cores: the network on pictu
 engine, N processes  the same in one and in two processes of one thread each: what the machine makes of a second core
 engine with files    the same, with reading, decoding, encoding and writing of files on the local disk, one after the other
 batch, 2 workers     S3 to S3 (the server of the local stack, on this machine too) on a Ray of two CPUs, one thread each
-batch, 1 worker      the same on a Ray of one CPU
+batch, 1 worker      the same on a Ray of one CPU; its threads read, encode and write on the core that is left over
+batch, N held        the same with every worker held to a core of its own, as on machines of one core: what scaling is judged by
 
 The batch is timed while every worker has work: not as Ray starts and loads the model, and not at the end, when one worker waits for the
-other's last block; all else (S3, Ray Data, manifest, lease) is in. Targets: batch with 2 workers >= 0.9 of the engine without files, and >= 1.8 of 1 worker.
+other's last block; all else (S3, Ray Data, manifest, lease) is in. Targets: batch with 2 workers >= 0.9 of the engine without files, and 2 held workers >= 1.8 of 1.
 Needs two cores to itself: the S3 server and the driver share them with the workers.
 """
 
@@ -30,6 +31,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -40,6 +42,7 @@ from rayscale.inference import Upscaler
 from rayscale.registry import open_model
 from rayscale.storage import connect
 
+_WORKER = "ray::MapWorker"  # the name of its process
 SCALE, BUCKET, WORKERS = 2, "batch-throughput", 2
 
 
@@ -110,14 +113,20 @@ def engine_with_files(upscaler: Upscaler, files: dict[str, bytes], folder: Path)
     return len(files) / (time.perf_counter() - start)
 
 
-def batch(model: str, workers: int, number: int) -> float:
-    """Images/s of the batch while all its workers have work."""
+def batch(model: str, workers: int, number: int, *, held: bool = False) -> float:
+    """Images/s of the batch while all its workers have work; ``held``: each on one core."""
     ticks: list[Progress] = []
+
+    def tick(progress: Progress) -> None:
+        ticks.append(progress)
+        if held and len(ticks) == workers + 1:  # all have begun; the clock starts here
+            _hold_workers(workers)
+
     cluster.connect(num_cpus=workers, log_to_driver=False)
     try:
         summary = upscale_bucket(
-            f"s3://{BUCKET}/in", f"s3://{BUCKET}/out-{workers}-{number}",
-            model=model, scale=SCALE, device="cpu", actors=workers, progress=ticks.append,
+            f"s3://{BUCKET}/in", f"s3://{BUCKET}/out-{workers}-{held}-{number}",
+            model=model, scale=SCALE, device="cpu", actors=workers, progress=tick,
         )  # fmt: skip
     finally:
         cluster.shutdown()
@@ -128,6 +137,17 @@ def batch(model: str, workers: int, number: int) -> float:
         raise SystemExit("too few images to time: give --images more")
     first, last = ticks[workers], ticks[-1 - workers]
     return (last.finished - first.finished) / (last.seconds - first.seconds)
+
+
+def _hold_workers(count: int) -> None:
+    """Bind the threads of each worker process of this Ray to one core; those they start later inherit it."""
+    found = [p for p in psutil.Process().children(recursive=True) if _WORKER in p.name()]
+    if len(found) != count:
+        raise SystemExit(f"{len(found)} workers where {count} were expected")
+    cores = sorted(os.sched_getaffinity(0))
+    for process, core in zip(sorted(found, key=lambda p: p.pid), cores, strict=False):
+        for thread in process.threads():
+            os.sched_setaffinity(thread.id, {core})
 
 
 def main() -> None:
@@ -167,17 +187,20 @@ def main() -> None:
                     ),
                     ("batch, 2 workers", partial(batch, options.model, WORKERS, number)),
                     ("batch, 1 worker", partial(batch, options.model, 1, number)),
+                    ("batch, 2 held", partial(batch, options.model, WORKERS, number, held=True)),
+                    ("batch, 1 held", partial(batch, options.model, 1, number, held=True)),
                 ):
                     rate = measure()
                     rates.setdefault(name, []).append(rate)
                     print(f"round {number + 1}: {name:19} {rate:7.3f} images/s", flush=True)
         finally:
             local.down(home)
-    bare, alone, both, files_too, two, one = rates.values()
+    bare, alone, both, files_too, two, one, two_held, one_held = rates.values()
     for text, above, below, target in (
         ("batch / engine without files", two, bare, 0.9),
         ("batch / engine with files", two, files_too, None),
-        ("2 workers / 1 worker", two, one, 1.8),
+        ("2 held workers / 1", two_held, one_held, 1.8),
+        ("2 workers / 1 that may use both cores", two, one, None),
         ("engine, 2 processes / 1 process", both, alone, None),
     ):
         ratios = [a / b for a, b in zip(above, below, strict=True)]

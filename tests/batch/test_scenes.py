@@ -143,10 +143,10 @@ def test_workers_of_one_machine_fetch_a_source_once(
     source, target = places
     fetched, fetch = [], type(source).fetch
 
-    def slow(self: Store, key: str, path: str | Path) -> None:
+    def slow(self: Store, key: str, path: str | Path) -> str:
         fetched.append(key)
         time.sleep(0.2)
-        fetch(self, key, path)
+        return fetch(self, key, path)
 
     monkeypatch.setattr(type(source), "fetch", slow)
     works = [SceneWork(source, target, RECIPE, task(source)) for _ in range(4)]

@@ -45,6 +45,7 @@ def test_any_key_round_trips(store: Store, key: str) -> None:
     data = key.encode()
     etag = store.write(key, data)
     assert store.read(key) == data
+    assert store.read_version(key) == (data, etag)
     assert list(store.list()) == [Entry(key, len(data), str(etag))]
     assert store.stat(key) == Entry(key, len(data), str(etag))
     store.delete(key)
@@ -91,7 +92,7 @@ def test_files_go_up_and_come_down(store: Store, tmp_path: Path) -> None:
     source.write_bytes(random.Random(0).randbytes(300_000))
     etag = store.write_file("f", source)
     assert store.stat("f") == Entry("f", 300_000, etag)
-    store.fetch("f", tmp_path / "new folder" / "copy")
+    assert store.fetch("f", tmp_path / "new folder" / "copy") == etag
     assert (tmp_path / "new folder" / "copy").read_bytes() == source.read_bytes()
     with pytest.raises(NotFoundError):
         store.fetch("missing", tmp_path / "other")

@@ -25,7 +25,6 @@ from rayscale.batch.plan import Recipe, Task, start_row
 from rayscale.batch.scenes import SceneWork
 from rayscale.errors import (
     InputError,
-    NotFoundError,
     RayscaleError,
     TooLargeError,
     UnsupportedError,
@@ -261,11 +260,7 @@ def _read_source(source: Store, entry: Entry) -> bytes:
             f"are: {', '.join(sorted(EXTENSIONS))}"
         )
     _check_bytes(entry)
-    data = source.read(entry.key)
-    try:
-        now = source.stat(entry.key).etag
-    except NotFoundError:
-        now = "(deleted)"
+    data, now = source.read_version(entry.key)
     if now != entry.etag:
         raise ChangedError.between(entry.etag, now)
     return data

@@ -63,8 +63,7 @@ class SceneWork:
             if not path.is_file() or path.stat().st_size != entry.size:
                 _forget_stale(path.parent)
                 fetched = folder / path.name
-                self.source.fetch(entry.key, fetched)
-                now = self.source.stat(entry.key).etag
+                now = self.source.fetch(entry.key, fetched)
                 if now != entry.etag:
                     raise ChangedError.between(entry.etag, now)
                 fetched.replace(path)

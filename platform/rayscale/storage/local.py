@@ -47,18 +47,20 @@ class LocalStore(Store):
                 raise IsADirectoryError(errno.EISDIR, "a folder", str(path))
         return Entry(key, status.st_size, _etag(status), _mark(path))
 
-    def read(self, key: str) -> bytes:
-        with self._errors(key):
-            return self._path(key).read_bytes()
+    def read_version(self, key: str) -> tuple[bytes, str]:
+        with self._errors(key), self._path(key).open("rb") as file:
+            # Tagged afterwards: what was written into the file meanwhile makes it another version.
+            return file.read(), _etag(os.fstat(file.fileno()))
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         with self._errors(key), self._path(key).open("rb") as file:
             file.seek(start)
             return file.read(length)
 
-    def fetch(self, key: str, path: str | Path) -> None:
+    def fetch(self, key: str, path: str | Path) -> str:
         with self._errors(key), self._path(key).open("rb") as source, replacing(path) as target:
             shutil.copyfileobj(source, target, 1 << 20)
+            return _etag(os.fstat(source.fileno()))
 
     def write(
         self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "", mark: str = ""

@@ -84,10 +84,10 @@ class S3Store(Store):
         mark = answer["Metadata"].get(_MARK, "")
         return Entry(key, answer["ContentLength"], answer["ETag"].strip('"'), mark)
 
-    def read(self, key: str) -> bytes:
+    def read_version(self, key: str) -> tuple[bytes, str]:
         buffer = io.BytesIO()
-        self._download(key, buffer)
-        return buffer.getvalue()
+        etag = self._download(key, buffer)
+        return buffer.getvalue(), etag
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -116,9 +116,9 @@ class S3Store(Store):
                 return data
         raise self._damaged(key)
 
-    def fetch(self, key: str, path: str | Path) -> None:
+    def fetch(self, key: str, path: str | Path) -> str:
         with replacing(path) as file:
-            self._download(key, file)
+            return self._download(key, file)
 
     def write(
         self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "", mark: str = ""
@@ -236,8 +236,8 @@ class S3Store(Store):
                 )
         raise StorageError(f"{self.locate(key)} stayed in conflict with other writers")
 
-    def _download(self, key: str, sink: IO[bytes]) -> None:
-        """Stream one object into ``sink``, going on where a broken body ended as long as it is unchanged."""
+    def _download(self, key: str, sink: IO[bytes]) -> str:
+        """Stream one version of an object into ``sink``, going on where a broken body ended; returns its tag."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         address = self._address(key)
@@ -273,7 +273,7 @@ class S3Store(Store):
                     sink.seek(0)
                     sink.truncate()
                     continue
-                return
+                return str(etag).strip('"')
         raise self._damaged(key)
 
     def _address(self, key: str) -> dict[str, str]:

@@ -60,17 +60,24 @@ class Store(ABC):
     def stat(self, key: str) -> Entry:
         """Size, version tag and mark of one object."""
 
-    @abstractmethod
     def read(self, key: str) -> bytes:
         """All bytes of one object, its length (and its checksum where the store has one) verified."""
+        return self.read_version(key)[0]
+
+    @abstractmethod
+    def read_version(self, key: str) -> tuple[bytes, str]:
+        """``read``, and the version tag of what was read."""
 
     @abstractmethod
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """``length`` bytes from offset ``start``; fewer at the end of the object, none beyond it."""
 
     @abstractmethod
-    def fetch(self, key: str, path: str | Path) -> None:
-        """Copy one object to a local file: the file appears whole, with verified length, or not at all."""
+    def fetch(self, key: str, path: str | Path) -> str:
+        """Copy one object to a local file and return the version tag of what was copied.
+
+        The file appears whole, with verified length, or not at all.
+        """
 
     @abstractmethod
     def write(
