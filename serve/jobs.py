@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from serve.errors import BadParameterError, SourceNotAllowedError
 
-from rayscale.errors import ConfigError, TooLargeError
+from rayscale.errors import ConfigError
 from rayscale.imaging import Header
+from rayscale.imaging.limits import check_output
 from rayscale.imaging.limits import check_size as check_input
-from rayscale.resampling import enlarged, exact_scale
+from rayscale.resampling import exact_scale
 from rayscale.settings import get_settings
 
 # The grammar of rayscale.registry, told here without importing MLflow.
@@ -74,12 +75,5 @@ def check_scale(scale: float | None) -> None:
 
 def check_size(header: Header, scale: float) -> None:
     """Refuse by the header alone an image, or its enlargement, over the limits; nothing is decoded."""
-    limits = get_settings()
-    check_input(header, limits.max_input_pixels)
-    width, height = enlarged(header.width, scale), enlarged(header.height, scale)
-    pixels = width * height
-    if pixels > limits.max_output_pixels:
-        raise TooLargeError(
-            f"{header.width}x{header.height} at x{scale:g} would make {width}x{height} = {pixels} pixels, "
-            f"over the limit of {limits.max_output_pixels} (RAYSCALE_MAX_OUTPUT_PIXELS); send the image in parts or use the batch job"
-        )
+    check_input(header, get_settings().max_input_pixels)
+    check_output(header, scale)

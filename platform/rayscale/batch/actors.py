@@ -29,7 +29,6 @@ from rayscale.errors import (
     TooLargeError,
     UnsupportedError,
 )
-from rayscale.resampling import enlarged
 from rayscale.settings import get_settings
 from rayscale.storage import Entry, Store
 
@@ -277,15 +276,10 @@ def _check_bytes(entry: Entry) -> None:
 def _check_header(data: bytes, scale: float) -> float:
     """The megapixels of an image whose output is within the limit; nothing is decoded."""
     from rayscale.imaging import probe
+    from rayscale.imaging.limits import check_output
 
     header = probe(data)
-    limit = get_settings().max_output_pixels
-    width, height = (enlarged(side, scale) for side in (header.width, header.height))
-    if width * height * header.slices > limit:
-        raise TooLargeError(
-            f"{header.width}x{header.height} pixels at x{scale} make more than {limit} output pixels; "
-            "raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
-        )
+    check_output(header, scale)
     return header.pixels / 1e6
 
 

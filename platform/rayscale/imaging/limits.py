@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rayscale.errors import InputError, TooLargeError
 from rayscale.imaging.image import Header
+from rayscale.resampling import enlarged
+from rayscale.settings import get_settings
 
 BYTES_PER_PIXEL = 8
 """Decoded bytes granted per allowed pixel: 16-bit RGBA. Files of many bands pass with fewer pixels."""
@@ -34,4 +38,24 @@ def check_size(header: Header, max_pixels: int, setting: str = "RAYSCALE_MAX_INP
             f"{kind} of {header.width} x {header.height} pixels with {header.channels} channels of "
             f"{header.bits} bit takes {header.decoded_bytes} bytes, over the limit of "
             f"{max_pixels * BYTES_PER_PIXEL}; raise {setting} or split the bands"
+        )
+
+
+def check_output(header: Header, scale: float) -> None:
+    """Raise TooLargeError when the picture of ``header``, enlarged, is over ``max_output_pixels`` of the settings.
+
+    Its bytes count as those of an input do: a file of hundreds of bands is small in pixels only.
+    """
+    limit = get_settings().max_output_pixels
+    width, height = (enlarged(side, scale) for side in (header.width, header.height))
+    larger = replace(header, width=width, height=height)
+    slices = f" of {header.slices} slices" * (header.slices > 1)
+    made = f"{header.width}x{header.height} pixels{slices} at x{scale:g} make {width}x{height}"
+    advice = "raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
+    if larger.pixels > limit:
+        raise TooLargeError(f"{made}, over the limit of {limit} output pixels; {advice}")
+    if larger.decoded_bytes > limit * BYTES_PER_PIXEL:
+        raise TooLargeError(
+            f"{made} with {header.channels} channels of {header.bits} bit, {larger.decoded_bytes} bytes: over the limit "
+            f"of {limit * BYTES_PER_PIXEL}; {advice}, or split the bands"
         )

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
-from rayscale.imaging import check_side
+from rayscale.errors import ConfigError, InputError, RayscaleError
+from rayscale.imaging import Header, check_side
 from rayscale.imaging.levels import Levels
+from rayscale.imaging.limits import check_output
 from rayscale.inference import backprojection
 from rayscale.inference.backprojection import Residual, back_project
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
@@ -27,7 +28,6 @@ from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
 from rayscale.inference.folding import folded
 from rayscale.inference.parts import SMALLEST, Parts
 from rayscale.resampling import enlarge, enlarged, nearest
-from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
     from rayscale.imaging import Image
@@ -172,7 +172,7 @@ class Upscaler:
         Raises UnsupportedError, before anything is computed, for the uncertainty of an image whose container has no
         place for it.
         """
-        self._check_size(image.height, image.width, image.frames)
+        self._check_size(image.pixels, image.frames)
         check_side(
             image.container, enlarged(image.width, self.scale), enlarged(image.height, self.scale)
         )
@@ -203,7 +203,7 @@ class Upscaler:
             raise InputError("a batch needs whole pictures without levels of their own")
         if self.consistency or self._single is not None:
             return [self.upscale(image) for image in images]  # which are about one image each
-        self._check_size(first.height, first.width)
+        self._check_size(first.pixels)
         levels, value_range = Levels.of_type(first.pixels.dtype), self.model.spec.value_range
         pixels = np.stack([image.pixels for image in images])
         height, width = (enlarged(side, self.scale) for side in pixels.shape[1:3])
@@ -292,7 +292,7 @@ class Upscaler:
                 f"expected (H, W, C) pixels of uint8 or uint16, got shape {pixels.shape} of {pixels.dtype}"
             )
         levels = levels or Levels.of_type(pixels.dtype)
-        self._check_size(*pixels.shape[:2])
+        self._check_size(pixels)
         value_range = self.model.spec.value_range
         height, width = (enlarged(side, self.scale) for side in pixels.shape[:2])
         out = np.empty((height, width, pixels.shape[2]), pixels.dtype)
@@ -396,14 +396,10 @@ class Upscaler:
             f"made for {wanted}; use one of {count} or of 1 channel, or one that takes any number, as aplus does"
         )
 
-    def _check_size(self, height: int, width: int, frames: int = 1) -> None:
-        limit = get_settings().max_output_pixels
-        tall, wide = enlarged(height, self.scale), enlarged(width, self.scale)
-        if tall * wide * frames > limit:
-            raise TooLargeError(
-                f"{width}x{height} pixels{f' of {frames} slices' * (frames > 1)} at x{self.scale} make {wide}x{tall}, "
-                f"over the limit of {limit} output pixels; raise RAYSCALE_MAX_OUTPUT_PIXELS or cut the image"
-            )
+    def _check_size(self, pixels: Pixels, frames: int = 1) -> None:
+        height, width, channels = pixels.shape[-3:]
+        bits = 8 * pixels.itemsize
+        check_output(Header("", width, height, channels, bits, slices=frames), self.scale)
 
 
 def _planes(values: Pixels) -> Tensor:
