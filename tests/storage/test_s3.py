@@ -131,6 +131,47 @@ def test_a_large_file_goes_in_parts(s3, tmp_path: Path) -> None:
     )
 
 
+def test_a_large_file_keeps_to_its_conditions_to_the_last(s3, tmp_path: Path, monkeypatch) -> None:
+    """What another wrote while the parts went up stays, and the parts go."""
+    monkeypatch.setattr("rayscale.storage.s3._MULTIPART_BYTES", 5 << 20)
+    source = tmp_path / "large"
+    source.write_bytes(random.Random(0).randbytes(6 << 20))
+    store = connect(s3.uri)
+    first = store.write_file("large", source, if_absent=True, mark="mine")
+    assert first
+    assert store.stat("large").mark == "mine"
+    assert store.write_file("large", source, if_absent=True) is None
+    source.write_bytes(source.read_bytes()[::-1])
+    second = store.write_file("large", source, if_match=first)
+    assert second not in (None, first)
+    assert store.read("large") == source.read_bytes()
+    assert store.write_file("large", source, if_match=first) is None
+
+    monkeypatch.setattr(type(store), "_etag", lambda *_: "")  # the look before came too early
+    assert store.write_file("large", source, if_absent=True) is None
+    assert store.stat("large").etag == second
+    assert _uploads(s3.uri) == []
+
+
+def test_parts_damaged_on_the_way_are_refused(s3, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("rayscale.storage.s3._MULTIPART_BYTES", 5 << 20)
+    source = tmp_path / "large"
+    source.write_bytes(bytes(6 << 20))
+    sent = hashlib.md5(b"sent", usedforsecurity=False).digest()
+    monkeypatch.setattr("rayscale.storage.s3._md5", lambda _: base64.b64encode(sent).decode())
+    with pytest.raises(StorageError, match="BadDigest"):
+        connect(s3.uri).write_file("large", source)
+    assert not connect(s3.uri).exists("large")
+    assert _uploads(s3.uri) == []
+
+
+def _uploads(uri: str) -> list[str]:
+    """Keys of the uploads that were begun and not ended."""
+    bucket, _, prefix = f"{uri}/".removeprefix("s3://").partition("/")
+    answer = _client().list_multipart_uploads(Bucket=bucket, Prefix=prefix)
+    return [upload["Key"] for upload in answer.get("Uploads", ())]
+
+
 def test_parts_that_a_killed_writer_sent_are_deleted(s3, monkeypatch) -> None:
     """Those of this very key; to be denied it is no error."""
     client = _client()

@@ -17,8 +17,10 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +32,8 @@ from rayscale.storage.store import Entry, Store, check_key
 logger = logging.getLogger(__name__)
 
 _MULTIPART_BYTES = 64 << 20  # part size, and the size from which a file is uploaded in parts
+_MOST_PARTS = 1000  # AWS takes ten times as many, others do not; parts grow instead
+_PARTS_AT_ONCE = 2  # each is in memory
 _CONNECT_TIMEOUT_S = 10.0
 _LONGEST_PAUSE_S = 20.0
 _CONNECTIONS = 32
@@ -125,13 +129,15 @@ class S3Store(Store):
     ) -> str | None:
         request = {**self._address(key), "Body": data, "ContentMD5": _md5(data)}
         metadata = {_MARK: mark} if mark else {}
-        if if_absent:
-            return self._write_if(key, request | {"IfNoneMatch": "*"}, metadata)
-        if if_match:
-            return self._replace(key, if_match, request, metadata)
-        with self._errors(key):
-            answer = _client().put_object(**request, Metadata=metadata)
-        return str(answer["ETag"]).strip('"')
+        if not (if_absent or if_match):
+            with self._errors(key):
+                answer = _client().put_object(**request, Metadata=metadata)
+            return str(answer["ETag"]).strip('"')
+        if if_match and self._etag(key) != if_match:  # some servers ignore or refuse If-Match
+            return None
+        writer = uuid.uuid4().hex
+        send = partial(_client().put_object, **request, Metadata={**metadata, "writer": writer})
+        return self._settle(key, send, _condition(if_absent, if_match), writer)
 
     def write_file(
         self,
@@ -142,24 +148,30 @@ class S3Store(Store):
         if_match: str = "",
         mark: str = "",
     ) -> str | None:
-        from boto3.s3.transfer import TransferConfig
-
         if Path(path).stat().st_size < _MULTIPART_BYTES:
             data = Path(path).read_bytes()
             return self.write(key, data, if_absent=if_absent, if_match=if_match, mark=mark)
         if (if_absent or if_match) and self._etag(key) != if_match:
             return None
-        parts = TransferConfig(
-            multipart_threshold=_MULTIPART_BYTES,
-            multipart_chunksize=_MULTIPART_BYTES,
-            max_concurrency=4,
-        )
-        more = {"Metadata": {_MARK: mark}} if mark else {}
-        with Path(path).open("rb") as file, self._errors(key):
-            _client().upload_fileobj(
-                file, self.bucket, self._address(key)["Key"], ExtraArgs=more, Config=parts
+        writer = uuid.uuid4().hex
+        metadata = {_MARK: mark, "writer": writer} if mark else {"writer": writer}
+        client, place = _client(), self._address(key)
+        with self._errors(key):
+            begun = client.create_multipart_upload(**place, Metadata=metadata)
+        upload = {**place, "UploadId": begun["UploadId"]}
+        etag = None
+        try:
+            with self._errors(key):
+                parts = _send_parts(Path(path), upload)
+            send = partial(
+                client.complete_multipart_upload, **upload, MultipartUpload={"Parts": parts}
             )
-        return self.stat(key).etag
+            etag = self._settle(key, send, _condition(if_absent, if_match), writer)
+        finally:
+            if etag is None:
+                with suppress(StorageError, NotFoundError), self._errors(key):
+                    client.abort_multipart_upload(**upload)
+        return etag
 
     def _etag(self, key: str) -> str:
         """The version tag of an object, "" when there is none."""
@@ -197,39 +209,33 @@ class S3Store(Store):
                 elif _code(error) != "NoSuchUpload":  # finished or aborted meanwhile
                     raise
 
-    def _replace(
-        self, key: str, etag: str, request: dict[str, Any], metadata: dict[str, str]
+    def _settle(
+        self, key: str, send: Callable[..., Any], condition: dict[str, str], writer: str
     ) -> str | None:
-        """Write with ``If-Match``; some servers ignore or refuse it: so the tag is compared before as well."""
-        try:
-            if self.stat(key).etag != etag:
-                return None
-            return self._write_if(key, request | {"IfMatch": f'"{etag}"'}, metadata)
-        except NotFoundError:  # deleted meanwhile
-            return None
+        """The last request of a write, under a condition; None when it does not hold.
 
-    def _write_if(self, key: str, request: dict[str, Any], metadata: dict[str, str]) -> str | None:
-        """Write under the condition in ``request``; None when it does not hold."""
+        An answer lost on the way makes the retry meet our own object: ``writer`` in its metadata tells it from another's.
+        """
         from botocore.exceptions import ClientError
 
-        # An answer lost on the way makes the retry meet our own object: this mark tells it from another's.
-        writer = uuid.uuid4().hex
         for _ in _attempts():
             with self._errors(key):
                 try:
-                    answer = _client().put_object(
-                        **request, Metadata={**metadata, "writer": writer}
-                    )
-                    return str(answer["ETag"]).strip('"')
+                    return str(send(**condition)["ETag"]).strip('"')
                 except ClientError as error:
-                    if _code(error) in {"ConditionalRequestConflict", "409"}:
+                    code = _code(error)
+                    repeated = bool(error.response["ResponseMetadata"].get("RetryAttempts"))
+                    if code in {"ConditionalRequestConflict", "409"}:
                         continue  # another write or delete of the key was in flight: undecided
-                    if _code(error) in {"NotImplemented", "501"} and request.pop("IfMatch", None):
+                    if code in {"NotImplemented", "501"} and condition.pop("IfMatch", ""):
                         continue  # to have compared just before is the most that this server allows
-                    if _code(error) not in {"PreconditionFailed", "412"}:
+                    if code in _ABSENT and "IfMatch" in condition:
+                        return None  # deleted meanwhile
+                    if code in {"PreconditionFailed", "412"}:
+                        if not repeated:
+                            return None
+                    elif not (code == "NoSuchUpload" and repeated):
                         raise
-                    if not error.response["ResponseMetadata"].get("RetryAttempts"):
-                        return None
                 found = _client().head_object(**self._address(key))
                 return (
                     found["ETag"].strip('"') if found["Metadata"].get("writer") == writer else None
@@ -329,6 +335,31 @@ class S3Store(Store):
 def _md5(data: bytes) -> str:
     """What lets the server refuse bytes that arrive damaged."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
+def _condition(if_absent: bool, if_match: str) -> dict[str, str]:
+    """The arguments of a request that say so."""
+    if if_absent:
+        return {"IfNoneMatch": "*"}
+    return {"IfMatch": f'"{if_match}"'} if if_match else {}
+
+
+def _send_parts(path: Path, upload: dict[str, str]) -> list[dict[str, Any]]:
+    """Send a file as the parts of an upload that was begun; what completes it."""
+    size = path.stat().st_size
+    length = max(_MULTIPART_BYTES, -(-size // _MOST_PARTS))
+
+    def send(number: int) -> dict[str, Any]:
+        with path.open("rb") as file:
+            file.seek((number - 1) * length)
+            data = file.read(length)
+        answer = _client().upload_part(
+            **upload, PartNumber=number, Body=data, ContentMD5=_md5(data)
+        )
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
+        return list(threads.map(send, range(1, -(-size // length) + 1)))
 
 
 def _endpoint() -> str | None:
