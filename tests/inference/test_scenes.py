@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayscale.errors import ConfigError, StorageError, TooLargeError
+from rayscale.errors import ConfigError, InputError, StorageError, TooLargeError
 from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.imaging.scene import Scene, SceneWriter
 from rayscale.inference import Upscaler, upscale_scene, upscale_window, windows_of
@@ -210,6 +210,23 @@ def test_pixels_of_twelve_bits_stay_so(tmp_path):
     np.testing.assert_array_equal(got.pixels, expected.pixels)
     assert got.metadata.bits == 12
     assert got.levels == expected.levels
+
+
+@pytest.mark.parametrize("kind", ["fill", "noise"])
+def test_extreme_values_are_refused_whole_and_by_windows(tmp_path, kind):
+    """Every measured value came out as 0, others as infinity."""
+    largest = np.finfo(np.float32).max
+    pixels = relief(1, "float32")
+    if kind == "fill":
+        pixels[70:75] = -largest
+    else:
+        pixels = np.where(pixels > np.median(pixels), largest, -largest)
+    source, upscaler = save(tmp_path / "scene.tif", pixels), bicubic(2)
+    with pytest.raises(InputError, match=r"from -3.4.*e\+38 to .*nodata"):
+        whole(upscaler, source, tmp_path / "whole.tif")
+    with pytest.raises(InputError, match=r"from -3.4.*e\+38 to .*nodata"):
+        upscale_scene(upscaler, source, tmp_path / "windows.tif", PROVENANCE, window=64)
+    assert not (tmp_path / "windows.tif").exists()
 
 
 def small_network(scale: int, channels: int) -> SuperResolver:
