@@ -92,6 +92,20 @@ def test_padding_is_kept_and_spoils_nothing():
     assert (result[:, 6:] == 100).all()
 
 
+@pytest.mark.parametrize(("dtype", "padding"), [("uint16", 4095), ("int16", 2047)])
+def test_measured_pixels_step_aside_for_padding_within_the_stored_bits(dtype, padding):
+    """One step up is a bit that is not stored: the brightest became 0."""
+    ds = scan(dtype=dtype, Modality="MR", BitsStored=12, HighBit=11, PixelPaddingValue=padding)
+    pixels = np.full((10, 12), padding - 1, dtype)
+    pixels[:, 6:] = 0  # beside which the interpolation overshoots
+    pixels[:, :3] = padding
+    ds.PixelData = pixels.tobytes()
+    result = opened(upscaled(saved(ds))).pixel_array
+    assert (result[:, :6] == padding).all()
+    assert (result[:, 6:] < padding).all()
+    assert (result[:, 6:11] == padding - 1).all()
+
+
 def test_frames_and_colours():
     ds = scan((4, 10, 12), NumberOfFrames=4)
     assert probe(saved(ds)).slices == 4

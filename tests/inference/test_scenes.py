@@ -212,6 +212,18 @@ def test_pixels_of_twelve_bits_stay_so(tmp_path):
     assert got.levels == expected.levels
 
 
+def test_measured_pixels_of_twelve_bits_never_become_nodata(tmp_path):
+    pixels = np.where(relief(1) > 100, 4094, 0).astype(np.uint16)
+    pixels[20:30] = 4095
+    source, upscaler = save(tmp_path / "scene.tif", pixels, nbits=12, nodata=4095), bicubic(2)
+    upscale_scene(upscaler, source, tmp_path / "windows.tif", PROVENANCE, window=64)
+    whole(upscaler, source, tmp_path / "whole.tif")
+    empty = np.kron(pixels[:, :, 0] == 4095, np.ones((2, 2), bool))
+    for name in ("windows.tif", "whole.tif"):
+        with rasterio.open(tmp_path / name) as result:
+            np.testing.assert_array_equal(result.read(1) == 4095, empty)
+
+
 @pytest.mark.parametrize("kind", ["fill", "noise"])
 def test_extreme_values_are_refused_whole_and_by_windows(tmp_path, kind):
     """Every measured value came out as 0, others as infinity."""

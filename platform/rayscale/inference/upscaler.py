@@ -257,7 +257,8 @@ class Upscaler:
             )
         if missing is None:
             return values
-        return replace(values, pixels=missing.restored(values.pixels, source, self.scale))
+        pixels = missing.restored(values.pixels, source, self.scale, image.levels)
+        return replace(values, pixels=pixels)
 
     @property
     def fill_reach(self) -> int:
