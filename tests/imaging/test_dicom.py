@@ -61,7 +61,9 @@ def test_levels_are_those_of_a_series_not_of_a_slice():
 
 def test_stored_bits_bound_the_output_and_the_unused_are_dropped():
     ds = scan(dtype="uint16", Modality="MR", BitsStored=12, HighBit=11, high=0xFFFF)
-    pixels = np.frombuffer(ds.PixelData, "u2").reshape(10, 12)
+    pixels = np.frombuffer(ds.PixelData, "u2").reshape(10, 12).copy()
+    pixels[2:6, 3:8] = 0xFFFF  # wherever the noise begins, something is at the limit
+    ds.PixelData = pixels.tobytes()
     np.testing.assert_array_equal(read_image(saved(ds)).pixels[..., 0], pixels & 0xFFF)
     result = opened(upscaled(saved(ds)))
     assert result.pixel_array.max() == 0xFFF
@@ -90,6 +92,20 @@ def test_padding_is_kept_and_spoils_nothing():
     result = opened(upscaled(saved(ds))).pixel_array
     assert (result[:, :6] == -2000).all()
     assert (result[:, 6:] == 100).all()
+
+
+@pytest.mark.parametrize(("dtype", "padding"), [("uint16", 4095), ("int16", 2047)])
+def test_measured_pixels_step_aside_for_padding_within_the_stored_bits(dtype, padding):
+    """One step up is a bit that is not stored: the brightest became 0."""
+    ds = scan(dtype=dtype, Modality="MR", BitsStored=12, HighBit=11, PixelPaddingValue=padding)
+    pixels = np.full((10, 12), padding - 1, dtype)
+    pixels[:, 6:] = 0  # beside which the interpolation overshoots
+    pixels[:, :3] = padding
+    ds.PixelData = pixels.tobytes()
+    result = opened(upscaled(saved(ds))).pixel_array
+    assert (result[:, :6] == padding).all()
+    assert (result[:, 6:] < padding).all()
+    assert (result[:, 6:11] == padding - 1).all()
 
 
 def test_frames_and_colours():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rayscale.errors import UnsupportedError
+from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.levels import PIXEL_TYPES, Levels
 
 
@@ -59,3 +59,51 @@ def test_a_channel_of_one_value_and_single_channels():
     assert Levels.of_type(np.dtype("u2"), 12).white == (4095,)
     with pytest.raises(UnsupportedError, match="int16"):
         Levels.of_type(np.dtype("i2"))
+
+
+@pytest.mark.parametrize("value", [0.0, 7.5, -9.97e36, 9.97e36, 3.4028235e38])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_channel_of_one_value_has_a_range_however_large_it_is(dtype, value):
+    pixels = np.full((4, 5, 1), value, dtype)
+    levels = Levels.of_measured(pixels.dtype, [(pixels, True)], (0, 1), "test")
+    seen = levels.to_network(pixels, 255.0)
+    np.testing.assert_array_equal(seen, 0)
+    np.testing.assert_array_equal(levels.to_values(seen, 255.0, pixels.dtype), pixels)
+
+
+FILL = float(np.float32(-3.4028235e38))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (FILL, 100, 500, 900),
+        (100, 500, 900, 1e20),
+        (FILL, 500),
+        (FILL, -500, 0),
+        (FILL, 100, 900, -FILL),
+    ],
+)
+def test_a_range_that_float32_cannot_resolve_is_refused_across_parts(values):
+    parts = [(np.full((2, 2, 1), value, "f4"), True) for value in values]
+    with pytest.raises(InputError, match=r"band 1 reaches from .* to .*nodata"):
+        Levels.of_measured(np.dtype("f4"), parts, (0, 1), "test")
+    measured = [(part, np.abs(part) < 1e19) for part, _ in parts]
+    levels = Levels.of_measured(np.dtype("f4"), measured, (0, 1), "test")
+    inside = [value for value in values if abs(value) < 1e19]
+    assert levels.black == (min(inside),)
+    assert levels.white == (max(inside) if len(inside) > 1 else inside[0] + 1,)
+
+
+@pytest.mark.parametrize("values", [(0, 1), (-9999, 100, 900), (1e-6, 1e-3, 1e3), (1e30, 2e30)])
+def test_wide_ranges_and_two_values_are_taken(values):
+    pixels = np.array(values, "f8").reshape(-1, 1, 1)
+    levels = Levels.of_measured(pixels.dtype, [(pixels, True)], (0, 1), "test")
+    assert (levels.black, levels.white) == ((min(values),), (max(values),))
+
+
+def test_values_that_leave_their_type_are_an_error():
+    levels = Levels((FILL,), (-FILL,), "test")
+    beyond = np.full((1, 1, 1), 1.01, np.float32)
+    with pytest.raises(InputError, match=r"-3.40282e\+38 to 3.40282e\+38 leave float32.*nodata"):
+        levels.to_values(beyond, 1.0, np.dtype("f4"))

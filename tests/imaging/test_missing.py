@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rayscale.imaging.levels import Levels
 from rayscale.imaging.missing import Missing
 
 
@@ -70,6 +71,15 @@ def test_what_is_measured_is_never_the_mark(dtype, mark, beside):
     np.testing.assert_allclose(
         moved.astype(float), beside if beside is not None else mark, rtol=1e-6
     )
+
+
+@pytest.mark.parametrize(("mark", "beside"), [(4095, 4094), (4094, 4095), (0, 1)])
+def test_what_steps_aside_for_the_mark_stays_within_the_limits(mark, beside):
+    source = np.array([[[mark], [7]]], np.uint16)
+    missing, levels = Missing(source != mark, float(mark)), Levels.of_type(np.dtype("u2"), 12)
+    restored = missing.restored(np.full((2, 4, 1), mark, np.uint16), source, 2, levels)
+    assert (restored[:, :2] == mark).all()
+    assert (restored[:, 2:] == beside).all()
 
 
 def test_nothing_missing_is_nothing_to_do():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayscale.errors import ConfigError, StorageError, TooLargeError
+from rayscale.errors import ConfigError, InputError, StorageError, TooLargeError
 from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.imaging.scene import Scene, SceneWriter
 from rayscale.inference import Upscaler, upscale_scene, upscale_window, windows_of
@@ -210,6 +210,35 @@ def test_pixels_of_twelve_bits_stay_so(tmp_path):
     np.testing.assert_array_equal(got.pixels, expected.pixels)
     assert got.metadata.bits == 12
     assert got.levels == expected.levels
+
+
+def test_measured_pixels_of_twelve_bits_never_become_nodata(tmp_path):
+    pixels = np.where(relief(1) > 100, 4094, 0).astype(np.uint16)
+    pixels[20:30] = 4095
+    source, upscaler = save(tmp_path / "scene.tif", pixels, nbits=12, nodata=4095), bicubic(2)
+    upscale_scene(upscaler, source, tmp_path / "windows.tif", PROVENANCE, window=64)
+    whole(upscaler, source, tmp_path / "whole.tif")
+    empty = np.kron(pixels[:, :, 0] == 4095, np.ones((2, 2), bool))
+    for name in ("windows.tif", "whole.tif"):
+        with rasterio.open(tmp_path / name) as result:
+            np.testing.assert_array_equal(result.read(1) == 4095, empty)
+
+
+@pytest.mark.parametrize("kind", ["fill", "noise"])
+def test_extreme_values_are_refused_whole_and_by_windows(tmp_path, kind):
+    """Every measured value came out as 0, others as infinity."""
+    largest = np.finfo(np.float32).max
+    pixels = relief(1, "float32")
+    if kind == "fill":
+        pixels[70:75] = -largest
+    else:
+        pixels = np.where(pixels > np.median(pixels), largest, -largest)
+    source, upscaler = save(tmp_path / "scene.tif", pixels), bicubic(2)
+    with pytest.raises(InputError, match=r"from -3.4.*e\+38 to .*nodata"):
+        whole(upscaler, source, tmp_path / "whole.tif")
+    with pytest.raises(InputError, match=r"from -3.4.*e\+38 to .*nodata"):
+        upscale_scene(upscaler, source, tmp_path / "windows.tif", PROVENANCE, window=64)
+    assert not (tmp_path / "windows.tif").exists()
 
 
 def small_network(scale: int, channels: int) -> SuperResolver:

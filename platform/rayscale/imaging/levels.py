@@ -7,13 +7,15 @@ in the provenance of the output.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayscale.errors import UnsupportedError
+from rayscale.errors import InputError, UnsupportedError
 
 Pixels = NDArray[Any]
 
@@ -23,6 +25,11 @@ PICTURE_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 PIXEL_TYPES = tuple(np.dtype(name) for name in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
 """Every type that is handled. 32-bit integers and float64 go through a float32 network: values keep about
 seven digits of the range from black to white."""
+
+_RESOLUTION = 2.0**-24
+"""Of the range from black to white: where a network sees values that are nearer to each other as one."""
+
+_WAY_OUT = "declare a fill value as nodata or store it as NaN, or rescale the values"
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,44 @@ class Levels:
 
     @classmethod
     def of_data(cls, black: Pixels, white: Pixels, rule: str) -> Levels:
-        """From the smallest to the largest value, per channel; a channel of one value gets a range of 1."""
+        """From the smallest to the largest value, per channel; a channel of one value gets a range of 1, or of what
+        its type can tell apart where that is more."""
         low = tuple(float(value) for value in np.ravel(black))
         high = tuple(float(value) for value in np.ravel(white))
-        high = tuple(b if b > a else a + 1 for a, b in zip(low, high, strict=True))
+        high = tuple(
+            b if b > a else max(a + 1, math.nextafter(a, math.inf))
+            for a, b in zip(low, high, strict=True)
+        )
         return cls(low, high, rule)
+
+    @classmethod
+    def of_measured(
+        cls,
+        dtype: np.dtype[Any],
+        parts: Iterable[tuple[Pixels, NDArray[np.bool_] | bool]],
+        axes: tuple[int, ...] | None,
+        rule: str,
+    ) -> Levels:
+        """``of_data`` of all valid values, of which there may be none, over ``axes`` of every part.
+
+        Args:
+            parts: pixels of type ``dtype``, and where they are valid.
+
+        Raises:
+            InputError: one value lies so far from all others that a network would see these as one.
+        """
+        kind = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+        least, most = (np.min, np.greater, kind.max), (np.max, np.less, kind.min)
+        found = [(_two(*part, axes, *least), _two(*part, axes, *most)) for part in parts]
+        lows = _two(np.concatenate([low for low, _ in found]), True, 0, *least)
+        highs = _two(np.concatenate([high for _, high in found]), True, 0, *most)
+        empty = lows[0] > highs[0]
+        lows[:, empty], highs[:, empty] = 0, 1
+        for band, (low, then, before, high) in enumerate(
+            zip(*lows.tolist(), *highs[::-1].tolist(), strict=True), 1
+        ):
+            _check_range(band, low, then, before, high)
+        return cls.of_data(lows[0], highs[0], rule)
 
     def of_channels(self, channels: slice) -> Levels:
         """The levels of some of the channels."""
@@ -82,14 +122,33 @@ class Levels:
     def to_values(
         self, output: NDArray[np.float32], value_range: float, dtype: np.dtype[Any]
     ) -> Pixels:
-        """The inverse, rounded and clipped for integer types; floating values may leave black to white."""
+        """The inverse, rounded and clipped for integer types; floating values may leave black to white.
+
+        Raises:
+            InputError: a floating value leaves its type as well.
+        """
         black, gain = self._black_and_gain(dtype, value_range)
-        values = output / gain
-        values += black
-        if dtype.kind in "iu":
-            low, high = self._stored(dtype)
-            np.clip(np.rint(values, out=values), low, high, out=values)
-        return values.astype(dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            values = output / gain
+            values += black
+            if dtype.kind in "iu":
+                low, high = self._stored(dtype)
+                np.clip(np.rint(values, out=values), low, high, out=values)
+            return self.finite(values.astype(dtype))
+
+    def finite(self, values: Pixels) -> Pixels:
+        """``values`` in stored units, if all of them are finite.
+
+        Raises:
+            InputError: some are not, because black and white are at the ends of the type.
+        """
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            ends = self.black + self.white
+            raise InputError(
+                f"values from {min(ends):g} to {max(ends):g} leave {values.dtype}, which ends at "
+                f"{np.finfo(values.dtype).max:g}, when enlarged; {_WAY_OUT}"
+            )
+        return values
 
     def unit(self, value_range: float, dtype: np.dtype[Any]) -> NDArray[np.float32]:
         """What one stored unit is in the range of a network, one for all channels or one per channel."""
@@ -119,3 +178,26 @@ class Levels:
         black = np.asarray(self.black, np.float64)
         gain = value_range / (np.asarray(self.white, np.float64) - black)
         return black.astype(exact), gain.astype(exact)
+
+
+def _two(values: Pixels, where: Any, axes: Any, end: Any, inside: Any, none: Any) -> Pixels:
+    """The outermost valid value at one ``end`` and the one next to it, ``none`` where there is none."""
+    first = end(values, axes, where=where, initial=none, keepdims=True)
+    then = end(values, axes, where=where & inside(values, first), initial=none)
+    return np.stack([np.ravel(first), np.ravel(then)])
+
+
+def _check_range(band: int, low: float, then: float, before: float, high: float) -> None:
+    """Refuse a band whose ends are out of all proportion to the other values: a fill that no one declared.
+
+    ``then`` and ``before`` are the values next to ``low`` and ``high``.
+    """
+    step = (high - low) * _RESOLUTION
+    without_ends = ((then, high), (low, before), (then, before))
+    sizes = [max(abs(a), abs(b)) for a, b in without_ends]
+    lost = [size for size in sizes if 0 < size < step]
+    if low < high and lost:
+        raise InputError(
+            f"band {band} reaches from {low:g} to {high:g}, of which float32 resolves steps of {step:.2g}, "
+            f"but all its other values lie within {max(lost):g} of 0; {_WAY_OUT}"
+        )

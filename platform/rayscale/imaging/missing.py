@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rayscale.imaging.levels import Levels
 from rayscale.resampling import nearest
 
 Pixels = NDArray[Any]
@@ -73,12 +74,19 @@ class Missing:
             plane[rows, columns] = empty
         return out
 
-    def restored(self, output: Pixels, source: Pixels, scale: float) -> Pixels:
-        """``output``, with what was missing in ``source`` as it was, and no measured pixel equal to the mark."""
+    def restored(
+        self, output: Pixels, source: Pixels, scale: float, levels: Levels | None = None
+    ) -> Pixels:
+        """``output``, with what was missing in ``source`` as it was, and no measured pixel equal to the mark.
+
+        What steps aside for the mark stays within the limits of ``levels``.
+        """
         valid = np.broadcast_to(self._enlarged(self.valid, scale), output.shape)
         if self.mark is not None:
             mark = np.asarray(self.mark).astype(output.dtype)
-            output[valid & (output == mark)] = _beside(mark)
+            output[valid & (output == mark)] = _beside(
+                mark, None if levels is None else levels.limits
+            )
         missing = ~valid
         if missing.any():
             output[missing] = self._enlarged(source, scale)[missing]
@@ -101,8 +109,9 @@ class Missing:
                 yield (*frame, ..., *(() if shared else (channel,))), valid[(*frame, ..., channel)]
 
 
-def _beside(mark: NDArray[Any]) -> Any:
-    """The value next to ``mark`` in its type."""
+def _beside(mark: NDArray[Any], limits: tuple[float, float] | None) -> Any:
+    """The value next to ``mark`` that may be written: in its type, and for integers within the limits."""
     if mark.dtype.kind == "f":
         return np.nextafter(mark, mark.dtype.type(0) if mark else mark.dtype.type(1))
-    return mark + 1 if mark < np.iinfo(mark.dtype).max else mark - 1
+    highest = np.iinfo(mark.dtype).max if limits is None else limits[1]
+    return mark + 1 if mark < highest else mark - 1

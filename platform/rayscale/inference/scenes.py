@@ -92,7 +92,7 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> UpscaledWi
         if larger.uncertainty is not None:
             deviations = larger.uncertainty.pixels[place]
         if missing is not None:
-            pixels = missing.restored(pixels, source, scale)
+            pixels = missing.restored(pixels, source, scale, image.levels)
             if deviations is not None:
                 deviations = np.where(missing.scaled(scale).valid, deviations, np.float32(np.nan))
     mask = scene.mask(*(slice(span.start, span.stop) for span in spans))

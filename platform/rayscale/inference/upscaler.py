@@ -257,7 +257,8 @@ class Upscaler:
             )
         if missing is None:
             return values
-        return replace(values, pixels=missing.restored(values.pixels, source, self.scale))
+        pixels = missing.restored(values.pixels, source, self.scale, image.levels)
+        return replace(values, pixels=pixels)
 
     @property
     def fill_reach(self) -> int:
@@ -308,7 +309,11 @@ class Upscaler:
             out[:, :, channels] = scaling.to_values(values, value_range, pixels.dtype)
             if deviations is not None and spread is not None:
                 apart = spread[0].permute(1, 2, 0).numpy()
-                deviations[:, :, channels] = apart / scaling.unit(value_range, pixels.dtype)
+                with np.errstate(
+                    over="ignore", divide="ignore", invalid="ignore"
+                ):  # told by finite
+                    apart = apart / scaling.unit(value_range, pixels.dtype)
+                deviations[:, :, channels] = scaling.finite(apart)
         residual = None
         if self.consistency:
             residual = backprojection.residual(out, pixels, self.scale, valid)

@@ -252,13 +252,6 @@ def levels_of(
     """
     if dtype in PICTURE_TYPES:
         return Levels.of_type(dtype, bits)
-    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    lows, highs = [], []
-    for pixels, missing in parts:
-        valid = True if missing is None else np.broadcast_to(missing.valid, pixels.shape)
-        lows.append(np.min(pixels, axis=(0, 1), where=valid, initial=limits.max))
-        highs.append(np.max(pixels, axis=(0, 1), where=valid, initial=limits.min))
-    black, white = np.min(lows, axis=0), np.max(highs, axis=0)
-    empty = black > white
-    black[empty], white[empty] = 0, 1
-    return Levels.of_data(black, white, "smallest to largest value of each band of the file")
+    valid = ((pixels, True if missing is None else missing.valid) for pixels, missing in parts)
+    rule = "smallest to largest value of each band of the file"
+    return Levels.of_measured(dtype, valid, (0, 1), rule)

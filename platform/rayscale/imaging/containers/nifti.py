@@ -268,10 +268,4 @@ def _levels(pixels: NDArray[Any], missing: Missing | None) -> Levels:
     """One range for all slices and times, so that they stay comparable; never bfloat16, not even for 8 bit."""
     rule = "smallest to largest value of the file"
     valid = True if missing is None else missing.valid
-    if missing is not None and missing.everything:
-        return Levels((0.0,), (1.0,), rule)
-    kind = np.finfo if pixels.dtype.kind == "f" else np.iinfo
-    limits = kind(pixels.dtype)
-    black = np.min(pixels, where=valid, initial=limits.max)
-    white = np.max(pixels, where=valid, initial=limits.min)
-    return Levels.of_data(black, white, rule)
+    return Levels.of_measured(pixels.dtype, [(pixels, valid)], None, rule)
