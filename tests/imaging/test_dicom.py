@@ -92,6 +92,32 @@ def test_padding_is_kept_and_spoils_nothing():
     assert (result[:, 6:] == 100).all()
 
 
+@pytest.mark.parametrize("limit", [None, 63546])
+def test_padding_of_the_wrong_sign_is_padding(limit):
+    ds = scan(low=100, high=101)
+    pixels = np.frombuffer(ds.PixelData, "i2").reshape(10, 12).copy()
+    pixels[:, :3] = -2000  # 63536 as unsigned
+    if limit:
+        pixels[0, :3] = -1990, -1996, -2000
+        ds.add_new("PixelPaddingRangeLimit", "US", limit)
+    ds.PixelData = pixels.tobytes()
+    ds.add_new("PixelPaddingValue", "US", 63536)
+    result = opened(upscaled(saved(ds))).pixel_array
+    np.testing.assert_array_equal(result, pixels.repeat(2, 0).repeat(2, 1))
+    unsigned = scan(dtype="uint16", low=100, high=101)
+    unsigned.PixelData = pixels.tobytes()
+    for name, value in (("Value", -2000), ("RangeLimit", limit and -1990)):
+        if value:
+            unsigned.add_new(f"PixelPadding{name}", "SS", value)
+    result = opened(upscaled(saved(unsigned))).pixel_array
+    np.testing.assert_array_equal(result, pixels.view("u2").repeat(2, 0).repeat(2, 1))
+
+
+def test_an_empty_padding_limit_limits_nothing():
+    ds = scan(low=100, high=101, PixelPaddingValue=100, PixelPaddingRangeLimit=None)
+    assert read_image(saved(ds)).missing.everything
+
+
 def test_frames_and_colours():
     ds = scan((4, 10, 12), NumberOfFrames=4)
     assert probe(saved(ds)).slices == 4

@@ -320,8 +320,16 @@ def _missing(pixels: NDArray[Any], dataset: Any) -> Missing | None:
     padding = dataset.get("PixelPaddingValue")
     if padding is None or pixels.shape[-1] > 1:
         return None
-    first = int(padding)
-    last = int(dataset.get("PixelPaddingRangeLimit", first))
+    limit = dataset.get("PixelPaddingRangeLimit")
+    first, last = (
+        _as_stored(int(v), pixels.dtype) for v in (padding, padding if limit is None else limit)
+    )
     padded = (pixels >= min(first, last)) & (pixels <= max(first, last))
     held = np.iinfo(pixels.dtype).min <= first <= np.iinfo(pixels.dtype).max
     return Missing.where(~padded, float(first) if held else None)
+
+
+def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
+    """Some writers give the bits of a negative padding as unsigned, or the other way round: the pixels decide."""
+    bits = dtype.itemsize * 8
+    return int(np.int64(value).astype(dtype)) if -(1 << bits - 1) <= value < 1 << bits else value
