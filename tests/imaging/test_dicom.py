@@ -61,7 +61,9 @@ def test_levels_are_those_of_a_series_not_of_a_slice():
 
 def test_stored_bits_bound_the_output_and_the_unused_are_dropped():
     ds = scan(dtype="uint16", Modality="MR", BitsStored=12, HighBit=11, high=0xFFFF)
-    pixels = np.frombuffer(ds.PixelData, "u2").reshape(10, 12)
+    pixels = np.frombuffer(ds.PixelData, "u2").reshape(10, 12).copy()
+    pixels[:, :6], pixels[:, 6:] = 0xF000, 0xFFFF  # an edge that overshoots
+    ds.PixelData = pixels.tobytes()
     np.testing.assert_array_equal(read_image(saved(ds)).pixels[..., 0], pixels & 0xFFF)
     result = opened(upscaled(saved(ds)))
     assert result.pixel_array.max() == 0xFFF
