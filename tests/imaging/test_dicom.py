@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging import probe, read_image, sniff
 from rayscale.resampling import enlarge
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra medical")
+from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
     RLELossless,
     SegmentationStorage,
 )
@@ -46,6 +51,30 @@ def test_pixels_of_every_transfer_syntax(syntax):
     assert result.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     wanted = enlarge(image.pixels[..., 0].astype(np.float64), 2)
     assert np.abs(result.pixel_array - wanted).max() <= 1
+
+
+def test_jpeg_ls_is_read_and_known_as_lossless():
+    ds = scan((40, 48), "uint16", Modality="MR")
+    expected = np.frombuffer(ds.PixelData, "u2").reshape(40, 48)
+    compress(ds, JPEGLSLossless, "pyjpegls")
+    data = saved(ds, JPEGLSLossless)
+    np.testing.assert_array_equal(read_image(data).pixels[..., 0], expected)
+    assert "LossyImageCompression" not in opened(upscaled(data))
+
+
+def test_jpeg_is_read_and_what_was_lossy_says_so():
+    grey = np.add.outer(np.arange(40), np.arange(48)).astype(np.uint8) * 2
+    stream = io.BytesIO()
+    Pillow.fromarray(grey).save(stream, "JPEG", quality=95)
+    ds = scan((40, 48), "uint8", high=255, Modality="MR")
+    ds.PixelData = encapsulate([stream.getvalue()])
+    ds["PixelData"].is_undefined_length = True
+    data = saved(ds, JPEGBaseline8Bit)
+    assert "LossyImageCompression" not in opened(data)
+    pixels = read_image(data).pixels[..., 0]
+    np.testing.assert_allclose(pixels, Pillow.open(stream), atol=1)
+    np.testing.assert_allclose(pixels, grey, atol=4)
+    assert opened(upscaled(data)).LossyImageCompression == "01"
 
 
 def test_levels_are_those_of_a_series_not_of_a_slice():
