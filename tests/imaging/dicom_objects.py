@@ -67,11 +67,11 @@ def saved(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     return out.getvalue()
 
 
-def compress(ds: Dataset, syntax: str) -> None:
+def compress(ds: Dataset, syntax: str, plugin: str = "pylibjpeg") -> None:
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     try:
-        ds.compress(syntax, encoding_plugin="pylibjpeg")
+        ds.compress(syntax, encoding_plugin=plugin)
     except RuntimeError as error:
         pytest.skip(f"no encoder: {error}")
 

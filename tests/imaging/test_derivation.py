@@ -13,7 +13,12 @@ from rayscale.imaging import Image, Provenance, read_image, write_image
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra medical")
 from pydicom.dataset import Dataset  # noqa: E402
-from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, generate_uid  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedUSVolumeStorage,
+    generate_uid,
+)
 from tests.imaging.dicom_objects import OBLIQUE, PROVENANCE, opened, saved, scan, upscaled  # noqa: E402
 
 
@@ -95,14 +100,15 @@ def test_dciodvfy_finds_no_new_errors(tmp_path):
     assert dciodvfy(upscaled(data), tmp_path / "after.dcm") <= before
 
 
+def item(**elements) -> Dataset:
+    ds = Dataset()
+    for name, value in elements.items():
+        setattr(ds, name, value)
+    return ds
+
+
 def test_every_frame_of_an_enhanced_object_stays_in_place():
     spatial = pytest.importorskip("highdicom.spatial", reason="needs highdicom")
-
-    def item(**elements) -> Dataset:
-        ds = Dataset()
-        for name, value in elements.items():
-            setattr(ds, name, value)
-        return ds
 
     shared = item(
         PixelMeasuresSequence=[item(PixelSpacing=[0.7, 0.5], SliceThickness=2)],
@@ -141,6 +147,104 @@ def test_every_frame_of_an_enhanced_object_stays_in_place():
     derivation = shared.DerivationImageSequence[0]
     assert derivation.SourceImageSequence[0].ReferencedSOPInstanceUID == before.SOPInstanceUID
     assert "DerivationImageSequence" not in after.PerFrameFunctionalGroupsSequence[0]
+
+
+def test_an_ultrasound_volume_stays_in_place():
+    shared = item(
+        PixelMeasuresSequence=[item(PixelSpacing=[0.7, 0.5], SliceThickness=2)],
+        PlaneOrientationVolumeSequence=[item(ImageOrientationVolume=OBLIQUE)],
+    )
+    frames = [
+        item(PlanePositionVolumeSequence=[item(ImagePositionVolume=[1.0, 2.0, 3.0 * z])])
+        for z in range(3)
+    ]
+    ds = scan(
+        (3, 10, 12), "uint8", high=255, SOPClassUID=EnhancedUSVolumeStorage, Modality="US", NumberOfFrames=3,
+        SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=frames,
+    )  # fmt: skip
+    after = opened(upscaled(saved(ds), 4))
+    # Centre of the first of four small pixels: 3/8 of an old one before that of the old one.
+    along_row, along_column = np.array(OBLIQUE[:3]), np.array(OBLIQUE[3:])
+    for z, frame in enumerate(after.PerFrameFunctionalGroupsSequence):
+        np.testing.assert_allclose(
+            frame.PlanePositionVolumeSequence[0].ImagePositionVolume,
+            [1, 2, 3 * z] - 3 / 8 * (0.5 * along_row + 0.7 * along_column),
+            atol=1e-12,
+        )
+
+
+@pytest.mark.parametrize("scale", [1.5, 2, 3, 4])
+def test_ultrasound_regions_keep_their_physical_coordinates(scale):
+    region = item(
+        RegionLocationMinX0=2, RegionLocationMinY0=1, RegionLocationMaxX1=11, RegionLocationMaxY1=8,
+        ReferencePixelX0=5, ReferencePixelY0=-3, ReferencePixelPhysicalValueX=0.25,
+        ReferencePixelPhysicalValueY=-1.5, PhysicalDeltaX=0.1, PhysicalDeltaY=-0.2,
+        PhysicalUnitsXDirection=3, PhysicalUnitsYDirection=3, DopplerSampleVolumeXPosition=4,
+        DopplerSampleVolumeYPosition=-2, TMLinePositionX0=-2, TMLinePositionY0=6, TMLinePositionX1=2,
+        TMLinePositionY1=8,
+    )  # fmt: skip
+    ds = scan(SequenceOfUltrasoundRegions=[region])
+    after = opened(upscaled(saved(ds), scale)).SequenceOfUltrasoundRegions[0]
+    assert after.RegionLocationMaxX1 == {1.5: 17, 2: 23, 3: 35, 4: 47}[scale]
+
+    def edges(region: Dataset, axis: str, size: float) -> np.ndarray:
+        """Physical coordinates of the edges of the image, by C.8.5.5.1.16 and 17."""
+        from_region = np.array([-0.5, size - 0.5]) - region[f"RegionLocationMin{axis}0"].value
+        offset = from_region - region[f"ReferencePixel{axis}0"].value
+        value = region[f"ReferencePixelPhysicalValue{axis}"].value
+        return value + offset * region[f"PhysicalDelta{axis}"].value
+
+    for axis, size in (("X", 12), ("Y", 10)):
+        np.testing.assert_allclose(
+            edges(after, axis, size * scale), edges(region, axis, size), atol=1e-12
+        )
+    for name in (
+        "DopplerSampleVolumeXPosition", "DopplerSampleVolumeYPosition", "TMLinePositionX0",
+        "TMLinePositionY0", "TMLinePositionX1", "TMLinePositionY1", "RegionLocationMinX0",
+    ):  # fmt: skip
+        assert after[name].value == region[name].value * scale, name
+
+
+def test_a_reference_pixel_without_values_is_the_nearest():
+    region = item(ReferencePixelX0=5, ReferencePixelPhysicalValueY=1.5, PhysicalDeltaX=None)
+    after = opened(upscaled(saved(scan(SequenceOfUltrasoundRegions=[region])), 3))
+    region = after.SequenceOfUltrasoundRegions[0]
+    assert region.ReferencePixelX0 == 16  # the middle one of 15, 16, 17
+    assert region.ReferencePixelPhysicalValueY == 1.5
+    assert region.PhysicalDeltaX is None
+
+
+EMPTY = (
+    "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "CenterOfCircularShutter",
+    "RadiusOfCircularShutter", "VerticesOfThePolygonalShutter", "ShutterLeftVerticalEdge",
+    "ImagePositionPatient", "ImageOrientationPatient", "SharedFunctionalGroupsSequence",
+    "DetectorInformationSequence", "SmallestImagePixelValue", "ImageType", "PixelPaddingValue",
+    "ContributingEquipmentSequence", "SeriesDescription", "LossyImageCompression",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_value_is_no_damage(name):
+    ds = scan()
+    setattr(ds, name, [] if name.endswith("Sequence") else None)
+    after = opened(upscaled(saved(ds)))
+    assert after.Rows == 20
+    if name in EMPTY[:9]:
+        assert not after[name].value
+
+
+def test_shutters_are_counted_in_the_new_pixels():
+    ds = scan(
+        ShutterShape=["CIRCULAR", "POLYGONAL"], CenterOfCircularShutter=[5, 6], RadiusOfCircularShutter=4,
+        VerticesOfThePolygonalShutter=[1, 1, 1, 12, 10, 12],
+    )  # fmt: skip
+    after = opened(upscaled(saved(ds), 3))
+    for name in (
+        "CenterOfCircularShutter",
+        "RadiusOfCircularShutter",
+        "VerticesOfThePolygonalShutter",
+    ):
+        np.testing.assert_allclose(after[name].value, np.multiply(ds[name].value, 3), atol=1.5)
 
 
 def test_a_derived_object_must_name_its_maker_and_its_source():

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging import probe, read_image, sniff
 from rayscale.resampling import enlarge
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra medical")
+from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
     RLELossless,
     SegmentationStorage,
 )
@@ -48,6 +53,30 @@ def test_pixels_of_every_transfer_syntax(syntax):
     assert np.abs(result.pixel_array - wanted).max() <= 1
 
 
+def test_jpeg_ls_is_read_and_known_as_lossless():
+    ds = scan((40, 48), "uint16", Modality="MR")
+    expected = np.frombuffer(ds.PixelData, "u2").reshape(40, 48)
+    compress(ds, JPEGLSLossless, "pyjpegls")
+    data = saved(ds, JPEGLSLossless)
+    np.testing.assert_array_equal(read_image(data).pixels[..., 0], expected)
+    assert "LossyImageCompression" not in opened(upscaled(data))
+
+
+def test_jpeg_is_read_and_what_was_lossy_says_so():
+    grey = np.add.outer(np.arange(40), np.arange(48)).astype(np.uint8) * 2
+    stream = io.BytesIO()
+    Pillow.fromarray(grey).save(stream, "JPEG", quality=95)
+    ds = scan((40, 48), "uint8", high=255, Modality="MR")
+    ds.PixelData = encapsulate([stream.getvalue()])
+    ds["PixelData"].is_undefined_length = True
+    data = saved(ds, JPEGBaseline8Bit)
+    assert "LossyImageCompression" not in opened(data)
+    pixels = read_image(data).pixels[..., 0]
+    np.testing.assert_allclose(pixels, Pillow.open(stream), atol=1)
+    np.testing.assert_allclose(pixels, grey, atol=4)
+    assert opened(upscaled(data)).LossyImageCompression == "01"
+
+
 def test_levels_are_those_of_a_series_not_of_a_slice():
     dark, bright = scan(high=10), scan(low=900)
     assert read_image(saved(dark)).levels == read_image(saved(bright)).levels
@@ -62,7 +91,7 @@ def test_levels_are_those_of_a_series_not_of_a_slice():
 def test_stored_bits_bound_the_output_and_the_unused_are_dropped():
     ds = scan(dtype="uint16", Modality="MR", BitsStored=12, HighBit=11, high=0xFFFF)
     pixels = np.frombuffer(ds.PixelData, "u2").reshape(10, 12).copy()
-    pixels[2:6, 3:8] = 0xFFFF  # wherever the noise begins, something is at the limit
+    pixels[:, :6], pixels[:, 6:] = 0xF000, 0xFFFF  # an edge that overshoots
     ds.PixelData = pixels.tobytes()
     np.testing.assert_array_equal(read_image(saved(ds)).pixels[..., 0], pixels & 0xFFF)
     result = opened(upscaled(saved(ds)))
@@ -106,6 +135,32 @@ def test_measured_pixels_step_aside_for_padding_within_the_stored_bits(dtype, pa
     assert (result[:, :6] == padding).all()
     assert (result[:, 6:] < padding).all()
     assert (result[:, 6:11] == padding - 1).all()
+
+
+@pytest.mark.parametrize("limit", [None, 63546])
+def test_padding_of_the_wrong_sign_is_padding(limit):
+    ds = scan(low=100, high=101)
+    pixels = np.frombuffer(ds.PixelData, "i2").reshape(10, 12).copy()
+    pixels[:, :3] = -2000  # 63536 as unsigned
+    if limit:
+        pixels[0, :3] = -1990, -1996, -2000
+        ds.add_new("PixelPaddingRangeLimit", "US", limit)
+    ds.PixelData = pixels.tobytes()
+    ds.add_new("PixelPaddingValue", "US", 63536)
+    result = opened(upscaled(saved(ds))).pixel_array
+    np.testing.assert_array_equal(result, pixels.repeat(2, 0).repeat(2, 1))
+    unsigned = scan(dtype="uint16", low=100, high=101)
+    unsigned.PixelData = pixels.tobytes()
+    for name, value in (("Value", -2000), ("RangeLimit", limit and -1990)):
+        if value:
+            unsigned.add_new(f"PixelPadding{name}", "SS", value)
+    result = opened(upscaled(saved(unsigned))).pixel_array
+    np.testing.assert_array_equal(result, pixels.view("u2").repeat(2, 0).repeat(2, 1))
+
+
+def test_an_empty_padding_limit_limits_nothing():
+    ds = scan(low=100, high=101, PixelPaddingValue=100, PixelPaddingRangeLimit=None)
+    assert read_image(saved(ds)).missing.everything
 
 
 def test_frames_and_colours():

@@ -18,19 +18,38 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless  # noqa
 from tests.imaging.dicom_objects import PATIENT, RNG, complaint, compress, saved, scan  # noqa: E402
 
 
-def test_a_deflated_bomb_stays_small():
-    data = saved(scan(), DeflatedExplicitVRLittleEndian)
-    at = data.index(b"\x02\0\x10\0UI") + 8
-    at += int.from_bytes(data[at - 2 : at], "little")
-    while data[at : at + 2] == b"\x02\0":
-        at += 8 + int.from_bytes(data[at + 6 : at + 8], "little")
-    head, body = data[:at], zlib.decompress(data[at:], -15)
+def deflated(before: bytes = b"", after: bytes = b"", **elements) -> bytes:
+    """A deflated scan with more elements ``before`` and ``after`` its pixels."""
+    plain = saved(scan(**elements))
+    start, pixels = plain.index(b"\x08\0\x08\0CS"), plain.rindex(b"\xe0\x7f\x10\0OW")
+    packed = saved(scan(**elements), DeflatedExplicitVRLittleEndian)
+    group = packed.index(b"\x02\0\0\0UL\4\0") + 8
+    head = packed[: group + 4 + int.from_bytes(packed[group : group + 4], "little")]
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    parts = [packer.compress(body)]
-    # A private element of 400 MB behind the pixels.
-    parts.append(packer.compress(b"\xe1\x7f\x10\x10OB\0\0" + (400 << 20).to_bytes(4, "little")))
-    parts += [packer.compress(bytes(1 << 20)) for _ in range(400)]
-    bomb = head + b"".join([*parts, packer.flush()])
+    body = plain[start:pixels] + before + plain[pixels:] + after
+    return head + packer.compress(body) + packer.flush()
+
+
+def private(length: int, group: int = 0x31) -> bytes:
+    """A private element of ``length`` zeros."""
+    return (
+        group.to_bytes(2, "little")
+        + b"\x10\x10OB\0\0"
+        + length.to_bytes(4, "little")
+        + bytes(length)
+    )
+
+
+def empty(count: int, group: int) -> bytes:
+    """``count`` empty private elements of eight bytes."""
+    return b"".join(
+        (group + 2 * (i // 60000)).to_bytes(2, "little") + (0x1000 + i % 60000).to_bytes(2, "little") + b"LO\0\0"
+        for i in range(count)
+    )  # fmt: skip
+
+
+def test_a_deflated_bomb_stays_small():
+    bomb = deflated(after=private(100 << 20, 0x7FE1))
     assert len(bomb) < 1 << 20
     tracemalloc.start()
     probe(bomb)
@@ -38,6 +57,28 @@ def test_a_deflated_bomb_stays_small():
         read_image(bomb)
     assert tracemalloc.get_traced_memory()[1] < 20 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("read", [probe, read_image])
+def test_what_is_deflated_is_counted_after_inflating(read):
+    # Large claimed pixels give the other data no more room.
+    large = {"Rows": 4000, "Columns": 4000}
+    assert read(deflated(private(4000))).height == 10
+    with pytest.raises(TooLargeError, match="4194304 bytes before its pixels"):
+        read(deflated(private(5 << 20), **large))
+    items = b"\x31\0\x10\x10SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\0\0\0\0" * 100_001
+    bomb = deflated(items, **large)
+    assert len(bomb) < 6000
+    with pytest.raises(TooLargeError, match="100000 items"):
+        read(bomb)
+
+
+@pytest.mark.parametrize("group", [0x31, 0x7FE1], ids=["before", "after"])
+def test_elements_are_counted(group):
+    many, place = empty(210_000, group), "before" if group < 0x7FE0 else "after"
+    with pytest.raises(TooLargeError, match="200000 reads"):
+        read_image(deflated(**{place: many}, Rows=1000, Columns=1000))
+    assert probe(deflated(empty(50_000, 0x31))).width == 12
 
 
 def test_header_bombs_and_endless_sequences_are_refused():

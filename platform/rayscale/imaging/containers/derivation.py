@@ -7,7 +7,7 @@ pydicom data sets that it is given, in place, and only on attributes, never on p
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,14 @@ _PIXEL_COUNTS = (
     "VerticesOfThePolygonalShutter", "CollimatorLeftVerticalEdge", "CollimatorRightVerticalEdge",
     "CollimatorUpperHorizontalEdge", "CollimatorLowerHorizontalEdge", "CenterOfCircularCollimator",
     "RadiusOfCircularCollimator", "VerticesOfThePolygonalCollimator", "RegionLocationMinX0",
-    "RegionLocationMinY0", "RegionLocationMaxX1", "RegionLocationMaxY1",
+    "RegionLocationMinY0",
+    # Of ultrasound regions, displacements from the reference pixel (C.8.5.5.1.10).
+    "DopplerSampleVolumeXPosition", "DopplerSampleVolumeYPosition", "TMLinePositionX0", "TMLinePositionY0",
+    "TMLinePositionX1", "TMLinePositionY1", "DopplerSampleVolumeXPositionRetired",
+    "DopplerSampleVolumeYPositionRetired", "TMLinePositionX0Retired", "TMLinePositionY0Retired",
+    "TMLinePositionX1Retired", "TMLinePositionY1Retired",
 )  # fmt: skip
-_PER_PIXEL = ("PhysicalDeltaX", "PhysicalDeltaY")  # of ultrasound regions
+_LAST_PIXELS = ("RegionLocationMaxX1", "RegionLocationMaxY1")  # they belong to the region
 
 # Untrue of other pixels, or of another object: pictures of the old ones, signatures, times of creation.
 _DROPPED = (
@@ -86,7 +91,7 @@ def _explain(
         f"{_NOTICE}, not for diagnosis"
     )
     holder = dataset
-    if "SharedFunctionalGroupsSequence" in dataset:
+    if dataset.get("SharedFunctionalGroupsSequence"):
         # Enhanced objects tell it in a functional group, for all frames or for each, never both.
         for item in _walk(dataset):
             if "DerivationImageSequence" in item:
@@ -126,50 +131,79 @@ def _move_geometry(pydicom: Any, dataset: Any, scale: float) -> None:
     _move_position(pydicom, [dataset], [dataset], [dataset], scale)
     for detector in dataset.get("DetectorInformationSequence", None) or []:
         _move_position(pydicom, [detector], [detector], [dataset], scale)
-    if shared is not None and "PlanePositionSequence" in shared:
-        _move_frame(pydicom, shared, shared, scale)
-    for frame in dataset.get("PerFrameFunctionalGroupsSequence", None) or []:
-        if "PlanePositionSequence" in frame:
-            _move_frame(pydicom, frame, shared, scale)
+    frames = dataset.get("PerFrameFunctionalGroupsSequence", None) or []
+    for frame in [*frames] if shared is None else [shared, *frames]:
+        _move_frame(pydicom, frame, shared, scale)
     for item in _walk(dataset):
+        for axis in "XY":
+            _move_reference(item, axis, scale)  # counted from the region, thus before this moves
         for name in _SPACINGS:
-            if name in item:
-                setattr(item, name, [_decimal(pydicom, float(v) / scale) for v in item[name].value])
+            _replace(item, name, lambda v: _decimal(pydicom, float(v) / scale))
         for name in _PIXEL_COUNTS:
-            if name in item:
-                scaled = [round(int(v) * scale) for v in _several(item[name].value)]
-                setattr(item, name, scaled if len(scaled) > 1 else scaled[0])
-        for name in _PER_PIXEL:
-            if name in item:
-                setattr(item, name, float(item[name].value) / scale)
+            _replace(item, name, lambda v: round(int(v) * scale))
+        for name in _LAST_PIXELS:
+            _replace(item, name, lambda v: round((int(v) + 1) * scale) - 1)
+
+
+def _replace(item: Any, name: str, function: Callable[[Any], Any]) -> None:
+    """Every value of an attribute by that of ``function``; what is absent or empty stays so."""
+    values = [function(value) for value in _several(item.get(name))]
+    if values:
+        setattr(item, name, values if len(values) > 1 else values[0])
+
+
+def _move_reference(region: Any, axis: str, scale: float) -> None:
+    """The reference pixel of an ultrasound region keeps its centre; what whole pixels cannot say goes to its value."""
+    pixel, value, delta = (
+        f"ReferencePixel{axis}0", f"ReferencePixelPhysicalValue{axis}", f"PhysicalDelta{axis}",
+    )  # fmt: skip
+    _replace(region, delta, lambda v: float(v) / scale)
+    if region.get(pixel) is None:
+        return
+    start = int(region.get(f"RegionLocationMin{axis}0") or 0) * scale
+    exact = (int(region[pixel].value) + 0.5) * scale - 0.5 + start - round(start)
+    setattr(region, pixel, round(exact))
+    if region.get(delta) is not None:
+        moved = (round(exact) - exact) * float(region[delta].value)
+        _replace(region, value, lambda v: float(v) + moved)
 
 
 def _move_frame(pydicom: Any, frame: Any, shared: Any, scale: float) -> None:
     holders = [item for item in (frame, shared) if item is not None]
 
     def group(name: str) -> list[Any]:
-        return [item[name][0] for item in holders if name in item]
+        return [item[name][0] for item in holders if item.get(name)]
 
-    positions = list(frame.PlanePositionSequence)
-    _move_position(
-        pydicom, positions, group("PlaneOrientationSequence"), group("PixelMeasuresSequence"), scale
-    )
+    for of in ("", "Volume"):
+        _move_position(
+            pydicom,
+            list(frame.get(f"PlanePosition{of}Sequence", None) or []),
+            group(f"PlaneOrientation{of}Sequence"),
+            group("PixelMeasuresSequence"),
+            scale,
+            of or "Patient",
+        )
 
 
 def _move_position(
-    pydicom: Any, positions: list[Any], orientations: list[Any], spacings: list[Any], scale: float
-) -> None:
-    """The centre of the first small pixel lies (1/r - 1)/2 of an old pixel from that of the first old one."""
-    orientation = next((d for d in orientations if "ImageOrientationPatient" in d), None)
-    spacing = next((d for d in spacings if "PixelSpacing" in d), None)
-    position = next((d for d in positions if "ImagePositionPatient" in d), None)
+    pydicom: Any, positions: list[Any], orientations: list[Any], spacings: list[Any], scale: float, of: str = "Patient",
+) -> None:  # fmt: skip
+    """The centre of the first small pixel lies (1/r - 1)/2 of an old pixel from that of the first old one.
+
+    ``of`` is whose coordinates these are: Patient, decimal strings, or Volume (of ultrasound), doubles.
+    """
+    name = f"ImagePosition{of}"
+    orientation = next((d for d in orientations if d.get(f"ImageOrientation{of}")), None)
+    spacing = next((d for d in spacings if d.get("PixelSpacing")), None)
+    position = next((d for d in positions if d.get(name)), None)
     if orientation is None or spacing is None or position is None:
         return
-    turn = np.array([float(v) for v in orientation.ImageOrientationPatient])
+    turn = np.array([float(v) for v in orientation[f"ImageOrientation{of}"].value])
     between_rows, between_columns = (float(v) for v in spacing.PixelSpacing)
     shift = (1 / scale - 1) / 2 * (turn[:3] * between_columns + turn[3:] * between_rows)
-    moved = np.array([float(v) for v in position.ImagePositionPatient]) + shift
-    position.ImagePositionPatient = [_decimal(pydicom, value) for value in moved]
+    moved = np.array([float(v) for v in position[name].value]) + shift
+    exact = of == "Volume"
+    setattr(position, name, [float(v) if exact else _decimal(pydicom, v) for v in moved])
 
 
 def _decimal(pydicom: Any, value: float) -> Any:

@@ -33,6 +33,9 @@ T = TypeVar("T")
 MAX_ITEMS = 100_000
 """Items of all sequences of a file; each becomes an object of about a kilobyte. 1000 enhanced frames have 20 000."""
 
+MAX_READS = 200_000
+"""Reads of a parse; an element takes one or more, and 370 bytes of memory. 1000 enhanced frames have 40 000."""
+
 MAX_SIDE = 0xFFFF
 """Rows and columns have 16 bits."""
 
@@ -164,15 +167,29 @@ def _written(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes
     return out.getvalue()
 
 
+class _Elements(io.BytesIO):
+    """A file of a bounded number of elements: eight bytes of file become some hundred of objects."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise TooLargeError(
+                f"DICOM takes more than {MAX_READS} reads of its elements; remove private data"
+            )
+        return super().read(size)
+
+
 def _parse(data: bytes, pixel_bytes: int) -> Any:
     """The data set; with ``pixel_bytes`` 0 as far as the pixels. A deflated one is inflated up to what they need."""
     syntax, start = _file_meta(data)
-    if sum(data.count(tag) for tag in _ITEM_TAGS) > MAX_ITEMS:
-        raise TooLargeError(f"DICOM has more than {MAX_ITEMS} items in its sequences")
+    room = METADATA_BYTES + pixel_bytes
+    cut = False
     if syntax == _DEFLATED:
-        room = METADATA_BYTES + pixel_bytes
         body = zlib.decompressobj(-15).decompress(data[start:], room + 1)
-        if len(body) > room and pixel_bytes:
+        cut = len(body) > room
+        if cut and pixel_bytes:
             raise TooLargeError(
                 f"deflated DICOM inflates past {room} bytes, the size of its pixels and {METADATA_BYTES} bytes of "
                 "other data"
@@ -180,7 +197,15 @@ def _parse(data: bytes, pixel_bytes: int) -> Any:
         # Of the same length, so that pydicom takes what follows as it is.
         head = data[:start].replace(_DEFLATED, _EXPLICIT.ljust(len(_DEFLATED), b"\0"))
         data = head + body
-    return _pydicom().dcmread(io.BytesIO(data), stop_before_pixels=pixel_bytes == 0)
+    if sum(data.count(tag) for tag in _ITEM_TAGS) > MAX_ITEMS:
+        raise TooLargeError(f"DICOM has more than {MAX_ITEMS} items in its sequences")
+    file = _Elements(data)
+    dataset = _pydicom().dcmread(file, stop_before_pixels=pixel_bytes == 0)
+    if cut and file.tell() >= len(data):  # else it stopped at the pixels
+        raise TooLargeError(
+            f"deflated DICOM has more than {METADATA_BYTES} bytes before its pixels; save it uncompressed"
+        )
+    return dataset
 
 
 def _file_meta(data: bytes) -> tuple[bytes, int]:
@@ -320,8 +345,16 @@ def _missing(pixels: NDArray[Any], dataset: Any) -> Missing | None:
     padding = dataset.get("PixelPaddingValue")
     if padding is None or pixels.shape[-1] > 1:
         return None
-    first = int(padding)
-    last = int(dataset.get("PixelPaddingRangeLimit", first))
+    limit = dataset.get("PixelPaddingRangeLimit")
+    first, last = (
+        _as_stored(int(v), pixels.dtype) for v in (padding, padding if limit is None else limit)
+    )
     padded = (pixels >= min(first, last)) & (pixels <= max(first, last))
     held = np.iinfo(pixels.dtype).min <= first <= np.iinfo(pixels.dtype).max
     return Missing.where(~padded, float(first) if held else None)
+
+
+def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
+    """Some writers give the bits of a negative padding as unsigned, or the other way round: the pixels decide."""
+    bits = dtype.itemsize * 8
+    return int(np.int64(value).astype(dtype)) if -(1 << bits - 1) <= value < 1 << bits else value
