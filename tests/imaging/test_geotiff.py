@@ -276,6 +276,20 @@ def test_plain_tiffs_stay_with_the_plain_reader():
     assert read_image(out.getvalue()).container == "tiff"
 
 
+@pytest.mark.parametrize(
+    ("photometric", "message"), [("minisblack", "orientation 6"), ("miniswhite", "inverted"), ("separated", "CMYK")]
+)  # fmt: skip
+def test_what_gdal_would_turn_into_another_picture_is_refused(photometric, message):
+    out = io.BytesIO()
+    turned = [(274, "H", 1, 6, True)] if photometric == "minisblack" else []
+    pixels = noise(9, 9, 4 if photometric == "separated" else 1).astype("float32")
+    tifffile.imwrite(
+        out, pixels, photometric=photometric, planarconfig="contig", extratags=turned, metadata=None
+    )
+    with pytest.raises(UnsupportedError, match=message):
+        read_image(out.getvalue())
+
+
 def test_classes_are_refused():
     def palette(dataset):
         dataset.write_colormap(1, {1: (255, 0, 0), 2: (0, 255, 0)})

@@ -178,10 +178,32 @@ def test_a_bomb_is_refused_by_its_header():
         function(data)
     with pytest.raises(TooLargeError, match="30000 x 30000 x 7"):
         read_image(data)
-    # A modest header does not open the gate either: no more is inflated than it promises.
-    assert read_image(modest).pixels.shape == (7, 20, 20, 1)
+    # A modest header does not open the gate either: little more is inflated than it promises.
+    with pytest.raises(InputError, match="goes on"):
+        read_image(modest)
     assert tracemalloc.get_traced_memory()[1] < 5 << 20
     tracemalloc.stop()
+
+
+def test_the_checksum_of_gzip_is_compared():
+    plain = saved(volume(8, 6, 3))
+    stored = gzip.compress(plain, 0)  # where a bit may flip unnoticed by the decoder
+    flipped = bytearray(stored)
+    flipped[-30] ^= 1
+    wrong = bytearray(stored)
+    wrong[-8] ^= 1
+    for bad in (bytes(flipped), bytes(wrong), stored[:-8]):
+        with pytest.raises(InputError, match="damaged"):
+            read_image(bad)
+    padded = gzip.compress(plain + bytes(512))
+    np.testing.assert_array_equal(read_image(padded).pixels, read_image(plain).pixels)
+
+
+def test_a_quaternion_that_is_no_rotation_is_refused_on_reading():
+    data = bytearray(saved(volume(4, 4, 2)))
+    struct.pack_into("<3f", data, 256, 0.9, 0.9, 0.9)
+    with pytest.raises(InputError, match="damaged"):
+        read_image(bytes(data))
 
 
 def test_damage_and_other_kinds_are_named():
@@ -202,6 +224,7 @@ def test_damage_and_other_kinds_are_named():
         (70, "<h", 128, "colours"),
         (70, "<h", 32, "complex"),
         (68, "<h", 1002, "labels"),
+        (68, "<h", 1003, "labels"),
         (108, "<f", 1e9, "begin at byte"),
         (108, "<f", float("nan"), "begin at byte"),
         (0, "<i", 5, "its own size"),

@@ -76,9 +76,11 @@ def for_each(
         start = time.perf_counter()
         try:
             written = convert(source, target)
-        except (RayscaleError, OSError) as error:
-            failed.append({"input": str(source), "error": str(error)})
-            note(f"[{number}/{len(jobs)}] {source}: FAILED: {error}")
+        except Exception as error:  # whatever one file does, the others are converted
+            expected = isinstance(error, (RayscaleError, OSError))
+            text = str(error) if expected else f"{type(error).__name__}: {error}"
+            failed.append({"input": str(source), "error": text})
+            note(f"[{number}/{len(jobs)}] {source}: FAILED: {text}")
         else:
             facts = {"residual": written.residual, "uncertainty": written.uncertainty}
             known = {name: fact for name, fact in facts.items() if fact is not None}

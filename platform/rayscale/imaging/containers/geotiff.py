@@ -43,6 +43,9 @@ MAX_BANDS = 4096
 
 MAX_SIDE = 1 << 30
 
+_OTHER_COLOURS = {0: "inverted (0 is white)", 5: "CMYK", 8: "CIELab", 9: "ICCLab", 10: "ITULab"}
+"""Photometric interpretations that are refused."""
+
 
 def claims(data: bytes | mmap) -> bool:
     """Whether these bytes of a TIFF hold more than a picture, judged by the tags of the first directory."""
@@ -122,10 +125,21 @@ def checked_header(ifd: Ifd) -> Header:
             f"GeoTIFF pixels are of sample format {', '.join(map(str, sorted(formats)))}; only real numbers of one "
             "type are handled: split or convert it"
         )
-    if ifd.integer(262, 1) == 3:
+    photometric, turned = ifd.integer(262, 1), ifd.integer(274, 1)
+    if photometric == 3:
         raise UnsupportedError(
             "GeoTIFF has a palette: its values are classes, and between two classes there is no third; "
             "enlarge it by nearest neighbour (gdalwarp -r near)"
+        )
+    if photometric in _OTHER_COLOURS:
+        raise UnsupportedError(
+            f"GeoTIFF pixels are {_OTHER_COLOURS[photometric]}, which would not come back as that; convert it to grey, RGB "
+            "or bands without colour"
+        )
+    if turned != 1:
+        raise UnsupportedError(
+            f"GeoTIFF has the orientation {turned}, and GDAL leaves pixels as they are stored; turn it upright first, or set "
+            "the tag to 1 where the georeference already says how it lies"
         )
     if bits < 8:
         raise UnsupportedError(

@@ -29,7 +29,7 @@ _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = {1: 348, 2: 540}
 _DATA_OFFSET = {1: 352, 2: 544}
 _COMMENT = 6  # extension code of plain text
-_LABEL = 1002  # intent code of classes
+_LABELS = (1002, 1003)  # intent codes of classes: labels, and names of structures
 _MOST = {1: 32767, 2: (1 << 63) - 1}
 
 # Datatype code to numpy; what is not here is refused by the name below.
@@ -115,6 +115,13 @@ def read(data: bytes, max_pixels: int) -> Image:
         layout = _layout(_inflated_head(data))
         with gzip.open(io.BytesIO(data)) as stream:
             data = stream.read(layout.end)
+            # The checksum follows the last byte and is only compared there.
+            while stream.read(1 << 16):
+                if stream.tell() > layout.end + METADATA_BYTES:
+                    raise InputError(
+                        f"NIfTI goes on for more than {METADATA_BYTES} bytes after the {layout.end} that its header promises; it "
+                        "is damaged, or something else was appended"
+                    )
     layout = _layout(data)
     if len(data) < layout.end:
         raise InputError(
@@ -127,13 +134,15 @@ def read(data: bytes, max_pixels: int) -> Image:
     missing = None
     if pixels.dtype.kind == "f":
         missing = Missing.where(np.isfinite(pixels))
-    version = layout.version
+    head = data[: _HEADER_BYTES[layout.version]]
+    metadata = NiftiMetadata(head, _extensions(data, layout), layout)
+    _nibabel_header(metadata).get_qform(coded=True)  # refuses a quaternion that is no rotation
     return Image(
         pixels=pixels,
         container=header.container,
         levels=_levels(pixels, missing),
         missing=missing,
-        metadata=NiftiMetadata(data[: _HEADER_BYTES[version]], _extensions(data, layout), layout),
+        metadata=metadata,
     )
 
 
@@ -229,9 +238,9 @@ def _layout(head: bytes) -> _Layout:
         raise UnsupportedError(
             f"NIfTI holds {what}; only integers of 8 to 32 bit and floats of 32 and 64 bit are handled: convert it"
         )
-    if intent == _LABEL:
+    if intent in _LABELS:
         raise UnsupportedError(
-            "NIfTI holds labels (intent code 1002), and between two labels there is no third; enlarge it by nearest "
+            f"NIfTI holds labels (intent code {intent}), and between two labels there is no third; enlarge it by nearest "
             "neighbour"
         )
     if not _DATA_OFFSET[version] <= offset <= _DATA_OFFSET[version] + METADATA_BYTES:  # NaN too
