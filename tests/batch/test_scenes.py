@@ -198,5 +198,18 @@ def test_a_changed_source_is_told_and_its_parts_are_swept(
     new = SceneWork(source, target, RECIPE, task(source))
     assert new.id != old.id
     compute(new, upscaler, [0])
-    sweep(target, {new.id})
+    sweep(target, {new.id}, lambda _: True)
     assert [entry.key for entry in target.list()] == [f"{FOLDER}{new.id}/000000.npz"]
+
+
+def test_parts_of_inputs_that_a_run_is_not_about_stay(
+    places: tuple[Store, Store], upscaler: Upscaler
+) -> None:
+    source, target = places
+    work = SceneWork(source, target, RECIPE, task(source))
+    work.label()
+    compute(work, upscaler, [0])
+    sweep(target, set(), lambda key: key == "other.tif")
+    assert len(list(work.parts.list())) == 2
+    sweep(target, set(), lambda key: key == "a/scene.tif")
+    assert not list(target.list())

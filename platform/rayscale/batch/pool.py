@@ -95,6 +95,7 @@ class Pool:
         work = SceneWork(self._source, self._target, self._recipe, task)
         arguments = (*self._arguments, task)
         errors: list[tuple[str, str]] = []
+        work.label()
 
         def waiting() -> list[str]:
             return [] if errors else [str(number) for number in work.missing(windows)]

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayscale.batch.job import Job, check_counts, open_job
+from rayscale.batch.job import check_counts, open_job
 from rayscale.batch.lease import BusyError, Lease
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan
 from rayscale.batch.pool import Pool
-from rayscale.batch.scenes import SceneWork, sweep
+from rayscale.batch.scenes import scene_id, sweep
+from rayscale.storage import Store
 
 if TYPE_CHECKING:
     from rayscale.inference import Precision
@@ -157,7 +158,7 @@ def upscale_bucket(
                     manifest.append(rows)
                     tell(rows)
             if not plan.left:  # also with nothing to do: the driver before may have died here
-                _sweep(job, plan, manifest)
+                _sweep(sink, plan, manifest)
             manifest.compact()
         finally:  # also when interrupted: what is done is done
             manifest.flush()
@@ -168,10 +169,11 @@ def upscale_bucket(
     return summary
 
 
-def _sweep(job: Job, plan: Plan, manifest: Manifest) -> None:
+def _sweep(target: Store, plan: Plan, manifest: Manifest) -> None:
     """Delete what lies in the target of scenes that are done or changed; the next run goes on with the others."""
-    failed = [task for task in plan.todo if manifest.rows[task.entry.key].error]
-    sweep(job.target, {SceneWork(job.source, job.target, job.recipe, t).id for t in failed})
+    failed = [row for row in manifest.rows.values() if row.error]
+    kept = {scene_id(row.key, row.source_etag, row.recipe) for row in failed}
+    sweep(target, kept, plan.covers)
 
 
 def _count(summary: Summary, plan: Plan) -> None:

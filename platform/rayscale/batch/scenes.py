@@ -1,7 +1,8 @@
 """One large GeoTIFF over all workers: windows computed anywhere, kept as parts in the target, assembled at the end.
 
 A part is ``_rayscale/scenes/<scene>/<window>.npz``, and ``<scene>`` a digest of source version and recipe: whatever is
-killed, the parts that are there are right and stay, and the next run computes the others only.
+killed, the parts that are there are right and stay, and the next run computes the others only. ``scene.json`` beside
+them is the key of the source, so that runs about other inputs leave them alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from rayscale.inference.tiles import Tile
 
 FOLDER = "_rayscale/scenes/"
+_LABEL = "scene.json"  # sorted behind the parts, so it is deleted last
 _STALE_S = 3600.0  # a copy on a worker's disk that nobody used for so long is deleted
 
 
@@ -48,8 +50,7 @@ class SceneWork:
 
     def __init__(self, source: Store, target: Store, recipe: Recipe, task: Task) -> None:
         self.source, self.target, self.recipe, self.task = source, target, recipe, task
-        text = json.dumps([task.entry.key, task.entry.etag, recipe.id])
-        self.id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        self.id = scene_id(task.entry.key, task.entry.etag, recipe.id)
         self.parts = target.child(FOLDER + self.id)
 
     @cached_property
@@ -69,6 +70,10 @@ class SceneWork:
                 fetched.replace(path)
             os.utime(path)
         return path
+
+    def label(self) -> None:
+        """Say beside the parts whose they are; before the first of them."""
+        self.parts.write(_LABEL, json.dumps(self.task.entry.key).encode())
 
     def missing(self, windows: int) -> list[int]:
         """The windows of which there is no part yet."""
@@ -138,11 +143,28 @@ class SceneWork:
             ) from error
 
 
-def sweep(target: Store, kept: set[str]) -> None:
-    """Delete the parts of scenes that nobody works on: their source or recipe changed."""
-    for entry in list(target.list(FOLDER)):
-        if entry.key.removeprefix(FOLDER).partition("/")[0] not in kept:
-            target.delete(entry.key)
+def scene_id(key: str, etag: str, recipe: str) -> str:
+    """Of one version of a source, enlarged by one recipe."""
+    text = json.dumps([key, etag, recipe])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def sweep(target: Store, kept: set[str], covers: Callable[[str], bool]) -> None:
+    """Delete the parts of scenes that nobody works on any more: they are done, or source or recipe changed.
+
+    Args:
+        kept: ids of scenes that are still to be done.
+        covers: whether a key is one that the run is about; parts of others are for their own runs to judge.
+    """
+    scenes: dict[str, list[str]] = {}
+    for entry in target.list(FOLDER):
+        scenes.setdefault(entry.key.removeprefix(FOLDER).partition("/")[0], []).append(entry.key)
+    for scene, keys in scenes.items():
+        label = f"{FOLDER}{scene}/{_LABEL}"
+        if scene in kept or (label in keys and not covers(json.loads(target.read(label)))):
+            continue
+        for key in keys:
+            target.delete(key)
 
 
 def _key(number: int) -> str:
