@@ -137,8 +137,11 @@ class Worker:
                 item.row = _done(item.row, slot)
                 return
             data = self._data(task)
-            if isinstance(data, int):
-                item.row = replace(item.row, error=SCENE, message=str(data))
+            if isinstance(data, tuple):
+                windows, megapixels = data
+                item.row = replace(
+                    item.row, error=SCENE, message=str(windows), megapixels=megapixels
+                )
                 return
             item.row = replace(item.row, megapixels=_check_header(data, self.upscaler.scale))
             from rayscale.imaging import read_image
@@ -147,8 +150,8 @@ class Worker:
 
         return _guarded(item, read)
 
-    def _data(self, task: Task) -> bytes | int:
-        """The bytes of an input, or the number of windows in which all workers share it."""
+    def _data(self, task: Task) -> bytes | tuple[int, float]:
+        """The bytes of an input, or the number of windows in which all workers share it and its megapixels."""
         entry, least = task.entry, get_settings().scene_pixels
         is_tiff = entry.key.lower().endswith((".tif", ".tiff"))
         if not is_tiff or entry.size * _MOST_PIXELS_PER_BYTE < least:
@@ -161,9 +164,9 @@ class Worker:
             stack.callback(work.forget)
             if is_scene(work.path):
                 with Scene(work.path) as scene:
-                    if scene.height * scene.width >= least:
+                    if (pixels := scene.height * scene.width) >= least:
                         stack.pop_all()  # the copy is needed again for the windows
-                        return len(windows_of(scene, self.upscaler))
+                        return len(windows_of(scene, self.upscaler)), pixels / 1e6
             _check_bytes(entry)
             return work.path.read_bytes()
 
