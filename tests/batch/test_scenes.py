@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rayscale.batch import actors
 from rayscale.batch.inputs import ChangedError
+from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import ExistsError
 from rayscale.batch.plan import Recipe, Task
 from rayscale.batch.scenes import FOLDER, SceneWork, sweep
@@ -213,3 +215,23 @@ def test_parts_of_inputs_that_a_run_is_not_about_stay(
     assert len(list(work.parts.list())) == 2
     sweep(target, set(), lambda key: key == "a/scene.tif")
     assert not list(target.list())
+
+
+def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
+    places: tuple[Store, Store], upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = places
+    work = SceneWork(source, target, RECIPE, task(source))
+    upscale = scenes.upscale_window
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.1)
+        return upscale(*arguments)
+
+    monkeypatch.setattr("rayscale.inference.upscale_window", slow)
+    monkeypatch.setattr(actors, "prepare", lambda *_, **__: upscaler)
+    windows = count(work, upscaler)
+    compute(work, upscaler, list(range(windows)))
+    row = Row.from_json(actors.assemble(source, target, None, RECIPE, False, work.task))
+    assert not row.error
+    assert row.seconds > 0.1 * windows

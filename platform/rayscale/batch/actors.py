@@ -372,10 +372,10 @@ def assemble(
     """Put a scene whose parts are all there in its place; its row as JSON. Arguments as of ``SceneActor``."""
     row = start_row(task.entry, recipe)
     start = time.monotonic()
+    work = SceneWork(source, target, recipe, task)
     try:
-        work = SceneWork(source, target, recipe, task)
         row = _done(row, work.assemble(prepare(model, recipe, **how), overwrite=overwrite))
     except Exception as error:
         code, message = failure(error)
         row = replace(row, error=code, message=message)
-    return replace(row, seconds=round(time.monotonic() - start, 3)).to_json()
+    return replace(row, seconds=round(work.seconds + time.monotonic() - start, 3)).to_json()

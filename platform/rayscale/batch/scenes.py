@@ -52,6 +52,8 @@ class SceneWork:
         self.source, self.target, self.recipe, self.task = source, target, recipe, task
         self.id = scene_id(task.entry.key, task.entry.etag, recipe.id)
         self.parts = target.child(FOLDER + self.id)
+        self.seconds = 0.0
+        """Reading and computing the windows, by whomever; known when they are assembled."""
 
     @cached_property
     def path(self) -> Path:
@@ -84,8 +86,10 @@ class SceneWork:
         """Enlarge one window and store its part."""
         from rayscale.inference import upscale_window
 
+        start = time.monotonic()
         larger = upscale_window(scene, upscaler, window)
-        self.parts.write(_key(number), _packed(larger.part, larger.residual))
+        seconds = time.monotonic() - start
+        self.parts.write(_key(number), _packed(larger.part, larger.residual, seconds))
 
     def assemble(self, upscaler: Upscaler, *, overwrite: bool) -> Placed:
         """Make the output of the parts and put it in its place; then the parts are deleted.
@@ -107,7 +111,8 @@ class SceneWork:
             output = folder / "scene.tif"
             with Scene(self.path) as scene, SceneWriter(output, scene, upscaler.scale) as writer:
                 for number in range(len(windows_of(scene, upscaler))):
-                    part, share = self._part(number)
+                    part, share, seconds = self._part(number)
+                    self.seconds += seconds
                     writer.put(part)
                     residual += share
                 if upscaler.consistency:
@@ -133,7 +138,7 @@ class SceneWork:
     def _copy(self) -> Path:
         return get_settings().cache_dir / "scenes" / f"{self.id}.tif"
 
-    def _part(self, number: int) -> tuple[Part, Residual]:
+    def _part(self, number: int) -> tuple[Part, Residual, float]:
         try:
             return _unpacked(self.parts.read(_key(number)))
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -171,8 +176,12 @@ def _key(number: int) -> str:
     return f"{number:06d}.npz"
 
 
-def _packed(part: Part, residual: Residual | None) -> bytes:
-    arrays: dict[str, Any] = {"place": np.array([part.row, part.column]), "pixels": part.pixels}
+def _packed(part: Part, residual: Residual | None, seconds: float) -> bytes:
+    arrays: dict[str, Any] = {
+        "place": np.array([part.row, part.column]),
+        "pixels": part.pixels,
+        "seconds": np.array(seconds),
+    }
     if part.mask is not None:
         arrays["mask"] = part.mask
     if residual is not None:
@@ -182,7 +191,7 @@ def _packed(part: Part, residual: Residual | None) -> bytes:
     return stream.getvalue()
 
 
-def _unpacked(data: bytes) -> tuple[Part, Residual]:
+def _unpacked(data: bytes) -> tuple[Part, Residual, float]:
     from rayscale.imaging.scene import Part
     from rayscale.inference.backprojection import Residual
 
@@ -190,7 +199,8 @@ def _unpacked(data: bytes) -> tuple[Part, Residual]:
         row, column = (int(value) for value in arrays["place"])
         mask = arrays.get("mask")
         share = Residual(**json.loads(str(arrays["residual"]))) if "residual" in arrays else None
-        return Part(row, column, arrays["pixels"], mask), share or Residual()
+        seconds = float(arrays["seconds"]) if "seconds" in arrays else 0.0  # of an older version
+        return Part(row, column, arrays["pixels"], mask), share or Residual(), seconds
 
 
 @contextmanager
