@@ -171,6 +171,24 @@ def test_a_foreign_object_stays(places: tuple[Store, Store], upscaler: Upscaler)
     assert target.read("a/scene.tif")[:2] == b"II"
 
 
+def test_a_sparse_scene_is_one_however_small_its_file(
+    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path
+) -> None:
+    path = tmp_path / "in" / "a" / "scene.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=10_000, height=10_000, count=1, dtype="uint8",
+        crs="EPSG:32632", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), tiled=True,
+        blockxsize=512, blockysize=512, sparse_ok=True, compress="deflate",
+    ):  # fmt: skip
+        pass
+    assert path.stat().st_size < 30_000
+    source, target = places
+    with actors.Worker(source, target, upscaler, RECIPE) as worker:
+        (row,) = worker.process([task(source)])
+    assert (row.error, row.megapixels) == (actors.SCENE, 100)
+    assert int(row.message) > 1
+
+
 def test_a_damaged_part_is_computed_anew(places: tuple[Store, Store], upscaler: Upscaler) -> None:
     source, target = places
     work = SceneWork(source, target, RECIPE, task(source))

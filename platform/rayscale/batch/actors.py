@@ -51,7 +51,6 @@ _SMALL_PIXELS = (
     64 * 64
 )  # of a picture that shares its way through the network: larger ones gain nothing
 _PACK_PIXELS = 1 << 15  # of those together
-_MOST_PIXELS_PER_BYTE = 128  # of a deflated TIFF: below it a file is too small to hold a scene
 
 
 @dataclass
@@ -154,8 +153,11 @@ class Worker:
         """The bytes of an input, or the number of windows in which all workers share it and its megapixels."""
         entry, least = task.entry, get_settings().scene_pixels
         is_tiff = entry.key.lower().endswith((".tif", ".tiff"))
-        if not is_tiff or entry.size * _MOST_PIXELS_PER_BYTE < least:
-            return _read_source(self.source, entry)
+        if not is_tiff or entry.size <= _LARGE_BYTES:
+            data = _read_source(self.source, entry)
+            # Size tells nothing of a sparse or well compressed scene; its header does.
+            if not is_tiff or not _has_pixels(data, least):
+                return data
         from rayscale.imaging.scene import Scene, is_scene
         from rayscale.inference import windows_of
 
@@ -267,6 +269,15 @@ def _read_source(source: Store, entry: Entry) -> bytes:
     if now != entry.etag:
         raise ChangedError.between(entry.etag, now)
     return data
+
+
+def _has_pixels(data: bytes, least: int) -> bool:
+    from rayscale.imaging import probe
+
+    try:
+        return probe(data).pixels >= least
+    except InputError:
+        return False  # the reader says what is wrong
 
 
 def _check_bytes(entry: Entry) -> None:
