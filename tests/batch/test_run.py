@@ -364,3 +364,16 @@ def test_importing_the_room_is_cheap() -> None:
         env={**os.environ, "PYTHONPATH": str(place)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "set()"
+
+
+def test_a_run_about_a_list_leaves_the_scenes_of_others(tmp_path: Path) -> None:
+    target = storage.connect(tmp_path / "out")
+    storage.connect(tmp_path / "in").write("a.tif", b"")
+    (tmp_path / "keys.txt").write_text("gone.tif")
+    for key in ("a.tif", "gone.tif"):
+        target.write(f"_rayscale/scenes/{key}/scene.json", json.dumps(key).encode())
+    upscale_bucket(
+        tmp_path / "in", target.uri, model="bicubic", scale=2, keys=tmp_path / "keys.txt"
+    )
+    left = [entry.key for entry in target.list("_rayscale/scenes/")]
+    assert left == ["_rayscale/scenes/a.tif/scene.json"]
