@@ -97,34 +97,36 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def show_progress() -> Callable[[Progress], None]:
     """A function that prints a line to stderr from time to time."""
     first: Progress | None = None
-    last = 0.0
+    last = -_PROGRESS_S
 
     def show(now: Progress) -> None:
         nonlocal first, last
-        if not now.finished:
-            line = f"{now.finished}/{now.todo} images; starting the workers ..."
-            print(line, file=sys.stderr, flush=True)
-            return
-        first = first or now
+        started = now.finished or now.windows
+        if started:
+            first = first or now
         if time.monotonic() - last < _PROGRESS_S and now.finished < now.todo:
             return
         last = time.monotonic()
-        print(progress_line(first, now), file=sys.stderr, flush=True)
+        line = f"{now.finished}/{now.todo} images; starting the workers ..."
+        print(progress_line(first, now) if started and first else line, file=sys.stderr, flush=True)
 
     return show
 
 
 def progress_line(first: Progress, now: Progress) -> str:
     """How far, how fast since ``first``, and how long still: by bytes, as images differ in size."""
-    line = f"{now.finished}/{now.todo} images, {now.megapixels:.1f} MP"
+    line = f"{now.finished}/{now.todo} images, "
+    if now.windows_todo:
+        line += f"{now.windows}/{now.windows_todo} windows of a scene, "
+    line += f"{now.megapixels:.1f} MP"
     line += f", {now.failed} failed" if now.failed else ""
     seconds = now.seconds - first.seconds
     if now.bytes > first.bytes and seconds > 0:  # the start of the workers says nothing of speed
         left = seconds * (now.bytes_todo - now.bytes) / (now.bytes - first.bytes)
-        line += f"; {(now.finished - first.finished) / seconds:.2f} images/s"
-        line += (
-            f", {(now.megapixels - first.megapixels) / seconds:.2f} MP/s, about {left:.0f} s left"
-        )
+        line += "; "
+        if not now.windows_todo:
+            line += f"{(now.finished - first.finished) / seconds:.2f} images/s, "
+        line += f"{(now.megapixels - first.megapixels) / seconds:.2f} MP/s, about {left:.0f} s left"
     return line
 
 
@@ -167,7 +169,12 @@ def outlook(forecast: Forecast) -> str:
         f"images      {forecast.todo} of {forecast.total} to do"
         + (f" ({', '.join(skipped)})" if skipped else ""),
         f"megapixels  {'about ' * sampled}{forecast.megapixels:.3g}, from {forecast.headers} headers"
-        + (f", {forecast.unreadable} of them unreadable" if forecast.unreadable else ""),
+        + (f", {forecast.unreadable} of them unreadable" if forecast.unreadable else "")
+        + (
+            f", {forecast.unknown} not found and taken for the mean of the others"
+            if forecast.unknown
+            else ""
+        ),
         f"time        about {forecast.seconds:.3g} s with {forecast.workers} workers, after {forecast.seconds_from}",
         f"output      about {forecast.output_bytes / 1e6:.3g} MB, after {forecast.output_bytes_from}",
     ]

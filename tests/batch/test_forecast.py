@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,3 +112,35 @@ def test_it_refuses_what_the_run_refuses(source: Store, tmp_path: Path) -> None:
         forecast_bucket(f"{source.uri}/*.gif", tmp_path / "out", model="bicubic", scale=2)
     with pytest.raises(ConfigError, match="actors"):
         forecast_bucket(source.uri, tmp_path / "out", model="bicubic", scale=2, actors=0)
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["classic", "big"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_directory_of_a_large_tiff_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, big: bool
+) -> None:
+    monkeypatch.setattr(forecast, "_WHOLE_BYTES", 1 << 17)
+    file, store = io.BytesIO(), connect(tmp_path / "in")
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    with tifffile.TiffWriter(file, bigtiff=big, byteorder=order) as writer:
+        writer.write(pixels, photometric="rgb", compression="zlib", rowsperstrip=8)
+    data = bytearray(file.getvalue())
+    # The directory moves to the end, where writers put it that learn the offsets last.
+    layout, at = forecast._TIFF[bytes(data[:4])]
+    (offset,) = struct.unpack_from(layout, data, at)
+    struct.pack_into(layout, data, at, len(data))
+    store.write("a.tif", bytes(data + data[offset : offset + 1000]))
+    result = forecast_bucket(store.uri, tmp_path / "out", model="bicubic", scale=2, device="cpu")
+    assert (result.unreadable, result.unknown, result.megapixels) == (0, 0, 0.12)
+
+
+def test_a_file_whose_header_is_not_found_counts_as_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "_WHOLE_BYTES", 1 << 16)
+    store, known = connect(tmp_path / "in"), picture(100, 100)
+    store.write("a.png", known)
+    store.write("b.tif", b"II+\0" + b"\xff" * (1 << 17))
+    result = forecast_bucket(store.uri, tmp_path / "out", model="bicubic", scale=2, device="cpu")
+    assert (result.headers, result.unreadable, result.unknown) == (2, 0, 1)
+    assert result.megapixels == pytest.approx(0.01 * result.source_bytes / len(known), rel=1e-3)

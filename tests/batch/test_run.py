@@ -272,7 +272,10 @@ def test_a_scene_is_shared_by_all_workers(
     source.write("small.png", encoded(pixels(2)))
     killed: list[int] = []
 
+    seen: list[Progress] = []
+
     def kill(now: Progress) -> None:
+        seen.append(now)
         if now.finished and not killed:
             for actor in list_actors(filters=[("state", "=", "ALIVE")]):
                 if "SceneActor" in actor.class_name:
@@ -281,6 +284,10 @@ def test_a_scene_is_shared_by_all_workers(
 
     summary = upscale_bucket(source.uri, target.uri, model="bicubic", scale=2, progress=kill)
     assert (summary.done, summary.failed) == (2, [])
+    windows = [now for now in seen if now.windows]
+    assert windows[-1].windows == windows[-1].windows_todo > 1
+    assert 0 < windows[0].megapixels < windows[-1].megapixels <= side**2 / 1e6 + 1
+    assert windows[-1].bytes == windows[-1].bytes_todo
     upscaler = Upscaler(create_model("bicubic"), 2, device="cpu")
     provenance = Provenance("bicubic", "built-in:bicubic", upscaler.describe())
     upscale_scene(upscaler, scene, tmp_path / "alone.tif", provenance)
@@ -357,3 +364,16 @@ def test_importing_the_room_is_cheap() -> None:
         env={**os.environ, "PYTHONPATH": str(place)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "set()"
+
+
+def test_a_run_about_a_list_leaves_the_scenes_of_others(tmp_path: Path) -> None:
+    target = storage.connect(tmp_path / "out")
+    storage.connect(tmp_path / "in").write("a.tif", b"")
+    (tmp_path / "keys.txt").write_text("gone.tif")
+    for key in ("a.tif", "gone.tif"):
+        target.write(f"_rayscale/scenes/{key}/scene.json", json.dumps(key).encode())
+    upscale_bucket(
+        tmp_path / "in", target.uri, model="bicubic", scale=2, keys=tmp_path / "keys.txt"
+    )
+    left = [entry.key for entry in target.list("_rayscale/scenes/")]
+    assert left == ["_rayscale/scenes/a.tif/scene.json"]

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rayscale.batch import actors
 from rayscale.batch.inputs import ChangedError
+from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import ExistsError
 from rayscale.batch.plan import Recipe, Task
 from rayscale.batch.scenes import FOLDER, SceneWork, sweep
@@ -169,6 +171,24 @@ def test_a_foreign_object_stays(places: tuple[Store, Store], upscaler: Upscaler)
     assert target.read("a/scene.tif")[:2] == b"II"
 
 
+def test_a_sparse_scene_is_one_however_small_its_file(
+    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path
+) -> None:
+    path = tmp_path / "in" / "a" / "scene.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=10_000, height=10_000, count=1, dtype="uint8",
+        crs="EPSG:32632", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), tiled=True,
+        blockxsize=512, blockysize=512, sparse_ok=True, compress="deflate",
+    ):  # fmt: skip
+        pass
+    assert path.stat().st_size < 30_000
+    source, target = places
+    with actors.Worker(source, target, upscaler, RECIPE) as worker:
+        (row,) = worker.process([task(source)])
+    assert (row.error, row.megapixels) == (actors.SCENE, 100)
+    assert int(row.message) > 1
+
+
 def test_a_damaged_part_is_computed_anew(places: tuple[Store, Store], upscaler: Upscaler) -> None:
     source, target = places
     work = SceneWork(source, target, RECIPE, task(source))
@@ -198,5 +218,38 @@ def test_a_changed_source_is_told_and_its_parts_are_swept(
     new = SceneWork(source, target, RECIPE, task(source))
     assert new.id != old.id
     compute(new, upscaler, [0])
-    sweep(target, {new.id})
+    sweep(target, {new.id}, lambda _: True)
     assert [entry.key for entry in target.list()] == [f"{FOLDER}{new.id}/000000.npz"]
+
+
+def test_parts_of_inputs_that_a_run_is_not_about_stay(
+    places: tuple[Store, Store], upscaler: Upscaler
+) -> None:
+    source, target = places
+    work = SceneWork(source, target, RECIPE, task(source))
+    work.label()
+    compute(work, upscaler, [0])
+    sweep(target, set(), lambda key: key == "other.tif")
+    assert len(list(work.parts.list())) == 2
+    sweep(target, set(), lambda key: key == "a/scene.tif")
+    assert not list(target.list())
+
+
+def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
+    places: tuple[Store, Store], upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = places
+    work = SceneWork(source, target, RECIPE, task(source))
+    upscale = scenes.upscale_window
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.1)
+        return upscale(*arguments)
+
+    monkeypatch.setattr("rayscale.inference.upscale_window", slow)
+    monkeypatch.setattr(actors, "prepare", lambda *_, **__: upscaler)
+    windows = count(work, upscaler)
+    compute(work, upscaler, list(range(windows)))
+    row = Row.from_json(actors.assemble(source, target, None, RECIPE, False, work.task))
+    assert not row.error
+    assert row.seconds > 0.1 * windows

@@ -122,6 +122,19 @@ def test_progress_in_images_and_megapixels(job: ModuleType) -> None:
     )
 
 
+def test_progress_during_a_scene(job: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its windows; and a line now and then, not for each of them."""
+    first = job.Progress(0, 0, 1, 100, 1000, 10.0, 5.0, 1, 10)
+    now = job.Progress(0, 0, 1, 300, 1000, 30.0, 9.0, 3, 10)
+    assert job.progress_line(first, now) == (
+        "0/1 images, 3/10 windows of a scene, 30.0 MP; 5.00 MP/s, about 14 s left"
+    )
+    show = job.show_progress()
+    for _ in range(4):
+        show(now)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_second_driver_is_1(
     job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,7 +50,6 @@ _SMALL_PIXELS = (
     64 * 64
 )  # of a picture that shares its way through the network: larger ones gain nothing
 _PACK_PIXELS = 1 << 15  # of those together
-_MOST_PIXELS_PER_BYTE = 128  # of a deflated TIFF: below it a file is too small to hold a scene
 
 
 @dataclass
@@ -136,8 +135,11 @@ class Worker:
                 item.row = _done(item.row, slot)
                 return
             data = self._data(task)
-            if isinstance(data, int):
-                item.row = replace(item.row, error=SCENE, message=str(data))
+            if isinstance(data, tuple):
+                windows, megapixels = data
+                item.row = replace(
+                    item.row, error=SCENE, message=str(windows), megapixels=megapixels
+                )
                 return
             item.row = replace(item.row, megapixels=_check_header(data, self.upscaler.scale))
             from rayscale.imaging import read_image
@@ -146,12 +148,15 @@ class Worker:
 
         return _guarded(item, read)
 
-    def _data(self, task: Task) -> bytes | int:
-        """The bytes of an input, or the number of windows in which all workers share it."""
+    def _data(self, task: Task) -> bytes | tuple[int, float]:
+        """The bytes of an input, or the number of windows in which all workers share it and its megapixels."""
         entry, least = task.entry, get_settings().scene_pixels
         is_tiff = entry.key.lower().endswith((".tif", ".tiff"))
-        if not is_tiff or entry.size * _MOST_PIXELS_PER_BYTE < least:
-            return _read_source(self.source, entry)
+        if not is_tiff or entry.size <= _LARGE_BYTES:
+            data = _read_source(self.source, entry)
+            # Size tells nothing of a sparse or well compressed scene; its header does.
+            if not is_tiff or not _has_pixels(data, least):
+                return data
         from rayscale.imaging.scene import Scene, is_scene
         from rayscale.inference import windows_of
 
@@ -160,9 +165,9 @@ class Worker:
             stack.callback(work.forget)
             if is_scene(work.path):
                 with Scene(work.path) as scene:
-                    if scene.height * scene.width >= least:
+                    if (pixels := scene.height * scene.width) >= least:
                         stack.pop_all()  # the copy is needed again for the windows
-                        return len(windows_of(scene, self.upscaler))
+                        return len(windows_of(scene, self.upscaler)), pixels / 1e6
             _check_bytes(entry)
             return work.path.read_bytes()
 
@@ -265,6 +270,15 @@ def _read_source(source: Store, entry: Entry) -> bytes:
     return data
 
 
+def _has_pixels(data: bytes, least: int) -> bool:
+    from rayscale.imaging import probe
+
+    try:
+        return probe(data).pixels >= least
+    except InputError:
+        return False  # the reader says what is wrong
+
+
 def _check_bytes(entry: Entry) -> None:
     limit = get_settings().max_input_pixels * _BYTES_PER_PIXEL
     if entry.size > limit:
@@ -363,10 +377,10 @@ def assemble(
     """Put a scene whose parts are all there in its place; its row as JSON. Arguments as of ``SceneActor``."""
     row = start_row(task.entry, recipe)
     start = time.monotonic()
+    work = SceneWork(source, target, recipe, task)
     try:
-        work = SceneWork(source, target, recipe, task)
         row = _done(row, work.assemble(prepare(model, recipe, **how), overwrite=overwrite))
     except Exception as error:
         code, message = failure(error)
         row = replace(row, error=code, message=message)
-    return replace(row, seconds=round(time.monotonic() - start, 3)).to_json()
+    return replace(row, seconds=round(work.seconds + time.monotonic() - start, 3)).to_json()

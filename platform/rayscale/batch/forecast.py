@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import struct
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from rayscale.batch.job import Job, check_counts, open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Task
-from rayscale.errors import RayscaleError
-from rayscale.storage import Store
+from rayscale.errors import InputError, RayscaleError, UnsupportedError
+from rayscale.storage import Entry, Store
 
 if TYPE_CHECKING:
     from rayscale.inference import Precision
@@ -24,6 +25,8 @@ _HEADERS = 200  # read at most, spread over the listing
 _READERS = 32
 _HEADER_BYTES = 1 << 16
 _WHOLE_BYTES = 8 << 20  # a file up to this size is read whole when its header is not at its start
+# Of each kind of TIFF, how and where the offset of its first directory is written.
+_TIFF = {b"II*\0": ("<I", 4), b"MM\0*": (">I", 4), b"II+\0": ("<Q", 8), b"MM\0+": (">Q", 8)}
 _MEASURED_SIDE, _MEASURED_S = 96, 2.0
 
 
@@ -35,7 +38,8 @@ class Forecast:
         total, todo, done, kept, missing, left, ignored, occupied: see ``plan.Plan``, as counts.
         source_bytes: of the inputs to do.
         megapixels: of the inputs to do; exact when ``headers`` is ``todo``.
-        headers, unreadable: of how many inputs the header was read, and of how many it could not be.
+        headers, unreadable: how many inputs were looked into, and how many of them no reader can read: no work.
+        unknown: of how many the header was not found; they count with the pixels per byte of the others.
         seconds: of the work by ``workers``, their start left out; ``seconds_from`` says what it is taken from.
         output_bytes: of the outputs; ``output_bytes_from`` says what it is taken from.
     """
@@ -57,6 +61,7 @@ class Forecast:
     megapixels: float
     headers: int
     unreadable: int
+    unknown: int
     seconds: float
     seconds_from: str
     workers: int
@@ -121,7 +126,8 @@ def forecast_bucket(
         source_bytes=source_bytes,
         megapixels=round(megapixels, 6),
         headers=len(sizes),
-        unreadable=sum(pixels is None for _, pixels in sizes),
+        unreadable=sum(pixels == 0 for _, pixels in sizes),
+        unknown=sum(pixels is None for _, pixels in sizes),
         seconds=round(rate * megapixels / workers, 1),
         seconds_from=rate_from,
         workers=workers,
@@ -137,28 +143,56 @@ def _spread(tasks: list[Task]) -> list[Task]:
 
 
 def _sizes(source: Store, tasks: Iterable[Task]) -> list[tuple[int, int | None]]:
-    """Bytes and pixels of each; None where the header tells none."""
-    from rayscale.imaging import probe
+    """Bytes and pixels of each; 0 where no reader can read it, None where the header was not found."""
 
     def read(task: Task) -> tuple[int, int | None]:
-        key, size = task.entry.key, task.entry.size
         try:
-            try:
-                return size, probe(source.read_range(key, 0, _HEADER_BYTES)).pixels
-            except RayscaleError:
-                if not _HEADER_BYTES < size <= _WHOLE_BYTES:
-                    raise
-                return size, probe(source.read(key)).pixels
+            return task.entry.size, _pixels(source, task.entry)
+        except UnsupportedError:
+            return task.entry.size, 0
+        except InputError:  # damaged, or its header is none of the bytes that were read
+            return task.entry.size, 0 if task.entry.size <= _WHOLE_BYTES else None
         except RayscaleError:
-            return size, None
+            return task.entry.size, None
 
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(read, tasks))
 
 
+def _pixels(source: Store, entry: Entry) -> int:
+    """By the header, wherever it lies in a TIFF or in a file that may be read whole; errors as of ``probe``."""
+    from rayscale.imaging import probe
+
+    head = source.read_range(entry.key, 0, _HEADER_BYTES)
+    try:
+        return probe(head).pixels
+    except InputError:
+        if entry.size <= _HEADER_BYTES:
+            raise
+        if entry.size <= _WHOLE_BYTES:
+            return probe(source.read(entry.key)).pixels
+        if head[:4] not in _TIFF:
+            raise
+        return _tiff_pixels(source, entry, head)
+
+
+def _tiff_pixels(source: Store, entry: Entry, head: bytes) -> int:
+    """By the first directory, read as if it followed the header: width and height lie in it, their offsets do not."""
+    from rayscale.imaging.containers.ifd import Ifd
+
+    layout, at = _TIFF[head[:4]]
+    (offset,) = struct.unpack_from(layout, head, at)
+    start = at + struct.calcsize(layout)
+    if offset >= entry.size:
+        raise InputError(f"the first directory of {entry.key} lies behind its end")
+    directory = source.read_range(entry.key, offset, _HEADER_BYTES)
+    ifd = Ifd.first(head[:at] + struct.pack(layout, start) + directory)
+    return ifd.integer(256, 0) * ifd.integer(257, 0)
+
+
 def _megapixels(sizes: list[tuple[int, int | None]], total: int) -> float:
     """Of all, by the pixels per byte of those whose header was read: so that one large file counts as such."""
-    read = sum(size for size, _ in sizes)
+    read = sum(size for size, pixels in sizes if pixels is not None)
     pixels = sum(pixels or 0 for _, pixels in sizes)
     return pixels / 1e6 * total / read if read else 0.0
 

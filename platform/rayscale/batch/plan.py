@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,7 @@ class Plan:
         left: inputs beyond the limit.
         ignored: objects of the source that are no inputs: hidden, not asked for, or outputs.
         occupied: of ``todo``, those whose output key holds an object that the manifest does not tell.
+        covers: whether a key, were it in the source, would be one of the inputs.
     """
 
     todo: list[Task] = field(default_factory=list)
@@ -104,6 +105,7 @@ class Plan:
     left: int = 0
     ignored: int = 0
     occupied: int = 0
+    covers: Callable[[str], bool] = lambda _: True
 
     @property
     def total(self) -> int:
@@ -132,7 +134,7 @@ def make_plan(
     object the row tells. Everything else is to do, also what no reader can read: it becomes a failure with its
     reason. ``outputs`` are the version tags of the target by key, ``limit`` bounds ``todo``.
     """
-    plan = Plan(ignored=inputs.ignored)
+    plan = Plan(ignored=inputs.ignored, covers=inputs.covers)
     for key, error in inputs.missing.items():
         row = start_row(Entry(key, 0, ""), recipe)
         plan.missing.append(replace(row, error=error.code, message=str(error)))

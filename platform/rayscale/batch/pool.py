@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rayscale.batch.actors import SCENE, SceneActor, UpscaleActor, assemble
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 _BLOCK = 16  # inputs of one Ray task at most: what a kill may cost
 _TASK_RETRIES = 2  # after the death of an actor
 _SMALL_CLUSTER = 4  # CPUs up to which other services may hold all of them
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How much of a scene is computed; bytes and megapixels are those of the whole source."""
+
+    done: int
+    all: int
+    bytes: int
+    megapixels: float
 
 
 class Pool:
@@ -66,13 +76,13 @@ class Pool:
             },
         }
 
-    def run(self, todo: Sequence[Task]) -> Iterator[list[Row]]:
-        """Rows as they come, one for every task of ``todo``; none, now and then, while a scene is computed.
+    def run(self, todo: Sequence[Task]) -> Iterator[list[Row] | Windows]:
+        """Rows as they come, one for every task of ``todo``; and after each window of a scene, how many are done.
 
         An input that kills its actor even alone becomes a failure. Scenes that are work for all come last.
         """
         missing = {task.entry.key: task for task in todo}
-        scenes: dict[str, int] = {}
+        scenes: dict[str, Row] = {}
 
         def waiting() -> list[str]:
             return [task.to_json() for key, task in missing.items() if key not in scenes]
@@ -80,21 +90,23 @@ class Pool:
         block = max(1, min(_BLOCK, len(todo) // (4 * self.most)))
         for texts in self._passes(UpscaleActor, self._arguments, waiting, block):
             rows = [Row.from_json(text) for text in texts]
-            scenes |= {row.key: int(row.message) for row in rows if row.error == SCENE}
+            scenes |= {row.key: row for row in rows if row.error == SCENE}
             rows = [row for row in rows if row.error != SCENE]
             for row in rows:
                 missing.pop(row.key, None)
             yield rows
-        for key, windows in scenes.items():
-            yield from self._scene(missing.pop(key), windows)
+        for key, row in scenes.items():
+            yield from self._scene(missing.pop(key), int(row.message), row.megapixels)
         if missing:
             yield [self._died(task) for task in missing.values()]
 
-    def _scene(self, task: Task, windows: int) -> Iterator[list[Row]]:
+    def _scene(self, task: Task, windows: int, megapixels: float) -> Iterator[list[Row] | Windows]:
         """The windows of one scene over all actors, then its row."""
         work = SceneWork(self._source, self._target, self._recipe, task)
         arguments = (*self._arguments, task)
         errors: list[tuple[str, str]] = []
+        work.label()
+        left = set(work.missing(windows))
 
         def waiting() -> list[str]:
             return [] if errors else [str(number) for number in work.missing(windows)]
@@ -102,7 +114,8 @@ class Pool:
         for texts in self._passes(SceneActor, arguments, waiting, 1):
             outcomes = [json.loads(text) for text in texts]
             errors += [(code, message) for _, code, message in outcomes if code]
-            yield []
+            left -= {number for number, code, _ in outcomes if not code}
+            yield Windows(windows - len(left), windows, task.entry.size, megapixels)
         if errors:
             code, message = errors[0]
             yield [replace(start_row(task.entry, self._recipe), error=code, message=message)]

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayscale.batch.job import Job, check_counts, open_job
+from rayscale.batch.job import check_counts, open_job
 from rayscale.batch.lease import BusyError, Lease
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan
-from rayscale.batch.pool import Pool
-from rayscale.batch.scenes import SceneWork, sweep
+from rayscale.batch.pool import Pool, Windows
+from rayscale.batch.scenes import scene_id, sweep
+from rayscale.storage import Store
 
 if TYPE_CHECKING:
     from rayscale.inference import Precision
@@ -25,9 +26,10 @@ class Progress:
 
     Attributes:
         finished, failed, todo: inputs; the failed ones are finished too.
-        bytes, bytes_todo: of the sources, finished and in all.
-        megapixels: of the sources, finished.
+        bytes, bytes_todo: of the sources, finished and in all; a scene counts by its finished windows.
+        megapixels: of the sources, finished, likewise.
         seconds: since the start.
+        windows, windows_todo: of the scene at hand; 0 without one.
     """
 
     finished: int
@@ -37,6 +39,8 @@ class Progress:
     bytes_todo: int
     megapixels: float
     seconds: float
+    windows: int = 0
+    windows_todo: int = 0
 
 
 @dataclass
@@ -149,15 +153,16 @@ def upscale_bucket(
                     job.source, sink, job.network, recipe,
                     device=device, actors=actors, overwrite=overwrite,
                 )  # fmt: skip
-                for rows in pool.run(plan.todo):
+                for news in pool.run(plan.todo):
                     if lease.lost:
                         raise BusyError(
                             f"another driver took over {sink.uri} while this one was silent; it goes on"
                         )
-                    manifest.append(rows)
-                    tell(rows)
+                    if not isinstance(news, Windows):
+                        manifest.append(news)
+                    tell(news)
             if not plan.left:  # also with nothing to do: the driver before may have died here
-                _sweep(job, plan, manifest)
+                _sweep(sink, plan, manifest)
             manifest.compact()
         finally:  # also when interrupted: what is done is done
             manifest.flush()
@@ -168,10 +173,11 @@ def upscale_bucket(
     return summary
 
 
-def _sweep(job: Job, plan: Plan, manifest: Manifest) -> None:
+def _sweep(target: Store, plan: Plan, manifest: Manifest) -> None:
     """Delete what lies in the target of scenes that are done or changed; the next run goes on with the others."""
-    failed = [task for task in plan.todo if manifest.rows[task.entry.key].error]
-    sweep(job.target, {SceneWork(job.source, job.target, job.recipe, t).id for t in failed})
+    failed = [row for row in manifest.rows.values() if row.error]
+    kept = {scene_id(row.key, row.source_etag, row.recipe) for row in failed}
+    sweep(target, kept, plan.covers)
 
 
 def _count(summary: Summary, plan: Plan) -> None:
@@ -182,13 +188,14 @@ def _count(summary: Summary, plan: Plan) -> None:
 
 def _teller(
     summary: Summary, plan: Plan, progress: Callable[[Progress], None] | None, start: float
-) -> Callable[[list[Row]], None]:
+) -> Callable[[list[Row] | Windows], None]:
     """A function that adds rows to the summary and tells how far the run is."""
     finished = failed = size = 0
     total = sum(task.entry.size for task in plan.todo)
 
-    def tell(rows: list[Row]) -> None:
+    def tell(news: list[Row] | Windows) -> None:
         nonlocal finished, failed, size
+        scene, rows = (news, []) if isinstance(news, Windows) else (Windows(0, 0, 0, 0.0), news)
         failures = [row for row in rows if row.error]
         finished, failed = finished + len(rows), failed + len(failures)
         size += sum(row.source_size for row in rows)
@@ -196,9 +203,14 @@ def _teller(
         summary.done = finished - failed
         summary.megapixels += sum(row.megapixels for row in rows if not row.error)
         if progress is not None:
-            seconds = time.monotonic() - start
+            share = scene.done / scene.all if scene.all else 0.0
             progress(
-                Progress(finished, failed, len(plan.todo), size, total, summary.megapixels, seconds)
-            )
+                Progress(
+                    finished, failed, len(plan.todo),
+                    size + round(share * scene.bytes), total,
+                    summary.megapixels + share * scene.megapixels,
+                    time.monotonic() - start, scene.done, scene.all,
+                )
+            )  # fmt: skip
 
     return tell

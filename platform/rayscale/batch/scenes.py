@@ -1,7 +1,8 @@
 """One large GeoTIFF over all workers: windows computed anywhere, kept as parts in the target, assembled at the end.
 
 A part is ``_rayscale/scenes/<scene>/<window>.npz``, and ``<scene>`` a digest of source version and recipe: whatever is
-killed, the parts that are there are right and stay, and the next run computes the others only.
+killed, the parts that are there are right and stay, and the next run computes the others only. ``scene.json`` beside
+them is the key of the source, so that runs about other inputs leave them alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from rayscale.inference.tiles import Tile
 
 FOLDER = "_rayscale/scenes/"
+_LABEL = "scene.json"  # sorted behind the parts, so it is deleted last
 _STALE_S = 3600.0  # a copy on a worker's disk that nobody used for so long is deleted
 
 
@@ -48,9 +50,10 @@ class SceneWork:
 
     def __init__(self, source: Store, target: Store, recipe: Recipe, task: Task) -> None:
         self.source, self.target, self.recipe, self.task = source, target, recipe, task
-        text = json.dumps([task.entry.key, task.entry.etag, recipe.id])
-        self.id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        self.id = scene_id(task.entry.key, task.entry.etag, recipe.id)
         self.parts = target.child(FOLDER + self.id)
+        self.seconds = 0.0
+        """Reading and computing the windows, by whomever; known when they are assembled."""
 
     @cached_property
     def path(self) -> Path:
@@ -70,6 +73,10 @@ class SceneWork:
             os.utime(path)
         return path
 
+    def label(self) -> None:
+        """Say beside the parts whose they are; before the first of them."""
+        self.parts.write(_LABEL, json.dumps(self.task.entry.key).encode())
+
     def missing(self, windows: int) -> list[int]:
         """The windows of which there is no part yet."""
         there = {entry.key for entry in self.parts.list()}
@@ -79,8 +86,10 @@ class SceneWork:
         """Enlarge one window and store its part."""
         from rayscale.inference import upscale_window
 
+        start = time.monotonic()
         larger = upscale_window(scene, upscaler, window)
-        self.parts.write(_key(number), _packed(larger.part, larger.residual))
+        seconds = time.monotonic() - start
+        self.parts.write(_key(number), _packed(larger.part, larger.residual, seconds))
 
     def assemble(self, upscaler: Upscaler, *, overwrite: bool) -> Placed:
         """Make the output of the parts and put it in its place; then the parts are deleted.
@@ -102,7 +111,8 @@ class SceneWork:
             output = folder / "scene.tif"
             with Scene(self.path) as scene, SceneWriter(output, scene, upscaler.scale) as writer:
                 for number in range(len(windows_of(scene, upscaler))):
-                    part, share = self._part(number)
+                    part, share, seconds = self._part(number)
+                    self.seconds += seconds
                     writer.put(part)
                     residual += share
                 if upscaler.consistency:
@@ -128,7 +138,7 @@ class SceneWork:
     def _copy(self) -> Path:
         return get_settings().cache_dir / "scenes" / f"{self.id}.tif"
 
-    def _part(self, number: int) -> tuple[Part, Residual]:
+    def _part(self, number: int) -> tuple[Part, Residual, float]:
         try:
             return _unpacked(self.parts.read(_key(number)))
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -138,19 +148,40 @@ class SceneWork:
             ) from error
 
 
-def sweep(target: Store, kept: set[str]) -> None:
-    """Delete the parts of scenes that nobody works on: their source or recipe changed."""
-    for entry in list(target.list(FOLDER)):
-        if entry.key.removeprefix(FOLDER).partition("/")[0] not in kept:
-            target.delete(entry.key)
+def scene_id(key: str, etag: str, recipe: str) -> str:
+    """Of one version of a source, enlarged by one recipe."""
+    text = json.dumps([key, etag, recipe])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def sweep(target: Store, kept: set[str], covers: Callable[[str], bool]) -> None:
+    """Delete the parts of scenes that nobody works on any more: they are done, or source or recipe changed.
+
+    Args:
+        kept: ids of scenes that are still to be done.
+        covers: whether a key is one that the run is about; parts of others are for their own runs to judge.
+    """
+    scenes: dict[str, list[str]] = {}
+    for entry in target.list(FOLDER):
+        scenes.setdefault(entry.key.removeprefix(FOLDER).partition("/")[0], []).append(entry.key)
+    for scene, keys in scenes.items():
+        label = f"{FOLDER}{scene}/{_LABEL}"
+        if scene in kept or (label in keys and not covers(json.loads(target.read(label)))):
+            continue
+        for key in keys:
+            target.delete(key)
 
 
 def _key(number: int) -> str:
     return f"{number:06d}.npz"
 
 
-def _packed(part: Part, residual: Residual | None) -> bytes:
-    arrays: dict[str, Any] = {"place": np.array([part.row, part.column]), "pixels": part.pixels}
+def _packed(part: Part, residual: Residual | None, seconds: float) -> bytes:
+    arrays: dict[str, Any] = {
+        "place": np.array([part.row, part.column]),
+        "pixels": part.pixels,
+        "seconds": np.array(seconds),
+    }
     if part.mask is not None:
         arrays["mask"] = part.mask
     if residual is not None:
@@ -160,7 +191,7 @@ def _packed(part: Part, residual: Residual | None) -> bytes:
     return stream.getvalue()
 
 
-def _unpacked(data: bytes) -> tuple[Part, Residual]:
+def _unpacked(data: bytes) -> tuple[Part, Residual, float]:
     from rayscale.imaging.scene import Part
     from rayscale.inference.backprojection import Residual
 
@@ -168,7 +199,8 @@ def _unpacked(data: bytes) -> tuple[Part, Residual]:
         row, column = (int(value) for value in arrays["place"])
         mask = arrays.get("mask")
         share = Residual(**json.loads(str(arrays["residual"]))) if "residual" in arrays else None
-        return Part(row, column, arrays["pixels"], mask), share or Residual()
+        seconds = float(arrays["seconds"]) if "seconds" in arrays else 0.0  # of an older version
+        return Part(row, column, arrays["pixels"], mask), share or Residual(), seconds
 
 
 @contextmanager
