@@ -277,15 +277,17 @@ def test_plain_tiffs_stay_with_the_plain_reader():
 
 
 @pytest.mark.parametrize(
-    ("photometric", "message"), [("minisblack", "orientation 6"), ("miniswhite", "inverted"), ("separated", "CMYK")]
-)  # fmt: skip
-def test_what_gdal_would_turn_into_another_picture_is_refused(photometric, message):
+    ("options", "message"),
+    [
+        ({"photometric": "minisblack", "extratags": [(274, "H", 1, 6, True)]}, "orientation 6"),
+        ({"photometric": "miniswhite"}, "inverted"),
+        ({"photometric": "separated"}, "CMYK"),
+    ],
+)
+def test_what_gdal_would_turn_into_another_picture_is_refused(options, message):
     out = io.BytesIO()
-    turned = [(274, "H", 1, 6, True)] if photometric == "minisblack" else []
-    pixels = noise(9, 9, 4 if photometric == "separated" else 1).astype("float32")
-    tifffile.imwrite(
-        out, pixels, photometric=photometric, planarconfig="contig", extratags=turned, metadata=None
-    )
+    shape = (9, 9, 4) if message == "CMYK" else (9, 9)
+    tifffile.imwrite(out, np.ones(shape, "float32"), **options)
     with pytest.raises(UnsupportedError, match=message):
         read_image(out.getvalue())
 
