@@ -89,6 +89,18 @@ def test_damaged_exif_does_not_touch_the_picture(exif):
     np.testing.assert_array_equal(image.pixels, read_image(plain).pixels)
 
 
+def test_what_only_exif_tells_survives():
+    exif = Pillow.Exif()
+    exif[282], exif[283], exif[296] = 300.0, 200.0, 2
+    exif[315], exif[33432] = "Ada", "(c) 1843"
+    image = read_image(saved(photo(), exif=exif, comment="noted"))
+    assert image.dpi == (300, 200)
+    assert image.text == {"comment": "noted", "Artist": "Ada", "Copyright": "(c) 1843"}
+    again = Pillow.open(io.BytesIO(write_image(image)))
+    assert again.info["dpi"] == (300, 200)
+    assert again.info["comment"].decode() == "noted\nArtist: Ada\nCopyright: (c) 1843"
+
+
 def test_profile_resolution_and_comment_survive():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + bytes(150_000)
     data = saved(photo(), icc_profile=profile, dpi=(240, 120), comment="mein Übersee")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rayscale.errors import InputError, UnsupportedError
+from rayscale.imaging.containers import remarks
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
@@ -99,6 +100,7 @@ def read(data: bytes, max_pixels: int) -> Image:
     if pixels.shape != expected:
         raise InputError(f"JPEG decodes to {pixels.shape}, but its header says {expected}: damaged")
     orientation = exif_orientation(segments.exif)
+    dpi, text = remarks.read_exif(segments.exif)
     comment = "\n".join(_decode_text(value) for value in segments.comments).strip()
     encoding: dict[str, Any] = {"quality": _quality(segments.table)}
     if segments.frame in (0xC2, 0xCA):
@@ -107,8 +109,8 @@ def read(data: bytes, max_pixels: int) -> Image:
         pixels=upright(pixels, orientation),
         container="jpeg",
         icc=b"".join(segments.icc[number] for number in sorted(segments.icc)) or None,
-        dpi=upright_dpi(segments.dpi, orientation),
-        text={"comment": comment} if comment else {},
+        dpi=upright_dpi(segments.dpi or dpi, orientation),
+        text={"comment": comment, **text} if comment else text,
         encoding=encoding,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rayscale.errors import InputError
 from rayscale.imaging.containers.ifd import Ifd
 
 INCH, CENTIMETRE = 2, 3
@@ -33,6 +34,15 @@ def read_text(ifd: Ifd) -> dict[str, str]:
     if text.get(name, "").startswith(('{"shape"', "ImageJ=", "SCIFIO=")):
         del text[name]
     return text
+
+
+def read_exif(exif: bytes) -> tuple[tuple[float, float] | None, dict[str, str]]:
+    """Resolution and remarks; a damaged block has none, see ``exif_orientation``."""
+    try:
+        ifd = Ifd.first(exif)
+        return read_dpi(ifd), read_text(ifd)
+    except InputError:
+        return None, {}
 
 
 def text_tags(text: dict[str, str]) -> dict[int, bytes]:

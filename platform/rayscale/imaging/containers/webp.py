@@ -15,7 +15,6 @@ import numpy as np
 
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.containers import remarks
-from rayscale.imaging.containers.ifd import Ifd
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
@@ -115,7 +114,7 @@ def read(data: bytes, max_pixels: int) -> Image:
     if pixels.shape != expected:
         raise InputError(f"WEBP decodes to {pixels.shape}, but its header says {expected}: damaged")
     orientation = exif_orientation(chunks.exif)
-    dpi, text = _remarks(chunks.exif)
+    dpi, text = remarks.read_exif(chunks.exif)
     return Image(
         pixels=upright(pixels[:, :, :3], orientation),
         container="webp",
@@ -220,15 +219,6 @@ def _lean(chunks: _Chunks) -> bytes:
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
-
-
-def _remarks(exif: bytes) -> tuple[tuple[float, float] | None, dict[str, str]]:
-    """Resolution and remarks; a damaged block has none, see ``exif_orientation``."""
-    try:
-        ifd = Ifd.first(exif)
-        return remarks.read_dpi(ifd), remarks.read_text(ifd)
-    except InputError:
-        return None, {}
 
 
 def _exif(image: Image) -> bytes:
