@@ -212,6 +212,22 @@ def test_metadata_bombs_are_refused(bad):
         read_image(insert(saved(Pillow.fromarray(noise(4, 4, 3))), bad))
 
 
+def test_text_that_the_standard_does_not_allow_is_left_out():
+    plain = saved(Pillow.fromarray(noise(4, 4, 3)))
+    chunks = [(b"tEXt", b"k" * 80 + b"\0long"), (b"tEXt", b"\0none"), (b"tEXt", b"nul\0a\0b")]
+    image = read_image(insert(plain, b"".join(chunk(*each) for each in chunks)))
+    assert image.text == {"nul": "ab"}
+    assert Pillow.open(io.BytesIO(write_image(image))).info["nul"] == "ab"
+
+
+def test_xmp_stays_where_readers_look_for_it():
+    packet = "<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    plain = saved(Pillow.fromarray(noise(4, 4, 3)))
+    body = b"XML:com.adobe.xmp\0\0\0\0\0" + packet.encode()
+    written = write_image(read_image(insert(plain, chunk(b"iTXt", body))))
+    assert Pillow.open(io.BytesIO(written)).info["xmp"].decode() == packet
+
+
 def test_many_small_texts_share_one_limit():
     bad = [chunk(b"zTXt", b"k%d\0\0" % i + zlib.compress(bytes(1 << 20))) for i in range(6)]
     with pytest.raises(TooLargeError, match="metadata"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,6 +46,8 @@ _COLOUR = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
 # Bytes that a text chunk counts for beyond its text, so that empty ones are limited too.
 _REMARK_COST = 64
 _REMARKS = (b"tEXt", b"zTXt", b"iTXt")
+_KEYWORD_BYTES = 79
+_XMP = "XML:com.adobe.xmp"
 # Passes of an interlaced picture: first column, first row, step across, step down.
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -308,11 +311,16 @@ def _dpi(chunks: _Chunks) -> tuple[float, float] | None:
 
 
 def _read_text(chunks: _Chunks) -> dict[str, str]:
-    """Text chunks, keyword to text; remarks of one keyword are joined by a newline."""
+    """Text chunks, keyword to text; remarks of one keyword are joined by a newline.
+
+    What the standard does not allow, and a writer could not give back, is left out: other keywords, NULs.
+    """
     text: dict[str, list[str]] = {}
     room = METADATA_BYTES
     for kind, body in chunks.remarks:
         keyword, _, rest = body.partition(b"\0")
+        if not 1 <= len(keyword) <= _KEYWORD_BYTES:
+            continue
         name = keyword.decode("latin-1")
         if kind == b"zTXt":
             rest = _inflate(rest[1:], f"text {name!r}", room)
@@ -326,7 +334,7 @@ def _read_text(chunks: _Chunks) -> dict[str, str]:
                 f"PNG text is over the limit of {METADATA_BYTES} bytes for metadata"
             )
         value = rest.decode("utf-8", "replace") if kind == b"iTXt" else rest.decode("latin-1")
-        text.setdefault(name, []).append(value)
+        text.setdefault(name, []).append(value.replace("\0", ""))
     return {name: "\n".join(values) for name, values in text.items()}
 
 
@@ -351,12 +359,12 @@ def _text_chunk(name: str, value: str) -> bytes:
         keyword = name.encode("latin-1")
     except UnicodeEncodeError:
         keyword = b""
-    if not 1 <= len(keyword) <= 79 or "\0" in name or "\0" in value:
+    if not 1 <= len(keyword) <= _KEYWORD_BYTES or "\0" in name or "\0" in value:
         raise InputError(
-            f"PNG cannot hold the remark {name[:99]!r}: a name has 1 to 79 Latin-1 characters, and neither "
+            f"PNG cannot hold the remark {name[:99]!r}: a name has 1 to {_KEYWORD_BYTES} Latin-1 characters, and neither "
             "name nor text a NUL"
         )
-    try:
-        return _chunk(b"tEXt", keyword + b"\0" + value.encode("latin-1"))
-    except UnicodeEncodeError:
-        return _chunk(b"iTXt", keyword + b"\0\0\0\0\0" + value.encode("utf-8"))
+    if name != _XMP:  # which readers look for in iTXt only
+        with suppress(UnicodeEncodeError):
+            return _chunk(b"tEXt", keyword + b"\0" + value.encode("latin-1"))
+    return _chunk(b"iTXt", keyword + b"\0\0\0\0\0" + value.encode("utf-8"))
