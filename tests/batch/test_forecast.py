@@ -126,7 +126,7 @@ def test_the_directory_of_a_large_tiff_is_found(
         writer.write(pixels, photometric="rgb", compression="zlib", rowsperstrip=8)
     data = bytearray(file.getvalue())
     # The directory moves to the end, where writers put it that learn the offsets last.
-    layout, at = forecast._TIFF[bytes(data[:4])]
+    layout, at = (order + "Q", 8) if big else (order + "I", 4)
     (offset,) = struct.unpack_from(layout, data, at)
     struct.pack_into(layout, data, at, len(data))
     store.write("a.tif", bytes(data + data[offset : offset + 1000]))

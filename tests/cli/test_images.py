@@ -126,6 +126,27 @@ def test_a_folder_keeps_names_and_lists_what_failed(rayscale, photo, tmp_path):
     ]
 
 
+def test_a_fault_of_one_file_leaves_the_others(rayscale, photo, tmp_path, monkeypatch):
+    """Even one that nobody foresaw: a library that raises what it should not."""
+    from rayscale.inference import Upscaler
+
+    (photo.parent / "a.png").write_bytes(photo.read_bytes())
+    run, calls = Upscaler.run, []
+
+    def faulty(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("not foreseen")
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(Upscaler, "run", faulty)
+    code, out, _ = rayscale("upscale", photo.parent, tmp_path / "out", "-m", "bicubic", "--json")
+    assert code == 3
+    result = json.loads(out)
+    assert [item["error"] for item in result["failed"]] == ["ValueError: not foreseen"]
+    assert [item["input"] for item in result["done"]] == [str(photo)]
+
+
 def test_an_output_folder_inside_the_input_is_not_upscaled_again(rayscale, photo):
     folder = photo.parent
     for _ in range(2):

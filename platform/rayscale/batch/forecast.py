@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import struct
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +24,6 @@ _HEADERS = 200  # read at most, spread over the listing
 _READERS = 32
 _HEADER_BYTES = 1 << 16
 _WHOLE_BYTES = 8 << 20  # a file up to this size is read whole when its header is not at its start
-# Of each kind of TIFF, how and where the offset of its first directory is written.
-_TIFF = {b"II*\0": ("<I", 4), b"MM\0*": (">I", 4), b"II+\0": ("<Q", 8), b"MM\0+": (">Q", 8)}
 _MEASURED_SIDE, _MEASURED_S = 96, 2.0
 
 
@@ -171,22 +168,17 @@ def _pixels(source: Store, entry: Entry) -> int:
             raise
         if entry.size <= _WHOLE_BYTES:
             return probe(source.read(entry.key)).pixels
-        if head[:4] not in _TIFF:
-            raise
         return _tiff_pixels(source, entry, head)
 
 
 def _tiff_pixels(source: Store, entry: Entry, head: bytes) -> int:
-    """By the first directory, read as if it followed the header: width and height lie in it, their offsets do not."""
-    from rayscale.imaging.containers.ifd import Ifd
+    """By the first directory, which holds width and height itself; InputError for what is no TIFF."""
+    from rayscale.imaging.containers.ifd import Ifd, first_offset
 
-    layout, at = _TIFF[head[:4]]
-    (offset,) = struct.unpack_from(layout, head, at)
-    start = at + struct.calcsize(layout)
+    offset = first_offset(head)
     if offset >= entry.size:
         raise InputError(f"the first directory of {entry.key} lies behind its end")
-    directory = source.read_range(entry.key, offset, _HEADER_BYTES)
-    ifd = Ifd.first(head[:at] + struct.pack(layout, start) + directory)
+    ifd = Ifd.apart(head, source.read_range(entry.key, offset, _HEADER_BYTES))
     return ifd.integer(256, 0) * ifd.integer(257, 0)
 
 

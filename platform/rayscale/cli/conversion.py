@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import typer
 
 from rayscale.cli.console import emit, note, progress_line
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from rayscale.imaging import Image, Provenance
@@ -77,8 +80,10 @@ def for_each(
         try:
             written = convert(source, target)
         except Exception as error:  # whatever one file does, the others are converted
-            expected = isinstance(error, (RayscaleError, OSError))
-            text = str(error) if expected else f"{type(error).__name__}: {error}"
+            text = str(error)
+            if not isinstance(error, (RayscaleError, OSError)):
+                text = f"{type(error).__name__}: {text}"
+                logger.error("unexpected failure of one input", exc_info=error)
             failed.append({"input": str(source), "error": text})
             note(f"[{number}/{len(jobs)}] {source}: FAILED: {text}")
         else:

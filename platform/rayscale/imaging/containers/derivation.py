@@ -186,8 +186,13 @@ def _move_frame(pydicom: Any, frame: Any, shared: Any, scale: float) -> None:
 
 
 def _move_position(
-    pydicom: Any, positions: list[Any], orientations: list[Any], spacings: list[Any], scale: float, of: str = "Patient",
-) -> None:  # fmt: skip
+    pydicom: Any,
+    positions: list[Any],
+    orientations: list[Any],
+    spacings: list[Any],
+    scale: float,
+    of: str = "Patient",
+) -> None:
     """The centre of the first small pixel lies (1/r - 1)/2 of an old pixel from that of the first old one.
 
     ``of`` is whose coordinates these are: Patient, decimal strings, or Volume (of ultrasound), doubles.

@@ -39,6 +39,24 @@ class _Field(NamedTuple):
     position: int
 
 
+def first_offset(head: bytes) -> int:
+    """Where the first directory of the file lies that begins with ``head``; InputError when that is no TIFF."""
+    return _header(head)[2]
+
+
+def _header(data: bytes | mmap) -> tuple[str, bool, int]:
+    """Byte order, whether it is a BigTIFF, and the offset of the first directory."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 8:
+        raise InputError(f"TIFF header is damaged or cut short ({len(data)} bytes)")
+    (magic,) = struct.unpack_from(order + "H", data, 2)
+    if magic == 42:
+        return order, False, struct.unpack_from(order + "I", data, 4)[0]
+    if magic == 43 and len(data) >= 16:
+        return order, True, struct.unpack_from(order + "Q", data, 8)[0]
+    raise InputError(f"TIFF header is damaged: version {magic} is neither 42 nor 43")
+
+
 @dataclass(frozen=True)
 class Ifd:
     """One directory: tag number to value, decoded when asked for.
@@ -60,15 +78,18 @@ class Ifd:
         Raises:
             InputError: not a TIFF, or the directory lies outside the data.
         """
-        order = {b"II": "<", b"MM": ">"}.get(data[:2])
-        if order is None or len(data) < 8:
-            raise InputError(f"TIFF header is damaged or cut short ({len(data)} bytes)")
-        (magic,) = struct.unpack_from(order + "H", data, 2)
-        if magic == 42:
-            return cls._read(data, order, False, struct.unpack_from(order + "I", data, 4)[0])
-        if magic == 43 and len(data) >= 16:
-            return cls._read(data, order, True, struct.unpack_from(order + "Q", data, 8)[0])
-        raise InputError(f"TIFF header is damaged: version {magic} is neither 42 nor 43")
+        return cls._read(data, *_header(data))
+
+    @classmethod
+    def apart(cls, head: bytes, directory: bytes) -> Ifd:
+        """The first directory cut out of its file, as from :func:`first_offset` on; values outside it cannot be had.
+
+        Raises:
+            InputError: ``head`` is not that of a TIFF, or the directory is longer than what is given.
+        """
+        order, big, _ = _header(head)
+        start = head[: 16 if big else 8]
+        return cls._read(start + directory, order, big, len(start))
 
     @classmethod
     def _read(cls, data: bytes | mmap, order: str, big: bool, offset: int) -> Ifd:
