@@ -53,6 +53,15 @@ def test_pixels_of_every_transfer_syntax(syntax):
     assert np.abs(result.pixel_array - wanted).max() <= 1
 
 
+def test_elements_are_written_as_they_are_not_as_the_file_says():
+    data = saved(scan(), ImplicitVRLittleEndian)
+    at = data.index(b"\x02\0\x10\0UI")
+    syntax = b"1.2.840.10008.1.2.1\0"
+    size = int.from_bytes(data[at + 6 : at + 8], "little")
+    lying = data[: at + 6] + len(syntax).to_bytes(2, "little") + syntax + data[at + 8 + size :]
+    assert upscaled(lying) == upscaled(data)
+
+
 def test_jpeg_ls_is_read_and_known_as_lossless():
     ds = scan((40, 48), "uint16", Modality="MR")
     expected = np.frombuffer(ds.PixelData, "u2").reshape(40, 48)
@@ -135,6 +144,20 @@ def test_measured_pixels_step_aside_for_padding_within_the_stored_bits(dtype, pa
     assert (result[:, :6] == padding).all()
     assert (result[:, 6:] < padding).all()
     assert (result[:, 6:11] == padding - 1).all()
+
+
+def test_no_measured_pixel_falls_into_the_range_of_padding():
+    ds = scan(low=0, high=1, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1)
+    pixels = np.zeros((10, 12), "i2")
+    pixels[:, :3], pixels[:, 6:] = -1500, 900  # the interpolation undershoots beside the edge
+    ds.PixelData = pixels.tobytes()
+    result = opened(upscaled(saved(ds))).pixel_array
+    assert (result[:, :6] == -1500).all()
+    assert (result[:, 6:] >= 0).all()
+    del ds.PixelPaddingRangeLimit
+    pixels[:, :3] = -2000
+    ds.PixelData = pixels.tobytes()
+    assert opened(upscaled(saved(ds))).pixel_array[:, 6:].min() < 0  # as the range would have it
 
 
 @pytest.mark.parametrize("limit", [None, 63546])

@@ -81,6 +81,33 @@ def test_elements_are_counted(group):
     assert probe(deflated(empty(50_000, 0x31))).width == 12
 
 
+def sequence(value: bytes, tag: bytes = b"\0\x52\x30\x92") -> bytes:
+    """A sequence of one item, both of defined length, by default the per-frame groups of an enhanced object."""
+    item = b"\xfe\xff\0\xe0" + len(value).to_bytes(4, "little") + value
+    return tag + b"SQ\0\0" + len(item).to_bytes(4, "little") + item
+
+
+@pytest.mark.parametrize("read", [probe, read_image])
+def test_what_lies_in_sequences_of_defined_length_is_counted_too(read):
+    """Nothing reads it until it is asked for: half a minute and 300 bytes of memory for eight of a file."""
+    plain = saved(scan())
+    pixels = plain.rindex(b"\xe0\x7f\x10\0OW")
+    with pytest.raises(TooLargeError, match="200000 reads"):
+        read(plain[:pixels] + sequence(sequence(empty(210_000, 0x31))) + plain[pixels:])
+    private = sequence(empty(50, 0x31), b"\x11\0\x10\x10")
+    assert read(plain[:pixels] + sequence(empty(50, 0x31) + private) + plain[pixels:]).width == 12
+
+
+def test_sequences_of_defined_length_are_not_followed_for_ever():
+    plain = saved(scan())
+    pixels = plain.rindex(b"\xe0\x7f\x10\0OW")
+    nested = b""
+    for _ in range(40):
+        nested = sequence(nested)
+    with pytest.raises(TooLargeError, match="32 deep"):
+        read_image(plain[:pixels] + nested + plain[pixels:])
+
+
 def test_header_bombs_and_endless_sequences_are_refused():
     with pytest.raises(TooLargeError, match="60000 x 60000"):
         read_image(saved(scan(Rows=60000, Columns=60000)))

@@ -62,7 +62,7 @@ def test_a_part_is_filled_as_the_whole_from_no_farther_than_the_reach(shared):
 )
 def test_what_is_measured_is_never_the_mark(dtype, mark, beside):
     source = np.array([[[mark], [7]]], dtype)
-    missing = Missing(source != mark, float(mark))
+    missing = Missing(source != mark, (mark, mark))
     output = np.full((2, 4, 1), mark, dtype)
     restored = missing.restored(output, source, 2)
     assert (restored[:, :2] == mark).all()
@@ -76,13 +76,27 @@ def test_what_is_measured_is_never_the_mark(dtype, mark, beside):
 @pytest.mark.parametrize(("mark", "beside"), [(4095, 4094), (4094, 4095), (0, 1)])
 def test_what_steps_aside_for_the_mark_stays_within_the_limits(mark, beside):
     source = np.array([[[mark], [7]]], np.uint16)
-    missing, levels = Missing(source != mark, float(mark)), Levels.of_type(np.dtype("u2"), 12)
+    missing, levels = Missing(source != mark, (mark, mark)), Levels.of_type(np.dtype("u2"), 12)
     restored = missing.restored(np.full((2, 4, 1), mark, np.uint16), source, 2, levels)
     assert (restored[:, :2] == mark).all()
     assert (restored[:, 2:] == beside).all()
 
 
+def test_measured_values_leave_a_reserved_range_by_the_nearer_end():
+    source = np.array([[[-20], [7]]], np.int16)
+    missing = Missing(source != -20, (-20, -10))
+    output = np.array([-21, -20, -19, -15, -14, -10, -9, 7], np.int16).reshape(2, 4, 1)
+    restored = missing.restored(output.copy(), source, 2)
+    assert (restored[:, :2] == -20).all()
+    assert restored[:, 2:].ravel().tolist() == [-21, -9, -9, 7]
+    levels = Levels((0,), (100,), "12 bits", limits=(-20, 2027))
+    restored = missing.restored(output.copy(), source, 2, levels)
+    assert restored[:, 2:].ravel().tolist() == [-9, -9, -9, 7]
+
+
 def test_nothing_missing_is_nothing_to_do():
     assert Missing.where(np.ones((2, 2, 1), bool)) is None
-    assert Missing.where(np.ones((2, 2, 1), bool), 0) is not None  # 0 must not appear in the output
+    assert (
+        Missing.where(np.ones((2, 2, 1), bool), (0, 0)) is not None
+    )  # 0 must not appear in the output
     assert Missing.where(np.zeros((2, 2, 1), bool)).everything

@@ -60,7 +60,7 @@ def test_a_window_is_a_part_of_the_whole_image(path, dtype):
         assert scene.mask(slice(3, 41), slice(50, 90)) is None
     np.testing.assert_array_equal(part.pixels, whole.pixels[3:41, 50:90])
     np.testing.assert_array_equal(part.missing.valid, whole.missing.valid[3:41, 50:90])
-    assert part.missing.mark == 7
+    assert part.missing.reserved == (7, 7)
     assert part.levels == whole.levels
 
 

@@ -25,16 +25,19 @@ class Missing:
 
     Attributes:
         valid: True where a value was measured; the shape of the pixels, or with one channel that holds for all.
-        mark: the value that stands for missing in the file (nodata), None when a mask or NaN says so.
+        reserved: first and last of the values that stand for missing in the file (nodata, padding), None when a mask
+            or NaN says so.
     """
 
     valid: NDArray[np.bool_] = field(repr=False)
-    mark: float | None = None
+    reserved: tuple[float, float] | None = None
 
     @classmethod
-    def where(cls, valid: NDArray[np.bool_], mark: float | None = None) -> Missing | None:
+    def where(
+        cls, valid: NDArray[np.bool_], reserved: tuple[float, float] | None = None
+    ) -> Missing | None:
         """None when nothing is missing and no value is reserved."""
-        return cls(valid, mark) if mark is not None or not valid.all() else None
+        return cls(valid, reserved) if reserved is not None or not valid.all() else None
 
     @property
     def everything(self) -> bool:
@@ -43,7 +46,7 @@ class Missing:
 
     def cropped(self, rows: slice, columns: slice) -> Missing:
         """The same for a part of the image."""
-        return Missing(self.valid[..., rows, columns, :], self.mark)
+        return Missing(self.valid[..., rows, columns, :], self.reserved)
 
     def filled(self, pixels: Pixels, reach: int, blank: Sequence[float] = (0.0,)) -> Pixels:
         """``pixels`` with every missing value replaced by the nearest measured one of its plane.
@@ -77,16 +80,17 @@ class Missing:
     def restored(
         self, output: Pixels, source: Pixels, scale: float, levels: Levels | None = None
     ) -> Pixels:
-        """``output``, with what was missing in ``source`` as it was, and no measured pixel equal to the mark.
+        """``output``, with what was missing in ``source`` as it was, and no measured pixel of a reserved value.
 
-        What steps aside for the mark stays within the limits of ``levels``.
+        What steps aside takes the next value that is free, within the limits of ``levels``.
         """
         valid = np.broadcast_to(self._enlarged(self.valid, scale), output.shape)
-        if self.mark is not None:
-            mark = np.asarray(self.mark).astype(output.dtype)
-            output[valid & (output == mark)] = _beside(
-                mark, None if levels is None else levels.limits
-            )
+        if self.reserved is not None:
+            first, last = np.asarray(self.reserved).astype(output.dtype)
+            taken = valid & (output >= first) & (output <= last)
+            if taken.any():
+                limits = None if levels is None else levels.limits
+                output[taken] = _beside(output[taken], first, last, limits)
         missing = ~valid
         if missing.any():
             output[missing] = self._enlarged(source, scale)[missing]
@@ -94,7 +98,7 @@ class Missing:
 
     def scaled(self, scale: float) -> Missing:
         """The same for the enlarged image."""
-        return Missing(self._enlarged(self.valid, scale), self.mark)
+        return Missing(self._enlarged(self.valid, scale), self.reserved)
 
     @staticmethod
     def _enlarged(array: Pixels, scale: float) -> Pixels:
@@ -109,9 +113,19 @@ class Missing:
                 yield (*frame, ..., *(() if shared else (channel,))), valid[(*frame, ..., channel)]
 
 
-def _beside(mark: NDArray[Any], limits: tuple[float, float] | None) -> Any:
-    """The value next to ``mark`` that may be written: in its type, and for integers within the limits."""
-    if mark.dtype.kind == "f":
-        return np.nextafter(mark, mark.dtype.type(0) if mark else mark.dtype.type(1))
-    highest = np.iinfo(mark.dtype).max if limits is None else limits[1]
-    return mark + 1 if mark < highest else mark - 1
+def _beside(values: Pixels, first: Any, last: Any, limits: tuple[float, float] | None) -> Pixels:
+    """The nearer of the two values around ``first`` to ``last`` that may be written: in the type, and within the limits."""
+    if values.dtype.kind == "f":
+        below, above = np.nextafter(first, -np.inf), np.nextafter(last, np.inf)
+        lowest, highest = np.finfo(values.dtype).min, np.finfo(values.dtype).max
+    else:
+        below, above = int(first) - 1, int(last) + 1
+        ends = np.iinfo(values.dtype)
+        lowest, highest = (ends.min, ends.max) if limits is None else limits
+    if below < lowest:
+        below = above
+    if above > highest:
+        above = below
+    exact = values.astype(np.float64)
+    beside = np.where(exact - first < last - exact, below, above)
+    return np.asarray(beside, values.dtype)

@@ -45,6 +45,10 @@ _RESAMPLING = ("113085", "Spatial resampling")
 _SOURCE = ("121322", "Source image for image processing operation")
 _EQUIPMENT = ("109102", "Processing Equipment")
 
+# Classes whose images must be called PRIMARY in value 2 of the image type (C.8.4.9.1.1, C.8.9.4.1.1): NM and PET.
+_PRIMARY = ("1.2.840.10008.5.1.4.1.1.20", "1.2.840.10008.5.1.4.1.1.128")
+_ENHANCED_ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.2"
+
 _LO, _ST = 64, 1024
 _NOTICE = "research use"
 
@@ -52,20 +56,37 @@ _NOTICE = "research use"
 def derive(pydicom: Any, dataset: Any, scale: float, provenance: Provenance) -> None:
     """Turn the data set of a source image into that of its enlargement by ``scale``; a rerun gives the same."""
     lossy = _is_lossy(pydicom, dataset)
-    references = _sources(pydicom, dataset)
+    source = _reference(pydicom, dataset)
+    evidence = _evidence(pydicom, dataset)
     _move_geometry(pydicom, dataset, scale)
     _drop(dataset)
     _rename(pydicom, dataset, provenance)
+    _say_derived(dataset)
+    if lossy:
+        dataset.LossyImageCompression = "01"
+    _explain(pydicom, dataset, source, scale, provenance)
+    if _is_enhanced(dataset):
+        dataset.SourceImageEvidenceSequence = [evidence]
+    if dataset.SOPClassUID == _ENHANCED_ULTRASOUND:
+        dataset.SourceImageSequence = [source]  # it wants this one besides (C.8.24.3)
+
+
+def _say_derived(dataset: Any) -> None:
+    """Image and frame types; enhanced objects may say of value 2 nothing but PRIMARY as well (C.8.16.1.2)."""
+    keeps = _is_enhanced(dataset) or dataset.SOPClassUID in _PRIMARY
     for item in _walk(dataset):
         for name in ("ImageType", "FrameType"):
             if name in item:
-                kept = _several(item[name].value)[2:]
-                setattr(item, name, ["DERIVED", "SECONDARY", *kept])
+                former = _several(item[name].value)
+                second = (*former[1:2], "PRIMARY")[0] if keeps else "SECONDARY"
+                setattr(item, name, ["DERIVED", second, *former[2:]])
     if "ImageType" not in dataset:
-        dataset.ImageType = ["DERIVED", "SECONDARY"]
-    if lossy:
-        dataset.LossyImageCompression = "01"
-    _explain(pydicom, dataset, references, scale, provenance)
+        dataset.ImageType = ["DERIVED", "PRIMARY" if keeps else "SECONDARY"]
+
+
+def _is_enhanced(dataset: Any) -> bool:
+    """Whether frames are described by functional groups (C.7.6.16)."""
+    return bool(dataset.get("SharedFunctionalGroupsSequence"))
 
 
 def _rename(pydicom: Any, dataset: Any, provenance: Provenance) -> None:
@@ -83,15 +104,13 @@ def _rename(pydicom: Any, dataset: Any, provenance: Provenance) -> None:
     dataset.SeriesDescription = f"{before[:room]} [{note}]" if before and room > 0 else note[-_LO:]
 
 
-def _explain(
-    pydicom: Any, dataset: Any, references: list[Any], scale: float, provenance: Provenance
-) -> None:
+def _explain(pydicom: Any, dataset: Any, source: Any, scale: float, provenance: Provenance) -> None:
     description = (
         f"Super-resolution x{scale:g} by {provenance.model} (weights {provenance.digest}), {provenance.software}; "
         f"{_NOTICE}, not for diagnosis"
     )
     holder = dataset
-    if dataset.get("SharedFunctionalGroupsSequence"):
+    if _is_enhanced(dataset):
         # Enhanced objects tell it in a functional group, for all frames or for each, never both.
         for item in _walk(dataset):
             if "DerivationImageSequence" in item:
@@ -100,7 +119,7 @@ def _explain(
         dataset.SharedFunctionalGroupsSequence[0].DerivationImageSequence = [holder]
     holder.DerivationDescription = description[:_ST]
     holder.DerivationCodeSequence = [_code(pydicom, *_RESAMPLING)]
-    holder.SourceImageSequence = references
+    holder.SourceImageSequence = [source]
     equipment = pydicom.Dataset()
     equipment.PurposeOfReferenceCodeSequence = [_code(pydicom, *_EQUIPMENT)]
     equipment.Manufacturer = "rayscale"
@@ -111,12 +130,28 @@ def _explain(
     dataset.ContributingEquipmentSequence = [*former, equipment]
 
 
-def _sources(pydicom: Any, dataset: Any) -> list[Any]:
-    reference = pydicom.Dataset()
-    reference.ReferencedSOPClassUID = dataset.SOPClassUID
-    reference.ReferencedSOPInstanceUID = dataset.SOPInstanceUID
-    reference.PurposeOfReferenceCodeSequence = [_code(pydicom, *_SOURCE)]
-    return [reference]
+def _reference(pydicom: Any, dataset: Any) -> Any:
+    """The source as an item of a Source Image Sequence."""
+    item = _instance(pydicom, dataset)
+    item.PurposeOfReferenceCodeSequence = [_code(pydicom, *_SOURCE)]
+    return item
+
+
+def _evidence(pydicom: Any, dataset: Any) -> Any:
+    """The source with its series and study: what enhanced objects list besides (C.8.13.1, C.8.15.2)."""
+    series, study = pydicom.Dataset(), pydicom.Dataset()
+    series.SeriesInstanceUID = dataset.get("SeriesInstanceUID", "")
+    series.ReferencedSOPSequence = [_instance(pydicom, dataset)]
+    study.StudyInstanceUID = dataset.get("StudyInstanceUID", "")
+    study.ReferencedSeriesSequence = [series]
+    return study
+
+
+def _instance(pydicom: Any, dataset: Any) -> Any:
+    item = pydicom.Dataset()
+    item.ReferencedSOPClassUID = dataset.SOPClassUID
+    item.ReferencedSOPInstanceUID = dataset.SOPInstanceUID
+    return item
 
 
 def _code(pydicom: Any, value: str, meaning: str) -> Any:

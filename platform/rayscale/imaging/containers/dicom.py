@@ -36,6 +36,9 @@ MAX_ITEMS = 100_000
 MAX_READS = 200_000
 """Reads of a parse; an element takes one or more, and 370 bytes of memory. 1000 enhanced frames have 40 000."""
 
+MAX_DEPTH = 32
+"""Sequences within each other; enhanced objects have 5."""
+
 MAX_SIDE = 0xFFFF
 """Rows and columns have 16 bits."""
 
@@ -115,7 +118,7 @@ def _discreet(action: Callable[[], T]) -> T:
 def _pydicom() -> Any:
     """The library, silenced: its warnings and log lines quote values of the file."""
     pydicom = load("pydicom", "medical")
-    for name in ("encaps", "pixels", "uid"):
+    for name in ("encaps", "filereader", "hooks", "pixels", "uid"):
         load(f"pydicom.{name}", "medical")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module="pydicom")
@@ -200,12 +203,58 @@ def _parse(data: bytes, pixel_bytes: int) -> Any:
     if sum(data.count(tag) for tag in _ITEM_TAGS) > MAX_ITEMS:
         raise TooLargeError(f"DICOM has more than {MAX_ITEMS} items in its sequences")
     file = _Elements(data)
-    dataset = _pydicom().dcmread(file, stop_before_pixels=pixel_bytes == 0)
+    pydicom = _pydicom()
+    dataset = pydicom.dcmread(file, stop_before_pixels=pixel_bytes == 0)
     if cut and file.tell() >= len(data):  # else it stopped at the pixels
         raise TooLargeError(
             f"deflated DICOM has more than {METADATA_BYTES} bytes before its pixels; save it uncompressed"
         )
+    _unfold(pydicom, dataset, file.reads)
+    _trust_elements(pydicom, dataset)
     return dataset
+
+
+def _trust_elements(pydicom: Any, dataset: Any) -> None:
+    """Files that name an explicit syntax and are implicit are read, but pydicom remembers the name when it writes."""
+    raw = pydicom.dataelem.RawDataElement
+    elements = (dataset.get_item(tag) for tag in dataset.keys())  # noqa: SIM118
+    if (first := next((e for e in elements if isinstance(e, raw)), None)) is not None:
+        dataset.set_original_encoding(first.is_implicit_VR, first.is_little_endian)
+
+
+def _unfold(pydicom: Any, dataset: Any, reads: int) -> None:
+    """Parse the sequences of defined length too, which pydicom leaves for later, where nothing counts ``reads``."""
+    level = [dataset]
+    for _ in range(MAX_DEPTH):
+        inner = []
+        for holder in level:
+            for tag in holder.keys():  # noqa: SIM118
+                raw = holder.get_item(tag)
+                if _is_folded(pydicom, raw, holder):
+                    value = _Elements(raw.value)
+                    value.reads = reads
+                    pydicom.filereader.read_sequence(
+                        value, raw.is_implicit_VR, raw.is_little_endian, len(raw.value), "ascii"
+                    )
+                    reads = value.reads
+                    inner += holder[tag].value
+                elif raw.VR == "SQ":
+                    inner += raw.value or []
+        if not inner:
+            return
+        level = inner
+    raise TooLargeError(
+        f"DICOM has sequences within sequences {MAX_DEPTH} deep; remove private data"
+    )
+
+
+def _is_folded(pydicom: Any, element: Any, holder: Any) -> bool:
+    """Whether ``element`` is the bytes of a sequence, by the rules that pydicom will read them by."""
+    if not isinstance(element, pydicom.dataelem.RawDataElement) or not element.value:
+        return False
+    found: dict[str, Any] = {}
+    pydicom.hooks.raw_element_vr(element, found, ds=holder)
+    return bool(found["VR"] == "SQ")
 
 
 def _file_meta(data: bytes) -> tuple[bytes, int]:
@@ -346,12 +395,14 @@ def _missing(pixels: NDArray[Any], dataset: Any) -> Missing | None:
     if padding is None or pixels.shape[-1] > 1:
         return None
     limit = dataset.get("PixelPaddingRangeLimit")
-    first, last = (
+    first, last = sorted(
         _as_stored(int(v), pixels.dtype) for v in (padding, padding if limit is None else limit)
     )
-    padded = (pixels >= min(first, last)) & (pixels <= max(first, last))
-    held = np.iinfo(pixels.dtype).min <= first <= np.iinfo(pixels.dtype).max
-    return Missing.where(~padded, float(first) if held else None)
+    ends = np.iinfo(pixels.dtype)
+    first, last = max(first, int(ends.min)), min(last, int(ends.max))
+    if first > last:  # beyond what a pixel can hold
+        return None
+    return Missing.where(~((pixels >= first) & (pixels <= last)), (float(first), float(last)))
 
 
 def _as_stored(value: int, dtype: np.dtype[Any]) -> int:

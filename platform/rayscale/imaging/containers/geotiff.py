@@ -243,11 +243,11 @@ def missing_of(
     valid = np.ones((*pixels.shape[:2], 1), bool) if mask is None else (mask > 0)[:, :, None]
     if pixels.dtype.kind == "f":
         valid = valid & np.isfinite(pixels)
-    mark = None
+    reserved = None
     if nodata is not None and np.isfinite(nodata) and _holds(pixels.dtype, nodata):
-        mark = nodata
+        reserved = (nodata, nodata)
         valid = valid & (pixels != np.asarray(nodata).astype(pixels.dtype))
-    return Missing.where(valid, mark)
+    return Missing.where(valid, reserved)
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:
