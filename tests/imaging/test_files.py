@@ -278,3 +278,10 @@ def test_image_checks_its_arrays():
     image = Image(BASE, text={"a": "b"})
     assert (image.bits, image.peak, image.channels) == (8, 255, 3)
     assert image.with_pixels(BASE[:5]).text == {"a": "b"}
+
+
+@pytest.mark.parametrize("container", ["png", "jpeg", "tiff", "webp"])
+def test_what_an_encoder_refuses_is_an_input_error(container):
+    image = Image(np.zeros((4, 4, 3), np.uint8), container, text={"Software": "\ud800"})
+    with pytest.raises(InputError, match=f"this {container.upper()} cannot be written"):
+        write_image(image)

@@ -87,7 +87,8 @@ def test_bands_of_any_type_are_enlarged_in_native_units(dtype, bands):
     assert np.abs(got - expected).max() <= tolerance
 
 
-@pytest.mark.parametrize("transform", [UTM, ROTATED])
+@pytest.mark.filterwarnings("ignore:The given matrix")
+@pytest.mark.parametrize("transform", [UTM, ROTATED, Affine.identity(), Affine.scale(1, -1)])
 @pytest.mark.parametrize("point", ["Area", "Point"])
 @pytest.mark.parametrize("scale", [2, 3])
 def test_corners_stay_on_the_ground(transform, point, scale):

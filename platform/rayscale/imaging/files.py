@@ -1,6 +1,6 @@
 """Bytes in, :class:`Image` out, and back: the container is told by its first bytes, never by a name.
 
-This is the one boundary to decoding libraries: whatever they raise leaves here as ``InputError``.
+This is the one boundary to decoding and encoding libraries: whatever they raise leaves here as ``InputError``.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def probe(data: bytes) -> Header:
             (several pages are reported in ``Header.pages`` instead).
     """
     container = _container(data)
-    return _guarded(container, lambda: container.probe(data))
+    return _reading(container, lambda: container.probe(data))
 
 
 def read_image(data: bytes, *, max_pixels: int | None = None) -> Image:
@@ -205,7 +205,7 @@ def read_image(data: bytes, *, max_pixels: int | None = None) -> Image:
     """
     container = _container(data)
     limit = get_settings().max_input_pixels if max_pixels is None else max_pixels
-    return _guarded(container, lambda: container.read(data, limit))
+    return _reading(container, lambda: container.read(data, limit))
 
 
 def write_image(image: Image, provenance: Provenance | None = None) -> bytes:
@@ -218,7 +218,7 @@ def write_image(image: Image, provenance: Provenance | None = None) -> bytes:
         UnsupportedError: the container cannot hold these pixels (channels, bits, alpha) or this metadata, or is
             unknown.
         TooLargeError: the container cannot hold this many pixels.
-        InputError: a remark that the container cannot hold.
+        InputError: a remark that the container cannot hold, or anything else that its encoder refuses.
     """
     if image.container not in CONTAINERS:
         raise UnsupportedError(
@@ -234,7 +234,8 @@ def write_image(image: Image, provenance: Provenance | None = None) -> bytes:
         )
     if provenance is not None and image.levels is not None:
         provenance = provenance.with_parameters(levels=image.levels.describe())
-    return CONTAINERS[image.container].write(image, provenance)
+    container = CONTAINERS[image.container]
+    return _writing(container, lambda: container.write(image, provenance))
 
 
 def check_side(container: str, width: int, height: int) -> None:
@@ -264,7 +265,7 @@ def _container(data: bytes) -> Container:
     )
 
 
-def _guarded(container: Container, action: Callable[[], T]) -> T:
+def _reading(container: Container, action: Callable[[], T]) -> T:
     name = container.name.upper()
     try:
         return action()
@@ -276,4 +277,20 @@ def _guarded(container: Container, action: Callable[[], T]) -> T:
         # imagecodecs cannot always print what went wrong inside libpng.
         raise InputError(f"{name} is damaged: its decoder gave up") from error
     except Exception as error:
-        raise InputError(f"{name} is damaged: {str(error) or type(error).__name__}") from error
+        raise InputError(f"{name} is damaged: {_words(error)}") from error
+
+
+def _writing(container: Container, action: Callable[[], T]) -> T:
+    name = container.name.upper()
+    try:
+        return action()
+    except RayscaleError:
+        raise
+    except MemoryError as error:
+        raise TooLargeError(f"not enough memory to encode this {name}; cut the image") from error
+    except Exception as error:
+        raise InputError(f"this {name} cannot be written: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

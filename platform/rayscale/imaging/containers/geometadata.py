@@ -16,6 +16,9 @@ from rayscale.resampling import exact_scale, nearest
 GDAL_METADATA = 42112
 """The TIFF tag of GDAL's XML."""
 
+_PLACED = (33550, 34264)
+"""Pixel scale, matrix: what makes a transform."""
+
 BAND_TAGS = "RAYSCALE_BAND"
 """The COG driver copies either the default domain of bands or all others, never both (GDAL 3.10), so the tags of bands
 travel in a domain of their own."""
@@ -132,7 +135,6 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
         indexes: bands of the pixels, counted from 1. alpha: index of the alpha band, counted from 0.
     """
     gcps, gcps_crs = dataset.gcps
-    rotated = dataset.transform
     bands = tuple(
         Band(
             dataset.descriptions[index - 1],
@@ -146,7 +148,7 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
     )
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
     return GeoMetadata(
-        transform=None if rotated == type(rotated).identity() else rotated,
+        transform=_transform(dataset, ifd),
         crs=dataset.crs,
         gcps=tuple(gcps),
         gcps_crs=gcps_crs,
@@ -160,6 +162,13 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
         predictor=_PREDICTORS.get(ifd.integer(317, 1), "NO"),
         bits=int(bits) if bits and dataset.dtypes[0] == "uint16" else None,
     )
+
+
+def _transform(dataset: Any, ifd: Ifd) -> Any:
+    """The transform of the file; rasterio says the identity where there is none, and pixels of one unit are that too."""
+    placed = any(tag in ifd for tag in _PLACED)
+    found = dataset.transform
+    return found if placed or found != type(found).identity() else None
 
 
 def _tags(dataset: Any, index: int) -> Tags:
