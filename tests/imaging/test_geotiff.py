@@ -178,9 +178,15 @@ def test_every_remark_of_dataset_and_bands_is_kept():
         assert word in remark
 
 
-@pytest.mark.parametrize("compress", ["lzw", "deflate", "zstd", "packbits", None])
-def test_result_is_a_cloud_optimised_geotiff(tmp_path, compress):
-    data = scene(noise(280, 300, 1, dtype="uint8", low=0, high=255), compress=compress, nodata=0)
+COMPRESSIONS = ("lzw", "deflate", "zstd", "packbits", "lerc", "lerc_zstd", "jpeg", None)
+
+
+@pytest.mark.parametrize(
+    ("compress", "bands"), [*((name, 1) for name in COMPRESSIONS), ("jpeg", 3), ("webp", 3)]
+)
+def test_result_is_a_cloud_optimised_geotiff(tmp_path, compress, bands):
+    pixels = noise(280, 300, bands, dtype="uint8", low=0, high=255)
+    data = scene(pixels, compress=compress, nodata=0)
     (tmp_path / "out.tif").write_bytes(upscaled(data))
     with rasterio.open(tmp_path / "out.tif") as result:
         assert result.overviews(1) == [2]
@@ -194,6 +200,15 @@ def test_result_is_a_cloud_optimised_geotiff(tmp_path, compress):
     cogeo = pytest.importorskip("rio_cogeo", reason="needs rio-cogeo")
     valid, errors, warnings = cogeo.cog_validate(tmp_path / "out.tif", quiet=True)
     assert (valid, errors, warnings) == (True, [], [])
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+def test_webp_is_written_without_loss_and_alpha_as_deflate(bands):
+    data = scene(noise(40, 50, bands, dtype="uint8", low=0, high=255), compress="webp")  # 4: alpha
+    image = read_image(data)
+    with opened(write_image(image, PROVENANCE)) as result:
+        assert result.compression.value == ("WEBP" if bands == 3 else "DEFLATE")
+        np.testing.assert_array_equal(np.moveaxis(result.read((1, 2, 3)), 0, 2), image.pixels)
 
 
 def test_the_same_image_gives_the_same_bytes():

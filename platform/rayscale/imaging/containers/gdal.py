@@ -27,7 +27,9 @@ _OPTIONS = {
 }
 
 _WITH_PREDICTOR = {"LZW", "DEFLATE", "ZSTD"}
-_JPEG_QUALITY = 95
+_QUALITY = {"JPEG": 95, "WEBP": 100}
+"""That of WebP means lossless."""
+
 _BLOCK = 512
 
 
@@ -101,11 +103,11 @@ def _cause(error: Exception) -> object:
 def _creation(dataset: Any, meta: GeoMetadata) -> dict[str, Any]:
     """Creation options of GDAL's COG driver."""
     compression = meta.compression
-    lossy = compression == "JPEG"
-    if lossy and (
-        dataset.dtypes[0] != "uint8" or dataset.count not in (1, 3) or meta.alpha is not None
+    pictures = {"JPEG": (1, 3), "WEBP": (3,)}.get(compression)
+    if pictures and (
+        dataset.dtypes[0] != "uint8" or dataset.count not in pictures or meta.alpha is not None
     ):
-        compression, lossy = "DEFLATE", False
+        compression = "DEFLATE"
     # Tiles are stored whole, so those of a small scene shrink with it; 128 is the least that GDAL takes.
     side = 1 << (max(dataset.width, dataset.height) - 1).bit_length()
     options = {
@@ -116,8 +118,8 @@ def _creation(dataset: Any, meta: GeoMetadata) -> dict[str, Any]:
         "OVERVIEW_RESAMPLING": "AVERAGE",
         "NUM_THREADS": "1",
     }
-    if lossy:
-        options["QUALITY"] = str(_JPEG_QUALITY)
+    if compression in _QUALITY:
+        options["QUALITY"] = str(_QUALITY[compression])
     if compression in _WITH_PREDICTOR:
         options["PREDICTOR"] = meta.predictor
     if meta.bits is not None:

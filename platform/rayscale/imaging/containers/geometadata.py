@@ -23,11 +23,11 @@ BAND_TAGS = "RAYSCALE_BAND"
 """The COG driver copies either the default domain of bands or all others, never both (GDAL 3.10), so the tags of bands
 travel in a domain of their own."""
 
-# Tag 259 to what GDAL's COG driver calls it; anything else is written as deflate.
 _COMPRESSIONS = {
-    1: "NONE", 5: "LZW", 8: "DEFLATE", 32946: "DEFLATE", 7: "JPEG", 34887: "LERC", 34925: "LZMA",
-    50000: "ZSTD",
+    "LZW", "DEFLATE", "JPEG", "LERC", "LERC_DEFLATE", "LERC_ZSTD", "LZMA", "WEBP", "ZSTD",
 }  # fmt: skip
+"""What GDAL's COG driver writes as well; other compressed files become deflate."""
+
 _PREDICTORS = {2: "STANDARD", 3: "FLOATING_POINT"}
 
 # Domains that describe the file rather than the scene; GDAL makes them anew. No XML or JSON domain is kept either:
@@ -147,6 +147,8 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
         for index in indexes
     )
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+    compression = dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION", "NONE")
+    compression = compression.removeprefix("YCbCr ")  # JPEG
     return GeoMetadata(
         transform=_transform(dataset, ifd),
         crs=dataset.crs,
@@ -158,7 +160,7 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
         tags=_tags(dataset, 0),
         mask=None,
         alpha=alpha,
-        compression=_COMPRESSIONS.get(ifd.integer(259, 1), "DEFLATE"),
+        compression=compression if compression in {"NONE", *_COMPRESSIONS} else "DEFLATE",
         predictor=_PREDICTORS.get(ifd.integer(317, 1), "NO"),
         bits=int(bits) if bits and dataset.dtypes[0] == "uint16" else None,
     )
