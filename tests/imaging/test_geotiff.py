@@ -26,23 +26,17 @@ from affine import Affine  # noqa: E402
 from rasterio.control import GroundControlPoint  # noqa: E402
 from rasterio.enums import ColorInterp, MaskFlags  # noqa: E402
 from rasterio.rpc import RPC  # noqa: E402
+from tests.imaging.geotiff_objects import UTM, save  # noqa: E402
 
 RNG = np.random.default_rng(5)
-UTM = Affine(10.0, 0, 546010.25, 0, -10.0, 5583837.75)
 ROTATED = Affine(17.3, 5.0, 100.0, 10.0, -8.7, 200.0)
 PROVENANCE = Provenance("edsr/3", "0f" * 32, {"scale": 2})
 
 
 def scene(pixels: np.ndarray, fill=lambda dataset: None, **profile) -> bytes:
     """A GeoTIFF of ``(H, W, C)`` pixels as rasterio writes it."""
-    height, width, count = pixels.shape
-    profile = {"crs": "EPSG:32632", "transform": UTM, **profile}
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as file:
-        with file.open(
-            driver="GTiff", width=width, height=height, count=count, dtype=pixels.dtype, **profile
-        ) as dataset:
-            dataset.write(np.moveaxis(pixels, 2, 0))
-            fill(dataset)
+    with rasterio.MemoryFile(ext=".tif") as file:
+        save(file.name, pixels, fill, **profile)
         return bytes(file.read())
 
 

@@ -16,27 +16,11 @@ from rayscale.imaging.scene import Part, Scene, SceneWriter, is_scene
 from rayscale.storage import connect
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
-from affine import Affine  # noqa: E402
 from rasterio.enums import MaskFlags  # noqa: E402
+from tests.imaging.geotiff_objects import UTM, save  # noqa: E402
 
-UTM = Affine(10.0, 0, 546010.25, 0, -10.0, 5583837.75)
 VRT = b"""<VRTDataset rasterXSize="20" rasterYSize="20"><VRTRasterBand dataType="Byte" band="1"
 subClass="VRTRawRasterBand"><SourceFilename>/etc/passwd</SourceFilename></VRTRasterBand></VRTDataset>"""
-
-
-def save(path: Path, pixels: np.ndarray, mask: np.ndarray | None = None, **profile) -> Path:
-    height, width, count = pixels.shape
-    profile = {"crs": "EPSG:32632", "transform": UTM, **profile}
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            path, "w", driver="GTiff", width=width, height=height, count=count, dtype=pixels.dtype, **profile
-        ) as dataset,
-    ):  # fmt: skip
-        dataset.write(np.moveaxis(pixels, 2, 0))
-        if mask is not None:
-            dataset.write_mask(mask)
-    return path
 
 
 def values(*shape: int, dtype: str = "uint16") -> np.ndarray:
@@ -66,7 +50,7 @@ def test_a_window_is_a_part_of_the_whole_image(path, dtype):
 
 def test_the_mask_is_read_by_windows(path):
     mask = np.where(values(40, 50) > 100, 255, 0).astype(np.uint8)
-    save(path, values(40, 50, 1, dtype="uint8"), mask)
+    save(path, values(40, 50, 1, dtype="uint8"), lambda dataset: dataset.write_mask(mask))
     with Scene(path) as scene:
         assert scene.masked
         np.testing.assert_array_equal(scene.mask(slice(8, 20), slice(4, 33)), mask[8:20, 4:33])
@@ -93,7 +77,7 @@ def test_levels_of_signed_values_span_all_windows_and_leave_out_what_is_missing(
 def test_parts_in_any_order_twice_and_overlapping_blocks_make_the_file(path, tmp_path):
     pixels = values(30, 40, 2)
     mask = np.where(values(30, 40) > 100, 255, 0).astype(np.uint8)
-    save(path, pixels, mask, compress="lzw")
+    save(path, pixels, lambda dataset: dataset.write_mask(mask), compress="lzw")
     target = tmp_path / "deep" / "large.tif"
     with Scene(path) as scene, SceneWriter(target, scene, 1) as writer:
         for row, column in ((17, 21), (0, 21), (17, 0), (0, 0), (17, 21)):

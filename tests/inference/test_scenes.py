@@ -21,11 +21,10 @@ from rayscale.models.registry import create_model
 from rayscale.settings import get_settings
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
-from affine import Affine  # noqa: E402
 from rasterio.control import GroundControlPoint  # noqa: E402
 from rasterio.enums import ColorInterp  # noqa: E402
+from tests.imaging.geotiff_objects import save  # noqa: E402
 
-UTM = Affine(10.0, 0, 546010.25, 0, -10.0, 5583837.75)
 PROVENANCE = Provenance("edsr/3", "0f" * 32, {"scale": 2})
 HEIGHT, WIDTH = 157, 203
 
@@ -36,20 +35,6 @@ def relief(bands: int, dtype: str = "uint16") -> np.ndarray:
     y, x = np.indices((HEIGHT, WIDTH))[..., None]
     slopes = 60 + 40 * np.sin(x / 9 + np.arange(bands)) + y / 4
     return (slopes + random.normal(0, 12, (HEIGHT, WIDTH, bands))).astype(dtype)
-
-
-def save(path: Path, pixels: np.ndarray, fill=lambda dataset: None, **profile) -> Path:
-    height, width, count = pixels.shape
-    profile = {"crs": "EPSG:32632", "transform": UTM, **profile}
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            path, "w", driver="GTiff", width=width, height=height, count=count, dtype=pixels.dtype, **profile
-        ) as dataset,
-    ):  # fmt: skip
-        dataset.write(np.moveaxis(pixels, 2, 0))
-        fill(dataset)
-    return path
 
 
 def blob(radius: int = 30) -> np.ndarray:

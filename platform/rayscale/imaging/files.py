@@ -267,30 +267,23 @@ def _container(data: bytes) -> Container:
 
 def _reading(container: Container, action: Callable[[], T]) -> T:
     name = container.name.upper()
-    try:
-        return action()
-    except RayscaleError:
-        raise
-    except MemoryError as error:
-        raise TooLargeError(f"not enough memory to decode this {name}; lower max_pixels") from error
-    except UnicodeDecodeError as error:
-        # imagecodecs cannot always print what went wrong inside libpng.
-        raise InputError(f"{name} is damaged: its decoder gave up") from error
-    except Exception as error:
-        raise InputError(f"{name} is damaged: {_words(error)}") from error
+    return _guarded(action, f"{name} is damaged", f"decode this {name}; lower max_pixels")
 
 
 def _writing(container: Container, action: Callable[[], T]) -> T:
     name = container.name.upper()
+    return _guarded(action, f"this {name} cannot be written", f"encode this {name}; cut the image")
+
+
+def _guarded(action: Callable[[], T], failure: str, task: str) -> T:
     try:
         return action()
     except RayscaleError:
         raise
     except MemoryError as error:
-        raise TooLargeError(f"not enough memory to encode this {name}; cut the image") from error
+        raise TooLargeError(f"not enough memory to {task}") from error
+    except UnicodeDecodeError as error:
+        # imagecodecs cannot always print what went wrong inside libpng.
+        raise InputError(f"{failure}: its codec gave up") from error
     except Exception as error:
-        raise InputError(f"this {name} cannot be written: {_words(error)}") from error
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+        raise InputError(f"{failure}: {str(error) or type(error).__name__}") from error
