@@ -122,12 +122,17 @@ def _flat(path: nn.Module) -> Iterator[nn.Module]:
         yield path
 
 
+def keeps_size(layer: nn.Conv2d) -> bool:
+    """Whether the output has the size of the input, each pixel at its place."""
+    plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1
+    same = tuple(side // 2 for side in layer.kernel_size)
+    return plain and layer.padding == same and all(side % 2 for side in layer.kernel_size)
+
+
 def _is_linear(stage: nn.Module) -> bool:
     if isinstance(stage, nn.Conv2d):
-        same = tuple(side // 2 for side in stage.kernel_size)
-        square = stage.kernel_size[0] == stage.kernel_size[1] and stage.kernel_size[0] % 2 == 1
-        plain = stage.stride == stage.dilation == (1, 1) and stage.groups == 1
-        return square and plain and stage.padding == same and stage.padding_mode == "zeros"
+        square = stage.kernel_size[0] == stage.kernel_size[1]
+        return keeps_size(stage) and square and stage.padding_mode == "zeros"
     return isinstance(stage, nn.PixelShuffle)
 
 

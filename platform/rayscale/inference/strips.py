@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rayscale.inference.folding import Folded
+from rayscale.inference.folding import Folded, keeps_size
 from rayscale.models.path import CUBIC_REACH, Interpolate, Pointwise, Skip
 from rayscale.resampling import enlarged, exact_scale
 
@@ -97,13 +97,11 @@ class _Convolution:
     """A convolution that keeps the rows which those below still need; ``relu`` says that one comes before it."""
 
     def __init__(self, layer: nn.Conv2d, *, relu: bool = False) -> None:
-        size, same = layer.kernel_size, tuple(side // 2 for side in layer.kernel_size)
-        plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1
-        if not plain or layer.padding != same or size[0] % 2 == 0 or size[1] % 2 == 0:
+        if not keeps_size(layer):
             raise TypeError(f"strips take convolutions that keep the size, not {layer}")
         if layer.padding_mode not in ("zeros", "replicate"):
             raise TypeError(f"strips know no padding with {layer.padding_mode}")
-        self._above, self._beside = same
+        self._above, self._beside = (side // 2 for side in layer.kernel_size)
         self._relu = relu
         self._repeat = layer.padding_mode == "replicate"
         self._weight = _narrowed(layer.weight)
