@@ -103,10 +103,7 @@ class Store(ABC):
         if_match: str = "",
         mark: str = "",
     ) -> str | None:
-        """``write`` of the content of a local file of any size.
-
-        A file that goes to S3 in parts is compared with the conditions just before the write.
-        """
+        """``write`` of the content of a local file of any size, to S3 in parts."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
