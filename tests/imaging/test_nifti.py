@@ -6,6 +6,7 @@ import gzip
 import struct
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,7 +225,9 @@ def test_damage_and_other_kinds_are_named():
         (70, "<h", 128, "colours"),
         (70, "<h", 32, "complex"),
         (68, "<h", 1002, "labels"),
-        (68, "<h", 1003, "labels"),
+        (68, "<h", 1003, "names of structures"),
+        (68, "<h", 2002, "indices of nodes"),
+        (68, "<h", 1009, "triangles of a mesh"),
         (108, "<f", 1e9, "begin at byte"),
         (108, "<f", float("nan"), "begin at byte"),
         (0, "<i", 5, "its own size"),
@@ -252,17 +255,40 @@ def test_the_missing_extra_is_named(monkeypatch):
         write_image(image)
 
 
+def same_world(path: Path) -> None:
+    """That the volume of ``path`` and its enlargement have the same corners and units."""
+    before = nibabel.load(path)
+    result = upscaled(path.read_bytes())
+    plain = gzip.decompress(result) if path.suffix == ".gz" else result
+    after = type(before).from_bytes(plain)
+    np.testing.assert_allclose(
+        corners(after, after.affine), corners(before, before.affine), atol=1e-5
+    )
+    assert after.header.get_xyzt_units() == before.header.get_xyzt_units()
+
+
 def test_real_volumes(shared_data):
     paths = sorted((shared_data / "domain/medical/nifti").iterdir())
     assert len(paths) >= 4
     for path in paths:
-        if path.stat().st_size > 1 << 20:
-            continue
-        before = nibabel.load(path)
-        result = upscaled(path.read_bytes())
-        plain = gzip.decompress(result) if path.suffix == ".gz" else result
-        after = type(before).from_bytes(plain)
-        np.testing.assert_allclose(
-            corners(after, after.affine), corners(before, before.affine), atol=1e-5
-        )
-        assert after.header.get_xyzt_units() == before.header.get_xyzt_units()
+        if path.stat().st_size < 1 << 20:
+            same_world(path)
+
+
+NIBABEL_FILES = Path(nibabel.__file__).parent / "tests/data"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "anatomical.nii", "example4d.nii.gz", "example_nifti2.nii.gz", "functional.nii",
+        "reoriented_anat_moved.nii", "resampled_anat_moved.nii", "standard.nii.gz",
+    ],
+)  # fmt: skip
+def test_the_volumes_of_nibabel(name):
+    same_world(NIBABEL_FILES / name)
+
+
+def test_connectivity_is_no_image():
+    with pytest.raises(UnsupportedError, match="CIFTI"):
+        read_image((NIBABEL_FILES / "row_major.dconn.nii").read_bytes())

@@ -29,7 +29,10 @@ _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = {1: 348, 2: 540}
 _DATA_OFFSET = {1: 352, 2: 544}
 _COMMENT = 6  # extension code of plain text
-_LABELS = (1002, 1003)  # intent codes of classes: labels, and names of structures
+# Intent codes of what is no picture, and those of CIFTI.
+_CLASSES = {1002: "labels", 1003: "names of structures", 2002: "indices of nodes"}
+_OTHERS = {1008: "points of a mesh", 1009: "triangles of a mesh", 1010: "quaternions"}
+_CIFTI = range(3000, 3100)
 _MOST = {1: 32767, 2: (1 << 63) - 1}
 
 # Datatype code to numpy; what is not here is refused by the name below.
@@ -238,11 +241,14 @@ def _layout(head: bytes) -> _Layout:
         raise UnsupportedError(
             f"NIfTI holds {what}; only integers of 8 to 32 bit and floats of 32 and 64 bit are handled: convert it"
         )
-    if intent in _LABELS:
+    if intent in _CLASSES:
         raise UnsupportedError(
-            f"NIfTI holds labels (intent code {intent}), and between two labels there is no third; enlarge it by nearest "
-            "neighbour"
+            f"NIfTI holds {_CLASSES[intent]} (intent code {intent}), and between two of them there is no third; enlarge it by "
+            "nearest neighbour"
         )
+    if intent in _OTHERS or intent in _CIFTI:
+        what = _OTHERS.get(intent, "grey ordinates or their connectivity (CIFTI)")
+        raise UnsupportedError(f"NIfTI holds {what} (intent code {intent}), which is no image")
     if not _DATA_OFFSET[version] <= offset <= _DATA_OFFSET[version] + METADATA_BYTES:  # NaN too
         raise InputError(
             f"NIfTI header is damaged: its values begin at byte {offset}, not from {_DATA_OFFSET[version]} to "
