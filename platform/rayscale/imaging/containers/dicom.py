@@ -33,8 +33,9 @@ T = TypeVar("T")
 MAX_ITEMS = 100_000
 """Items of all sequences of a file; each becomes an object of about a kilobyte. 1000 enhanced frames have 20 000."""
 
-MAX_READS = 200_000
-"""Reads of a parse; an element takes one or more, and 370 bytes of memory. 1000 enhanced frames have 40 000."""
+MAX_READS = 400_000
+"""Reads of a parse; an element takes one or more, and 370 bytes of memory. 1000 enhanced frames have 60 000, and more with
+private data."""
 
 MAX_DEPTH = 32
 """Sequences within each other; enhanced objects have 5."""
@@ -209,7 +210,8 @@ def _parse(data: bytes, pixel_bytes: int) -> Any:
         raise TooLargeError(
             f"deflated DICOM has more than {METADATA_BYTES} bytes before its pixels; save it uncompressed"
         )
-    _unfold(pydicom, dataset, file.reads)
+    if pixel_bytes:  # what is asked of a header lies in no sequence
+        _count_folded(pydicom, dataset, file.reads)
     _trust_elements(pydicom, dataset)
     return dataset
 
@@ -222,24 +224,23 @@ def _trust_elements(pydicom: Any, dataset: Any) -> None:
         dataset.set_original_encoding(first.is_implicit_VR, first.is_little_endian)
 
 
-def _unfold(pydicom: Any, dataset: Any, reads: int) -> None:
-    """Parse the sequences of defined length too, which pydicom leaves for later, where nothing counts ``reads``."""
+def _count_folded(pydicom: Any, dataset: Any, reads: int) -> None:
+    """Go on counting ``reads`` in sequences of defined length, which pydicom parses only when somebody asks for them."""
     level = [dataset]
     for _ in range(MAX_DEPTH):
-        inner = []
+        inner: list[Any] = []
         for holder in level:
             for tag in holder.keys():  # noqa: SIM118
-                raw = holder.get_item(tag)
-                if _is_folded(pydicom, raw, holder):
-                    value = _Elements(raw.value)
+                element = holder.get_item(tag)
+                if _is_folded(pydicom, element, holder):
+                    value = _Elements(element.value)
                     value.reads = reads
-                    pydicom.filereader.read_sequence(
-                        value, raw.is_implicit_VR, raw.is_little_endian, len(raw.value), "ascii"
-                    )
+                    inner += pydicom.filereader.read_sequence(
+                        value, element.is_implicit_VR, element.is_little_endian, len(element.value), "ascii"
+                    )  # fmt: skip
                     reads = value.reads
-                    inner += holder[tag].value
-                elif raw.VR == "SQ":
-                    inner += raw.value or []
+                elif element.VR == "SQ":
+                    inner += element.value or []
         if not inner:
             return
         level = inner
