@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -377,3 +378,42 @@ def test_a_run_about_a_list_leaves_the_scenes_of_others(tmp_path: Path) -> None:
     )
     left = [entry.key for entry in target.list("_rayscale/scenes/")]
     assert left == ["_rayscale/scenes/a.tif/scene.json"]
+
+
+_ON_GPU = """
+import sys
+import ray
+from rayscale.batch import upscale_bucket
+from rayscale.errors import ConfigError
+
+source, target, gpus, device = sys.argv[1:]
+ray.init(num_cpus=2, num_gpus=int(gpus), include_dashboard=False, log_to_driver=False)
+try:
+    summary = upscale_bucket(source, target, model="bicubic", scale=2, device=device)
+    print(summary.done, len(summary.failed))
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("gpus", "device", "said"), [(1, "auto", "6 0"), (0, "cuda", "no GPU")])
+def test_workers_on_gpus(tmp_path: Path, gpus: int, device: str, said: str) -> None:
+    """Ray is told of a GPU, which it hands out without asking for it; the worker finds none and takes the CPU."""
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    source = storage.connect(tmp_path / "in")
+    for i in range(5):
+        source.write(f"{i}.png", encoded(pixels(i)))
+    with rasterio.open(
+        tmp_path / "in/scene.tif", "w", driver="GTiff", width=700, height=600, count=1, dtype="uint8", crs="EPSG:32632"
+    ) as scene:  # fmt: skip
+        scene.write(pixels(9, shape=(1, 600, 700)))
+    told = subprocess.run(
+        [sys.executable, "-c", _ON_GPU, tmp_path / "in", tmp_path / "out", str(gpus), device],
+        capture_output=True, text=True, timeout=240, check=False,
+        env={
+            **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+            "RAYSCALE_SCENE_PIXELS": "100000",
+            "PYTHONPATH": str(Path(batch.__file__).parents[2]),
+        },
+    )  # fmt: skip
+    assert said in told.stdout, told.stderr

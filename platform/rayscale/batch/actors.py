@@ -316,6 +316,13 @@ def prepare(
     return recipe.upscaler(ray.get(model), device)
 
 
+def _items(batch: dict[str, Any]) -> list[str]:
+    """The items of a block: the JSON of its only row."""
+    (row,) = batch["items"]
+    items: list[str] = json.loads(row)
+    return items
+
+
 class UpscaleActor:
     """The callable class that Ray Data keeps in its actor pool; ``how`` are the options of ``prepare``."""
 
@@ -326,8 +333,8 @@ class UpscaleActor:
         self._worker = Worker(source, target, upscaler, recipe, overwrite)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """``{"item": [task, ...]}`` to ``{"row": [row, ...]}``, both as JSON."""
-        tasks = [Task.from_json(str(task)) for task in batch["item"]]
+        """The tasks of a block to ``{"row": [row, ...]}``, as JSON."""
+        tasks = [Task.from_json(task) for task in _items(batch)]
         return {"row": [row.to_json() for row in self._worker.process(tasks)]}
 
 
@@ -349,8 +356,8 @@ class SceneActor:
         self._scene: Scene | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """``{"item": [number, ...]}`` to ``{"row": [[number, class and reason of its failure], ...]}`` as JSON."""
-        return {"row": [json.dumps([int(n), *self._compute(int(n))]) for n in batch["item"]]}
+        """The numbers of a block to ``{"row": [[number, class and reason of its failure], ...]}``, as JSON."""
+        return {"row": [json.dumps([n, *self._compute(n)]) for n in map(int, _items(batch))]}
 
     def _compute(self, number: int) -> tuple[str, str]:
         from rayscale.imaging.scene import Scene

@@ -9,13 +9,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rayscale.batch.actors import SCENE, SceneActor, UpscaleActor, assemble
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task, start_row
 from rayscale.batch.scenes import SceneWork
-from rayscale.errors import RayscaleError
+from rayscale.errors import ConfigError, RayscaleError
 from rayscale.storage import Store
 
 if TYPE_CHECKING:
@@ -56,12 +57,17 @@ class Pool:
 
         cluster.connect(log_to_driver=False)
         total, free = ray.cluster_resources(), ray.available_resources()
-        on_gpu = device.startswith("cuda") or (device == "auto" and total.get("GPU", 0) > 0)
+        gpus = int(total.get("GPU", 0))
+        if device == "cuda" and not gpus:
+            raise ConfigError(
+                "device cuda: this Ray cluster has no GPU; use auto, or set RAY_ADDRESS to a cluster that has"
+            )
+        on_gpu = device != "cpu" and gpus > 0
         cpus = total.get("CPU", 1.0)
         # One core per actor: convolution on many small tiles scales better over processes than over threads.
         # On a laptop whose Serve and trainers hold every CPU, a share of one still gets through.
         share = 1.0 if cpus > _SMALL_CLUSTER or free.get("CPU", 0) >= 1 else 0.1
-        most = actors or max(1, int(total.get("GPU", 1) if on_gpu else cpus))
+        most = actors or max(1, gpus if on_gpu else int(cpus))
         self._resources = {"num_cpus": share, "num_gpus": 1 if on_gpu else 0}
         self.most = most
         self._source, self._target, self._recipe = source, target, recipe
@@ -163,8 +169,11 @@ class Pool:
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 
-        # Paths travel in rows, never pixels; JSON carries any name a store may have.
+        # A row is the items of a block: GPUs want batches of a given number of rows, and Ray Data joins blocks to reach it.
+        # Paths travel, never pixels; JSON carries any name a store may have.
         blocks = -(-len(items) // block)
+        ends = [number * len(items) // blocks for number in range(blocks + 1)]
+        rows = [{"items": json.dumps(items[a:b])} for a, b in pairwise(ends)]
         # A block that is lost is no error here, and whoever keeps the record of one keeps its actor (see _free_actors).
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
@@ -175,11 +184,9 @@ class Pool:
             context.enable_progress_bars = False
             context.max_errored_blocks = -1  # a block that is lost is found missing
             with DataContext.current(context):
-                dataset = ray.data.from_items(
-                    [{"item": item} for item in items], override_num_blocks=blocks
-                ).map_batches(
+                dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
                     actor,
-                    batch_size=None,
+                    batch_size=1,
                     compute=ActorPoolStrategy(
                         min_size=1,
                         max_size=min(self.most, blocks),
