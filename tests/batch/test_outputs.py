@@ -83,6 +83,25 @@ def test_our_output_that_somebody_replaced_stays(target: Store) -> None:
     assert target.read("ü b.png") == b"by hand"
 
 
+@pytest.mark.parametrize("damage", ["replaced", "cut"])
+def test_a_mark_that_outlived_its_bytes_says_nothing(tmp_path: Path, damage: str) -> None:
+    """Whoever writes into a file leaves its attributes."""
+    target = connect(tmp_path)
+    slot(target).write(b"output", 1.0)
+    path = tmp_path / "ü b.png"
+    path.write_bytes(b"foreign" if damage == "replaced" else b"out")
+    assert Mark.read(target.stat("ü b.png").mark) is not None
+    for task, recipe in (
+        (seen(target), RECIPE), (seen(target, etag="source-2"), RECIPE), (seen(target), replace(RECIPE, scale=3)),
+    ):  # fmt: skip
+        with pytest.raises(ExistsError):
+            find_slot(target, task, recipe, overwrite=False)
+    with pytest.raises(ExistsError):
+        slot(target).write(b"output", 1.0)
+    slot(target, seen(target), overwrite=True).write(b"output", 1.0)
+    assert path.read_bytes() == b"output"
+
+
 def test_an_output_that_went_away_is_made(target: Store) -> None:
     slot(target, replace(TASK, found="gone")).write(b"output", 1.0)
     assert target.read("ü b.png") == b"output"

@@ -112,7 +112,9 @@ class Slot:
     def _found(self, mark: Mark, size: int) -> Placed:
         """What is in the place that was not free: this output, or ExistsError."""
         now = self.target.stat(self.task.entry.key)
-        if (placed := _finished(now, self.task, self.recipe)) is not None:
+        if (
+            placed := _finished(now, _mark_of(self.target, now), self.task, self.recipe)
+        ) is not None:
             return placed
         if now.mark is None and now.size == size and _sha256(self.target, now.key) == mark.sha256:
             return Placed(now.etag, now.size, mark.sha256, mark.megapixels)
@@ -131,21 +133,27 @@ def find_slot(target: Store, task: Task, recipe: Recipe, *, overwrite: bool) -> 
         now = target.stat(task.entry.key)
     except NotFoundError:  # since the plan was made
         return Slot(target, task, recipe)
-    if (placed := _finished(now, task, recipe)) is not None:
+    mark = _mark_of(target, now)
+    if (placed := _finished(now, mark, task, recipe)) is not None:
         return placed
-    mark = Mark.read(now.mark)
-    if mark is not None and mark.key == _short(now.key):
+    if mark is not None:
         return Slot(target, task, recipe, now.etag)  # an older output of a batch
     if not overwrite and now.mark is not None:
         raise _exists(target, now.key)
     return Slot(target, task, recipe, Slot.ANY if overwrite else "")
 
 
-def _finished(now: Entry, task: Task, recipe: Recipe) -> Placed | None:
-    """The object as the output of ``task``, or None when its mark says otherwise."""
+def _mark_of(target: Store, now: Entry) -> Mark | None:
+    """The mark of an object that is what a batch wrote there: files keep their attributes when their content is replaced."""
     mark = Mark.read(now.mark)
-    wanted = (_short(task.entry.key), task.entry.etag, recipe.id)
-    if mark is None or (mark.key, mark.source, mark.recipe) != wanted:
+    if mark is None or mark.key != _short(now.key) or mark.sha256 != _sha256(target, now.key):
+        return None
+    return mark
+
+
+def _finished(now: Entry, mark: Mark | None, task: Task, recipe: Recipe) -> Placed | None:
+    """The object as the output of ``task``, or None when its mark says otherwise."""
+    if mark is None or (mark.source, mark.recipe) != (task.entry.etag, recipe.id):
         return None
     return Placed(now.etag, now.size, mark.sha256, mark.megapixels)
 
