@@ -172,6 +172,19 @@ def test_every_remark_of_dataset_and_bands_is_kept():
         assert word in remark
 
 
+def test_jpeg_never_touches_the_value_of_nodata():
+    pixels = noise(64, 64, 3, dtype="uint8", low=40, high=250)
+    pixels[:, :20] = 0
+    data = scene(pixels, compress="jpeg", photometric="ycbcr", nodata=0)
+    image = read_image(data)
+    assert image.missing is not None
+    with opened(upscaled(data)) as result:
+        got = np.moveaxis(result.read(), 0, 2)
+        assert result.compression.value == "DEFLATE"
+    hole = (image.pixels == 0).repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(got == 0, hole)
+
+
 COMPRESSIONS = ("lzw", "deflate", "zstd", "packbits", "lerc", "lerc_zstd", "jpeg", None)
 
 
@@ -180,7 +193,7 @@ COMPRESSIONS = ("lzw", "deflate", "zstd", "packbits", "lerc", "lerc_zstd", "jpeg
 )
 def test_result_is_a_cloud_optimised_geotiff(tmp_path, compress, bands):
     pixels = noise(280, 300, bands, dtype="uint8", low=0, high=255)
-    data = scene(pixels, compress=compress, nodata=0)
+    data = scene(pixels, compress=compress, nodata=None if compress == "jpeg" else 0)
     (tmp_path / "out.tif").write_bytes(upscaled(data))
     with rasterio.open(tmp_path / "out.tif") as result:
         assert result.overviews(1) == [2]

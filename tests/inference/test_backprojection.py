@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from rayscale.imaging import Image
+from rayscale.errors import UnsupportedError
+from rayscale.imaging import Image, read_image, write_image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.missing import Missing
 from rayscale.inference import Upscaler, backprojection
@@ -198,6 +199,23 @@ def test_slices_of_a_volume_are_corrected_one_by_one():
         np.testing.assert_array_equal(pixels, alone.image.pixels)
         total += alone.residual
     assert run.residual == total
+
+
+@pytest.mark.parametrize("container", ["png", "webp", "tiff"])
+def test_the_residual_is_that_of_the_file(container):
+    lr = scene(40, 60, 3).astype(np.uint8)
+    lossy = Image(lr, container, encoding={"lossless": False})  # as a WebP source may be
+    result = Upscaler(create_model("bicubic"), 2, consistency=True).run(lossy)
+    stored = read_image(write_image(result.image))
+    assert stored.container == container
+    assert residual(stored.pixels, lr, 2) == result.residual
+
+
+def test_jpeg_would_lose_the_correction(monkeypatch):
+    upscaler = Upscaler(create_model("bicubic"), 2, consistency=True)
+    monkeypatch.setattr(upscaler, "predict", lambda *_, **__: pytest.fail("the network was asked"))
+    with pytest.raises(UnsupportedError, match=r"ends in \.png"):
+        upscaler.run(Image(scene(20, 20, 3).astype(np.uint8), "jpeg"))
 
 
 def test_what_determines_the_output_names_it():

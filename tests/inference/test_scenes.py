@@ -15,6 +15,7 @@ from rayscale.errors import ConfigError, InputError, StorageError, TooLargeError
 from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.imaging.scene import Scene, SceneWriter
 from rayscale.inference import Upscaler, upscale_scene, upscale_window, windows_of
+from rayscale.inference.backprojection import residual
 from rayscale.inference.upscaler import UNCERTAINTY
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
@@ -131,6 +132,16 @@ def test_back_projection_is_that_of_the_whole_and_so_is_its_residual(tmp_path, m
     assert made.residual.describe() == expected.residual.describe()
     whole(upscaler, source, tmp_path / "whole.tif")
     assert (tmp_path / "windows.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+
+
+def test_the_residual_is_that_of_the_file_whatever_compressed_its_source(tmp_path):
+    source = save(tmp_path / "s.tif", relief(3, "uint8"), photometric="ycbcr", compress="jpeg")
+    upscaler = bicubic(2, consistency=True)
+    made = upscale_scene(upscaler, source, tmp_path / "larger.tif", PROVENANCE, window=64)
+    sr, lr = (read_image(path.read_bytes()).pixels for path in (tmp_path / "larger.tif", source))
+    assert residual(sr, lr, 2).describe() == made.residual.describe()
+    whole(upscaler, source, tmp_path / "whole.tif")
+    assert (tmp_path / "larger.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
 
 
 @pytest.mark.parametrize("make", SCENES)

@@ -109,7 +109,10 @@ class SceneWork:
                 self.clear()
                 return slot
             output = folder / "scene.tif"
-            with Scene(self.path) as scene, SceneWriter(output, scene, upscaler.scale) as writer:
+            with (
+                Scene(self.path) as scene,
+                SceneWriter(output, scene, upscaler.scale, lossless=upscaler.consistency) as writer,
+            ):
                 for number in range(len(windows_of(scene, upscaler))):
                     part, share, seconds = self._part(number)
                     self.seconds += seconds

@@ -77,7 +77,7 @@ class Image:
         icc: colour profile, byte for byte.
         dpi: pixels per inch ``(x, y)``.
         text: remarks of the file (PNG text chunks, the JPEG comment, text tags of TIFF and EXIF).
-        encoding: how the source was stored (quality, compression, tiles); each writer takes what it
+        encoding: how the source was stored (quality, compression, tiles), and ``lossless``; each writer takes what it
             knows and ignores the rest.
         levels: which values are black and white; None is the full range of uint8 or uint16.
         missing: pixels without a measurement, None when there are none.
@@ -177,6 +177,15 @@ class Image:
             missing=Missing.where(np.isfinite(values)),
             metadata=metadata,
         )
+
+    def without_loss(self) -> Image:
+        """The same file, to be written so that reading gives these very pixels; UnsupportedError for JPEG, which cannot."""
+        if self.container == "jpeg":
+            raise UnsupportedError(
+                "JPEG would change the pixels again that --consistency corrects; name an output that ends in .png, or leave "
+                "--consistency out"
+            )
+        return replace(self, encoding={**self.encoding, "lossless": True})
 
     def with_pixels(self, pixels: Pixels, alpha: Pixels | None = None) -> Image:
         """The same file with other pixels; alpha is given anew because its size goes with them."""

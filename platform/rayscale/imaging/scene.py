@@ -182,6 +182,7 @@ class SceneWriter:
     Args:
         target: the file to make, its folder too when missing. scene: the source. scale: how many times larger.
         deviations: the parts are standard deviations of the values, float32 with NaN where there are none.
+        lossless: whatever the compression of the source, every value is kept.
 
     Raises:
         TooLargeError: over ``max_scene_pixels``, or a side over what GeoTIFF holds.
@@ -189,11 +190,19 @@ class SceneWriter:
     """
 
     def __init__(
-        self, target: str | Path, scene: Scene, scale: float, *, deviations: bool = False
+        self,
+        target: str | Path,
+        scene: Scene,
+        scale: float,
+        *,
+        deviations: bool = False,
+        lossless: bool = False,
     ) -> None:
         self.target = Path(os.path.abspath(target))
         self.height, self.width = enlarged(scene.height, scale), enlarged(scene.width, scale)
         metadata = scene.metadata.scaled(scale)
+        if lossless:
+            metadata = metadata.without_loss()
         self._metadata = metadata.of_deviations() if deviations else metadata
         self._levels = scene.levels
         self._count = scene.channels + (self._metadata.alpha is not None)

@@ -141,7 +141,9 @@ def upscale_scene(
         )
     with ExitStack() as stack:
         scene = stack.enter_context(Scene(source))
-        writer = stack.enter_context(SceneWriter(target, scene, upscaler.scale))
+        writer = stack.enter_context(
+            SceneWriter(target, scene, upscaler.scale, lossless=upscaler.consistency)
+        )
         beside = None
         if uncertainty is not None:
             beside = SceneWriter(uncertainty, scene, upscaler.scale, deviations=True)

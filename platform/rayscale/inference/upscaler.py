@@ -170,8 +170,10 @@ class Upscaler:
                 count; None for all. The core of a window: with a margin of ``halo``, windows add up to the whole.
 
         Raises UnsupportedError, before anything is computed, for the uncertainty of an image whose container has no
-        place for it.
+        place for it, and for the consistency of one whose container would lose it.
         """
+        if self.consistency:
+            image = image.without_loss()  # else the residual would be that of other pixels
         self._check_size(image.pixels, image.frames)
         check_side(
             image.container, enlarged(image.width, self.scale), enlarged(image.height, self.scale)

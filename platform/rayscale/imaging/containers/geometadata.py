@@ -105,6 +105,10 @@ class GeoMetadata:
         mask = None if self.mask is None else nearest(self.mask, scale)
         return replace(self, transform=transform, gcps=gcps, rpcs=rpcs, tags=tags, mask=mask)
 
+    def without_loss(self) -> GeoMetadata:
+        """The same for a file that keeps every value."""
+        return replace(self, compression="DEFLATE") if self.compression == "JPEG" else self
+
     def of_deviations(self) -> GeoMetadata:
         """The same ground; NaN is nodata, so no mask is needed, and bands have no colour and no offset."""
         bands = tuple(
@@ -149,7 +153,7 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
     compression = dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION", "NONE")
     compression = compression.removeprefix("YCbCr ")  # JPEG
-    return GeoMetadata(
+    meta = GeoMetadata(
         transform=_transform(dataset, ifd),
         crs=dataset.crs,
         gcps=tuple(gcps),
@@ -164,6 +168,7 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
         predictor=_PREDICTORS.get(ifd.integer(317, 1), "NO"),
         bits=int(bits) if bits and dataset.dtypes[0] == "uint16" else None,
     )
+    return meta if meta.nodata is None else meta.without_loss()  # which blurs the value of nodata
 
 
 def _transform(dataset: Any, ifd: Ifd) -> Any:

@@ -97,6 +97,8 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     meta = image.metadata
     if not isinstance(meta, GeoMetadata):
         raise UnsupportedError("a GeoTIFF is made from a GeoTIFF only; write this image as TIFF")
+    if image.encoding.get("lossless"):
+        meta = meta.without_loss()
     count = image.channels + (meta.alpha is not None)
     with (
         gdal.writing("the GeoTIFF") as rasterio,
