@@ -169,7 +169,11 @@ def outlook(forecast: Forecast) -> str:
         f"images      {forecast.todo} of {forecast.total} to do"
         + (f" ({', '.join(skipped)})" if skipped else ""),
         f"megapixels  {'about ' * sampled}{forecast.megapixels:.3g}, from {forecast.headers} headers"
-        + (f", {forecast.unreadable} of them unreadable" if forecast.unreadable else "")
+        + (
+            f", {forecast.unreadable} of them unreadable or too large"
+            if forecast.unreadable
+            else ""
+        )
         + (
             f", {forecast.unknown} not found and taken for the mean of the others"
             if forecast.unknown

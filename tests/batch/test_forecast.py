@@ -17,6 +17,7 @@ from rayscale.batch.job import open_recipe
 from rayscale.batch.manifest import Manifest
 from rayscale.batch.plan import start_row
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.settings import get_settings
 from rayscale.storage import Store, connect
 
 
@@ -51,6 +52,21 @@ def test_every_header_of_a_few_is_read(source: Store, tmp_path: Path) -> None:
     assert result.seconds >= 0
     assert "one core of" in result.seconds_from
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "scale", "limit"),
+    [("max_input_pixels", 2, 59_999), ("max_output_pixels", 3, 9 * 59_999)],
+)
+def test_what_is_over_a_limit_is_no_work(
+    source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, scale: int, limit: int
+) -> None:  # fmt: skip
+    monkeypatch.setattr(get_settings(), setting, limit)
+    result = forecast_bucket(
+        source.uri, tmp_path / "out", model="bicubic", scale=scale, device="cpu"
+    )
+    assert (result.headers, result.unreadable) == (4, 2)
+    assert result.megapixels == (100 * 50 + 40 * 50) / 1e6
 
 
 def test_a_sample_of_many_is_extrapolated_by_bytes(

@@ -7,17 +7,20 @@ import platform
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayscale.batch.job import Job, check_counts, open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Task
-from rayscale.errors import InputError, RayscaleError, UnsupportedError
+from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
+from rayscale.resampling import enlarged
+from rayscale.settings import get_settings
 from rayscale.storage import Entry, Store
 
 if TYPE_CHECKING:
+    from rayscale.imaging import Header
     from rayscale.inference import Precision
 
 _HEADERS = 200  # read at most, spread over the listing
@@ -35,7 +38,7 @@ class Forecast:
         total, todo, done, kept, missing, left, ignored, occupied: see ``plan.Plan``, as counts.
         source_bytes: of the inputs to do.
         megapixels: of the inputs to do; exact when ``headers`` is ``todo``.
-        headers, unreadable: how many inputs were looked into, and how many of them no reader can read: no work.
+        headers, unreadable: how many inputs were looked into, and how many of them will be refused: no work.
         unknown: of how many the header was not found; they count with the pixels per byte of the others.
         seconds: of the work by ``workers``, their start left out; ``seconds_from`` says what it is taken from.
         output_bytes: of the outputs; ``output_bytes_from`` says what it is taken from.
@@ -100,7 +103,7 @@ def forecast_bucket(
         for row in manifest.rows.values()
         if row.recipe == job.recipe.id and not row.error and row.seconds and row.megapixels
     ]
-    sizes = _sizes(job.source, _spread(plan.todo))
+    sizes = _sizes(job, _spread(plan.todo))
     source_bytes = sum(task.entry.size for task in plan.todo)
     megapixels = _megapixels(sizes, source_bytes)
     workers = min(actors or _workers(device), max(1, len(plan.todo)))
@@ -139,13 +142,15 @@ def _spread(tasks: list[Task]) -> list[Task]:
     return [tasks[number * len(tasks) // count] for number in range(count)]
 
 
-def _sizes(source: Store, tasks: Iterable[Task]) -> list[tuple[int, int | None]]:
-    """Bytes and pixels of each; 0 where no reader can read it, None where the header was not found."""
+def _sizes(job: Job, tasks: Iterable[Task]) -> list[tuple[int, int | None]]:
+    """Bytes and pixels of each; 0 where it is refused, None where the header was not found."""
 
     def read(task: Task) -> tuple[int, int | None]:
         try:
-            return task.entry.size, _pixels(source, task.entry)
-        except UnsupportedError:
+            header = _header(job.source, task.entry)
+            _check_limits(header, job.recipe.scale)
+            return task.entry.size, header.pixels
+        except (UnsupportedError, TooLargeError):
             return task.entry.size, 0
         except InputError:  # damaged, or its header is none of the bytes that were read
             return task.entry.size, 0 if task.entry.size <= _WHOLE_BYTES else None
@@ -156,30 +161,46 @@ def _sizes(source: Store, tasks: Iterable[Task]) -> list[tuple[int, int | None]]
         return list(pool.map(read, tasks))
 
 
-def _pixels(source: Store, entry: Entry) -> int:
-    """By the header, wherever it lies in a TIFF or in a file that may be read whole; errors as of ``probe``."""
+def _check_limits(header: Header, scale: float) -> None:
+    """Raise TooLargeError for what the workers refuse by its header."""
+    from rayscale.imaging.limits import check_output, check_size
+
+    settings = get_settings()
+    if header.container == "geotiff" and header.pixels >= settings.scene_pixels:
+        larger = replace(
+            header, width=enlarged(header.width, scale), height=enlarged(header.height, scale)
+        )
+        check_size(larger, settings.max_scene_pixels)
+    else:
+        check_size(header, settings.max_input_pixels)
+        check_output(header, scale)
+
+
+def _header(source: Store, entry: Entry) -> Header:
+    """The header, wherever it lies in a TIFF or in a file that may be read whole; errors as of ``probe``."""
     from rayscale.imaging import probe
 
     head = source.read_range(entry.key, 0, _HEADER_BYTES)
     try:
-        return probe(head).pixels
+        return probe(head)
     except InputError:
         if entry.size <= _HEADER_BYTES:
             raise
         if entry.size <= _WHOLE_BYTES:
-            return probe(source.read(entry.key)).pixels
-        return _tiff_pixels(source, entry, head)
+            return probe(source.read(entry.key))
+        return _tiff_header(source, entry, head)
 
 
-def _tiff_pixels(source: Store, entry: Entry, head: bytes) -> int:
-    """By the first directory, which holds width and height itself; InputError for what is no TIFF."""
+def _tiff_header(source: Store, entry: Entry, head: bytes) -> Header:
+    """What the first directory itself holds: width and height. InputError for what is no TIFF."""
+    from rayscale.imaging import Header
     from rayscale.imaging.containers.ifd import Ifd, first_offset
 
     offset = first_offset(head)
     if offset >= entry.size:
         raise InputError(f"the first directory of {entry.key} lies behind its end")
     ifd = Ifd.apart(head, source.read_range(entry.key, offset, _HEADER_BYTES))
-    return ifd.integer(256, 0) * ifd.integer(257, 0)
+    return Header("geotiff", ifd.integer(256, 0), ifd.integer(257, 0), channels=1, bits=8)
 
 
 def _megapixels(sizes: list[tuple[int, int | None]], total: int) -> float:
