@@ -117,6 +117,14 @@ def test_nothing_to_do_costs_nothing(tmp_path: Path) -> None:
     assert (result.missing, result.todo, result.seconds, result.megapixels) == (1, 0, 0, 0)
 
 
+def test_one_object_is_all_that_is_done(source: Store, tmp_path: Path) -> None:
+    one = f"{source.uri}/a.png"
+    result = forecast_bucket(one, tmp_path / "out", model="bicubic", scale=2, device="cpu")
+    assert (result.total, result.todo, result.megapixels) == (1, 1, 0.005)
+    with pytest.raises(ConfigError, match=r"the target is where a\.png goes; give .*out/$"):
+        forecast_bucket(one, tmp_path / "out/a.png", model="bicubic", scale=2)
+
+
 def test_it_refuses_what_the_run_refuses(source: Store, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="overlap"):
         forecast_bucket(source.uri, source.uri, model="bicubic", scale=2)

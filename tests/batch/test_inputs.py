@@ -9,7 +9,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rayscale.batch.inputs import find_inputs, inner_prefix, matcher, read_keys, split_pattern
+from rayscale.batch.inputs import (
+    find_inputs,
+    find_object,
+    inner_prefix,
+    matcher,
+    read_keys,
+    split_pattern,
+)
 from rayscale.errors import ConfigError, InputError, NotFoundError
 from rayscale.storage import Store, connect
 
@@ -177,3 +184,16 @@ def test_a_parquet_without_keys(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_bytes(b"\n")
     with pytest.raises(NotFoundError, match="lists no keys"):
         read_keys(tmp_path / "empty.txt")
+
+
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_one_object_is_a_source(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    uri = str(tmp_path) if where == "folder" else f"{request.getfixturevalue('s3').uri}/one"
+    store = connect(uri)
+    for key in ("in/a[1].png", "in/a1.png", "in/b/c.png"):
+        store.write(key, b"x")
+    assert find_object(f"{uri}/in/a[1].png") == (f"{uri}/in", "a[1].png")
+    for other in ("in", "in/", "in/b", "in/none.png"):
+        assert find_object(f"{uri}/{other}") is None
+    assert find_object("s3://no-such-bucket") is None
+    assert find_object("no such file.png") is None

@@ -118,12 +118,66 @@ def test_a_folder_keeps_names_and_lists_what_failed(rayscale, photo, tmp_path):
     assert code == 3
     result = json.loads(out)
     assert [item["input"] for item in result["failed"]] == [str(folder / "broken.png")]
+    assert result["passed_over"] == [str(folder / "notes.txt")]
+    assert "no images that are read: notes.txt" in err
     assert len(result["done"]) == 1
     assert _read(tmp_path / "out" / "deep" / "ünïcode näme (1).png").shape == (40, 60, 3)
     assert "broken.png" in err
     assert sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file()) == [
         "ünïcode näme (1).png"
     ]
+
+
+def test_a_name_without_ending_is_looked_into(rayscale, photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("IM0001", "IM.0002", ".hidden.png"):
+        (folder / name).write_bytes(photo.read_bytes())
+    (folder / "moving.gif").write_bytes(b"GIF89a")
+    code, out, _ = rayscale("upscale", folder, tmp_path / "out", "-m", "bicubic", "--json")
+    assert code == 0
+    assert json.loads(out)["passed_over"] == [str(folder / "moving.gif")]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["IM.0002", "IM0001"]
+    assert Image.open(tmp_path / "out" / "IM0001").size == (60, 40)
+    assert rayscale("upscale", folder / "IM0001", tmp_path / "a.webp", "-m", "bicubic")[0] == 0
+    assert Image.open(tmp_path / "a.webp").format == "WEBP"
+    (folder / "deep").mkdir()
+    (folder / "deep" / "a.txt").write_text("none")
+    code, _, err = rayscale("upscale", folder / "deep", tmp_path / "out", "-m", "bicubic")
+    assert code == 1
+    assert "none of its 1 files is of a format that is read" in err
+
+
+def test_a_file_is_never_its_own_output(rayscale, photo, tmp_path):
+    before = photo.read_bytes()
+    (tmp_path / "link.png").symlink_to(photo)
+    for target in (photo, tmp_path / "link.png", photo.parent):
+        code, _, err = rayscale("upscale", photo, target, "-m", "bicubic")
+        assert code == 2
+        assert "input and output are the same file" in err
+    assert photo.read_bytes() == before
+    assert (tmp_path / "link.png").is_symlink()
+
+
+def test_what_lies_beside_a_raster_is_not_lost_in_silence(rayscale, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
+    (tmp_path / "a.tfw").write_text("10\n0\n0\n-10\n500000\n4600000\n")
+    code, _, err = rayscale("upscale", tmp_path / "a.tif", tmp_path / "b.tif", "-m", "bicubic")
+    assert code == 0
+    assert "a.tfw is not read" in err
+    (tmp_path / "a.tif.msk").write_bytes(b"a mask")
+    code, _, err = rayscale("upscale", tmp_path / "a.tif", tmp_path / "c.tif", "-m", "bicubic")
+    assert code == 1
+    assert "mask of a.tif lies in a.tif.msk, which is not read" in err
+    assert not (tmp_path / "c.tif").exists()
+
+
+def test_a_name_that_is_no_model_hears_which_there_are(rayscale, photo, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code, _, err = rayscale("upscale", photo, tmp_path / "b.png", "-m", "nosuch")
+    assert code == 2
+    assert "'nosuch' is no built-in model (bilinear, bicubic, " in err
 
 
 def test_a_fault_of_one_file_leaves_the_others(rayscale, photo, tmp_path, monkeypatch):

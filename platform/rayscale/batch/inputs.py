@@ -76,6 +76,18 @@ def split_pattern(source: str | Path) -> tuple[str, str | None]:
     return scheme + (root or ("/" if parts[0] == "" else ".")), "/".join(parts[wild:])
 
 
+def find_object(source: str) -> tuple[str, str] | None:
+    """The root and the key of a source that is one object or file, and no prefix or folder; else None."""
+    root, slash, name = source.rpartition("/")
+    root = root or slash or "."
+    if not name or root == "s3:/":
+        return None
+    try:
+        return (root, name) if connect(root).exists(name) else None
+    except RayscaleError:  # the listing says what is wrong
+        return None
+
+
 def matcher(pattern: str) -> re.Pattern[str]:
     """The pattern as an expression for whole keys."""
     out = ""

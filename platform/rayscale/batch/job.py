@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayscale.batch.inputs import Inputs, find_inputs, inner_prefix, read_keys, split_pattern
+from rayscale.batch.inputs import (
+    Inputs,
+    find_inputs,
+    find_object,
+    inner_prefix,
+    read_keys,
+    split_pattern,
+)
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan, Recipe, make_plan
 from rayscale.errors import ConfigError, NotFoundError
@@ -66,6 +74,13 @@ def open_job(
         raise ConfigError(
             f"{source} has wildcards and there is a list of keys; give one of the two"
         )
+    if keys is None and pattern is None and (alone := find_object(root)) is not None:
+        root, name = alone
+        pattern = glob.escape(name)
+        if Path(str(target)).name == name:
+            raise ConfigError(
+                f"outputs keep their names, so the target is where {name} goes; give {str(target).removesuffix(name)}"
+            )
     origin, sink = connect(root), connect(target)
     inner_prefix(origin, sink)
     wanted = None if keys is None else read_keys(keys)

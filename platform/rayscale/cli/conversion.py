@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rayscale.cli.console import emit, note, progress_line
-from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+from rayscale.errors import ConfigError, NotFoundError, RayscaleError, UnsupportedError
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from rayscale.inference import Upscaler
 
     Change = Callable[[Image], "Changed"]
+
+
+_SNIFFED = 1 << 10  # bytes of a file that tell its format
+_NAMED = 10
+_WORLD_FILES = (".tfw", ".tifw", ".tiffw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld")
 
 
 @dataclass(frozen=True)
@@ -42,40 +47,64 @@ class Written:
     uncertainty: str | None = None
 
 
-def file_jobs(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
-    """Pairs of input and output file; a folder is walked, its output folder left out."""
-    from rayscale.imaging import EXTENSIONS, ending_of
+@dataclass(frozen=True)
+class Jobs:
+    """Pairs of input and output file, and the files of a folder that are no images which can be read."""
 
+    pairs: list[tuple[Path, Path]]
+    passed_over: list[Path]
+
+
+def file_jobs(source: Path, target: Path) -> Jobs:
+    """What there is to do; a folder is walked, its output folder and hidden files left out.
+
+    Names without a known ending are looked into: DICOM files often have none.
+    """
     if source.is_file():
-        yield source, target / source.name if target.is_dir() else target
-        return
+        made = target / source.name if target.is_dir() else target
+        if made.exists() and made.samefile(source):
+            raise ConfigError(f"input and output are the same file {source}; name another output")
+        return Jobs([(source, made)], [])
     if not source.is_dir():
         raise NotFoundError(f"there is no file or folder {source}")
     if target.is_file():
         raise ConfigError(f"{target} is a file, but the input {source} is a folder; name a folder")
     if source.resolve() == target.resolve():
         raise ConfigError(f"input and output are the same folder {source}; name another output")
-    found = False
+    jobs = Jobs([], [])
     for path in sorted(source.rglob("*")):
-        inside_target = target.resolve() in path.resolve().parents
-        if path.is_file() and ending_of(path.name) and not inside_target:
-            found = True
-            yield path, target / path.relative_to(source)
-    if not found:
-        raise NotFoundError(f"no images in {source}; looked for {', '.join(sorted(EXTENSIONS))}")
+        name = path.relative_to(source)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if hidden or not path.is_file() or target.resolve() in path.resolve().parents:
+            continue
+        if _is_image(path):
+            jobs.pairs.append((path, target / name))
+        else:
+            jobs.passed_over.append(path)
+    if not jobs.pairs:
+        raise NotFoundError(
+            f"no images in {source}; none of its {len(jobs.passed_over)} files is of a format that is read"
+        )
+    return jobs
 
 
-def for_each(
-    jobs: list[tuple[Path, Path]],
-    convert: Callable[[Path, Path], Written],
-    json_: bool,
-) -> None:
-    """Make each output of its input; report failures, then exit with the code that tells."""
+def _is_image(path: Path) -> bool:
+    from rayscale.imaging import ending_of, sniff
+
+    if ending_of(path.name):
+        return True  # what it holds instead, its reader says
+    with path.open("rb") as file:
+        return sniff(file.read(_SNIFFED)) is not None
+
+
+def for_each(jobs: Jobs, convert: Callable[[Path, Path], Written], json_: bool) -> None:
+    """Make each output of its input; report failures and what was passed over, then exit with the code that tells."""
     import time
 
     done: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
-    for number, (source, target) in enumerate(jobs, 1):
+    count = len(jobs.pairs)
+    for number, (source, target) in enumerate(jobs.pairs, 1):
         start = time.perf_counter()
         try:
             written = convert(source, target)
@@ -85,7 +114,7 @@ def for_each(
                 text = f"{type(error).__name__}: {text}"
                 logger.error("unexpected failure of one input", exc_info=error)
             failed.append({"input": str(source), "error": text})
-            note(f"[{number}/{len(jobs)}] {source}: FAILED: {text}")
+            note(f"[{number}/{count}] {source}: FAILED: {text}")
         else:
             facts = {"residual": written.residual, "uncertainty": written.uncertainty}
             known = {name: fact for name, fact in facts.items() if fact is not None}
@@ -93,9 +122,14 @@ def for_each(
             told = [f"{written.width}x{written.height}", f"{time.perf_counter() - start:.1f} s"]
             if written.residual is not None:
                 told += ["residual max {max:g}, RMS {rms:g}".format(**written.residual)]
-            note(f"[{number}/{len(jobs)}] {source} -> {target} ({', '.join(told)})")
+            note(f"[{number}/{count}] {source} -> {target} ({', '.join(told)})")
+    if jobs.passed_over:
+        names = [path.name for path in jobs.passed_over]
+        more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
+        note(f"no images that are read: {', '.join(names[:_NAMED])}{more}")
     if json_:
-        emit({"done": done, "failed": failed})
+        passed_over = [str(path) for path in jobs.passed_over]
+        emit({"done": done, "failed": failed, "passed_over": passed_over})
     if failed:
         raise typer.Exit(3 if done else 1)
 
@@ -109,13 +143,16 @@ def convert(source: Path, target: Path, change: Change) -> Written:
     from rayscale.storage import connect
 
     ending = ending_of(target.name)
-    if not ending:
+    kept = (
+        target.suffix == source.suffix
+    )  # a name without ending may stay one: the content says what it is
+    if not ending and not kept:
         raise ConfigError(
             f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
             f"use one of {', '.join(sorted(EXTENSIONS))}"
         )
     image = read_image(source.read_bytes())
-    if ending not in CONTAINERS[image.container].suffixes and ending != ending_of(source.name):
+    if not kept and ending not in CONTAINERS[image.container].suffixes:
         image = replace(image, container=EXTENSIONS[ending], encoding={})
     result = change(image)
     store = connect(target.parent)
@@ -127,6 +164,27 @@ def convert(source: Path, target: Path, change: Change) -> Written:
         store.write(path.name, write_image(result.uncertainty, made))
         beside = str(path)
     return Written(result.image.width, result.image.height, result.residual, beside)
+
+
+def heed_sidecars(source: Path) -> None:
+    """Files beside a raster that GDAL reads with it, and rayscale does not: it takes files for whole.
+
+    Raises UnsupportedError for a mask, without which pixels would pass for measured; tells of a world file.
+    """
+    from rayscale.imaging.scene import is_scene
+
+    mask = source.with_name(f"{source.name}.msk")
+    if mask.exists():
+        raise UnsupportedError(
+            f"the mask of {source.name} lies in {mask.name}, which is not read; make one file of both: gdal_translate "
+            f"--config GDAL_TIFF_INTERNAL_MASK YES {source.name} whole.tif"
+        )
+    for world in map(source.with_suffix, _WORLD_FILES):
+        if world.exists() and not is_scene(source):
+            note(
+                f"{world.name} is not read, so the result is not georeferenced; gdal_translate {source.name} whole.tif makes one "
+                "file of both"
+            )
 
 
 def is_scene_to_scene(source: Path, target: Path) -> bool:
@@ -177,10 +235,10 @@ def _stem(path: Path) -> str:
     return path.name[: len(path.name) - len(ending_of(path.name))]
 
 
-def check_apart(jobs: list[tuple[Path, Path]]) -> None:
+def check_apart(jobs: Jobs) -> None:
     """Raise ConfigError when two outputs would share a file of uncertainty."""
     seen: dict[Path, Path] = {}
-    for _, target in jobs:
+    for _, target in jobs.pairs:
         other = seen.setdefault(target.with_name(_stem(target)), target)
         if other != target:
             raise ConfigError(

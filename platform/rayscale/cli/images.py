@@ -18,6 +18,7 @@ from rayscale.cli.conversion import (
     convert_scene,
     file_jobs,
     for_each,
+    heed_sidecars,
     is_scene_to_scene,
 )
 from rayscale.errors import ConfigError
@@ -149,7 +150,7 @@ def upscale(
     from rayscale.imaging import Provenance
     from rayscale.inference import Upscaler
 
-    jobs = list(file_jobs(Path(source), Path(target)))
+    jobs = file_jobs(Path(source), Path(target))
     photograph, other = chosen(model, weights, scale)
 
     @cache
@@ -184,6 +185,7 @@ def upscale(
         check_apart(jobs)
 
     def converted(source: Path, target: Path) -> Written:
+        heed_sidecars(source)
         if is_scene_to_scene(source, target):
             return convert_scene(source, target, made_for)
         return convert(source, target, larger)
@@ -214,7 +216,7 @@ def degrade(
         pixels = shrink(image.pixels, scale)
         return Changed(replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata))
 
-    jobs = list(file_jobs(source, target))
+    jobs = file_jobs(source, target)
     for_each(jobs, lambda source, target: convert(source, target, smaller), json_)
 
 

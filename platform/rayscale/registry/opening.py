@@ -66,5 +66,9 @@ def open_model(
                 f"{name} has no weights here{'' if scale is None else f' for x{scale:g}'}; give --weights FILE, a "
                 f"built-in model ({', '.join(builtin_names())}) or a registered one ({error})"
             ) from error
-        raise
+        if {"@", "/"}.intersection(name):
+            raise
+        raise type(error)(
+            f"{name!r} is no built-in model ({', '.join(builtin_names())}), and {error}"
+        ) from error
     return OpenedModel(load(version), version.digest, version.ref)
