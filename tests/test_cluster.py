@@ -49,3 +49,30 @@ print(cluster.connect(timeout_s=10))
         cwd=checkout / "platform", capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == stack.ray, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "address", "takes"),
+    [
+        (2, "auto", "", True), (2, "cuda", "", True), (2, "cpu", "", False), (0, "auto", "", False),
+        (0, "cpu", "", False), (0, "cuda", "head:6379", True),
+    ],
+)  # fmt: skip
+def test_who_asks_for_gpus(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, gpus: int, device: str, address: str, takes: bool
+) -> None:  # fmt: skip
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": float(gpus)})
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert cluster.takes_gpus(device) is takes
+    assert ("until its autoscaler adds one" in caplog.text) is (takes and not gpus)
+
+
+def test_cuda_needs_a_gpu_where_none_can_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="this machine has no GPU"):
+        cluster.takes_gpus("cuda")

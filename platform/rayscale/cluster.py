@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -19,6 +20,8 @@ from typing import Any
 from rayscale.errors import ConfigError, RayscaleError
 
 CONNECT_TIMEOUT_S = 20.0
+
+logger = logging.getLogger(__name__)
 
 
 def connect(
@@ -66,6 +69,27 @@ def connect(
             "where the cluster asks for one), or unset it to use an embedded Ray."
         ) from error
     return target
+
+
+def takes_gpus(device: str) -> bool:
+    """Whether work for ``device`` asks the connected cluster for GPUs: ``auto`` when there are any, ``cuda`` in any case.
+
+    A cluster that was joined may get its first one from its autoscaler: there ``cuda`` waits, and says so. Raises ConfigError
+    for ``cuda`` on an embedded Ray without GPU.
+    """
+    import ray
+
+    if ray.cluster_resources().get("GPU", 0) > 0:
+        return device != "cpu"
+    if device == "cuda":
+        if os.environ.get("RAY_ADDRESS") in (None, "", "local"):
+            raise ConfigError(
+                "device cuda: this machine has no GPU; use auto, or set RAY_ADDRESS to a cluster that has"
+            )
+        logger.warning(
+            "this cluster has no GPU yet; the work waits until its autoscaler adds one (--device auto does without)"
+        )
+    return device == "cuda"
 
 
 def scratch(uri: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rayscale import cluster
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 from rayscale.evaluation import SUITES
 from rayscale.imaging.metrics import PROTOCOLS
@@ -188,15 +189,8 @@ def _joined(parts: Sequence[Report]) -> Report:
 
 
 def _resources(comparison: Comparison) -> dict[str, float]:
-    """What a task needs: a core, and a GPU where the cluster has them; ConfigError where it must and has none."""
-    import ray
-
-    gpus = ray.cluster_resources().get("GPU", 0) > 0
-    if comparison.device == "cuda" and not gpus:
-        raise ConfigError(
-            "device cuda: this Ray cluster has no GPU; use auto, or set RAY_ADDRESS to a cluster that has"
-        )
-    return {"num_cpus": 1, "num_gpus": 1 if gpus and comparison.device != "cpu" else 0}
+    """What a task needs: a core, and a GPU as ``cluster.takes_gpus`` says."""
+    return {"num_cpus": 1, "num_gpus": int(cluster.takes_gpus(comparison.device))}
 
 
 def find_crops(comparison: Comparison, wanted: Sequence[str]) -> Iterator[Crop]:

@@ -384,20 +384,14 @@ _ON_GPU = """
 import sys
 import ray
 from rayscale.batch import upscale_bucket
-from rayscale.errors import ConfigError
 
-source, target, gpus, device = sys.argv[1:]
-ray.init(num_cpus=2, num_gpus=int(gpus), include_dashboard=False, log_to_driver=False)
-try:
-    summary = upscale_bucket(source, target, model="bicubic", scale=2, device=device)
-    print(summary.done, len(summary.failed))
-except ConfigError as error:
-    print(error)
+ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+summary = upscale_bucket(sys.argv[1], sys.argv[2], model="bicubic", scale=2)
+print(summary.done, len(summary.failed))
 """
 
 
-@pytest.mark.parametrize(("gpus", "device", "said"), [(1, "auto", "6 0"), (0, "cuda", "no GPU")])
-def test_workers_on_gpus(tmp_path: Path, gpus: int, device: str, said: str) -> None:
+def test_workers_on_gpus(tmp_path: Path) -> None:
     """Ray is told of a GPU, which it hands out without asking for it; the worker finds none and takes the CPU."""
     rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
     source = storage.connect(tmp_path / "in")
@@ -408,7 +402,7 @@ def test_workers_on_gpus(tmp_path: Path, gpus: int, device: str, said: str) -> N
     ) as scene:  # fmt: skip
         scene.write(pixels(9, shape=(1, 600, 700)))
     told = subprocess.run(
-        [sys.executable, "-c", _ON_GPU, tmp_path / "in", tmp_path / "out", str(gpus), device],
+        [sys.executable, "-c", _ON_GPU, tmp_path / "in", tmp_path / "out"],
         capture_output=True, text=True, timeout=240, check=False,
         env={
             **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
@@ -416,4 +410,4 @@ def test_workers_on_gpus(tmp_path: Path, gpus: int, device: str, said: str) -> N
             "PYTHONPATH": str(Path(batch.__file__).parents[2]),
         },
     )  # fmt: skip
-    assert said in told.stdout, told.stderr
+    assert told.stdout == "6 0\n", told.stderr

@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 import torch
 
+from rayscale import cluster
 from rayscale.errors import StorageError
 from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
@@ -114,7 +115,10 @@ def test_errors_of_the_tasks_and_of_the_models_are_told(
     assert "bicubic on" in capsys.readouterr().err
     assert job.main(["--model", "nobody", *there, "--scale", "3"]) == 2
     assert "MLFLOW_TRACKING_URI" in capsys.readouterr().err
-    assert job.main(["--model", "bicubic", *there, "--scale", "3", "--device", "cuda"]) == 2
+    cluster.connect()
+    with monkeypatch.context() as alone:
+        alone.delenv("RAY_ADDRESS")  # as if this cluster were of this process
+        assert job.main(["--model", "bicubic", *there, "--scale", "3", "--device", "cuda"]) == 2
     assert "no GPU" in capsys.readouterr().err
     # Two weights of one system are two columns.
     options = ["--model", weights, "--model", weights, "--data", f"{sets}/Set5/x2", "--scale", "2"]

@@ -16,7 +16,7 @@ from rayscale.batch.actors import SCENE, SceneActor, UpscaleActor, assemble
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task, start_row
 from rayscale.batch.scenes import SceneWork
-from rayscale.errors import ConfigError, RayscaleError
+from rayscale.errors import RayscaleError
 from rayscale.storage import Store
 
 if TYPE_CHECKING:
@@ -57,17 +57,12 @@ class Pool:
 
         cluster.connect(log_to_driver=False)
         total, free = ray.cluster_resources(), ray.available_resources()
-        gpus = int(total.get("GPU", 0))
-        if device == "cuda" and not gpus:
-            raise ConfigError(
-                "device cuda: this Ray cluster has no GPU; use auto, or set RAY_ADDRESS to a cluster that has"
-            )
-        on_gpu = device != "cpu" and gpus > 0
+        on_gpu = cluster.takes_gpus(device)
         cpus = total.get("CPU", 1.0)
         # One core per actor: convolution on many small tiles scales better over processes than over threads.
         # On a laptop whose Serve and trainers hold every CPU, a share of one still gets through.
         share = 1.0 if cpus > _SMALL_CLUSTER or free.get("CPU", 0) >= 1 else 0.1
-        most = actors or max(1, gpus if on_gpu else int(cpus))
+        most = actors or max(1, int(total.get("GPU", 0) if on_gpu else cpus))
         self._resources = {"num_cpus": share, "num_gpus": 1 if on_gpu else 0}
         self.most = most
         self._source, self._target, self._recipe = source, target, recipe
