@@ -54,7 +54,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add(
-        "source", help="s3://bucket/prefix or folder of the images; with * ? [] ** those that match"
+        "source",
+        help="s3://bucket/prefix or folder of the images, or one image; with * ? [] ** those that match",
     )
     add(
         "target", help="s3://bucket/prefix or folder of the results; beside the source or inside it"
@@ -157,7 +158,7 @@ def outlook(forecast: Forecast) -> str:
         for count, what in (
             (forecast.done, "done before"),
             (forecast.kept, "failures left alone"),
-            (forecast.missing, "keys not found"),
+            (forecast.missing, "not found or refused"),
             (forecast.left, "left by --limit"),
             (forecast.ignored, "objects passed over"),
         )

@@ -69,6 +69,32 @@ def test_what_is_over_a_limit_is_no_work(
     assert result.megapixels == (100 * 50 + 40 * 50) / 1e6
 
 
+def test_what_consistency_refuses_is_no_work(source: Store, tmp_path: Path) -> None:
+    result = forecast_bucket(
+        source.uri, tmp_path / "out", model="bicubic", scale=2, device="cpu", consistency=True
+    )
+    assert result.unreadable == 2  # the text and the JPEG
+
+
+def test_the_limits_of_scenes_are_those_of_scenes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 13 bands the bytes are over what the pixels of an input may take, which no scene has to keep."""
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    (tmp_path / "in").mkdir()
+    with rasterio.open(
+        tmp_path / "in/a.tif", "w", driver="GTiff", width=150, height=150, count=13, dtype="uint16", crs="EPSG:32632"
+    ) as scene:  # fmt: skip
+        scene.write(np.ones((13, 150, 150), np.uint16))
+    monkeypatch.setattr(get_settings(), "scene_pixels", 10_000)
+    for limit, work in ((90_000, 0.0225), (89_999, 0)):
+        monkeypatch.setattr(get_settings(), "max_scene_pixels", limit)
+        result = forecast_bucket(
+            tmp_path / "in", tmp_path / "out", model="bicubic", scale=2, device="cpu"
+        )
+        assert result.megapixels == work
+
+
 def test_a_sample_of_many_is_extrapolated_by_bytes(
     source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,8 +147,14 @@ def test_one_object_is_all_that_is_done(source: Store, tmp_path: Path) -> None:
     one = f"{source.uri}/a.png"
     result = forecast_bucket(one, tmp_path / "out", model="bicubic", scale=2, device="cpu")
     assert (result.total, result.todo, result.megapixels) == (1, 1, 0.005)
-    with pytest.raises(ConfigError, match=r"the target is where a\.png goes; give .*out/$"):
-        forecast_bucket(one, tmp_path / "out/a.png", model="bicubic", scale=2)
+    for target, way_out in ((tmp_path / "out/a.png", r"give .*/out$"), ("a.png/", r"give \.$")):
+        with pytest.raises(ConfigError, match=rf"the target is where a\.png goes; {way_out}"):
+            forecast_bucket(one, target, model="bicubic", scale=2)
+    source.write(".hidden.png", picture(20, 30))
+    hidden = forecast_bucket(
+        f"{source.uri}/.hidden.png", tmp_path / "out", model="bicubic", scale=2, device="cpu"
+    )
+    assert (hidden.todo, hidden.megapixels) == (1, 0.0006)
 
 
 def test_it_refuses_what_the_run_refuses(source: Store, tmp_path: Path) -> None:

@@ -186,6 +186,19 @@ def test_a_parquet_without_keys(tmp_path: Path) -> None:
         read_keys(tmp_path / "empty.txt")
 
 
+def test_a_mask_beside_a_raster_is_not_lost_in_silence(tmp_path: Path) -> None:
+    store = connect(tmp_path / "in")
+    for key in ("a.tif", "a.tif.msk", "b.tif", "c.msk"):
+        store.write(key, b"x")
+    for pattern in (None, "*"):
+        found = find_inputs(store, connect(tmp_path / "out"), pattern=pattern)
+        assert [entry.key for entry in found.entries] == ["b.tif", "c.msk"]
+        assert found.ignored == 1
+        assert found.missing["a.tif"].code == "unsupported_media"
+    found = find_inputs(store, connect(tmp_path / "out"), pattern="*.tif")
+    assert ([entry.key for entry in found.entries], list(found.missing)) == (["b.tif"], ["a.tif"])
+
+
 @pytest.mark.parametrize("where", ["folder", "s3"])
 def test_one_object_is_a_source(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     uri = str(tmp_path) if where == "folder" else f"{request.getfixturevalue('s3').uri}/one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,15 @@ def test_a_mark_that_outlived_its_bytes_says_nothing(tmp_path: Path, damage: str
         slot(target).write(b"output", 1.0)
     slot(target, seen(target), overwrite=True).write(b"output", 1.0)
     assert path.read_bytes() == b"output"
+
+
+def test_nothing_is_read_of_an_object_that_has_its_mark_of_one_write(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = connect(f"{s3.uri}/out")
+    placed = slot(target).write(b"output", 1.0)
+    monkeypatch.setattr("rayscale.batch.outputs._sha256", lambda *_: pytest.fail("it was read"))
+    assert find_slot(target, seen(target), RECIPE, overwrite=False) == placed
 
 
 def test_an_output_that_went_away_is_made(target: Store) -> None:

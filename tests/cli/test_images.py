@@ -134,11 +134,16 @@ def test_a_name_without_ending_is_looked_into(rayscale, photo, tmp_path):
     for name in ("IM0001", "IM.0002", ".hidden.png"):
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "moving.gif").write_bytes(b"GIF89a")
+    (folder / "photo.png~").write_bytes(photo.read_bytes())  # a format of its own, for all we know
     code, out, _ = rayscale("upscale", folder, tmp_path / "out", "-m", "bicubic", "--json")
     assert code == 0
-    assert json.loads(out)["passed_over"] == [str(folder / "moving.gif")]
+    assert json.loads(out)["passed_over"] == [
+        str(folder / "moving.gif"), str(folder / "photo.png~"),
+    ]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["IM.0002", "IM0001"]
     assert Image.open(tmp_path / "out" / "IM0001").size == (60, 40)
+    assert rayscale("upscale", folder / "IM0001", tmp_path / "none", "-m", "bicubic")[0] == 1
+    assert not (tmp_path / "none").exists()  # it was to be a folder
     assert rayscale("upscale", folder / "IM0001", tmp_path / "a.webp", "-m", "bicubic")[0] == 0
     assert Image.open(tmp_path / "a.webp").format == "WEBP"
     (folder / "deep").mkdir()
@@ -159,8 +164,9 @@ def test_a_file_is_never_its_own_output(rayscale, photo, tmp_path):
     assert (tmp_path / "link.png").is_symlink()
 
 
-def test_what_lies_beside_a_raster_is_not_lost_in_silence(rayscale, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_lies_beside_a_raster_is_not_lost_in_silence(rayscale, tmp_path, dtype):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
     (tmp_path / "a.tfw").write_text("10\n0\n0\n-10\n500000\n4600000\n")
     code, _, err = rayscale("upscale", tmp_path / "a.tif", tmp_path / "b.tif", "-m", "bicubic")
@@ -170,6 +176,7 @@ def test_what_lies_beside_a_raster_is_not_lost_in_silence(rayscale, tmp_path):
     code, _, err = rayscale("upscale", tmp_path / "a.tif", tmp_path / "c.tif", "-m", "bicubic")
     assert code == 1
     assert "mask of a.tif lies in a.tif.msk, which is not read" in err
+    assert rayscale("degrade", tmp_path / "a.tif", tmp_path / "c.tif")[0] == 1
     assert not (tmp_path / "c.tif").exists()
 
 

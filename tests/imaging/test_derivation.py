@@ -22,6 +22,7 @@ from pydicom.uid import (  # noqa: E402
     EnhancedUSVolumeStorage,
     ExplicitVRLittleEndian,
     NuclearMedicineImageStorage,
+    OphthalmicPhotography8BitImageStorage,
     PositronEmissionTomographyImageStorage,
     UltrasoundMultiFrameImageStorage,
     VLPhotographicImageStorage,
@@ -275,16 +276,19 @@ def test_a_derived_object_must_name_its_maker_and_its_source():
 
 PRIMARY_ONLY = (
     NuclearMedicineImageStorage, PositronEmissionTomographyImageStorage, EnhancedMRImageStorage,
+    OphthalmicPhotography8BitImageStorage,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("sop_class", [CTImageStorage, *PRIMARY_ONLY])
-@pytest.mark.parametrize("types", [["ORIGINAL", "PRIMARY", "AXIAL"], None])
+@pytest.mark.parametrize(
+    "types", [["ORIGINAL", "PRIMARY", "AXIAL"], ["ORIGINAL", "", "AXIAL"], ["ORIGINAL"], None]
+)
 def test_a_class_of_primary_images_has_no_secondary_ones(sop_class, types):
     ds = enhanced_mr() if sop_class == EnhancedMRImageStorage else scan(SOPClassUID=sop_class)
     ds.ImageType = types
     second = "PRIMARY" if sop_class in PRIMARY_ONLY else "SECONDARY"
-    rest = [] if types is None else ["AXIAL"]
+    rest = (types or [])[2:]
     assert opened(upscaled(saved(ds))).ImageType == ["DERIVED", second, *rest]
 
 
@@ -295,7 +299,7 @@ def dciodvfy(data: bytes, path: Path) -> set[str]:
     path.write_bytes(data)
     told = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
     lines = (told.stdout + told.stderr).splitlines()
-    assert not any("read failed" in line for line in lines)
+    assert not any("read failed" in line or "Object Not found" in line for line in lines)
     return {line for line in lines if line.startswith("Error")}
 
 
@@ -342,6 +346,7 @@ MADE = {
     "colour photograph": colour,
     "nuclear medicine": partial(tomography, NuclearMedicineImageStorage),
     "PET": partial(tomography, PositronEmissionTomographyImageStorage),
+    "ophthalmic photograph": partial(tomography, OphthalmicPhotography8BitImageStorage),
 }
 
 

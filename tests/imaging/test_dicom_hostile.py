@@ -108,6 +108,15 @@ def test_what_lies_in_sequences_of_defined_length_is_counted_too():
     assert opened(upscaled(few)).Rows == 20
 
 
+def test_a_damaged_sequence_that_nobody_asks_for_is_no_damage():
+    plain = saved(scan())
+    at = plain.index(b"\x18\0\x50\0DS")
+    folded = bytearray(sequence(empty(2, 0x31), b"\x11\0\x10\x10") + b"\0\0")
+    folded[8:12] = (len(folded) - 12).to_bytes(4, "little")  # two bytes behind its only item
+    data = plain[:at] + bytes(folded) + plain[at:]
+    assert opened(upscaled(data)).Rows == 20
+
+
 def test_sequences_of_defined_length_are_not_followed_for_ever():
     plain = saved(scan())
     pixels = plain.rindex(b"\xe0\x7f\x10\0OW")

@@ -119,6 +119,25 @@ def test_ground_control_points_move_with_the_pixels():
     assert [(p.x, p.y, p.z) for p in points] == [(p.x, p.y, p.z) for p in gcps]
 
 
+def test_a_pixel_scale_of_zero_is_no_place_but_its_points_are():
+    points = [(x, y, 0, 500000 + 10 * x, 4600000 - 10 * y, 0) for x in (0, 14) for y in (0, 11)]
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, noise(11, 14, 1)[..., 0], photometric="minisblack", metadata=None,
+        extratags=[
+            (33550, "d", 3, (0.0, 0.0, 0.0), True),
+            (33922, "d", 24, tuple(float(v) for point in points for v in point), True),
+            (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32632), True),
+        ],
+    )  # fmt: skip
+    with opened(file.getvalue()) as before, opened(upscaled(file.getvalue())) as after:
+        assert len(before.gcps[0]) == 4
+        assert [(p.row, p.col, p.x, p.y) for p in after.gcps[0]] == [
+            (2 * p.row, 2 * p.col, p.x, p.y) for p in before.gcps[0]
+        ]
+        assert after.transform == Affine.identity()
+
+
 def test_rational_polynomials_see_the_same_ground():
     """A point of the ground at pixel p (centres at whole numbers) lies at (p + 1/2) r - 1/2 afterwards."""
     identity = [0.0] * 20

@@ -254,15 +254,19 @@ def _guarded(item: _Item, action: Callable[[], None]) -> _Item:
 
 
 def _read_source(source: Store, entry: Entry) -> bytes:
-    from rayscale.imaging import EXTENSIONS, ending_of, sniff
+    from rayscale.imaging import EXTENSIONS, ending_of, is_nameless, sniff
 
     if entry.size == 0:
         raise InputError("the object is empty")
-    if not ending_of(entry.key) and sniff(source.read_range(entry.key, 0, _HEADER_BYTES)) is None:
-        raise UnsupportedError(
-            f"{PurePosixPath(entry.key).suffix or 'a name without suffix'} and its content are of no image format that is read; these "
-            f"are: {', '.join(sorted(EXTENSIONS))}"
-        )
+    if not ending_of(entry.key):
+        what = PurePosixPath(entry.key).suffix
+        if is_nameless(entry.key):
+            head = source.read_range(entry.key, 0, _HEADER_BYTES)
+            what = "" if sniff(head) is not None else "the content"
+        if what:
+            raise UnsupportedError(
+                f"{what} is of no image format that is read; these are: {', '.join(sorted(EXTENSIONS))}"
+            )
     _check_bytes(entry)
     data, now = source.read_version(entry.key)
     if now != entry.etag:

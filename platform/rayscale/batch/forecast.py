@@ -7,13 +7,13 @@ import platform
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayscale.batch.job import Job, check_counts, open_job
 from rayscale.batch.manifest import Manifest, Row
-from rayscale.batch.plan import Task
+from rayscale.batch.plan import Recipe, Task
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.resampling import enlarged
 from rayscale.settings import get_settings
@@ -148,7 +148,7 @@ def _sizes(job: Job, tasks: Iterable[Task]) -> list[tuple[int, int | None]]:
     def read(task: Task) -> tuple[int, int | None]:
         try:
             header = _header(job.source, task.entry)
-            _check_limits(header, job.recipe.scale)
+            _check_work(header, job.recipe)
             return task.entry.size, header.pixels
         except (UnsupportedError, TooLargeError):
             return task.entry.size, 0
@@ -161,16 +161,19 @@ def _sizes(job: Job, tasks: Iterable[Task]) -> list[tuple[int, int | None]]:
         return list(pool.map(read, tasks))
 
 
-def _check_limits(header: Header, scale: float) -> None:
-    """Raise TooLargeError for what the workers refuse by its header."""
+def _check_work(header: Header, recipe: Recipe) -> None:
+    """Raise InputError for what the workers refuse by its header."""
+    from rayscale.imaging.image import check_lossless
     from rayscale.imaging.limits import check_output, check_size
 
-    settings = get_settings()
+    if recipe.consistency:
+        check_lossless(header.container)
+    settings, scale = get_settings(), recipe.scale
     if header.container == "geotiff" and header.pixels >= settings.scene_pixels:
-        larger = replace(
-            header, width=enlarged(header.width, scale), height=enlarged(header.height, scale)
-        )
-        check_size(larger, settings.max_scene_pixels)
+        check_size(header, settings.max_scene_pixels)
+        pixels = enlarged(header.width, scale) * enlarged(header.height, scale)
+        if pixels > settings.max_scene_pixels:
+            raise TooLargeError(f"{pixels} pixels are over RAYSCALE_MAX_SCENE_PIXELS")
     else:
         check_size(header, settings.max_input_pixels)
         check_output(header, scale)
@@ -192,15 +195,17 @@ def _header(source: Store, entry: Entry) -> Header:
 
 
 def _tiff_header(source: Store, entry: Entry, head: bytes) -> Header:
-    """What the first directory itself holds: width and height. InputError for what is no TIFF."""
+    """By what the first directory itself holds. InputError for what is no TIFF."""
     from rayscale.imaging import Header
+    from rayscale.imaging.containers import geotiff
     from rayscale.imaging.containers.ifd import Ifd, first_offset
 
     offset = first_offset(head)
     if offset >= entry.size:
         raise InputError(f"the first directory of {entry.key} lies behind its end")
     ifd = Ifd.apart(head, source.read_range(entry.key, offset, _HEADER_BYTES))
-    return Header("geotiff", ifd.integer(256, 0), ifd.integer(257, 0), channels=1, bits=8)
+    kind = "geotiff" if geotiff.is_tagged(ifd) else "tiff"
+    return Header(kind, ifd.integer(256, 0), ifd.integer(257, 0), ifd.integer(277, 1), bits=8)
 
 
 def _megapixels(sizes: list[tuple[int, int | None]], total: int) -> float:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
@@ -47,7 +47,7 @@ class Inputs:
 
     Attributes:
         entries: inputs, sorted by key.
-        missing: keys of the list that cannot be had, with the reason.
+        missing: inputs that cannot be had whole, with the reason: keys of the list, rasters with a mask beside them.
         ignored: objects of the source that are no inputs: hidden, outside the pattern, or outputs.
         covers: whether a key, were it in the source, would be an input.
     """
@@ -161,12 +161,15 @@ def find_inputs(
     Hidden objects (a part of the name begins with a dot) are inputs only when ``keys`` names them. Outputs are what
     lies below ``target`` and beside any state of a batch (``_rayscale/``).
     """
+    from rayscale.imaging.sidecars import MASK, masked_apart
+
     inside = inner_prefix(source, target)
     if keys is not None:
         return _look_up(source, inside, keys)
     expression = matcher(pattern) if pattern else None
     fixed = re.split(r"[*?\[]", pattern)[0] if pattern else ""
     listing = list(source.list(fixed))
+    there = {entry.key for entry in listing}
     made = {place for entry in listing if (place := _state_beside(entry.key))}
     if inside:
         made.add(inside)
@@ -178,8 +181,11 @@ def find_inputs(
             entry.key[: at + 1] in made for at, sign in enumerate(entry.key) if sign == "/"
         )
         hidden = any(part.startswith(".") for part in entry.key.split("/"))
-        if own or hidden or (expression and not expression.fullmatch(entry.key)):
+        mask = entry.key.endswith(MASK) and entry.key.removesuffix(MASK) in there
+        if own or hidden or mask or (expression and not expression.fullmatch(entry.key)):
             found.ignored += 1
+        elif entry.key + MASK in there:
+            found.missing[entry.key] = masked_apart(PurePosixPath(entry.key).name)
         else:
             found.entries.append(entry)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,16 +73,17 @@ def open_job(
         raise ConfigError(
             f"{source} has wildcards and there is a list of keys; give one of the two"
         )
-    if keys is None and pattern is None and (alone := find_object(root)) is not None:
+    wanted = None if keys is None else read_keys(keys)
+    if wanted is None and pattern is None and (alone := find_object(root)) is not None:
         root, name = alone
-        pattern = glob.escape(name)
-        if Path(str(target)).name == name:
+        wanted = [name]
+        folder, _, last = str(target).rstrip("/").rpartition("/")
+        if last == name:
             raise ConfigError(
-                f"outputs keep their names, so the target is where {name} goes; give {str(target).removesuffix(name)}"
+                f"outputs keep their names, so the target is where {name} goes; give {folder or '.'}"
             )
     origin, sink = connect(root), connect(target)
     inner_prefix(origin, sink)
-    wanted = None if keys is None else read_keys(keys)
     network, recipe = open_recipe(model, scale, weights, ensemble, precision, consistency)
     return Job(origin, sink, pattern, wanted, network, recipe)
 

@@ -131,9 +131,9 @@ def find_slot(target: Store, task: Task, recipe: Recipe, *, overwrite: bool) -> 
         return Slot(target, task, recipe, task.found or (Slot.ANY if overwrite else ""))
     try:
         now = target.stat(task.entry.key)
+        mark = _mark_of(target, now)
     except NotFoundError:  # since the plan was made
         return Slot(target, task, recipe)
-    mark = _mark_of(target, now)
     if (placed := _finished(now, mark, task, recipe)) is not None:
         return placed
     if mark is not None:
@@ -144,9 +144,11 @@ def find_slot(target: Store, task: Task, recipe: Recipe, *, overwrite: bool) -> 
 
 
 def _mark_of(target: Store, now: Entry) -> Mark | None:
-    """The mark of an object that is what a batch wrote there: files keep their attributes when their content is replaced."""
+    """The mark of an object that a batch wrote there, while it is what it wrote."""
     mark = Mark.read(now.mark)
-    if mark is None or mark.key != _short(now.key) or mark.sha256 != _sha256(target, now.key):
+    if mark is None or mark.key != _short(now.key):
+        return None
+    if target.marks_outlive_bytes and mark.sha256 != _sha256(target, now.key):
         return None
     return mark
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rayscale.inference import Upscaler
     from rayscale.models.network import SuperResolver
 
-_FORMAT = 2  # of the outputs: a change of what the same recipe produces counts it up
+_FORMAT = 3  # of the outputs: a change of what the same recipe produces counts it up
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Plan:
 
     Attributes:
         total: inputs the run is about: ``done`` + ``kept`` + ``missing`` + ``todo`` + ``left``.
-        missing: failures of keys that were listed but cannot be had.
+        missing: failures of inputs that cannot be had whole, see ``Inputs``.
         kept: failures of earlier runs that are not tried again.
         left: inputs beyond the limit.
         ignored: objects of the source that are no inputs: hidden, not asked for, or outputs.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rayscale.cli.console import emit, note, progress_line
-from rayscale.errors import ConfigError, NotFoundError, RayscaleError, UnsupportedError
+from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _SNIFFED = 1 << 10  # bytes of a file that tell its format
 _NAMED = 10
-_WORLD_FILES = (".tfw", ".tifw", ".tiffw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Jobs:
 def file_jobs(source: Path, target: Path) -> Jobs:
     """What there is to do; a folder is walked, its output folder and hidden files left out.
 
-    Names without a known ending are looked into: DICOM files often have none.
+    Names without ending are looked into: those of DICOM files often have none, or a number.
     """
     if source.is_file():
         made = target / source.name if target.is_dir() else target
@@ -89,12 +88,17 @@ def file_jobs(source: Path, target: Path) -> Jobs:
 
 
 def _is_image(path: Path) -> bool:
-    from rayscale.imaging import ending_of, sniff
+    from rayscale.imaging import ending_of, is_nameless, sniff
 
     if ending_of(path.name):
         return True  # what it holds instead, its reader says
-    with path.open("rb") as file:
-        return sniff(file.read(_SNIFFED)) is not None
+    if not is_nameless(path.name):
+        return False
+    try:
+        with path.open("rb") as file:
+            return sniff(file.read(_SNIFFED)) is not None
+    except OSError:
+        return True  # a failure of this one
 
 
 def for_each(jobs: Jobs, convert: Callable[[Path, Path], Written], json_: bool) -> None:
@@ -143,9 +147,8 @@ def convert(source: Path, target: Path, change: Change) -> Written:
     from rayscale.storage import connect
 
     ending = ending_of(target.name)
-    kept = (
-        target.suffix == source.suffix
-    )  # a name without ending may stay one: the content says what it is
+    # A name without ending may stay one, as the content says what it is; another is likely a folder that is not there.
+    kept = target.suffix == source.suffix and bool(target.suffix or target.name == source.name)
     if not ending and not kept:
         raise ConfigError(
             f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
@@ -167,20 +170,14 @@ def convert(source: Path, target: Path, change: Change) -> Written:
 
 
 def heed_sidecars(source: Path) -> None:
-    """Files beside a raster that GDAL reads with it, and rayscale does not: it takes files for whole.
+    """Raise UnsupportedError for a mask beside ``source``, and tell of a world file that would give it its only place."""
+    from rayscale.imaging.scene import is_placed
+    from rayscale.imaging.sidecars import MASK, WORLD_FILES, masked_apart
 
-    Raises UnsupportedError for a mask, without which pixels would pass for measured; tells of a world file.
-    """
-    from rayscale.imaging.scene import is_scene
-
-    mask = source.with_name(f"{source.name}.msk")
-    if mask.exists():
-        raise UnsupportedError(
-            f"the mask of {source.name} lies in {mask.name}, which is not read; make one file of both: gdal_translate "
-            f"--config GDAL_TIFF_INTERNAL_MASK YES {source.name} whole.tif"
-        )
-    for world in map(source.with_suffix, _WORLD_FILES):
-        if world.exists() and not is_scene(source):
+    if source.with_name(f"{source.name}{MASK}").exists():
+        raise masked_apart(source.name)
+    for world in map(source.with_suffix, WORLD_FILES):
+        if world.exists() and not is_placed(source):
             note(
                 f"{world.name} is not read, so the result is not georeferenced; gdal_translate {source.name} whole.tif makes one "
                 "file of both"

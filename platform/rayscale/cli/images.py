@@ -217,7 +217,12 @@ def degrade(
         return Changed(replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata))
 
     jobs = file_jobs(source, target)
-    for_each(jobs, lambda source, target: convert(source, target, smaller), json_)
+
+    def converted(source: Path, target: Path) -> Written:
+        heed_sidecars(source)
+        return convert(source, target, smaller)
+
+    for_each(jobs, converted, json_)
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TypeVar
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
@@ -160,6 +161,12 @@ def ending_of(name: str) -> str:
     """The known ending of a file name in lower case (``.nii.gz`` is one), "" when it has none."""
     known = (suffix for suffix in EXTENSIONS if name.lower().endswith(suffix))
     return max(known, key=len, default="")
+
+
+def is_nameless(name: str) -> bool:
+    """Whether a file name says nothing of a format: it has no ending, or a number as DICOM files have (``IM.0002``)."""
+    suffix = PurePath(name).suffix[1:]
+    return not suffix or suffix.isdecimal()
 
 
 def sniff(data: bytes) -> str | None:

@@ -179,12 +179,8 @@ class Image:
         )
 
     def without_loss(self) -> Image:
-        """The same file, to be written so that reading gives these very pixels; UnsupportedError for JPEG, which cannot."""
-        if self.container == "jpeg":
-            raise UnsupportedError(
-                "JPEG would change the pixels again that --consistency corrects; name an output that ends in .png, or leave "
-                "--consistency out"
-            )
+        """The same file, to be written so that reading gives these very pixels; errors as of :func:`check_lossless`."""
+        check_lossless(self.container)
         return replace(self, encoding={**self.encoding, "lossless": True})
 
     def with_pixels(self, pixels: Pixels, alpha: Pixels | None = None) -> Image:
@@ -194,3 +190,12 @@ class Image:
     def with_text(self, **remarks: str) -> Image:
         """The same file with remarks added, an existing one of the same name replaced."""
         return replace(self, text={**self.text, **remarks})
+
+
+def check_lossless(container: str) -> None:
+    """Raise UnsupportedError for the container that cannot keep every pixel: JPEG."""
+    if container == "jpeg":
+        raise UnsupportedError(
+            "JPEG would change the pixels again that consistency corrects; write PNG (an output that ends in .png, or inputs "
+            "converted to it), or leave consistency out"
+        )

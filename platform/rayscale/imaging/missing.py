@@ -80,21 +80,27 @@ class Missing:
     def restored(
         self, output: Pixels, source: Pixels, scale: float, levels: Levels | None = None
     ) -> Pixels:
-        """``output``, with what was missing in ``source`` as it was, and no measured pixel of a reserved value.
-
-        What steps aside takes the next value that is free, within the limits of ``levels``.
-        """
+        """``output``, with what was missing in ``source`` as it was, and no measured pixel of a reserved value."""
+        self.spare(output, levels)
         valid = np.broadcast_to(self._enlarged(self.valid, scale), output.shape)
-        if self.reserved is not None:
-            first, last = np.asarray(self.reserved).astype(output.dtype)
-            taken = valid & (output >= first) & (output <= last)
-            if taken.any():
-                limits = None if levels is None else levels.limits
-                output[taken] = _beside(output[taken], first, last, limits)
         missing = ~valid
         if missing.any():
             output[missing] = self._enlarged(source, scale)[missing]
         return output
+
+    def spare(self, output: Pixels, levels: Levels | None = None) -> None:
+        """Change reserved values of ``output`` to the next that are free, within the limits of ``levels``."""
+        if self.reserved is None:
+            return
+        first, last = np.asarray(self.reserved).astype(output.dtype)
+        taken = (output >= first) & (output <= last)
+        if taken.any():
+            limits = None if levels is None else levels.limits
+            output[taken] = _beside(output[taken], first, last, limits)
+
+    def reserving(self) -> Missing | None:
+        """The same reserved values for an image of which nothing is missing; None without any."""
+        return Missing.where(np.ones_like(self.valid), self.reserved)
 
     def scaled(self, scale: float) -> Missing:
         """The same for the enlarged image."""
@@ -116,7 +122,8 @@ class Missing:
 def _beside(values: Pixels, first: Any, last: Any, limits: tuple[float, float] | None) -> Pixels:
     """The nearer of the two values around ``first`` to ``last`` that may be written: in the type, and within the limits."""
     if values.dtype.kind == "f":
-        below, above = np.nextafter(first, -np.inf), np.nextafter(last, np.inf)
+        with np.errstate(over="ignore"):  # told by the ends of the type
+            below, above = np.nextafter(first, -np.inf), np.nextafter(last, np.inf)
         lowest, highest = np.finfo(values.dtype).min, np.finfo(values.dtype).max
     else:
         below, above = int(first) - 1, int(last) + 1

@@ -46,6 +46,17 @@ def is_scene(path: Path) -> bool:
         return data[128:132] != b"DICM" and geotiff.claims(data)
 
 
+def is_placed(path: Path) -> bool:
+    """Whether a file is a TIFF that says itself where it lies on the ground."""
+    if not path.is_file() or path.stat().st_size < 16:
+        return False
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        try:
+            return geotiff.is_placed(Ifd.first(data))
+        except InputError:
+            return False
+
+
 def _checked(data: mmap) -> Ifd:
     """The first directory of a GeoTIFF that may be opened: its claims are within the limits."""
     settings, ifd = get_settings(), Ifd.first(data)

@@ -86,7 +86,8 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> UpscaledWi
         inner = tuple(slice(*span.core) for span in spans)
         counted = np.zeros((*window.shape, 1 if missing is None else missing.valid.shape[-1]), bool)
         counted[inner] = True if missing is None else missing.valid
-        larger = upscaler.run(replace(image, pixels=filled, missing=None), counted)
+        whole = None if image.missing is None else image.missing.cropped(*seen).reserving()
+        larger = upscaler.run(replace(image, pixels=filled, missing=whole), counted)
         place = tuple(_enlarged(part, scale) for part in inner)
         pixels, residual = larger.image.pixels[place], larger.residual
         if larger.uncertainty is not None:

@@ -21,6 +21,7 @@ from rayscale.errors import ConfigError, InputError, RayscaleError
 from rayscale.imaging import Header, check_side
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_output
+from rayscale.imaging.missing import Missing
 from rayscale.inference import backprojection
 from rayscale.inference.backprojection import Residual, back_project
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
@@ -244,7 +245,7 @@ class Upscaler:
         if missing is not None:
             valid = missing.valid if counted is None else missing.valid & counted
         if source.ndim == 3:
-            values = self._upscale_frame(filled, image.levels, valid)
+            values = self._upscale_frame(filled, image.levels, valid, missing)
         else:
             masks = (
                 repeat(None)
@@ -253,7 +254,7 @@ class Upscaler:
             )
             values = _Values.stacked(
                 [
-                    self._upscale_frame(frame, image.levels, mask)
+                    self._upscale_frame(frame, image.levels, mask, missing)
                     for frame, mask in zip(filled, masks, strict=False)
                 ]
             )
@@ -287,9 +288,16 @@ class Upscaler:
 
     @torch.inference_mode()
     def _upscale_frame(
-        self, pixels: Pixels, levels: Levels | None, valid: NDArray[np.bool_] | None = None
+        self,
+        pixels: Pixels,
+        levels: Levels | None,
+        valid: NDArray[np.bool_] | None = None,
+        missing: Missing | None = None,
     ) -> _Values:
-        """``upscale_pixels`` with all that is to be known; only ``valid`` pixels count for the residual."""
+        """``upscale_pixels`` with all that is to be known; only ``valid`` pixels count for the residual.
+
+        What ``missing`` reserves is no value of the output: before the residual is measured.
+        """
         if pixels.ndim != 3 or (levels is None and pixels.dtype not in (np.uint8, np.uint16)):
             raise InputError(
                 f"expected (H, W, C) pixels of uint8 or uint16, got shape {pixels.shape} of {pixels.dtype}"
@@ -316,6 +324,8 @@ class Upscaler:
                 ):  # told by finite
                     apart = apart / scaling.unit(value_range, pixels.dtype)
                 deviations[:, :, channels] = scaling.finite(apart)
+        if missing is not None:
+            missing.spare(out, levels)
         residual = None
         if self.consistency:
             residual = backprojection.residual(out, pixels, self.scale, valid)

@@ -23,6 +23,8 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 class LocalStore(Store):
     """Objects as files. Keys cannot leave the root; symbolic links that its owner put there are followed."""
 
+    marks_outlive_bytes = True  # attributes are those of the file, whatever is written into it
+
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root.expanduser()))
         self.uri = str(self.root)

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from rayscale.errors import ConfigError, NotFoundError
 
@@ -43,6 +44,9 @@ class Store(ABC):
 
     uri: str
     """The root, ``s3://bucket/prefix`` or an absolute path, without a slash at the end."""
+
+    marks_outlive_bytes: ClassVar[bool] = False
+    """Whether an object keeps its mark when another program changes what is in it."""
 
     def locate(self, key: str) -> str:
         """The full URI of an object: what messages and manifests name."""

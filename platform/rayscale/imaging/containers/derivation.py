@@ -45,8 +45,12 @@ _RESAMPLING = ("113085", "Spatial resampling")
 _SOURCE = ("121322", "Source image for image processing operation")
 _EQUIPMENT = ("109102", "Processing Equipment")
 
-# Classes whose images must be called PRIMARY in value 2 of the image type (C.8.4.9.1.1, C.8.9.4.1.1): NM and PET.
-_PRIMARY = ("1.2.840.10008.5.1.4.1.1.20", "1.2.840.10008.5.1.4.1.1.128")
+# Classes of which value 2 of the image type must be PRIMARY: nuclear medicine (C.8.4.9.1.1), PET (C.8.9.4.1.1), ophthalmic
+# photographs and en face OCT (as dciodvfy has it).
+_PRIMARY = (
+    "1.2.840.10008.5.1.4.1.1.20", "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.77.1.5.1",
+    "1.2.840.10008.5.1.4.1.1.77.1.5.2", "1.2.840.10008.5.1.4.1.1.77.1.5.7",
+)  # fmt: skip
 _ENHANCED_ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.2"
 
 _LO, _ST = 64, 1024
@@ -72,21 +76,22 @@ def derive(pydicom: Any, dataset: Any, scale: float, provenance: Provenance) -> 
 
 
 def _say_derived(dataset: Any) -> None:
-    """Image and frame types; enhanced objects may say of value 2 nothing but PRIMARY as well (C.8.16.1.2)."""
-    keeps = _is_enhanced(dataset) or dataset.SOPClassUID in _PRIMARY
+    """Image and frame types. Value 2 of enhanced objects, where most may say PRIMARY alone (C.8.16.1.2), is kept."""
+    enhanced, primary = _is_enhanced(dataset), dataset.SOPClassUID in _PRIMARY
     for item in _walk(dataset):
         for name in ("ImageType", "FrameType"):
             if name in item:
                 former = _several(item[name].value)
-                second = (*former[1:2], "PRIMARY")[0] if keeps else "SECONDARY"
+                kept = "".join(former[1:2]) if enhanced and not primary else ""
+                second = kept or ("PRIMARY" if enhanced or primary else "SECONDARY")
                 setattr(item, name, ["DERIVED", second, *former[2:]])
     if "ImageType" not in dataset:
-        dataset.ImageType = ["DERIVED", "PRIMARY" if keeps else "SECONDARY"]
+        dataset.ImageType = ["DERIVED", "PRIMARY" if enhanced or primary else "SECONDARY"]
 
 
 def _is_enhanced(dataset: Any) -> bool:
     """Whether frames are described by functional groups (C.7.6.16)."""
-    return bool(dataset.get("SharedFunctionalGroupsSequence"))
+    return any(dataset.get(f"{of}FunctionalGroupsSequence") for of in ("Shared", "PerFrame"))
 
 
 def _rename(pydicom: Any, dataset: Any, provenance: Provenance) -> None:
@@ -116,6 +121,8 @@ def _explain(pydicom: Any, dataset: Any, source: Any, scale: float, provenance: 
             if "DerivationImageSequence" in item:
                 del item.DerivationImageSequence
         holder = pydicom.Dataset()
+        if not dataset.get("SharedFunctionalGroupsSequence"):
+            dataset.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
         dataset.SharedFunctionalGroupsSequence[0].DerivationImageSequence = [holder]
     holder.DerivationDescription = description[:_ST]
     holder.DerivationCodeSequence = [_code(pydicom, *_RESAMPLING)]

@@ -235,9 +235,14 @@ def _count_folded(pydicom: Any, dataset: Any, reads: int) -> None:
                 if _is_folded(pydicom, element, holder):
                     value = _Elements(element.value)
                     value.reads = reads
-                    inner += pydicom.filereader.read_sequence(
-                        value, element.is_implicit_VR, element.is_little_endian, len(element.value), "ascii"
-                    )  # fmt: skip
+                    try:
+                        inner += pydicom.filereader.read_sequence(
+                            value, element.is_implicit_VR, element.is_little_endian, len(element.value), "ascii"
+                        )  # fmt: skip
+                    except (RayscaleError, MemoryError):
+                        raise
+                    except Exception:  # damaged: who asks for it will hear, and mostly nobody does
+                        pass
                     reads = value.reads
                 elif element.VR == "SQ":
                     inner += element.value or []

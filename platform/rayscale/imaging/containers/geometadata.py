@@ -16,8 +16,8 @@ from rayscale.resampling import exact_scale, nearest
 GDAL_METADATA = 42112
 """The TIFF tag of GDAL's XML."""
 
-_PLACED = (33550, 34264)
-"""Pixel scale, matrix: what makes a transform."""
+_MATRIX = 34264
+"""The only tag that can hold the identity: a pixel scale turns the rows around."""
 
 BAND_TAGS = "RAYSCALE_BAND"
 """The COG driver copies either the default domain of bands or all others, never both (GDAL 3.10), so the tags of bands
@@ -172,10 +172,9 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
 
 
 def _transform(dataset: Any, ifd: Ifd) -> Any:
-    """The transform of the file; rasterio says the identity where there is none, and pixels of one unit are that too."""
-    placed = any(tag in ifd for tag in _PLACED)
+    """The transform of the file, None without; rasterio says the identity for both, which a file may have as well."""
     found = dataset.transform
-    return found if placed or found != type(found).identity() else None
+    return found if found != type(found).identity() or _MATRIX in ifd else None
 
 
 def _tags(dataset: Any, index: int) -> Tags:

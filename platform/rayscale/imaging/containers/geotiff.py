@@ -34,7 +34,8 @@ from rayscale.imaging.limits import check_size
 from rayscale.imaging.missing import Missing
 from rayscale.imaging.provenance import Provenance
 
-_GEOREFERENCE = (33550, 33922, 34264, 34735, 50844)  # scale, tie points, matrix, keys, RPC
+_PLACED = (33550, 33922, 34264, 50844)  # scale, tie points, matrix, RPC
+_SYSTEM = (34735,)  # keys of the coordinate reference system
 _NODATA = 42113
 _SIGNED, _FLOAT = 2, 3
 
@@ -53,13 +54,23 @@ def claims(data: bytes | mmap) -> bool:
         ifd = Ifd.first(data)
         formats = ifd.numbers(339)
         return (
-            any(tag in ifd for tag in (*_GEOREFERENCE, GDAL_METADATA, _NODATA))
+            is_tagged(ifd)
             or _SIGNED in formats
             or _FLOAT in formats
             or any(kind & MASK for kind in ifd.following_kinds())
         )
     except InputError:
         return False  # the plain reader says what is wrong
+
+
+def is_tagged(ifd: Ifd) -> bool:
+    """Whether a directory has tags of GDAL or of a place."""
+    return any(tag in ifd for tag in (*_PLACED, *_SYSTEM, GDAL_METADATA, _NODATA))
+
+
+def is_placed(ifd: Ifd) -> bool:
+    """Whether a directory says where its pixels lie on the ground."""
+    return any(tag in ifd for tag in _PLACED)
 
 
 def probe(data: bytes) -> Header:

@@ -143,7 +143,7 @@ def write(image: Image) -> bytes:
     options["extratags"] = [
         (tag, 2, len(value) + 1, value + b"\0", True) for tag, value in text.items()
     ]
-    if image.dpi and max(image.dpi) < 1 << 32:  # a rational of 32 bits
+    if image.dpi and max(image.dpi) <= 0xFFFFFFFF:  # a rational of 32 bits
         options |= {"resolution": image.dpi, "resolutionunit": remarks.INCH}
     if planes.shape[2] == 1:
         stored = planes[:, :, 0]
