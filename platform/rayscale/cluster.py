@@ -11,9 +11,13 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +53,27 @@ def connect(
     if ray.is_initialized():
         return str(ray.get_runtime_context().gcs_address)
     target = address or os.environ.get("RAY_ADDRESS") or "local"
+    with _own_sigterm():
+        return _join(target, num_cpus, dashboard, log_to_driver, timeout_s)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what this process does on SIGTERM: Ray puts a handler of its own in its place, which cleans up nothing of ours."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _join(
+    target: str, num_cpus: int | None, dashboard: bool, log_to_driver: bool, timeout_s: float
+) -> str:
+    """Start or join the cluster of ``target``; what it is called."""
+    import ray
+
     common: dict[str, Any] = {
         "log_to_driver": log_to_driver,
         "logging_level": "WARNING",

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         gt=0,
         description="pixels from which all workers share one GeoTIFF of a bucket, window by window",
     )
-    storage_attempts: int = Field(default=8, gt=0, description="attempts of one storage request")
+    storage_attempts: int = Field(default=10, gt=0, description="attempts of one storage request")
     storage_timeout_s: float = Field(
         default=60.0, gt=0, description="seconds without a byte before a storage request is retried"
     )

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -146,13 +147,41 @@ def test_a_second_driver_is_1(
     assert "another driver" in capsys.readouterr().err
 
 
-def test_a_killed_driver_loses_work_but_never_truth(
-    stack: Addresses, s3: object, checkout: Path, job: ModuleType, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+@pytest.fixture(scope="module")
+def slow(stack: Addresses, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that leaves time to kill its driver."""
     torch.manual_seed(0)
-    save_model(create_model("edsr-baseline", scale=2, filters=32, blocks=16), tmp_path / "w")
-    registry.publish(tmp_path / "w", "job-slow")
+    path = tmp_path_factory.mktemp("model") / "w"
+    save_model(create_model("edsr-baseline", scale=2, filters=32, blocks=16), path)
+    return registry.publish(path, "job-slow").name
+
+
+def test_sigterm_is_an_orderly_end(slow: str, s3: Any, checkout: Path) -> None:
+    """As of ``ray job stop`` and of schedulers: what is done is in the manifest, and the lease is free."""
+    source, target = storage.connect(f"{s3.uri}/in"), storage.connect(f"{s3.uri}/out")
+    for i in range(COUNT):
+        source.write(f"{i}.png", png(i, 64))
+    script = str(checkout / "jobs/upscale_bucket.py")
+    command = [sys.executable, script, source.uri, target.uri, "--model", slow, "--ensemble"]
+    driver = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+    )
+    end = time.monotonic() + 180
+    while len(outputs_of(target)) < 2 and driver.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGTERM)
+    said = driver.communicate(timeout=60)[1].decode()
+    assert driver.returncode == 130, said
+    assert "stopped; run the same command again to go on" in said
+    rows = [json.loads(line) for line in target.read("_rayscale/manifest.jsonl").splitlines()]
+    assert 1 <= len(rows) <= COUNT
+    with Lease(target):
+        pass
+
+
+def test_a_killed_driver_loses_work_but_never_truth(
+    slow: str, s3: object, checkout: Path, job: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     uri = str(getattr(s3, "uri"))  # noqa: B009
     source, target = storage.connect(f"{uri}/in"), storage.connect(f"{uri}/out")
     for i in range(COUNT):
@@ -161,7 +190,7 @@ def test_a_killed_driver_loses_work_but_never_truth(
         source.uri,
         target.uri,
         "--model",
-        "job-slow",
+        slow,
         "--ensemble",
         "--precision",
         "float32",

@@ -14,14 +14,16 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from rayscale import local
 from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.settings import get_settings
 from rayscale.storage import connect
-from rayscale.storage.s3 import _MULTIPART_BYTES, _client
+from rayscale.storage.s3 import _MULTIPART_BYTES, _client, _retry
 
 
 @pytest.fixture
@@ -188,9 +190,26 @@ def test_parts_that_a_killed_writer_sent_are_deleted(s3, monkeypatch) -> None:
     connect(s3.uri).forget_unfinished("larger")
 
 
+def test_attempts_outlast_a_server_that_is_gone_for_a_minute(monkeypatch) -> None:
+    most = get_settings().storage_attempts
+    gone = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+    busy = (Mock(status_code=503), {"Error": {"Code": "SlowDown"}})
+    for luck in (min, max):
+        monkeypatch.setattr("rayscale.storage.s3.random.uniform", luck)
+        for answer in ({"caught_exception": gone}, {"response": busy}):
+            pauses = [_retry(attempt, **answer) for attempt in range(1, most + 1)]
+            assert pauses[-1] is None
+            assert 60 < sum(pauses[:-1]) < 120
+            assert max(pauses[:-1]) <= 20
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "NoSuchKey"), (403, "AccessDenied"), (412, "")])
+def test_an_answer_is_no_reason_to_ask_again(status: int, code: str) -> None:
+    assert _retry(1, (Mock(status_code=status), {"Error": {"Code": code}})) is None
+    assert _retry(1, caught_exception=ValueError()) is None
+
+
 def test_data_and_keys_survive_a_killed_server(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("RAYSCALE_STORAGE_ATTEMPTS", "20")  # the machine of the tests may be slow
-    get_settings.cache_clear()
     first = local.up(tmp_path, services=("s3",), fixed_ports=False)
     try:
         for name, value in local.environment(tmp_path).items():

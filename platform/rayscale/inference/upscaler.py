@@ -410,7 +410,7 @@ class Upscaler:
             return [slice(i, i + 1) for i in range(count)]
         raise InputError(
             f"the image has {count} channel{'s' * (count != 1)}, the model {self.model.spec.system!r} was "
-            f"made for {wanted}; use one of {count} or of 1 channel, or one that takes any number, as aplus does"
+            f"made for {wanted}; use one for {f'{count} or for 1' if count > 1 else '1'}, or one for any number, as aplus is"
         )
 
     def _check_size(self, pixels: Pixels, frames: int = 1) -> None:

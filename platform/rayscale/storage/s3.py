@@ -1,8 +1,8 @@
 """A bucket, or a prefix in one, as a store: AWS S3 and whatever speaks its protocol.
 
-Endpoint, keys and region come from the variables boto3's users know. Requests are retried by botocore
-(standard mode); what botocore leaves to its caller is here: bodies that break off in the middle, lost answers
-to conditional writes, and errors that say what to change.
+Endpoint, keys and region come from the variables boto3's users know. Requests are sent by botocore; what outlasts a server
+that is gone for a minute is here, as its own retries end within seconds and after some hundred of a process: pauses
+between attempts, bodies that break off in the middle, lost answers to conditional writes, and errors that say what to change.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MULTIPART_BYTES = 64 << 20  # part size, and the size from which a file is uplo
 _MOST_PARTS = 1000  # AWS takes ten times as many, others do not; parts grow instead
 _PARTS_AT_ONCE = 2  # each is in memory
 _CONNECT_TIMEOUT_S = 10.0
-_LONGEST_PAUSE_S = 20.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0  # between attempts; 10 of them take 68 to 92 s
 _CONNECTIONS = 32
 _KEY_BYTES = 1024  # S3's own limit, in UTF-8
 _VARIABLES = (
@@ -50,6 +50,14 @@ _VARIABLES = (
 )
 _DENIED = {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "401", "403"}
 _ABSENT = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+_TRANSIENT = {
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+}
+_TRANSIENT_STATUS = {429, 500, 502, 503, 504}
 _MARK = "mark"  # the user metadata that holds it
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -379,7 +387,7 @@ def _client() -> Any:
             endpoint = _endpoint()
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
             config: dict[str, Any] = {
-                "retries": {"mode": "standard", "total_max_attempts": settings.storage_attempts},
+                "retries": {"mode": "standard", "total_max_attempts": 1},  # see _retry
                 "connect_timeout": min(_CONNECT_TIMEOUT_S, settings.storage_timeout_s),
                 "read_timeout": settings.storage_timeout_s,
                 "max_pool_connections": _CONNECTIONS,
@@ -393,27 +401,47 @@ def _client() -> Any:
             client = boto3.session.Session().client(
                 "s3", endpoint_url=endpoint, region_name=region, config=Config(**config)
             )
-            client.meta.events.register_first("needs-retry.s3", _log_failure)
+            client.meta.events.register_first("needs-retry.s3", _retry)  # type: ignore[arg-type]  # it returns seconds
             _clients[name] = client
         return _clients[name]
 
 
-def _log_failure(attempts: int, caught_exception: Exception | None = None, **_: object) -> None:
-    """Tell of a server that does not answer: the retries that follow would look like a hang."""
+def _retry(
+    attempts: int,
+    response: tuple[Any, dict[str, Any]] | None = None,
+    caught_exception: Exception | None = None,
+    **_: object,
+) -> float | None:
+    """Seconds to wait before another attempt of a request, None to let it be; asked by botocore after each."""
+    from botocore import exceptions
+
     if caught_exception is not None:
+        # Said at once: the attempts that follow would look like a hang.
+        name = type(caught_exception).__name__
         logger.warning(
-            "no answer from %s (attempt %d): %s",
-            _endpoint() or "AWS S3",
-            attempts,
-            type(caught_exception).__name__,
+            "no answer from %s (attempt %d): %s", _endpoint() or "AWS S3", attempts, name
         )
+        transient = isinstance(
+            caught_exception, exceptions.ConnectionError | exceptions.HTTPClientError
+        )
+    else:
+        answer, parsed = response or (None, {})
+        code = str(parsed.get("Error", {}).get("Code", ""))
+        transient = getattr(answer, "status_code", 0) in _TRANSIENT_STATUS or code in _TRANSIENT
+    return _pause(attempts) if transient and attempts < get_settings().storage_attempts else None
+
+
+def _pause(attempts: int) -> float:
+    """Seconds between the attempt of this number and the next."""
+    longest = min(_FIRST_PAUSE_S * 2.0 ** (attempts - 1), _LONGEST_PAUSE_S)
+    return random.uniform(0.75, 1) * longest
 
 
 def _attempts() -> Iterator[int]:
     """Numbers from 1, with a growing random pause before each but the first."""
     for attempt in range(1, get_settings().storage_attempts + 1):
         if attempt > 1:
-            time.sleep(random.random() * min(2.0 ** (attempt - 2), _LONGEST_PAUSE_S))
+            time.sleep(_pause(attempt - 1))
         yield attempt
 
 
