@@ -8,6 +8,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -253,3 +254,43 @@ def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
     row = Row.from_json(actors.assemble(source, target, None, RECIPE, False, work.task))
     assert not row.error
     assert row.seconds > 0.1 * windows
+
+
+def test_a_worker_keeps_the_copy_of_one_scene_while_others_wait(
+    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of a whole night of scenes would fill a disk that suffices for each."""
+    source, target = places
+    for number in range(3):
+        geotiff(tmp_path / "in" / f"{number}.tif")
+    monkeypatch.setattr(get_settings(), "scene_pixels", 300 * 320)
+    with actors.Worker(source, target, upscaler, RECIPE) as worker:
+        rows = worker.process([Task(entry) for entry in source.list()])
+    assert [row.error for row in rows] == [actors.SCENE] * 4
+    assert len(list((tmp_path / "cache/scenes").glob("*.tif"))) <= 1
+    assert not list((tmp_path / "cache/scenes").glob("*.in"))
+
+
+def test_a_disk_that_is_too_small_is_named(
+    places: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = places
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match=r"which has 1000 left; .* RAYSCALE_CACHE_DIR"):
+        _ = SceneWork(source, target, RECIPE, task(source)).path
+
+
+def test_after_a_failure_the_worker_asks_for_no_more(
+    places: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = places
+    todo = task(source)
+    actor = actors.SceneActor.__new__(actors.SceneActor)
+    actor._upscaler, actor._scene, actor._failure = None, None, None  # type: ignore[assignment]
+    actor._work = SceneWork(source, target, RECIPE, todo)
+    (tmp_path / "in" / "a" / "scene.tif").write_bytes(b"another")
+    first = actor._compute(0)
+    assert first[0] == "changed"
+    monkeypatch.setattr(type(source), "fetch", lambda *_: pytest.fail("it was fetched again"))
+    assert actor._compute(1) == first
+    assert not list((tmp_path / "cache/scenes").glob("*.tif"))

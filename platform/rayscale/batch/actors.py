@@ -166,7 +166,8 @@ class Worker:
             if is_scene(work.path):
                 with Scene(work.path) as scene:
                     if (pixels := scene.height * scene.width) >= least:
-                        stack.pop_all()  # the copy is needed again for the windows
+                        if work.alone:
+                            stack.pop_all()  # the copy is needed again for the windows
                         return len(windows_of(scene, self.upscaler)), pixels / 1e6
             _check_bytes(entry)
             return work.path.read_bytes()
@@ -257,7 +258,7 @@ def _read_source(source: Store, entry: Entry) -> bytes:
     from rayscale.imaging import EXTENSIONS, ending_of, is_nameless, sniff
 
     if entry.size == 0:
-        raise InputError("the object is empty")
+        raise InputError("the object is empty (or a link to nothing)")
     if not ending_of(entry.key):
         what = PurePosixPath(entry.key).suffix
         if is_nameless(entry.key):
@@ -358,6 +359,7 @@ class SceneActor:
         self._upscaler = prepare(model, recipe, **how)
         self._work = SceneWork(source, target, recipe, task)
         self._scene: Scene | None = None
+        self._failure: tuple[str, str] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """The numbers of a block to ``{"row": [[number, class and reason of its failure], ...]}``, as JSON."""
@@ -367,12 +369,19 @@ class SceneActor:
         from rayscale.imaging.scene import Scene
         from rayscale.inference import windows_of
 
+        if (
+            self._failure
+        ):  # the scene fails whatever becomes of its other windows; they are for the next run
+            return self._failure
         try:
             self._scene = self._scene or Scene(self._work.path)
             window = windows_of(self._scene, self._upscaler)[number]
             self._work.compute(self._scene, self._upscaler, number, window)
         except Exception as error:
-            return failure(error)
+            self._scene = None
+            self._work.forget()
+            self._failure = failure(error)
+            return self._failure
         return "", ""
 
 
@@ -392,6 +401,7 @@ def assemble(
     try:
         row = _done(row, work.assemble(prepare(model, recipe, **how), overwrite=overwrite))
     except Exception as error:
+        work.forget()
         code, message = failure(error)
         row = replace(row, error=code, message=message)
     return replace(row, seconds=round(work.seconds + time.monotonic() - start, 3)).to_json()

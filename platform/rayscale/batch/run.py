@@ -13,7 +13,7 @@ from rayscale.batch.lease import BusyError, Lease
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan
 from rayscale.batch.pool import Pool, Windows
-from rayscale.batch.scenes import scene_id, sweep
+from rayscale.batch.scenes import FOLDER, scene_id, sweep
 from rayscale.storage import Store
 
 if TYPE_CHECKING:
@@ -178,6 +178,8 @@ def _sweep(target: Store, plan: Plan, manifest: Manifest) -> None:
     failed = [row for row in manifest.rows.values() if row.error]
     kept = {scene_id(row.key, row.source_etag, row.recipe) for row in failed}
     sweep(target, kept, plan.covers)
+    target.tidy()
+    target.tidy(FOLDER, folders=True)
 
 
 def _count(summary: Summary, plan: Plan) -> None:

@@ -65,8 +65,17 @@ class SceneWork:
         with _workshop(path.with_suffix(".in")) as folder:
             if not path.is_file() or path.stat().st_size != entry.size:
                 _forget_stale(path.parent)
+                free = shutil.disk_usage(folder).free
+                if entry.size > free:
+                    raise StorageError(
+                        f"{self.source.locate(entry.key)} takes {entry.size} bytes in {path.parent}, which has {free} left; "
+                        "free some, or set RAYSCALE_CACHE_DIR of the workers to another disk"
+                    )
                 fetched = folder / path.name
-                now = self.source.fetch(entry.key, fetched)
+                try:
+                    now = self.source.fetch(entry.key, fetched)
+                except OSError as error:
+                    raise StorageError(f"{fetched}: {error.strerror or error}") from error
                 if now != entry.etag:
                     raise ChangedError.between(entry.etag, now)
                 fetched.replace(path)
@@ -131,6 +140,11 @@ class SceneWork:
         self.forget()  # first: the next driver finds parts, but not this disk
         for entry in list(self.parts.list()):
             self.parts.delete(entry.key)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other scene has a copy on this machine: a disk needs to hold one."""
+        return all(path == self._copy for path in self._copy.parent.glob("*.tif"))
 
     def forget(self) -> None:
         """Delete the copy of the source on this machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import shutil
@@ -38,8 +39,11 @@ class LocalStore(Store):
         start = self._path(top) if top else self.root
         # Sorted as a whole, because S3 sorts keys as text: "a-b" comes before "a/b".
         for key in sorted(key for key in self._walk(start) if key.startswith(prefix)):
-            with suppress(NotFoundError):  # deleted since the walk
+            try:
                 yield self.stat(key)
+            except NotFoundError:  # deleted since the walk, or a link to nothing
+                if (self.root / key).is_symlink():
+                    yield Entry(key, 0, "")
 
     def stat(self, key: str) -> Entry:
         path = self._path(key)
@@ -108,18 +112,32 @@ class LocalStore(Store):
             raise ConfigError(f"{key!r} has an empty part, which a local folder cannot hold")
         return self.root / key
 
-    def _walk(self, start: Path) -> Iterator[str]:
-        seen: set[tuple[int, int]] = set()
-        with self._errors(""):
-            for folder, folders, files in os.walk(start, followlinks=True):
-                status = os.stat(folder)
-                if (status.st_dev, status.st_ino) in seen:  # a symbolic link to a folder above
-                    folders.clear()
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                folders[:] = filter(_is_object, folders)
-                for name in filter(_is_object, files):
-                    yield Path(folder, name).relative_to(self.root).as_posix()
+    def tidy(self, prefix: str = "", *, folders: bool = False) -> None:
+        start = self._path(prefix.strip("/")) if prefix else self.root
+        for folder, _, files in os.walk(start, topdown=False):
+            for name in files:
+                if not _is_object(name):
+                    _delete_unlocked(Path(folder, name))
+            if folders:
+                with suppress(OSError):  # it holds something
+                    os.rmdir(folder)
+
+    def _walk(self, folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in above:  # a symbolic link to a folder above
+                return
+            with os.scandir(folder) as entries:
+                found = [entry for entry in entries if _is_object(entry.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be listed: {error.strerror or error}") from error
+        for entry in found:
+            if entry.is_dir():
+                yield from self._walk(Path(entry), above | {(status.st_dev, status.st_ino)})
+            else:
+                yield Path(entry).relative_to(self.root).as_posix()
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -140,18 +158,37 @@ def replacing(path: str | Path, *, exclusive: bool = False) -> Iterator[IO[bytes
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(uuid.uuid4().hex.join(_TEMPORARY))
+    temporary, file = _begun(path)
     try:
-        with temporary.open("xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if exclusive:
-            os.link(temporary, path)  # unlike a rename, fails when the name is taken
-        else:
-            temporary.replace(path)
+            if exclusive:
+                os.link(temporary, path)  # unlike a rename, fails when the name is taken
+            else:
+                temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _begun(path: Path) -> tuple[Path, IO[bytes]]:
+    """An empty file that is to become ``path``, locked: one that is not was left by a writer who died."""
+    while True:
+        temporary = path.with_name(uuid.uuid4().hex.join(_TEMPORARY))
+        file = temporary.open("xb")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():  # else deleted before it was locked
+            return temporary, file
+        file.close()
+
+
+def _delete_unlocked(path: Path) -> None:
+    """Delete what a writer left who died; while one works on it, or the file system knows no locks, it stays."""
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def _set_mark(file: IO[bytes], mark: str) -> None:

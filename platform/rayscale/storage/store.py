@@ -120,6 +120,12 @@ class Store(ABC):
         nothing of the kind; one that denies it stays as it is.
         """
 
+    def tidy(self, prefix: str = "", *, folders: bool = False) -> None:  # noqa: B027 - nothing to do is the rule
+        """Delete the unfinished files that killed writers left below ``prefix``, and with ``folders`` empty folders.
+
+        What somebody is writing stays. Here for stores that have neither.
+        """
+
     def exists(self, key: str) -> bool:
         """Whether the object is there. A store that denies or is gone is an error, not an absence."""
         try:
