@@ -369,9 +369,8 @@ class SceneActor:
         from rayscale.imaging.scene import Scene
         from rayscale.inference import windows_of
 
-        if (
-            self._failure
-        ):  # the scene fails whatever becomes of its other windows; they are for the next run
+        # The scene fails whatever becomes of its other windows; they are for the next run.
+        if self._failure:
             return self._failure
         try:
             self._scene = self._scene or Scene(self._work.path)
