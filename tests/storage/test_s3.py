@@ -23,7 +23,8 @@ from rayscale import local
 from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.settings import get_settings
 from rayscale.storage import connect
-from rayscale.storage.s3 import _MULTIPART_BYTES, _client, _retry
+from rayscale.storage.s3 import _MULTIPART_BYTES
+from rayscale.storage.s3_client import _retry, get_client
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_listings_of_several_pages(s3) -> None:
         pages.append(params)
         params["MaxKeys"] = 10  # instead of a thousand
 
-    events, name = _client().meta.events, "provide-client-params.s3.ListObjectsV2"
+    events, name = get_client().meta.events, "provide-client-params.s3.ListObjectsV2"
     events.register(name, limit)
     try:
         assert [entry.key for entry in store.list()] == keys
@@ -170,13 +171,13 @@ def test_parts_damaged_on_the_way_are_refused(s3, tmp_path: Path, monkeypatch) -
 def _uploads(uri: str) -> list[str]:
     """Keys of the uploads that were begun and not ended."""
     bucket, _, prefix = f"{uri}/".removeprefix("s3://").partition("/")
-    answer = _client().list_multipart_uploads(Bucket=bucket, Prefix=prefix)
+    answer = get_client().list_multipart_uploads(Bucket=bucket, Prefix=prefix)
     return [upload["Key"] for upload in answer.get("Uploads", ())]
 
 
 def test_parts_that_a_killed_writer_sent_are_deleted(s3, monkeypatch) -> None:
     """Those of this very key; to be denied it is no error."""
-    client = _client()
+    client = get_client()
     bucket, _, prefix = f"{s3.uri}/".removeprefix("s3://").partition("/")
     for key in ("large", "large", "larger"):
         place = {"Bucket": bucket, "Key": prefix + key}
@@ -195,7 +196,7 @@ def test_attempts_outlast_a_server_that_is_gone_for_a_minute(monkeypatch) -> Non
     gone = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
     busy = (Mock(status_code=503), {"Error": {"Code": "SlowDown"}})
     for luck in (min, max):
-        monkeypatch.setattr("rayscale.storage.s3.random.uniform", luck)
+        monkeypatch.setattr("rayscale.storage.s3_client.random.uniform", luck)
         for answer in ({"caught_exception": gone}, {"response": busy}):
             pauses = [_retry(attempt, **answer) for attempt in range(1, most + 1)]
             assert pauses[-1] is None

@@ -1,8 +1,7 @@
 """A bucket, or a prefix in one, as a store: AWS S3 and whatever speaks its protocol.
 
-Endpoint, keys and region come from the variables boto3's users know. Requests are sent by botocore; what outlasts a server
-that is gone for a minute is here, as its own retries end within seconds and after some hundred of a process: pauses
-between attempts, bodies that break off in the middle, lost answers to conditional writes, and errors that say what to change.
+The client and its patience are ``storage.s3_client``. What botocore leaves to its caller is here: bodies that break off in the
+middle, lost answers to conditional writes, and errors that say what to change.
 """
 
 from __future__ import annotations
@@ -11,11 +10,7 @@ import base64
 import hashlib
 import io
 import logging
-import os
-import random
 import re
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +22,7 @@ from typing import IO, Any
 from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.settings import get_settings
 from rayscale.storage.local import replacing
+from rayscale.storage.s3_client import endpoint, get_client, paced_attempts
 from rayscale.storage.store import Entry, Store, check_key
 
 logger = logging.getLogger(__name__)
@@ -34,35 +30,11 @@ logger = logging.getLogger(__name__)
 _MULTIPART_BYTES = 64 << 20  # part size, and the size from which a file is uploaded in parts
 _MOST_PARTS = 1000  # AWS takes ten times as many, others do not; parts grow instead
 _PARTS_AT_ONCE = 2  # each is in memory
-_CONNECT_TIMEOUT_S = 10.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0  # between attempts; 10 of them take 68 to 92 s
-_CONNECTIONS = 32
 _KEY_BYTES = 1024  # S3's own limit, in UTF-8
-_VARIABLES = (
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ENDPOINT_URL",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-)
 _DENIED = {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "401", "403"}
 _ABSENT = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
-_TRANSIENT = {
-    "RequestTimeout",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "RequestLimitExceeded",
-}
-_TRANSIENT_STATUS = {429, 500, 502, 503, 504}
 _MARK = "mark"  # the user metadata that holds it
 _MD5 = re.compile(r"[0-9a-f]{32}")
-
-_clients: dict[tuple[object, ...], Any] = {}
-_clients_lock = threading.Lock()
 
 
 class S3Store(Store):
@@ -82,7 +54,7 @@ class S3Store(Store):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         with self._errors(prefix, listing=True):
-            pages = _client().get_paginator("list_objects_v2")
+            pages = get_client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix + prefix):
                 for item in page.get("Contents", ()):
                     if not item["Key"].endswith("/"):  # folder markers that consoles leave behind
@@ -92,7 +64,7 @@ class S3Store(Store):
     def stat(self, key: str) -> Entry:
         address = self._address(key)
         with self._errors(key):
-            answer = _client().head_object(**address)
+            answer = get_client().head_object(**address)
         mark = answer["Metadata"].get(_MARK, "")
         return Entry(key, answer["ContentLength"], answer["ETag"].strip('"'), mark)
 
@@ -107,10 +79,10 @@ class S3Store(Store):
         if length <= 0:
             return b""
         address = self._address(key)
-        for attempt in _attempts():
+        for attempt in paced_attempts():
             with self._errors(key):
                 try:
-                    answer = _client().get_object(
+                    answer = get_client().get_object(
                         **address, Range=f"bytes={start}-{start + length - 1}"
                     )
                 except ClientError as error:
@@ -139,12 +111,12 @@ class S3Store(Store):
         metadata = {_MARK: mark} if mark else {}
         if not (if_absent or if_match):
             with self._errors(key):
-                answer = _client().put_object(**request, Metadata=metadata)
+                answer = get_client().put_object(**request, Metadata=metadata)
             return str(answer["ETag"]).strip('"')
         if if_match and self._etag(key) != if_match:  # some servers ignore or refuse If-Match
             return None
         writer = uuid.uuid4().hex
-        send = partial(_client().put_object, **request, Metadata={**metadata, "writer": writer})
+        send = partial(get_client().put_object, **request, Metadata={**metadata, "writer": writer})
         return self._settle(key, send, _condition(if_absent, if_match), writer)
 
     def write_file(
@@ -163,7 +135,7 @@ class S3Store(Store):
             return None
         writer = uuid.uuid4().hex
         metadata = {_MARK: mark, "writer": writer} if mark else {"writer": writer}
-        client, place = _client(), self._address(key)
+        client, place = get_client(), self._address(key)
         with self._errors(key):
             begun = client.create_multipart_upload(**place, Metadata=metadata)
         upload = {**place, "UploadId": begun["UploadId"]}
@@ -193,7 +165,7 @@ class S3Store(Store):
 
         with self._errors(key):
             try:
-                _client().delete_object(**self._address(key))
+                get_client().delete_object(**self._address(key))
             except ClientError as error:
                 if _code(error) not in {"NoSuchKey", "NotFound", "404"}:
                     raise
@@ -204,11 +176,13 @@ class S3Store(Store):
         address = self._address(key)
         with self._errors(key):
             try:
-                pages = _client().get_paginator("list_multipart_uploads")
+                pages = get_client().get_paginator("list_multipart_uploads")
                 for page in pages.paginate(Bucket=self.bucket, Prefix=address["Key"]):
                     for upload in page.get("Uploads", ()):
                         if upload["Key"] == address["Key"]:
-                            _client().abort_multipart_upload(**address, UploadId=upload["UploadId"])
+                            get_client().abort_multipart_upload(
+                                **address, UploadId=upload["UploadId"]
+                            )
             except ClientError as error:
                 if _code(error) in _DENIED | {"NotImplemented", "501"}:
                     logger.warning(
@@ -226,7 +200,7 @@ class S3Store(Store):
         """
         from botocore.exceptions import ClientError
 
-        for _ in _attempts():
+        for _ in paced_attempts():
             with self._errors(key):
                 try:
                     return str(send(**condition)["ETag"]).strip('"')
@@ -244,7 +218,7 @@ class S3Store(Store):
                             return None
                     elif not (code == "NoSuchUpload" and repeated):
                         raise
-                found = _client().head_object(**self._address(key))
+                found = get_client().head_object(**self._address(key))
                 return (
                     found["ETag"].strip('"') if found["Metadata"].get("writer") == writer else None
                 )
@@ -256,11 +230,11 @@ class S3Store(Store):
 
         address = self._address(key)
         etag, digest, done = "", hashlib.md5(usedforsecurity=False), 0
-        for attempt in _attempts():
+        for attempt in paced_attempts():
             resume = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
             with self._errors(key):
                 try:
-                    answer = _client().get_object(**address, **resume)
+                    answer = get_client().get_object(**address, **resume)
                 except ClientError as error:
                     if not done or _code(error) not in {"PreconditionFailed", "412"}:
                         raise
@@ -301,7 +275,7 @@ class S3Store(Store):
     def _damaged(self, key: str) -> StorageError:
         attempts = get_settings().storage_attempts
         return StorageError(
-            f"{self.locate(key)} could not be read whole from {_endpoint() or 'AWS'} in {attempts} attempts; "
+            f"{self.locate(key)} could not be read whole from {endpoint() or 'AWS'} in {attempts} attempts; "
             "RAYSCALE_STORAGE_ATTEMPTS allows more"
         )
 
@@ -311,7 +285,7 @@ class S3Store(Store):
         from boto3.exceptions import Boto3Error
         from botocore import exceptions
 
-        place, server = self.locate(key), _endpoint() or "AWS S3"
+        place, server = self.locate(key), endpoint() or "AWS S3"
         try:
             yield
         except exceptions.ClientError as error:
@@ -361,88 +335,13 @@ def _send_parts(path: Path, upload: dict[str, str]) -> list[dict[str, Any]]:
         with path.open("rb") as file:
             file.seek((number - 1) * length)
             data = file.read(length)
-        answer = _client().upload_part(
+        answer = get_client().upload_part(
             **upload, PartNumber=number, Body=data, ContentMD5=_md5(data)
         )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
         return list(threads.map(send, range(1, -(-size // length) + 1)))
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
-def _client() -> Any:
-    """The client of this process for the present environment: one connection pool, safe between threads."""
-    settings = get_settings()
-    # A forked child must not use the sockets of its parent, so the process is part of the name.
-    name = (os.getpid(), settings.storage_attempts, *map(os.environ.get, _VARIABLES))
-    with _clients_lock:
-        if name not in _clients:
-            import boto3.session
-            from botocore.config import Config
-
-            endpoint = _endpoint()
-            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-            config: dict[str, Any] = {
-                "retries": {"mode": "standard", "total_max_attempts": 1},  # see _retry
-                "connect_timeout": min(_CONNECT_TIMEOUT_S, settings.storage_timeout_s),
-                "read_timeout": settings.storage_timeout_s,
-                "max_pool_connections": _CONNECTIONS,
-                "tcp_keepalive": True,
-            }
-            if endpoint:
-                region = region or "us-east-1"
-                config["s3"] = {"addressing_style": "path"}
-                # Servers older than 2025 refuse the checksums that boto3 adds for AWS by default.
-                config["request_checksum_calculation"] = "when_required"
-            client = boto3.session.Session().client(
-                "s3", endpoint_url=endpoint, region_name=region, config=Config(**config)
-            )
-            client.meta.events.register_first("needs-retry.s3", _retry)  # type: ignore[arg-type]  # it returns seconds
-            _clients[name] = client
-        return _clients[name]
-
-
-def _retry(
-    attempts: int,
-    response: tuple[Any, dict[str, Any]] | None = None,
-    caught_exception: Exception | None = None,
-    **_: object,
-) -> float | None:
-    """Seconds to wait before another attempt of a request, None to let it be; asked by botocore after each."""
-    from botocore import exceptions
-
-    if caught_exception is not None:
-        # Said at once: the attempts that follow would look like a hang.
-        name = type(caught_exception).__name__
-        logger.warning(
-            "no answer from %s (attempt %d): %s", _endpoint() or "AWS S3", attempts, name
-        )
-        transient = isinstance(
-            caught_exception, exceptions.ConnectionError | exceptions.HTTPClientError
-        )
-    else:
-        answer, parsed = response or (None, {})
-        code = str(parsed.get("Error", {}).get("Code", ""))
-        transient = getattr(answer, "status_code", 0) in _TRANSIENT_STATUS or code in _TRANSIENT
-    return _pause(attempts) if transient and attempts < get_settings().storage_attempts else None
-
-
-def _pause(attempts: int) -> float:
-    """Seconds between the attempt of this number and the next."""
-    longest = min(_FIRST_PAUSE_S * 2.0 ** (attempts - 1), _LONGEST_PAUSE_S)
-    return random.uniform(0.75, 1) * longest
-
-
-def _attempts() -> Iterator[int]:
-    """Numbers from 1, with a growing random pause before each but the first."""
-    for attempt in range(1, get_settings().storage_attempts + 1):
-        if attempt > 1:
-            time.sleep(_pause(attempt - 1))
-        yield attempt
 
 
 def _code(error: Any) -> str:
