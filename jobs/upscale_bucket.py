@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from rayscale.batch import Forecast, Progress, Summary, forecast_bucket, upscale_bucket
 from rayscale.errors import ConfigError, RayscaleError
+from rayscale.imaging import Handling
 
 _PROGRESS_S = 2.0
 _LISTED = 50
@@ -70,6 +71,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--consistency", action="store_true", help="correct results until shrinking gives the input"
     )
+    add(
+        "--levels",
+        metavar="BLACK..WHITE",
+        help="stored values that the network sees as black and white, such as 0..10000, for all files",
+    )
+    add(
+        "--labels",
+        choices=("refuse", "nearest"),
+        default="refuse",
+        help="class maps and bit fields: refuse them, or enlarge them by nearest neighbour",
+    )
+    add("--strip-metadata", action="store_true", help="drop EXIF, XMP, GPS and remarks")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: GPUs if any")
     add("--actors", type=int, help="most workers (default: one per GPU, or one per CPU)")
@@ -207,6 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def upscale(options: argparse.Namespace, result: TextIO) -> int:
     """Do as the options say and write the outcome to ``result``; the exit code."""
+    metadata = "strip" if options.strip_metadata else "keep"
     common: dict[str, Any] = {
         "model": options.model,
         "scale": options.scale,
@@ -221,6 +235,7 @@ def upscale(options: argparse.Namespace, result: TextIO) -> int:
     }
     outcome: Forecast | Summary
     try:
+        common["handling"] = Handling.parse(options.levels, options.labels, metadata)
         if options.dry_run:
             outcome = forecast_bucket(options.source, options.target, **common)
         else:

@@ -24,7 +24,7 @@ from serve.errors import (
     documented,
     install,
 )
-from serve.jobs import Job, Result, check_reference, check_scale, check_size
+from serve.jobs import Job, Result, check_reference, check_scale, check_size, read_handling
 from serve.keys import KeyCheck
 from serve.limits import BodyLimit
 from serve.settings import ServeSettings
@@ -32,6 +32,7 @@ from serve.settings import ServeSettings
 from rayscale import __version__
 from rayscale.errors import UnsupportedError
 from rayscale.imaging import MIME, probe
+from rayscale.imaging.handling import LabelPolicy, MetadataPolicy
 from rayscale.settings import get_settings
 
 LARGEST_SCALE = 16
@@ -177,6 +178,21 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
         ensemble: Annotated[
             bool, Query(description="average over 8 flips and turns: better, 8 times the work")
         ] = False,
+        levels: Annotated[
+            str | None,
+            Query(
+                max_length=64,
+                description="BLACK..WHITE, such as 0..10000: stored values that the network sees as black and white; "
+                "default: taken from the image",
+            ),
+        ] = None,
+        labels: Annotated[
+            LabelPolicy,
+            Query(description="class maps and bit fields: refused, or by nearest neighbour"),
+        ] = "refuse",
+        metadata: Annotated[
+            MetadataPolicy, Query(description="strip drops EXIF, XMP, GPS and remarks")
+        ] = "keep",
     ) -> Response:
         """Send the bytes of an image file (PNG, JPEG, WebP, TIFF, DICOM, NIfTI) as the body, for example
 
@@ -185,6 +201,7 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
         if model is not None:
             check_reference(model)
         check_scale(scale)
+        handling = read_handling(levels, labels, metadata)
         _check_form(request.headers)
         data = await request.body()
         # By the header alone, before the image takes a place in the queue of the model replicas.
@@ -192,7 +209,7 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
         began = time.perf_counter()
         try:
             async with asyncio.timeout(settings.request_timeout_s):
-                result = await backend.upscale(Job(data, model, scale, ensemble))
+                result = await backend.upscale(Job(data, model, scale, ensemble, handling))
         except TimeoutError:
             raise DeadlineError(
                 f"the image was not done within {settings.request_timeout_s:g} s "

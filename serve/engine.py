@@ -117,12 +117,16 @@ class Engine:
         upscaler = self.shelf.upscaler(loaded, scale, job.ensemble)
         clock = [time.perf_counter()]
         check_size(probe(job.data), upscaler.scale)
-        image = read_image(job.data, max_pixels=limits.max_input_pixels)
+        image = read_image(job.data, max_pixels=limits.max_input_pixels, handling=job.handling)
         clock.append(time.perf_counter())
         image = upscaler.upscale(image)
         clock.append(time.perf_counter())
         # The headers of the answer name the model; scenes and scans outlive them, so those carry it inside too.
-        made_by = Provenance(loaded.version.reference, loaded.version.digest, upscaler.describe())
+        made_by = Provenance(
+            loaded.version.reference,
+            loaded.version.digest,
+            {**upscaler.describe(), **job.handling.to_dict()},
+        )
         data = write_image(image, None if image.metadata is None else made_by)
         clock.append(time.perf_counter())
         seconds = [end - begin for begin, end in pairwise(clock)]

@@ -12,6 +12,7 @@ from serve.errors import BadParameterError, SourceNotAllowedError
 
 from rayscale.errors import ConfigError
 from rayscale.imaging import Header
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.limits import check_size as check_input
 from rayscale.resampling import exact_scale
@@ -34,6 +35,7 @@ class Job:
     model: str | None = None
     scale: float | None = None
     ensemble: bool = False
+    handling: Handling = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ def check_scale(scale: float | None) -> None:
             exact_scale(scale)
         except ConfigError as error:
             raise BadParameterError(str(error)) from None
+
+
+def read_handling(levels: str | None, labels: str, metadata: str) -> Handling:
+    """The options of reading and writing, from the text of a query."""
+    try:
+        return Handling.parse(levels, labels, metadata)
+    except ConfigError as error:
+        raise BadParameterError(str(error)) from None
 
 
 def check_size(header: Header, scale: float) -> None:

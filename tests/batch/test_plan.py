@@ -10,6 +10,7 @@ from rayscale.batch.inputs import Inputs
 from rayscale.batch.job import open_recipe
 from rayscale.batch.plan import Plan, Recipe, Task, make_plan, start_row
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.imaging import Handling
 from rayscale.storage import Entry
 
 RECIPE = Recipe("m/1", "d" * 64, 2)
@@ -96,3 +97,9 @@ def test_a_whole_scale_is_one_recipe_however_it_is_given() -> None:
     with pytest.raises(ConfigError, match="--scale"):
         open_recipe("bicubic", None, None, False, "auto")
     assert network.scales == (2, 3, 4)
+
+
+def test_what_the_user_decides_about_files_makes_another_recipe() -> None:
+    others = [Handling(levels=(0, 10000)), Handling(labels="nearest"), Handling(metadata="strip")]
+    ids = {replace(RECIPE, handling=handling).id for handling in others}
+    assert len(ids | {RECIPE.id}) == 4

@@ -51,6 +51,21 @@ def test_upscale_writes_the_bicubic_image(rayscale, photo, tmp_path):
     assert np.abs(_read(tmp_path / "big.png").astype(int) - expected).max() <= 1
 
 
+def test_set_levels_are_named_in_the_output(rayscale, tmp_path):
+    for size in (16, 20):  # a whole image and a scene by windows take them alike
+        path = tmp_path / "scene.tif"
+        pixels = np.arange(size * size, dtype=np.uint16).reshape(size, size)
+        scene = {"extratags": [(33550, "d", 3, (10.0, 10.0, 0.0)), (33922, "d", 6, (0.0,) * 6)]}
+        tifffile.imwrite(path, pixels, **(scene if size == 20 else {}))
+        out = tmp_path / "big.tif"
+        code, _, err = rayscale("upscale", path, out, "-m", "bicubic", "--levels", "-5..10000")
+        assert code == 0, err
+        assert b"-5 to 10000, as set" in out.read_bytes()
+    code, _, err = rayscale("upscale", path, out, "-m", "bicubic", "--levels", "9")
+    assert code == 2
+    assert "BLACK..WHITE" in err
+
+
 def test_upscale_by_a_fraction(rayscale, photo, tmp_path):
     code, _, err = rayscale("upscale", photo, tmp_path / "big.png", "-m", "bicubic", "-s", 2.25)
     assert code == 0, err
@@ -265,12 +280,19 @@ def test_a_bucket_gets_every_option_or_a_refusal(rayscale, tmp_path, monkeypatch
         "float32",
         "--ensemble",
         "--consistency",
+        "--levels",
+        "-5..9",
+        "--labels",
+        "nearest",
+        "--strip-metadata",
     )
     expected = {"model": "edsr-baseline-x2", "scale": 2, "device": "cpu", "precision": "float32"}
     options = vars(job_parser()(handed.pop()))
     assert {key: options[key] for key in expected} == expected
     assert (options["ensemble"], options["consistency"], options["json"]) == (True, True, False)
     assert (options["source"], options["target"]) == places
+    assert (options["levels"], options["labels"]) == ("-5..9", "nearest")
+    assert options["strip_metadata"]
     (tmp_path / "w.pt").write_bytes(b"")
     for refused in (("--tile", 64), ("--uncertainty",), ("--weights", tmp_path / "w.pt")):
         code, _, err = rayscale("upscale", *places, *refused)

@@ -228,6 +228,10 @@ def test_unknown_models(make_app: Any, tools: Any, reference: str) -> None:
         ("scale=nan", "scale"),
         (f"scale={10**40}", "scale"),
         ("ensemble=maybe", "ensemble"),
+        ("levels=5", "BLACK..WHITE"),
+        ("levels=9..1", "black below white"),
+        ("labels=linear", "labels"),
+        ("metadata=drop", "metadata"),
         ("model=" + "x" * 300, "model"),
         ("model=a%20b", "model reference"),
         ("model=roofs@", "model reference"),
@@ -382,7 +386,8 @@ def test_the_openapi_document_is_valid_and_complete(make_app: Any, tools: Any) -
     upscale = document["paths"]["/v1/upscale"]["post"]
     assert set(upscale["responses"]) == {"200", "500", *map(str, STATUS.values())}
     assert set(upscale["requestBody"]["content"]) == set(MIME.values())
-    assert {p["name"] for p in upscale["parameters"]} == {"model", "scale", "ensemble"}
+    names = {p["name"] for p in upscale["parameters"]}
+    assert names == {"model", "scale", "ensemble", "levels", "labels", "metadata"}
     assert "Retry-After" in upscale["responses"]["429"]["headers"]
     assert "ValidationError" not in schemas  # FastAPI's own form, which is never sent
 

@@ -144,7 +144,7 @@ class Worker:
             item.row = replace(item.row, megapixels=_check_header(data, self.upscaler.scale))
             from rayscale.imaging import read_image
 
-            item.image, item.slot = read_image(data), slot
+            item.image, item.slot = read_image(data, handling=self.recipe.handling), slot
 
         return _guarded(item, read)
 
@@ -157,14 +157,14 @@ class Worker:
             # Size tells nothing of a sparse or well compressed scene; its header does.
             if not is_tiff or not _has_pixels(data, least):
                 return data
-        from rayscale.imaging.scene import Scene, is_scene
+        from rayscale.imaging.scene import is_scene
         from rayscale.inference import windows_of
 
         work = SceneWork(self.source, self.target, self.recipe, task)
         with ExitStack() as stack:
             stack.callback(work.forget)
             if is_scene(work.path):
-                with Scene(work.path) as scene:
+                with work.open() as scene:
                     if (pixels := scene.height * scene.width) >= least:
                         if work.alone:
                             stack.pop_all()  # the copy is needed again for the windows
@@ -195,11 +195,11 @@ class Worker:
 
     def _write(self, item: _Item) -> Row:
         def write() -> None:
-            from rayscale.imaging import Provenance, write_image
+            from rayscale.imaging import write_image
 
             if item.image is None or item.slot is None:
                 return
-            provenance = Provenance(self.recipe.model, self.recipe.digest, self.upscaler.describe())
+            provenance = self.recipe.provenance(self.upscaler)
             output = write_image(item.image, provenance.with_measures(**item.measures))
             item.row = _done(item.row, item.slot.write(output, item.row.megapixels))
 
@@ -366,14 +366,13 @@ class SceneActor:
         return {"row": [json.dumps([n, *self._compute(n)]) for n in map(int, _items(batch))]}
 
     def _compute(self, number: int) -> tuple[str, str]:
-        from rayscale.imaging.scene import Scene
         from rayscale.inference import windows_of
 
         # The scene fails whatever becomes of its other windows; they are for the next run.
         if self._failure:
             return self._failure
         try:
-            self._scene = self._scene or Scene(self._work.path)
+            self._scene = self._scene or self._work.open()
             window = windows_of(self._scene, self._upscaler)[number]
             self._work.compute(self._scene, self._upscaler, number, window)
         except Exception as error:

@@ -15,6 +15,7 @@ from rayscale.batch.job import Job, check_counts, open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Recipe, Task
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.resampling import enlarged
 from rayscale.settings import get_settings
 from rayscale.storage import Entry, Store
@@ -84,6 +85,7 @@ def forecast_bucket(
     ensemble: bool = False,
     consistency: bool = False,
     precision: Precision = "auto",
+    handling: Handling = DEFAULT,
     device: str = "auto",
     actors: int | None = None,
     limit: int | None = None,
@@ -94,7 +96,7 @@ def forecast_bucket(
     job = open_job(
         source, target,
         model=model, scale=scale, weights=weights, keys=keys,
-        ensemble=ensemble, consistency=consistency, precision=precision,
+        ensemble=ensemble, consistency=consistency, precision=precision, handling=handling,
     )  # fmt: skip
     manifest = Manifest(job.target, 0).load()
     plan = job.plan(manifest, retry_failed=retry_failed, limit=limit)

@@ -18,6 +18,7 @@ from rayscale.batch.inputs import (
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan, Recipe, make_plan
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.storage import Store, connect
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def open_job(
     ensemble: bool = False,
     consistency: bool = False,
     precision: Precision = "auto",
+    handling: Handling = DEFAULT,
 ) -> Job:
     """Open the places, the list of keys and the model; see ``upscale_bucket`` for the arguments and errors."""
     root, pattern = split_pattern(source)
@@ -84,7 +86,7 @@ def open_job(
             )
     origin, sink = connect(root), connect(target)
     inner_prefix(origin, sink)
-    network, recipe = open_recipe(model, scale, weights, ensemble, precision, consistency)
+    network, recipe = open_recipe(model, scale, weights, ensemble, precision, consistency, handling)
     return Job(origin, sink, pattern, wanted, network, recipe)
 
 
@@ -95,6 +97,7 @@ def open_recipe(
     ensemble: bool,
     precision: Precision,
     consistency: bool = False,
+    handling: Handling = DEFAULT,
 ) -> tuple[SuperResolver, Recipe]:
     """The network on the CPU, and the recipe; here and once, so that a bad model is one error."""
     from rayscale.inference import Upscaler
@@ -109,7 +112,15 @@ def open_recipe(
             )
         scale = network.scales[0]
     upscaler = Upscaler(network, scale, device="cpu", precision=precision, ensemble=ensemble)
-    recipe = Recipe(opened.label, opened.digest, upscaler.scale, ensemble, precision, consistency)
+    recipe = Recipe(
+        opened.label,
+        opened.digest,
+        upscaler.scale,
+        ensemble,
+        precision,
+        consistency,
+        handling,
+    )
     return network, recipe
 
 

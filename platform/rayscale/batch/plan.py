@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rayscale.batch.inputs import Inputs
 from rayscale.batch.manifest import Row
+from rayscale.imaging import Provenance
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.storage import Entry
 
 if TYPE_CHECKING:
@@ -29,12 +31,12 @@ class Recipe:
     ensemble: bool = False
     precision: str = "auto"
     consistency: bool = False
+    handling: Handling = DEFAULT
 
     @property
     def id(self) -> str:
         """A digest of everything but the model's name, which may be an alias."""
-        values = {**asdict(self), "format": _FORMAT}
-        del values["model"]
+        values = {**self.parameters, "digest": self.digest, "format": _FORMAT}
         if not self.consistency:
             del values["consistency"]  # outputs of before there was such an option keep their id
         text = json.dumps(values, sort_keys=True)
@@ -56,8 +58,13 @@ class Recipe:
     @property
     def parameters(self) -> dict[str, Any]:
         """What the user chose besides the model."""
-        values = asdict(self)
-        return {key: values[key] for key in values if key not in ("model", "digest")}
+        values = {**asdict(self), **self.handling.to_dict()}
+        return {key: values[key] for key in values if key not in ("model", "digest", "handling")}
+
+    def provenance(self, upscaler: Upscaler) -> Provenance:
+        """What the outputs say of their making."""
+        parameters = {**upscaler.describe(), **self.handling.to_dict()}
+        return Provenance(self.model, self.digest, parameters)
 
 
 @dataclass(frozen=True)

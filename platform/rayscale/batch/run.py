@@ -14,6 +14,7 @@ from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan
 from rayscale.batch.pool import Pool, Windows
 from rayscale.batch.scenes import FOLDER, scene_id, sweep
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.storage import Store
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def upscale_bucket(
     ensemble: bool = False,
     consistency: bool = False,
     precision: Precision = "auto",
+    handling: Handling = DEFAULT,
     device: str = "auto",
     actors: int | None = None,
     limit: int | None = None,
@@ -117,6 +119,7 @@ def upscale_bucket(
         weights: local file instead of the registry.
         keys: list of keys below the source, instead of all of it (see ``inputs.read_keys``).
         consistency: correct every output until it gives its source when shrunk; what is left is in its provenance.
+        handling: levels, labels and metadata of all files, see :class:`rayscale.imaging.Handling`.
         device: ``auto`` takes the GPUs of the cluster when it has some; ``cpu``, ``cuda``.
         actors: at most so many workers; default one per GPU, or one per CPU.
         limit: at most so many inputs in this run.
@@ -136,7 +139,7 @@ def upscale_bucket(
     job = open_job(
         source, target,
         model=model, scale=scale, weights=weights, keys=keys,
-        ensemble=ensemble, consistency=consistency, precision=precision,
+        ensemble=ensemble, consistency=consistency, precision=precision, handling=handling,
     )  # fmt: skip
     recipe, sink = job.recipe, job.target
     summary = Summary(job.source.uri, sink.uri, recipe.model, recipe.digest, recipe.scale)

@@ -82,6 +82,12 @@ class SceneWork:
             os.utime(path)
         return path
 
+    def open(self) -> Scene:
+        """The source, to be read by windows as the recipe says."""
+        from rayscale.imaging.scene import Scene
+
+        return Scene(self.path, handling=self.recipe.handling)
+
     def label(self) -> None:
         """Say beside the parts whose they are; before the first of them."""
         self.parts.write(_LABEL, json.dumps(self.task.entry.key).encode())
@@ -105,12 +111,11 @@ class SceneWork:
 
         Raises StorageError when a part is damaged, ExistsError when another's object is in the place.
         """
-        from rayscale.imaging import Provenance
-        from rayscale.imaging.scene import Scene, SceneWriter
+        from rayscale.imaging.scene import SceneWriter
         from rayscale.inference import windows_of
         from rayscale.inference.backprojection import Residual
 
-        provenance = Provenance(self.recipe.model, self.recipe.digest, upscaler.describe())
+        provenance = self.recipe.provenance(upscaler)
         residual = Residual()
         with _workshop(self._copy.with_suffix(".out")) as folder:
             slot = find_slot(self.target, self.task, self.recipe, overwrite=overwrite)
@@ -119,7 +124,7 @@ class SceneWork:
                 return slot
             output = folder / "scene.tif"
             with (
-                Scene(self.path) as scene,
+                self.open() as scene,
                 SceneWriter(output, scene, upscaler.scale, lossless=upscaler.consistency) as writer,
             ):
                 for number in range(len(windows_of(scene, upscaler))):

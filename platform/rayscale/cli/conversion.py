@@ -16,7 +16,7 @@ from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from rayscale.imaging import Image, Provenance
+    from rayscale.imaging import Handling, Image, Provenance
     from rayscale.inference import Upscaler
 
     Change = Callable[[Image], "Changed"]
@@ -138,11 +138,20 @@ def for_each(jobs: Jobs, convert: Callable[[Path, Path], Written], json_: bool) 
         raise typer.Exit(3 if done else 1)
 
 
-def convert(source: Path, target: Path, change: Change) -> Written:
+def convert(
+    source: Path, target: Path, change: Change, handling: Handling | None = None
+) -> Written:
     """Read a file whole, change it, and write what it became."""
     from dataclasses import replace
 
-    from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, read_image, write_image
+    from rayscale.imaging import (
+        CONTAINERS,
+        EXTENSIONS,
+        Handling,
+        ending_of,
+        read_image,
+        write_image,
+    )
     from rayscale.inference.upscaler import UNCERTAINTY
     from rayscale.storage import connect
 
@@ -154,7 +163,7 @@ def convert(source: Path, target: Path, change: Change) -> Written:
             f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
             f"use one of {', '.join(sorted(EXTENSIONS))}"
         )
-    image = read_image(source.read_bytes())
+    image = read_image(source.read_bytes(), handling=handling or Handling())
     if not kept and ending not in CONTAINERS[image.container].suffixes:
         image = replace(image, container=EXTENSIONS[ending], encoding={})
     result = change(image)
@@ -193,13 +202,16 @@ def is_scene_to_scene(source: Path, target: Path) -> bool:
 
 
 def convert_scene(
-    source: Path, target: Path, made: Callable[[int], tuple[Upscaler, Provenance]]
+    source: Path,
+    target: Path,
+    made: Callable[[int], tuple[Upscaler, Provenance]],
+    handling: Handling,
 ) -> Written:
     """Enlarge a GeoTIFF by windows, with what ``made`` returns for its number of channels."""
     from rayscale.imaging.scene import Scene
     from rayscale.inference import upscale_scene
 
-    with Scene(source) as scene:
+    with Scene(source, handling=handling) as scene:
         upscaler, provenance = made(scene.channels)
     with progress_line() as show:
 
@@ -209,7 +221,13 @@ def convert_scene(
 
         beside = _beside(target, "geotiff") if upscaler.uncertainty else None
         larger = upscale_scene(
-            upscaler, source, target, provenance, uncertainty=beside, progress=progress
+            upscaler,
+            source,
+            target,
+            provenance,
+            handling=handling,
+            uncertainty=beside,
+            progress=progress,
         )
     residual = None if larger.residual is None else larger.residual.describe()
     return Written(larger.width, larger.height, residual, None if beside is None else str(beside))

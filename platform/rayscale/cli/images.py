@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,6 +67,28 @@ UncertaintyOption = Annotated[
         "ensemble, float32, in the units of the image. Implies --ensemble.",
     ),
 ]
+LevelsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BLACK..WHITE",
+        help="Stored values that the network sees as black and white, such as 0..10000, for all files: scenes of one "
+        "collection then agree. Without it they come from each file.",
+        show_default=False,
+    ),
+]
+LabelsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="refuse|nearest",
+        help="Class maps and bit fields: refuse them, or enlarge them by nearest neighbour.",
+    ),
+]
+StripOption = Annotated[
+    bool,
+    typer.Option(
+        "--strip-metadata", help="Drop EXIF, XMP, GPS and remarks; colours and place stay."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
@@ -106,6 +127,9 @@ def upscale(
             help="Columns computed at once, in input pixels: less takes less memory.", min=16
         ),
     ] = None,
+    levels: LevelsOption = None,
+    labels: LabelsOption = "refuse",
+    strip_metadata: StripOption = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     json_: JsonOption = False,
@@ -142,14 +166,21 @@ def upscale(
             "--scale": f"{scale:g}",
             "--device": device,
             "--precision": precision,
+            "--labels": labels,
         }
+        if levels is not None:
+            options["--levels"] = levels
         flags = ["--ensemble"] * ensemble + ["--consistency"] * consistency + ["--json"] * json_
-        upscale_bucket([source, target, *chain.from_iterable(options.items()), *flags])
+        flags += ["--strip-metadata"] * strip_metadata
+        # With "=": levels may begin with a minus.
+        pairs = [f"{name}={value}" for name, value in options.items()]
+        upscale_bucket([source, target, *pairs, *flags])
         return
 
-    from rayscale.imaging import Provenance
+    from rayscale.imaging import Handling, Provenance
     from rayscale.inference import Upscaler
 
+    handling = Handling.parse(levels, labels, "strip" if strip_metadata else "keep")
     jobs = file_jobs(Path(source), Path(target))
     photograph, other = chosen(model, weights, scale)
 
@@ -166,7 +197,9 @@ def upscale(
             consistency=consistency,
             uncertainty=uncertainty,
         )
-        return upscaler, Provenance(opened.label, opened.digest, upscaler.describe())
+        return upscaler, Provenance(
+            opened.label, opened.digest, {**upscaler.describe(), **handling.to_dict()}
+        )
 
     def made_for(channels: int) -> tuple[Upscaler, Provenance]:
         return made(photograph if channels == 3 else other)
@@ -187,8 +220,8 @@ def upscale(
     def converted(source: Path, target: Path) -> Written:
         heed_sidecars(source)
         if is_scene_to_scene(source, target):
-            return convert_scene(source, target, made_for)
-        return convert(source, target, larger)
+            return convert_scene(source, target, made_for, handling)
+        return convert(source, target, larger, handling)
 
     made(photograph)  # a model or a device that cannot be used is one error, not one of each file
     for_each(jobs, converted, json_)

@@ -16,6 +16,7 @@ from rayscale.imaging.files import (
     sniff,
     write_image,
 )
+from rayscale.imaging.handling import Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.provenance import Provenance
 
@@ -23,6 +24,7 @@ __all__ = [
     "CONTAINERS",
     "EXTENSIONS",
     "MIME",
+    "Handling",
     "Header",
     "Image",
     "Provenance",

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.imaging.containers import dicom, geotiff, jpeg, nifti, png, tiff, webp
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.provenance import Provenance
 from rayscale.settings import get_settings
@@ -28,7 +29,7 @@ class Container:
     suffixes: tuple[str, ...]
     magic: tuple[bytes, ...]
     probe: Callable[[bytes], Header]
-    read: Callable[[bytes, int], Image]
+    read: Callable[[bytes, int, Handling], Image]
     write: Callable[[Image, Provenance | None], bytes]
     max_side: int | None = None
     """Most pixels of width and height that it can hold, None when memory ends first."""
@@ -198,12 +199,15 @@ def probe(data: bytes) -> Header:
     return _reading(container, lambda: container.probe(data))
 
 
-def read_image(data: bytes, *, max_pixels: int | None = None) -> Image:
+def read_image(
+    data: bytes, *, max_pixels: int | None = None, handling: Handling = DEFAULT
+) -> Image:
     """Decode ``data``, upright, with everything that :func:`write_image` must keep.
 
     Args:
         max_pixels: most pixels (height x width) accepted, and eight times as many decoded bytes;
             None takes ``max_input_pixels`` of the settings.
+        handling: what the user decided about levels, labels and metadata.
 
     Raises:
         InputError: empty, damaged or cut short.
@@ -212,7 +216,8 @@ def read_image(data: bytes, *, max_pixels: int | None = None) -> Image:
     """
     container = _container(data)
     limit = get_settings().max_input_pixels if max_pixels is None else max_pixels
-    return _reading(container, lambda: container.read(data, limit))
+    image = _reading(container, lambda: container.read(data, limit, handling))
+    return image.handle(handling)
 
 
 def write_image(image: Image, provenance: Provenance | None = None) -> bytes:

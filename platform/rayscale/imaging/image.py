@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.errors import InputError, UnsupportedError
+from rayscale.imaging.handling import Handling
 from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
 from rayscale.imaging.missing import Missing
 
@@ -182,6 +183,17 @@ class Image:
         """The same file, to be written so that reading gives these very pixels; errors as of :func:`check_lossless`."""
         check_lossless(self.container)
         return replace(self, encoding={**self.encoding, "lossless": True})
+
+    def handle(self, handling: Handling) -> Image:
+        """The same file under the user's levels and metadata policy; its reader has applied the rest."""
+        image = self
+        if handling.levels is not None:
+            image = replace(
+                image, levels=Levels.of_setting(self.pixels.dtype, handling.levels, self.levels)
+            )
+        if handling.metadata == "strip":
+            image = replace(image, text={})
+        return image
 
     def with_pixels(self, pixels: Pixels, alpha: Pixels | None = None) -> Image:
         """The same file with other pixels; alpha is given anew because its size goes with them."""

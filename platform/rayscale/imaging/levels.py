@@ -66,6 +66,17 @@ class Levels:
         return cls((0.0,), (white,), f"0 to {white:.0f}, the range of {bits} bit", bits, (0, white))
 
     @classmethod
+    def of_setting(
+        cls, dtype: np.dtype[Any], ends: tuple[float, float], found: Levels | None = None
+    ) -> Levels:
+        """Those that the user set, the same for every file of a collection; ``found`` in the file are the limits
+        of what may be stored."""
+        limits = None if found is None else found.limits
+        bits = 8 if dtype == np.uint8 else 16
+        black, white = ends
+        return cls((black,), (white,), f"{black:g} to {white:g}, as set", bits, limits)
+
+    @classmethod
     def of_data(cls, black: Pixels, white: Pixels, rule: str) -> Levels:
         """From the smallest to the largest value, per channel; a channel of one value gets a range of 1, or of what
         its type can tell apart where that is more."""

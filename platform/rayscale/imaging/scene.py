@@ -26,6 +26,7 @@ from rayscale.errors import InputError, NotFoundError, StorageError, TooLargeErr
 from rayscale.imaging.containers import gdal, geotiff
 from rayscale.imaging.containers.geometadata import metadata_of, placement, put_metadata
 from rayscale.imaging.containers.ifd import Ifd
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_size
@@ -74,6 +75,7 @@ class Scene:
     Args:
         path: a file of this machine. GDAL gets it as an absolute path and may use its GTiff driver only.
         levels: those of an earlier opening of the same file, which spares a pass over it.
+        handling: as of :func:`rayscale.imaging.read_image`.
 
     Attributes:
         height, width, channels: of the pixels, alpha left out. dtype: of the pixels.
@@ -85,7 +87,10 @@ class Scene:
         TooLargeError: over ``max_scene_pixels``, or in blocks over ``max_input_pixels``.
     """
 
-    def __init__(self, path: str | Path, levels: Levels | None = None) -> None:
+    def __init__(
+        self, path: str | Path, levels: Levels | None = None, handling: Handling = DEFAULT
+    ) -> None:
+        self.handling = handling
         self.path = Path(os.path.realpath(path))
         # A URL of GDAL, such as /vsicurl/, is no file; a folder of that name would be taken for one.
         if not self.path.is_file() or str(self.path).startswith("/vsi"):
@@ -101,6 +106,8 @@ class Scene:
                 except BaseException:
                     self.close()
                     raise
+        if levels is None and handling.levels is not None:
+            levels = Levels.of_setting(self.dtype, handling.levels)
         if levels is not None:
             self.levels = levels
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rayscale.errors import ConfigError
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.scene import Part, Scene, SceneWriter
 from rayscale.inference.backprojection import Residual
 from rayscale.inference.tiles import Tile
@@ -120,6 +121,7 @@ def upscale_scene(
     target: str | Path,
     provenance: Provenance | None = None,
     *,
+    handling: Handling = DEFAULT,
     uncertainty: str | Path | None = None,
     window: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -128,6 +130,7 @@ def upscale_scene(
 
     Args:
         provenance: gets the residual as a measure.
+        handling: as of :func:`rayscale.imaging.read_image`.
         uncertainty: the file to make of the standard deviations, in float32 and NaN where nothing was measured; for an
             upscaler that tells them, and only for such a one.
         window: side of a window in source pixels; see :func:`windows_of`.
@@ -141,7 +144,7 @@ def upscale_scene(
             "an upscaler with uncertainty needs a file for it, and the file such an upscaler; give both or none"
         )
     with ExitStack() as stack:
-        scene = stack.enter_context(Scene(source))
+        scene = stack.enter_context(Scene(source, handling=handling))
         writer = stack.enter_context(
             SceneWriter(target, scene, upscaler.scale, lossless=upscaler.consistency)
         )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.imaging.containers.derivation import derive
 from rayscale.imaging.extras import load
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import METADATA_BYTES, check_size
@@ -89,7 +90,7 @@ def probe(data: bytes) -> Header:
     return _discreet(lambda: _header(_parse(data, 0)))
 
 
-def read(data: bytes, max_pixels: int) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     """Pixels ``(H, W, C)`` as stored, or ``(N, H, W, C)`` of several frames; colours become RGB."""
     return _discreet(lambda: _read(data, max_pixels))
 

@@ -28,6 +28,7 @@ from rayscale.imaging.containers.geometadata import (
     put_metadata,
 )
 from rayscale.imaging.containers.ifd import MASK, Ifd
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
 from rayscale.imaging.limits import check_size
@@ -78,7 +79,7 @@ def probe(data: bytes) -> Header:
     return checked_header(Ifd.first(data))
 
 
-def read(data: bytes, max_pixels: int) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     """Decode all bands of the first page."""
     ifd = Ifd.first(data)
     header = checked_header(ifd)

@@ -15,6 +15,7 @@ import numpy as np
 
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.containers import remarks
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
@@ -85,7 +86,7 @@ def probe(data: bytes) -> Header:
     return _walk(data, header_only=True).header
 
 
-def read(data: bytes, max_pixels: int) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     """Decode a JPEG to uint8, upright."""
     from PIL import JpegImagePlugin
 

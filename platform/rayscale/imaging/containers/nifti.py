@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging.extras import load
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import METADATA_BYTES, check_size
@@ -110,7 +111,7 @@ def probe(data: bytes) -> Header:
     return replace(header, container="nifti-gz" if zipped else "nifti")
 
 
-def read(data: bytes, max_pixels: int) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     """All slices as pixels ``(N, H, W, 1)``: H is the second axis of the file, W the first, N all others."""
     header = probe(data)
     check_size(header, max_pixels)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
@@ -103,7 +104,7 @@ def probe(data: bytes) -> Header:
     return _walk(data, header_only=True).header
 
 
-def read(data: bytes, max_pixels: int) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     """Decode a PNG; 16-bit files stay uint16, everything else becomes uint8."""
     header = probe(data)
     check_size(header, max_pixels)

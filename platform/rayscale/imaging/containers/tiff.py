@@ -18,6 +18,7 @@ import numpy as np
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.containers import jpeg, remarks
 from rayscale.imaging.containers.ifd import MAX_VALUES, Ifd
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.orientation import ORIENTATION_TAG, upright, upright_dpi, upright_size
@@ -88,7 +89,7 @@ def probe(data: bytes) -> Header:
     return _layout(Ifd.first(data)).header
 
 
-def read(data: bytes, max_pixels: int) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     """Decode the one page of a TIFF, upright, black at zero."""
     import tifffile
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.containers import remarks
+from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
@@ -98,7 +99,7 @@ def probe(data: bytes) -> Header:
     return _walk(data).header
 
 
-def read(data: bytes, max_pixels: int) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     """Decode a still WebP to uint8 RGB, upright, with alpha where it has any."""
     import imagecodecs
 
