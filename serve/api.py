@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from serve.errors import (
+    BadParameterError,
     DeadlineError,
     Guard,
     OverloadedError,
@@ -28,6 +29,8 @@ from serve.jobs import Job, Result, check_reference, check_scale, check_size, re
 from serve.keys import KeyCheck
 from serve.limits import BodyLimit
 from serve.settings import ServeSettings
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayscale import __version__
 from rayscale.errors import UnsupportedError
@@ -124,6 +127,7 @@ def create_app(backend: Backend, settings: ServeSettings) -> FastAPI:
         description=_description(settings),
         docs_url=None,  # FastAPI's page loads scripts from elsewhere; ours is docs.html
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy with a path of its own it would lead elsewhere
     )
     readiness = Readiness(backend)
     app.include_router(_pages())
@@ -136,17 +140,51 @@ def create_app(backend: Backend, settings: ServeSettings) -> FastAPI:
         BodyLimit,
         max_bytes=get_settings().max_input_bytes,
         max_pending_bytes=settings.max_pending_bytes,
+        max_arriving=settings.max_arriving,
+        peer_share=settings.peer_share,
         timeout_s=settings.body_timeout_s,
+        rate=settings.body_rate,
+        idle_s=settings.body_idle_s,
     )
-    app.add_middleware(KeyCheck, keys=settings.keys())
+    app.add_middleware(KeyCheck, hashes=settings.key_hashes())
     app.add_middleware(Guard, retry_after_s=settings.retry_after_s)
+    app.add_middleware(Heads)
+    if settings.origins():
+        # Outside of the keys: a browser asks for permission without one, and reads refusals too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins(),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "Content-Type"],
+            expose_headers=[*_RESULT_HEADERS, "Retry-After"],
+        )
     return app
 
 
+class Heads:
+    """Answers HEAD wherever GET is answered: the same headers, no body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self.app({**scope, "method": "GET"}, receive, without_body)
+
+
 def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) -> APIRouter:
-    keyed = [Depends(HTTPBearer(auto_error=False, description="one of the keys"))]
-    router = APIRouter(prefix="/v1", dependencies=keyed if settings.keys() else [], tags=["v1"])
-    refused = (401,) if settings.keys() else ()
+    closed = bool(settings.key_hashes())
+    keyed = [Depends(HTTPBearer(auto_error=False, description="one of the keys"))] * closed
+    router = APIRouter(prefix="/v1", dependencies=[*keyed, Depends(_check_query)], tags=["v1"])
+    refused = (401,) if closed else ()
 
     @router.post(
         "/upscale",
@@ -173,7 +211,9 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
         ] = None,
         scale: Annotated[
             float | None,
-            Query(ge=1, le=LARGEST_SCALE, description="default: the smallest of the model"),
+            Query(
+                gt=1, le=LARGEST_SCALE, description="above 1; default: the smallest of the model"
+            ),
         ] = None,
         ensemble: Annotated[
             bool, Query(description="average over 8 flips and turns: better, 8 times the work")
@@ -257,16 +297,26 @@ def _pages() -> APIRouter:
     router = APIRouter(include_in_schema=False)
     page = Path(__file__).with_name("docs.html").read_text(encoding="utf-8")
 
+    # No redirect: nothing here knows under which path a proxy shows the service.
+    @router.get("/")
     @router.get("/docs")
     async def docs() -> HTMLResponse:
         policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob:"
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
-    @router.get("/")
-    async def root() -> RedirectResponse:
-        return RedirectResponse("docs")
-
     return router
+
+
+def _check_query(request: Request) -> None:
+    """Every parameter is known and given once: a misspelt one must not be taken for its default."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise BadParameterError(f"{name[:80]!r} is not a parameter of this path; {takes}")
+        if given.count(name) > 1:
+            raise BadParameterError(f"{name} is given {given.count(name)} times; give it once")
 
 
 def _check_form(headers: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ Numbers (replicas, queues, resources) are in ``serve/config.yaml``, settings in 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from serve.jobs import Job, Result
 
 T = TypeVar("T")
+
+log = logging.getLogger("ray.serve")
 
 
 class Upscaling:
@@ -84,7 +87,10 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         from serve.api import create_app
 
-        return create_app(self._backend, get_serve_settings())
+        settings = get_serve_settings()
+        # A warning, so that no level of logging hides that a service is open.
+        log.warning("rayscale serves %s; access: %s", settings.model, settings.access())
+        return create_app(self._backend, settings)
 
 
 async def _told(work: Awaitable[T]) -> T | RayscaleError:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import yaml
+from serve.settings import ServeSettings, get_serve_settings
 
 from rayscale import cluster
 from rayscale.errors import ConfigError, RayscaleError
@@ -19,9 +20,12 @@ from rayscale.errors import ConfigError, RayscaleError
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "serve" / "config.yaml"
 
-# Told to the replicas; keys and credentials are not, because Ray shows runtime environments to everyone
-# who may see its dashboard: those must be in the environment of the cluster.
+# Not told to the replicas, because Ray shows runtime environments to everyone who may see its dashboard: credentials
+# must be in the environment of the cluster. Of API keys the replicas are told the hashes.
 _SECRET = ("KEY", "TOKEN", "PASSWORD", "SECRET")
+
+_SHORTEST_KEY = 16
+"""Characters below which a key could be found from its hash by trying."""
 
 
 def deploy(
@@ -45,11 +49,11 @@ def deploy(
         The address of the service, ``http://HOST:PORT``.
 
     Raises:
-        ConfigError: the configuration is wrong, or Serve already listens elsewhere.
+        ConfigError: the configuration or an API key is wrong, or Serve already listens elsewhere.
         RayscaleError: the application failed to start, or not in time.
     """
-    cluster.connect()
     schema = _schema(Path(config_path or CONFIG), host, port, model)
+    cluster.connect()
     name = schema.applications[0].name
     address = _start(schema)
     from ray.serve.context import _get_global_client
@@ -61,6 +65,23 @@ def deploy(
     _await_running(name, deadline)
     _await_ready(address, deadline)
     return address
+
+
+def access(address: str) -> str:
+    """Who may call the service at ``address``, as it answers itself: ``open``, or ``keys: n`` (``keys: set by the
+    cluster`` where they come from the environment of its nodes).
+
+    Raises RayscaleError when keys are set here and the service is open all the same.
+    """
+    told = get_serve_settings().access()
+    answer = httpx.get(f"{address}/v1/models", timeout=60, trust_env=False)
+    if answer.status_code == 401:
+        return "keys: set by the cluster" if told == "open" else told
+    if told != "open":
+        raise RayscaleError(
+            f"API keys are set here, but {address} answers without one; stop it (`serve shutdown`) and deploy again"
+        )
+    return told
 
 
 def shutdown() -> None:
@@ -93,6 +114,9 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
     here = f"{ROOT}:{ROOT / 'platform'}"
     variables["PYTHONPATH"] = f"{here}:{variables.get('PYTHONPATH', '${PYTHONPATH}')}"
     variables.update(_passed_on())
+    hashes = _key_hashes(get_serve_settings())
+    if hashes:
+        variables["RAYSCALE_SERVE_API_KEY_HASHES"] = ",".join(hashes)
     if model is not None:
         variables["RAYSCALE_SERVE_MODEL"] = model
     application.runtime_env = {**application.runtime_env, "env_vars": variables}
@@ -106,6 +130,20 @@ def _passed_on() -> dict[str, str]:
         if (name.startswith("RAYSCALE_") or name == "MLFLOW_TRACKING_URI")
         and not any(word in name for word in _SECRET)
     }
+
+
+def _key_hashes(settings: ServeSettings) -> tuple[str, ...]:
+    """What replicas are told of the API keys; ConfigError for a key that its hash would give away."""
+    hashes = settings.key_hashes()
+    if settings.api_key_hashes is None and settings.api_keys is not None:
+        keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",")]
+        shortest = min(len(key) for key in keys if key)
+        if shortest < _SHORTEST_KEY:
+            raise ConfigError(
+                f"a key of RAYSCALE_SERVE_API_KEYS has {shortest} characters; the cluster gets its hash, from which keys "
+                f"below {_SHORTEST_KEY} could be guessed: make one with `openssl rand -hex 24`"
+            )
+    return hashes
 
 
 def _start(schema: Any) -> str:

@@ -1,12 +1,16 @@
 """Limits on request bodies, enforced before and while a body is read; nothing about its content.
 
 Pure ASGI. Ray Serve itself has no limit on bodies, so a body must announce its length (411), the length has
-a cap (413), the sum of all bodies held has a cap (429), and a body has a time to arrive in (408).
+a cap (413), what has arrived of all bodies has a cap and so has the number of those on their way (429), and a body must
+keep coming (408). An announcement alone takes nothing from others, and one address takes a share at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from serve.errors import BadParameterError, BodyTimeoutError, LengthRequiredError, OverloadedError
 from starlette.datastructures import Headers
@@ -15,41 +19,76 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rayscale.errors import TooLargeError
 
 
+@dataclass
+class _Held:
+    """What one address holds at the moment."""
+
+    bytes: int = 0
+    arriving: int = 0
+    requests: int = 0
+
+
 class BodyLimit:
     """Refuses bodies that are too large, unannounced, too slow, or too many at once.
 
     Args:
         app: what is protected.
         max_bytes: largest body.
-        max_pending_bytes: largest sum of announced lengths of the requests in progress.
-        timeout_s: seconds from the first read to the last byte of a body.
+        max_pending_bytes: most bytes of bodies that have arrived for the requests in progress.
+        max_arriving: most bodies that are not whole yet.
+        peer_share: of both, what the requests of one address may hold; always enough for one body.
+        timeout_s: seconds from the first read to the last byte of a body; ``rate`` bytes buy one more.
+        rate: bytes per second of a body that is never too slow.
+        idle_s: seconds without a byte.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_bytes: int, max_pending_bytes: int, timeout_s: float
+        self,
+        app: ASGIApp,
+        *,
+        max_bytes: int,
+        max_pending_bytes: int,
+        max_arriving: int,
+        peer_share: float,
+        timeout_s: float,
+        rate: float,
+        idle_s: float,
     ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.max_pending_bytes = max(max_pending_bytes, max_bytes)
+        self.max_arriving = max_arriving
+        self.peer_share = peer_share
         self.timeout_s = timeout_s
+        self.rate = rate
+        self.idle_s = idle_s
         self.pending_bytes = 0
+        self.arriving = 0
+        self._peers: dict[str, _Held] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
         length = self._announced(Headers(scope=scope))
-        if self.pending_bytes + length > self.max_pending_bytes:
-            raise OverloadedError(
-                f"{self.pending_bytes} bytes of other requests are in progress and at most "
-                f"{self.max_pending_bytes} are held at once (RAYSCALE_SERVE_MAX_PENDING_BYTES); "
-                "send it again after the time in Retry-After"
-            )
-        self.pending_bytes += length
+        client = scope.get("client")
+        with self._holding(client[0] if client else "") as peer:
+            body = _Body(self, peer, receive, length)
+            try:
+                await self.app(scope, body.receive, send)
+            finally:
+                body.give_back()
+
+    @contextmanager
+    def _holding(self, address: str) -> Iterator[_Held]:
+        peer = self._peers.setdefault(address, _Held())
+        peer.requests += 1
         try:
-            await self.app(scope, self._limited(receive, length), send)
+            yield peer
         finally:
-            self.pending_bytes -= length
+            peer.requests -= 1
+            if not peer.requests:
+                del self._peers[address]
 
     def _announced(self, headers: Headers) -> int:
         text = headers.get("content-length")
@@ -62,10 +101,11 @@ class BodyLimit:
             raise BadParameterError(f"Content-Length {text[:20]!r} is not a number")
         # Longer texts are certainly over the limit, and int() of megabytes of digits would be slow.
         length = int(text) if len(text) < 20 else 10**20
-        self._check(length)
+        self.check(length)
         return length
 
-    def _check(self, length: int) -> None:
+    def check(self, length: int) -> None:
+        """Raise TooLargeError for a body of ``length`` bytes over the limit."""
         if length > self.max_bytes:
             raise TooLargeError(
                 f"the body has {length} bytes, over the limit of {self.max_bytes} "
@@ -73,29 +113,93 @@ class BodyLimit:
                 "bucket"
             )
 
-    def _limited(self, receive: Receive, announced: int) -> Receive:
-        taken = 0
-        complete = False
-        deadline: float | None = None
+    def begin(self, peer: _Held) -> None:
+        """One more body is on its way. Raises OverloadedError when there are too many."""
+        share = max(int(self.peer_share * self.max_arriving), 1)
+        if self.arriving >= self.max_arriving or peer.arriving >= share:
+            raise OverloadedError(
+                f"{self.arriving} bodies are on their way, {peer.arriving} of them from your address, and at most "
+                f"{self.max_arriving} and {share} may be (RAYSCALE_SERVE_MAX_ARRIVING, RAYSCALE_SERVE_PEER_SHARE); "
+                "send it again after the time in Retry-After"
+            )
+        self.arriving += 1
+        peer.arriving += 1
 
-        async def limited() -> Message:
-            nonlocal taken, complete, deadline
-            if complete:  # what follows the body is the disconnect, which may take its time
-                return await receive()
-            loop = asyncio.get_running_loop()
-            deadline = deadline or loop.time() + self.timeout_s
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise BodyTimeoutError(
-                    f"{taken} of {announced} bytes came within {self.timeout_s:g} s "
-                    "(RAYSCALE_SERVE_BODY_TIMEOUT_S)"
-                ) from None
-            if message["type"] == "http.request":
-                taken += len(message.get("body", b""))
-                complete = not message.get("more_body", False)
-                self._check(taken)
-            return message
+    def end(self, peer: _Held) -> None:
+        """A body is whole or given up."""
+        self.arriving -= 1
+        peer.arriving -= 1
 
-        return limited
+    def take(self, peer: _Held, size: int) -> None:
+        """``size`` more bytes are held. Raises OverloadedError when there is no room for them."""
+        share = max(int(self.peer_share * self.max_pending_bytes), self.max_bytes)
+        if self.pending_bytes + size > self.max_pending_bytes or peer.bytes + size > share:
+            raise OverloadedError(
+                f"{self.pending_bytes} bytes of requests are held, {peer.bytes} of them from your address, and at "
+                f"most {self.max_pending_bytes} and {share} may be (RAYSCALE_SERVE_MAX_PENDING_BYTES, "
+                "RAYSCALE_SERVE_PEER_SHARE); send it again after the time in Retry-After"
+            )
+        self.pending_bytes += size
+        peer.bytes += size
+
+    def give_back(self, peer: _Held, size: int) -> None:
+        """The request that held them is over."""
+        self.pending_bytes -= size
+        peer.bytes -= size
+
+
+class _Body:
+    """One body as it arrives."""
+
+    def __init__(self, limit: BodyLimit, peer: _Held, receive: Receive, announced: int) -> None:
+        self._limit = limit
+        self._peer = peer
+        self._receive = receive
+        self._announced = announced
+        self._taken = 0
+        self._began: float | None = None
+        self._arriving = False
+        self._complete = False
+
+    async def receive(self) -> Message:
+        """The next message, within the limits."""
+        if self._complete:  # what follows the body is the disconnect, which may take its time
+            return await self._receive()
+        limit, now = self._limit, asyncio.get_running_loop().time()
+        if self._began is None:
+            self._began = now
+            limit.begin(self._peer)
+            self._arriving = True
+        deadline = self._began + limit.timeout_s + self._taken / limit.rate
+        try:
+            async with asyncio.timeout_at(min(deadline, now + limit.idle_s)):
+                message = await self._receive()
+        except TimeoutError:
+            reason = (
+                f"no byte came for {limit.idle_s:g} s (RAYSCALE_SERVE_BODY_IDLE_S)"
+                if now + limit.idle_s < deadline
+                else f"a body may take {limit.timeout_s:g} s and 1 s more for each {limit.rate:g} bytes that came "
+                "(RAYSCALE_SERVE_BODY_TIMEOUT_S, RAYSCALE_SERVE_BODY_RATE)"
+            )
+            raise BodyTimeoutError(
+                f"{self._taken} of {self._announced} bytes came: {reason}"
+            ) from None
+        if message["type"] == "http.request":
+            size = len(message.get("body", b""))
+            limit.check(self._taken + size)
+            limit.take(self._peer, size)
+            self._taken += size
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._complete = True
+            self._end()
+        return message
+
+    def give_back(self) -> None:
+        """The request is over, whole or not."""
+        self._end()
+        self._limit.give_back(self._peer, self._taken)
+
+    def _end(self) -> None:
+        if self._arriving:
+            self._arriving = False
+            self._limit.end(self._peer)

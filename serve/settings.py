@@ -6,12 +6,15 @@ many replicas there are and how long their queues may be is in ``serve/config.ya
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from serve.keys import hash_key
 
+from rayscale.errors import ConfigError
 from rayscale.settings import MIB
 
 
@@ -24,9 +27,17 @@ class ServeSettings(BaseSettings):
         default="bicubic",
         description="the default model: name, name@alias or name/version of the registry, or a built-in",
     )
-    api_keys: SecretStr = Field(
-        default=SecretStr(""),
-        description="comma-separated keys that /v1 asks for; empty: open to everyone who reaches the port",
+    api_keys: SecretStr | None = Field(
+        default=None,
+        description="comma-separated keys that /v1 asks for; unset: open to everyone who reaches the port",
+    )
+    api_key_hashes: str | None = Field(
+        default=None,
+        description="comma-separated sha256 of such keys, in their place where keys must not be seen",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="comma-separated origins whose pages may call the API from a browser, or *; empty: none",
     )
     max_models: int = Field(default=4, gt=0, description="models one replica keeps loaded")
     refresh_s: float = Field(
@@ -40,10 +51,31 @@ class ServeSettings(BaseSettings):
         default="auto", description="auto: bfloat16 for 8-bit images on hardware that has it"
     )
     max_pending_bytes: int = Field(
-        default=256 * MIB, gt=0, description="bytes of all bodies one ingress replica holds at once"
+        default=256 * MIB,
+        gt=0,
+        description="bytes of all bodies one ingress replica holds at once, counted as they arrive",
+    )
+    max_arriving: int = Field(
+        default=128,
+        gt=0,
+        description="bodies that may be on their way to one ingress replica at once; its other places are for probes",
+    )
+    peer_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of both that one address may take; 1 behind a proxy that hides its clients' addresses",
     )
     body_timeout_s: float = Field(
-        default=60.0, gt=0, description="seconds a client may take to send its body"
+        default=60.0,
+        gt=0,
+        description="seconds a client may take to send its body, and one more for each body_rate bytes that came",
+    )
+    body_rate: float = Field(
+        default=50_000.0, gt=0, description="bytes per second below which a body is too slow"
+    )
+    body_idle_s: float = Field(
+        default=15.0, gt=0, description="seconds without a byte after which a body is given up"
     )
     request_timeout_s: float = Field(
         default=110.0, gt=0, description="seconds from the whole body to the answer"
@@ -52,13 +84,55 @@ class ServeSettings(BaseSettings):
         default=2, gt=0, description="seconds a refused client is told to wait"
     )
 
-    def keys(self) -> tuple[str, ...]:
-        """The API keys, without blanks; empty when the service is open."""
-        listed = self.api_keys.get_secret_value().split(",")
-        return tuple(key.strip() for key in listed if key.strip())
+    def key_hashes(self) -> tuple[str, ...]:
+        """The sha256 of every API key; empty when the service is open.
+
+        Raises ConfigError for a variable that is set and yields no key: a service meant to be closed must not be open.
+        """
+        if self.api_key_hashes is not None:
+            hashes = tuple(text.lower() for text in _listed(self.api_key_hashes))
+            if not hashes or any(re.fullmatch("[0-9a-f]{64}", text) is None for text in hashes):
+                raise ConfigError(
+                    "RAYSCALE_SERVE_API_KEY_HASHES must list sha256 sums of 64 hexadecimal digits; unset it to "
+                    "use RAYSCALE_SERVE_API_KEYS or to serve everyone"
+                )
+            return hashes
+        if self.api_keys is None:
+            return ()
+        keys = _listed(self.api_keys.get_secret_value())
+        if not keys:
+            raise ConfigError(
+                "RAYSCALE_SERVE_API_KEYS is set but holds no key; list keys separated by commas, or unset it to "
+                "serve everyone"
+            )
+        return tuple(map(hash_key, keys))
+
+    def access(self) -> str:
+        """Who may call the service: ``open``, or ``keys: n``."""
+        count = len(self.key_hashes())
+        return f"keys: {count}" if count else "open"
+
+    def origins(self) -> list[str]:
+        """Origins whose pages may call the API from a browser."""
+        return _listed(self.cors_origins)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @cache
 def get_serve_settings() -> ServeSettings:
-    """The settings of this process, read from the environment at first use."""
-    return ServeSettings()
+    """The settings of this process, read from the environment at first use.
+
+    Raises ConfigError for a variable with an impossible value.
+    """
+    try:
+        return ServeSettings()
+    except ValidationError as error:
+        # Without the values, which may be keys.
+        parts = [
+            f"RAYSCALE_SERVE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}"
+            for e in error.errors(include_input=False)
+        ]
+        raise ConfigError("; ".join(parts)) from None

@@ -15,7 +15,13 @@ import yaml
 from botocore.exceptions import EndpointConnectionError
 from tests.infra import compose, dockerfile
 
-SECRETS = {"S3_ACCESS_KEY", "S3_SECRET_KEY", "RAY_AUTH_TOKEN", "POSTGRES_PASSWORD"}
+SECRETS = {
+    "RAYSCALE_SERVE_API_KEYS",
+    "S3_ACCESS_KEY",
+    "S3_SECRET_KEY",
+    "RAY_AUTH_TOKEN",
+    "POSTGRES_PASSWORD",
+}
 FILLED = {name: f"value-of-{name}" for name in SECRETS}
 
 
@@ -204,4 +210,5 @@ def test_compose_and_kubernetes_agree(project: dict[str, Any], infra: Path) -> N
         "AWS_SECRET_ACCESS_KEY",
         "RAY_AUTH_MODE",
         "RAY_AUTH_TOKEN",
+        "RAYSCALE_SERVE_API_KEYS",
     }

@@ -23,8 +23,16 @@ async def read_all(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "done", "total": total})
 
 
-def scope(*headers: tuple[bytes, bytes], method: str = "POST") -> dict[str, Any]:
-    return {"type": "http", "method": method, "path": "/", "headers": list(headers)}
+def scope(
+    *headers: tuple[bytes, bytes], method: str = "POST", peer: str = "192.0.2.1"
+) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "method": method,
+        "path": "/",
+        "headers": list(headers),
+        "client": (peer, 5),
+    }
 
 
 def feed(*chunks: bytes, pause: float = 0) -> Any:
@@ -50,8 +58,16 @@ async def ignore(message: Any) -> None:
 
 
 def limit(app: Any = read_all, **kinds: Any) -> BodyLimit:
-    values = {"max_bytes": 100, "max_pending_bytes": 150, "timeout_s": 0.2, **kinds}
-    return BodyLimit(app, **values)
+    values = {
+        "max_bytes": 100,
+        "max_pending_bytes": 150,
+        "max_arriving": 4,
+        "peer_share": 1.0,
+        "timeout_s": 0.2,
+        "rate": 1e9,
+        "idle_s": 5.0,
+    }
+    return BodyLimit(app, **{**values, **kinds})
 
 
 @pytest.mark.parametrize(
@@ -117,6 +133,84 @@ def test_the_sum_of_bodies_is_bounded() -> None:
         await asyncio.gather(first, small)
         await guarded(scope(length), whole(b"x" * 80), ignore)
         assert guarded.pending_bytes == 0
+
+    asyncio.run(run())
+
+
+def test_announcements_that_send_nothing_take_no_room() -> None:
+    async def run() -> None:
+        guarded = limit(max_arriving=100)
+        length = (b"content-length", b"100")
+        idle = [asyncio.create_task(guarded(scope(length), feed(), ignore)) for _ in range(50)]
+        await asyncio.sleep(0.01)
+        assert (guarded.arriving, guarded.pending_bytes) == (50, 0)
+        await guarded(scope(length), whole(b"x" * 100), ignore)
+        for task in idle:
+            task.cancel()
+        await asyncio.gather(*idle, return_exceptions=True)
+        assert (guarded.arriving, guarded.pending_bytes) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_a_silent_body_is_given_up_before_a_slow_one() -> None:
+    guarded = limit(timeout_s=10, idle_s=0.05)
+    with pytest.raises(BodyTimeoutError, match=r"no byte came for 0\.05 s"):
+        asyncio.run(guarded(scope((b"content-length", b"50")), feed(b"x" * 20), ignore))
+    assert (guarded.arriving, guarded.pending_bytes) == (0, 0)
+
+
+def test_an_honest_line_gets_the_time_it_needs() -> None:
+    """Ten chunks at twice the rate that is asked for take four times as long as the fixed part of the deadline."""
+    guarded = limit(timeout_s=0.05, rate=250, max_bytes=1000, max_pending_bytes=1000)
+    chunks = [b"x" * 10] * 9
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        if chunks:
+            return {"type": "http.request", "body": chunks.pop(), "more_body": True}
+        return {"type": "http.request", "body": b"x" * 10, "more_body": False}
+
+    asyncio.run(guarded(scope((b"content-length", b"100")), receive, ignore))
+    assert guarded.pending_bytes == 0
+
+
+def test_one_address_gets_its_share_only() -> None:
+    async def run() -> None:
+        guarded = limit(peer_share=0.5, max_pending_bytes=400)
+        length = (b"content-length", b"100")
+        one = [
+            asyncio.create_task(guarded(scope(length), feed(b"x" * 100), ignore)) for _ in range(2)
+        ]
+        await asyncio.sleep(0.01)
+        with pytest.raises(OverloadedError, match="2 of them from your address"):
+            await guarded(scope(length), whole(b"x" * 100), ignore)
+        await guarded(scope(length, peer="192.0.2.2"), whole(b"x" * 100), ignore)
+        for task in one:
+            task.cancel()
+        await asyncio.gather(*one, return_exceptions=True)
+        await guarded(scope(length), whole(b"x" * 100), ignore)
+        assert (guarded.arriving, guarded.pending_bytes) == (0, 0)
+        assert guarded._peers == {}  # forgotten, or addresses would fill the memory
+
+    asyncio.run(run())
+
+
+def test_bodies_on_their_way_leave_places_free() -> None:
+    async def run() -> None:
+        guarded = limit(max_arriving=3)
+        length = (b"content-length", b"100")
+        slow = [
+            asyncio.create_task(guarded(scope(length, peer=f"192.0.2.{i}"), feed(), ignore))
+            for i in range(3)
+        ]
+        await asyncio.sleep(0.01)
+        with pytest.raises(OverloadedError, match="3 bodies are on their way"):
+            await guarded(scope(length), whole(b"x"), ignore)
+        await guarded(scope(method="GET"), whole(b""), ignore)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
 
     asyncio.run(run())
 

@@ -120,7 +120,7 @@ def serve(
     deployment = importlib.import_module("serve.deploy")
     embedded = "RAY_ADDRESS" not in os.environ
     url = deployment.deploy(host=host, port=port, model=model)
-    print(f"{url}/docs   {url}/v1/upscale?scale=2")
+    print(f"{url}/docs   {url}/v1/upscale?scale=2   access: {deployment.access(url)}")
     if embedded:
         note("running until Ctrl-C ...")
         try:
