@@ -161,6 +161,11 @@ def report(summary: Summary) -> str:
         ]
         if len(summary.failed) > _LISTED:
             lines.append(f"... and {len(summary.failed) - _LISTED} more; --json lists all")
+    notes = [f"{row.key}: {text}" for row in summary.noted for text in row.notes]
+    if notes:
+        lines += ["", "notes", *notes[:_LISTED]]
+        if len(notes) > _LISTED:
+            lines.append(f"... and {len(notes) - _LISTED} more; --json lists all")
     return "\n".join(lines)
 
 

@@ -7,6 +7,8 @@ What does the work is a :class:`Backend`: model replicas reached through Ray Ser
 from __future__ import annotations
 
 import asyncio
+import json
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +41,8 @@ from rayscale.imaging.handling import LabelPolicy, MetadataPolicy
 from rayscale.settings import get_settings
 
 LARGEST_SCALE = 16
+
+_NOTES, _NOTE_CHARS = 8, 400  # of the notes in a header, which proxies hold to 8 KiB
 
 _PROBE_TIMEOUT_S = 2.0
 _READY_FOR_S = 60.0
@@ -333,12 +337,16 @@ def _check_form(headers: Mapping[str, str]) -> None:
 
 def _result_headers(result: Result, total: float) -> dict[str, str]:
     stages = {**result.seconds, "total": total}
-    return {
+    headers = {
         "X-Rayscale-Model": result.model,
         "X-Rayscale-Weights-Sha256": result.digest,
         "X-Rayscale-Scale": str(result.scale),
         "Server-Timing": ", ".join(f"{k};dur={1000 * v:.1f}" for k, v in stages.items()),
     }
+    if result.notes:
+        notes = [textwrap.shorten(note, _NOTE_CHARS) for note in result.notes[:_NOTES]]
+        headers["X-Rayscale-Notes"] = json.dumps(notes)  # ASCII, whatever a file calls its bands
+    return headers
 
 
 _RESULT_HEADERS = {
@@ -347,6 +355,11 @@ _RESULT_HEADERS = {
         ("X-Rayscale-Model", "string", "the exact model: name/version"),
         ("X-Rayscale-Weights-Sha256", "string", "sha256 of its weights, or `none`"),
         ("X-Rayscale-Scale", "number", "the scale that was used"),
+        (
+            "X-Rayscale-Notes",
+            "string",
+            "what there is to know of how the image was read, a JSON list of sentences; absent when nothing",
+        ),
         ("Server-Timing", "string", "milliseconds of decode, upscale, encode, and in total"),
     )
 }

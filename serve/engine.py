@@ -137,6 +137,7 @@ class Engine:
             loaded.version.digest,
             upscaler.scale,
             dict(zip(("decode", "upscale", "encode"), seconds, strict=True)),
+            image.notes,
         )
 
     def _load_default(self) -> None:

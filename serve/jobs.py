@@ -40,7 +40,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """The encoded answer, what made it, and the seconds of each stage."""
+    """The encoded answer, what made it, the seconds of each stage, and what the reader of the image notes."""
 
     data: bytes
     container: str
@@ -48,6 +48,7 @@ class Result:
     digest: str
     scale: float
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 def check_reference(reference: str) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from rayscale.errors import InputError
 from rayscale.resampling import (
+    blend,
     degrade,
     downsample,
     enlarge,
@@ -103,3 +104,14 @@ def test_nearest_takes_the_pixel_under_the_centre(scale):
         assert result[y, x] == source[int((y + 0.5) / scale), int((x + 0.5) / scale)]
     volume = np.stack([source, source + 100])
     np.testing.assert_array_equal(nearest(volume, scale, (1, 2))[1], result + 100)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 1.5, 2.25])
+def test_blend_is_bilinear_and_the_same_for_a_part(scale):
+    values = np.random.default_rng(0).random((36, 48))
+    larger = blend(values, scale)
+    np.testing.assert_allclose(larger, enlarge(values, scale, "bilinear"), atol=1e-12)
+    part = blend(values[12:24, 8:40], scale)  # from 12 to 24 and from 8 to 40: multiples of 4
+    rows, columns = (slice(int((low + 4) * scale), int((high - 4) * scale)) for low, high in ((12, 24), (8, 40)))  # fmt: skip
+    inner = slice(int(4 * scale), -int(4 * scale))
+    np.testing.assert_array_equal(part[inner, inner], larger[rows, columns])

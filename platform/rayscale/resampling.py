@@ -189,6 +189,26 @@ def enlarge(pixels: Pixels, scale: float, method: Method = "bicubic") -> Pixels:
     return _round_like(x, pixels.dtype)
 
 
+def blend(array: Pixels, scale: float) -> Pixels:
+    """Enlarge ``(H, W)`` on the grid of :func:`upsample` between the two nearest pixels of each axis; rounded to its dtype.
+
+    Bilinear, with weights from integers: what becomes of a part of an array is to the last bit what becomes of it in the whole.
+    """
+    exact = exact_scale(scale)
+    p, q = exact.numerator, exact.denominator
+    x = array.astype(np.float64)
+    for axis in (0, 1):
+        size = x.shape[axis]
+        place = (
+            2 * np.arange(int(size * exact)) + 1
+        ) * q - p  # of the centre, in 1 / (2 p) of a pixel
+        below = place // (2 * p)
+        weight = (place % (2 * p) / (2 * p)).reshape((-1, 1) if axis == 0 else (1, -1))
+        low, high = (np.take(x, np.clip(at, 0, size - 1), axis) for at in (below, below + 1))
+        x = low * (1 - weight) + high * weight
+    return _round_like(x, array.dtype)
+
+
 def nearest(array: Pixels, scale: float, axes: tuple[int, int] = (0, 1)) -> Pixels:
     """Enlarge two axes on the grid of :func:`upsample` by repeating pixels: for masks and labels, of any type."""
     exact = exact_scale(scale)

@@ -22,12 +22,13 @@ ROW = Row(
 
 def test_rows_come_back(tmp_path: Path) -> None:
     store = connect(tmp_path)
+    noted = replace(ROW, key="noted", notes=("é", "two"))
     failed = replace(ROW, key="bad\udcff.png", error="bad_image", message='it\'s "cut"\nshort')
     first = Manifest(store, 1)
-    first.append([ROW, failed])
+    first.append([ROW, noted, failed])
     first.flush()
     first.flush()
-    assert Manifest(store, 2).load().rows == {ROW.key: ROW, failed.key: failed}
+    assert Manifest(store, 2).load().rows == {row.key: row for row in (ROW, noted, failed)}
     assert len(list(store.list())) == 1
 
 
@@ -87,7 +88,7 @@ def test_the_copies_say_what_the_rows_say(tmp_path: Path) -> None:
     failures = [json.loads(line) for line in store.read("_rayscale/failures.jsonl").splitlines()]
     assert failures == lines[1:]
     table = pyarrow.parquet.read_table(tmp_path / "_rayscale/manifest.parquet").to_pylist()
-    assert table[0] == {**lines[0], "parameters": '{"scale": 2}'}
+    assert table[0] == {**lines[0], "parameters": '{"scale": 2}', "notes": "[]"}
     assert table[1]["key"] == r"bad\udcff.png"
     assert read_keys(tmp_path / "_rayscale/failures.jsonl") == [bad.key]
 

@@ -256,6 +256,33 @@ def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
     assert row.seconds > 0.1 * windows
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["in one worker", "over all workers"])
+def test_the_row_says_what_the_reader_notes(
+    places: tuple[Store, Store],
+    upscaler: Upscaler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    alone: bool,
+) -> None:
+    source, target = places
+    infrared = np.random.default_rng(1).integers(1, 255, (4, 90, 90), np.uint8)
+    with rasterio.open(
+        tmp_path / "in/a/scene.tif", "w", driver="GTiff", width=90, height=90, count=4, dtype="uint8",
+        crs="EPSG:32611", photometric="rgb", alpha="yes",
+    ) as dataset:  # fmt: skip
+        dataset.write(infrared)
+    if alone:
+        with actors.Worker(source, target, upscaler, RECIPE) as worker:
+            (row,) = worker.process([task(source)])
+    else:
+        monkeypatch.setattr(actors, "prepare", lambda *_, **__: upscaler)
+        work = SceneWork(source, target, RECIPE, task(source))
+        compute(work, upscaler, list(range(count(work, upscaler))))
+        row = Row.from_json(actors.assemble(source, target, None, RECIPE, False, work.task))
+    assert not row.error
+    assert [text[:6] for text in row.notes] == ["band 4"]
+
+
 def test_a_worker_keeps_the_copy_of_one_scene_while_others_wait(
     places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -430,6 +430,27 @@ def test_a_scene_keeps_its_ground_and_its_format(rayscale, tmp_path):
     assert "geometry would be lost" in err
 
 
+@pytest.mark.parametrize("ending", ["tif", "png"])
+def test_what_a_reader_notes_is_shown_and_listed(rayscale, tmp_path, monkeypatch, ending):
+    """Near infrared that its writer marked as alpha, by windows; a failure of a file is no note."""
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    pixels = np.random.default_rng(0).integers(1, 255, (4, 20, 30), dtype=np.uint8)
+    profile = {"driver": "GTiff", "width": 30, "height": 20, "count": 4, "dtype": "uint8"}
+    with rasterio.open(
+        tmp_path / "naip.tif", "w", photometric="rgb", alpha="yes", crs="EPSG:32611", **profile
+    ) as scene:
+        scene.write(pixels)
+    command = ("upscale", tmp_path / "naip.tif", tmp_path / f"b.{ending}", "-m", "bicubic")
+    code, out, err = rayscale(*command, "--json")
+    if ending == "png":
+        assert (code, json.loads(out)["done"]) == (1, [])
+        return
+    assert code == 0, err
+    (text,) = json.loads(out)["done"][0]["notes"]
+    assert text.startswith("band 4 is marked as alpha")
+    assert f"note: {text}" in err
+
+
 def test_the_uncertainty_of_a_scene_is_written_by_windows_to_the_same_place(
     rayscale, tmp_path, monkeypatch
 ):

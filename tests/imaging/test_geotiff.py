@@ -280,6 +280,26 @@ def test_nothing_measured_at_all_asks_no_network(monkeypatch):
         np.testing.assert_array_equal(result.read(), np.full((3, 16, 18), -1.5))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_soft_alpha_is_interpolated_where_it_is_visible(dtype):
+    opaque = 255 if dtype == "uint8" else 1.0
+    alpha = np.tile(np.r_[np.zeros(10), np.linspace(0.2, 1, 11), np.ones(9)] * opaque, (20, 1))
+
+    def colours(dataset):
+        dataset.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+
+    data = scene(np.dstack([alpha, alpha]).astype(dtype), colours, alpha="yes")
+    with opened(upscaled(data)) as result:
+        larger = result.read(2)[20]
+    assert (larger[:20] == 0).all()
+    assert (larger[20:] > 0).all()
+    # Halfway between pixel centres of a slope lies a quarter and three quarters of its step.
+    step = 0.08 * opaque
+    expected = 0.2 * opaque + step * (np.arange(19) / 2 + 0.25)
+    np.testing.assert_allclose(larger[21:40], expected, atol=1.01 if dtype == "uint8" else 1e-6)
+    assert (larger[43:] == opaque).all()
+
+
 def test_internal_mask_and_alpha_are_enlarged_by_nearest():
     mask = np.full((10, 12), 255, np.uint8)
     mask[2:5, 3:4] = 0

@@ -88,6 +88,17 @@ def cut_out(path: Path) -> Path:
     return save(path, np.dstack([relief(3, "uint8"), alpha]), colours, photometric="rgb", alpha="yes")  # fmt: skip
 
 
+def feathered(path: Path) -> Path:
+    """Floating values, and an alpha from 0 to 1 whose edge is soft."""
+    y, x = np.indices((HEIGHT, WIDTH))
+    alpha = np.clip((np.hypot(y - 60, x - 70) - 25) / 40, 0, 1)
+
+    def colours(dataset):
+        dataset.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+
+    return save(path, np.dstack([relief(1), alpha]).astype("float32"), colours, alpha="yes")
+
+
 def masked(path: Path) -> Path:
     mask = np.where(blob(), 0, 255).astype(np.uint8)
     return save(path, relief(1), lambda dataset: dataset.write_mask(mask))
@@ -101,7 +112,7 @@ def twelve_bits(path: Path) -> Path:
     return save(path, relief(1), nbits=12)
 
 
-SCENES = (picture, sensor, terrain, heat, cut_out, masked, spectrum)
+SCENES = (picture, sensor, terrain, heat, cut_out, feathered, masked, spectrum)
 
 
 def whole(upscaler: Upscaler, source: Path, target: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import Any
 
@@ -464,6 +465,26 @@ def test_broken_files_are_the_clients_fault(
     assert seen["bomb_real_20000x20000_1bit.png"] == 413
     assert seen["animated.gif"] == 415
     assert seen["gray16.png"] == 200
+
+
+def test_what_the_reader_notes_is_a_header(make_app: Any, tools: Any) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    infrared = np.random.default_rng(1).integers(1, 255, (4, 9, 9), np.uint8)
+    with rasterio.MemoryFile() as file:
+        with file.open(
+            driver="GTiff", width=9, height=9, count=4, dtype="uint8", crs="EPSG:32611", photometric="rgb", alpha="yes"
+        ) as dataset:  # fmt: skip
+            dataset.write(infrared)
+        data = file.read()
+    app = make_app()
+    response = tools.call(app, "POST", "/v1/upscale?model=bicubic&scale=2", content=data)
+    assert response.status_code == 200, response.text
+    (text,) = json.loads(response.headers["x-rayscale-notes"])
+    assert text.startswith("band 4 is marked as alpha")
+    plain = tools.call(
+        app, "POST", "/v1/upscale?model=bicubic&scale=2", content=tools.encoded(5, 5)
+    )
+    assert "x-rayscale-notes" not in plain.headers
 
 
 def test_a_volume_keeps_its_place_and_names_its_model(make_app: Any, tools: Any) -> None:

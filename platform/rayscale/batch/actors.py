@@ -201,6 +201,7 @@ class Worker:
                 return
             provenance = self.recipe.provenance(self.upscaler)
             output = write_image(item.image, provenance.with_measures(**item.measures))
+            item.row = replace(item.row, notes=item.image.notes)
             item.row = _done(item.row, item.slot.write(output, item.row.megapixels))
 
         _guarded(item, write)
@@ -398,6 +399,7 @@ def assemble(
     work = SceneWork(source, target, recipe, task)
     try:
         row = _done(row, work.assemble(prepare(model, recipe, **how), overwrite=overwrite))
+        row = replace(row, notes=work.notes)
     except Exception as error:
         work.forget()
         code, message = failure(error)

@@ -11,7 +11,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from rayscale.errors import StorageError
@@ -41,6 +41,7 @@ class Row:
         error: class of the failure (``bad_image``, ``unsupported_media``, ``too_large``, ``not_found``, ``exists``,
             ``storage``, ``changed``, ``out_of_memory``, ``worker_died``, ``bad_configuration``, ``error``), empty when done.
         message: the failure in words.
+        notes: of a file that was read with a remark, see ``imaging.Image``.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Row:
     seconds: float = 0.0
     error: str = ""
     message: str = ""
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One line of ASCII."""
@@ -68,14 +70,15 @@ class Row:
         values: dict[str, Any] = json.loads(text)
         known = {each.name for each in fields(Row)}
         try:
-            return Row(**{name: value for name, value in values.items() if name in known})
+            row = Row(**{name: value for name, value in values.items() if name in known})
+            return replace(row, notes=tuple(row.notes))
         except TypeError as error:
             raise ValueError(str(error)) from error
 
     def to_record(self) -> dict[str, Any]:
         """The row as the copies for readers have it: with its output key and its status, in the order of the columns."""
         values = asdict(self)
-        error, message = values.pop("error"), values.pop("message")
+        error, message, notes = (values.pop(name) for name in ("error", "message", "notes"))
         output = "" if error else self.key
         status = "failed" if error else "done"
         return {
@@ -84,6 +87,7 @@ class Row:
             "status": status,
             "error": error,
             "message": message,
+            "notes": list(notes),
         }
 
 
@@ -162,7 +166,7 @@ class Manifest:
 
 
 def _parquet(records: list[dict[str, Any]]) -> bytes:
-    """One row group with a column per field of ``Row.to_record``; ``parameters`` is text, JSON."""
+    """One row group with a column per field of ``Row.to_record``; ``parameters`` and ``notes`` are text, JSON."""
     import pyarrow
     import pyarrow.parquet
 
@@ -175,7 +179,11 @@ def _parquet(records: list[dict[str, Any]]) -> bytes:
     names = list(Row("", "", 0, "", "", "").to_record())
     schema = pyarrow.schema([(name, types.get(name, "string")) for name in names])
     rows = [
-        {**_printable(record), "parameters": json.dumps(record["parameters"], sort_keys=True)}
+        {
+            **_printable(record),
+            "parameters": json.dumps(record["parameters"], sort_keys=True),
+            "notes": json.dumps(record["notes"]),
+        }
         for record in records
     ]
     file = io.BytesIO()

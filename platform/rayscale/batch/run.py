@@ -53,6 +53,7 @@ class Summary:
         done: upscaled now.
         skipped: done by an earlier run.
         failed: their rows, with class and reason.
+        noted: rows of those upscaled now that were read with a remark.
         left: not tried because of the limit.
         ignored: objects of the source that are no inputs.
         megapixels: of the sources of ``done``.
@@ -70,6 +71,7 @@ class Summary:
     left: int = 0
     ignored: int = 0
     failed: list[Row] = field(default_factory=list)
+    noted: list[Row] = field(default_factory=list)
     megapixels: float = 0.0
     seconds: float = 0.0
 
@@ -82,11 +84,12 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as ``--json`` shows it."""
-        values = {key: value for key, value in vars(self).items() if key != "failed"}
+        values = {k: value for k, value in vars(self).items() if k not in ("failed", "noted")}
         failed = [
             {"key": row.key, "error": row.error, "message": row.message} for row in self.failed
         ]
-        return {**values, "failed": failed, "exit_code": self.exit_code}
+        noted = [{"key": row.key, "notes": list(row.notes)} for row in self.noted]
+        return {**values, "failed": failed, "noted": noted, "exit_code": self.exit_code}
 
 
 def upscale_bucket(
@@ -205,6 +208,7 @@ def _teller(
         finished, failed = finished + len(rows), failed + len(failures)
         size += sum(row.source_size for row in rows)
         summary.failed += failures
+        summary.noted += [row for row in rows if row.notes and not row.error]
         summary.done = finished - failed
         summary.megapixels += sum(row.megapixels for row in rows if not row.error)
         if progress is not None:

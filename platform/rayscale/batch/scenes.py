@@ -54,6 +54,8 @@ class SceneWork:
         self.parts = target.child(FOLDER + self.id)
         self.seconds = 0.0
         """Reading and computing the windows, by whomever; known when they are assembled."""
+        self.notes: tuple[str, ...] = ()
+        """Those of the scene, known likewise."""
 
     @cached_property
     def path(self) -> Path:
@@ -135,7 +137,7 @@ class SceneWork:
                 if upscaler.consistency:
                     provenance = provenance.with_measures(residual=residual.describe())
                 writer.finish(provenance)
-                megapixels = scene.height * scene.width / 1e6
+                megapixels, self.notes = scene.height * scene.width / 1e6, scene.notes
             placed = slot.write_file(output, megapixels)
         self.clear()
         return placed

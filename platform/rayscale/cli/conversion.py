@@ -38,12 +38,14 @@ class Changed:
 
 @dataclass(frozen=True)
 class Written:
-    """A finished file: its size, what is left of ``|down(SR) - LR|``, the name of the file of its uncertainty."""
+    """A finished file: its size, what is left of ``|down(SR) - LR|``, the name of the file of its uncertainty, and what
+    its reader notes."""
 
     width: int
     height: int
     residual: dict[str, float] | None = None
     uncertainty: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,20 @@ def for_each(jobs: Jobs, convert: Callable[[Path, Path], Written], json_: bool) 
             failed.append({"input": str(source), "error": text})
             note(f"[{number}/{count}] {source}: FAILED: {text}")
         else:
-            facts = {"residual": written.residual, "uncertainty": written.uncertainty}
+            facts: dict[str, object] = {
+                "residual": written.residual,
+                "uncertainty": written.uncertainty,
+            }
             known = {name: fact for name, fact in facts.items() if fact is not None}
+            if written.notes:
+                known["notes"] = list(written.notes)
             done.append({"input": str(source), "output": str(target), **known})
             told = [f"{written.width}x{written.height}", f"{time.perf_counter() - start:.1f} s"]
             if written.residual is not None:
                 told += ["residual max {max:g}, RMS {rms:g}".format(**written.residual)]
             note(f"[{number}/{count}] {source} -> {target} ({', '.join(told)})")
+            for text in written.notes:
+                note(f"  note: {text}")
     if jobs.passed_over:
         names = [path.name for path in jobs.passed_over]
         more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
@@ -175,7 +184,8 @@ def convert(
         made = result.provenance and result.provenance.with_measures(content=UNCERTAINTY)
         store.write(path.name, write_image(result.uncertainty, made))
         beside = str(path)
-    return Written(result.image.width, result.image.height, result.residual, beside)
+    size = result.image.width, result.image.height
+    return Written(*size, result.residual, beside, result.image.notes)
 
 
 def heed_sidecars(source: Path) -> None:
@@ -230,7 +240,13 @@ def convert_scene(
             progress=progress,
         )
     residual = None if larger.residual is None else larger.residual.describe()
-    return Written(larger.width, larger.height, residual, None if beside is None else str(beside))
+    return Written(
+        larger.width,
+        larger.height,
+        residual,
+        None if beside is None else str(beside),
+        larger.notes,
+    )
 
 
 def _beside(target: Path, container: str) -> Path:

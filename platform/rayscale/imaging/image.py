@@ -83,6 +83,8 @@ class Image:
         levels: which values are black and white; None is the full range of uint8 or uint16.
         missing: pixels without a measurement, None when there are none.
         metadata: what only ``container`` knows and must keep.
+        notes: what whoever uses the file must know of how it was read, a sentence each: no error, and shown by every
+            door. Not written into files.
 
     Raises:
         UnsupportedError: a pixel type that is not handled, or one other than uint8 and uint16 without levels.
@@ -99,6 +101,7 @@ class Image:
     levels: Levels | None = None
     missing: Missing | None = None
     metadata: Metadata | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.pixels.dtype not in (PICTURE_TYPES if self.levels is None else PIXEL_TYPES):
@@ -198,6 +201,10 @@ class Image:
     def with_pixels(self, pixels: Pixels, alpha: Pixels | None = None) -> Image:
         """The same file with other pixels; alpha is given anew because its size goes with them."""
         return replace(self, pixels=pixels, alpha=alpha)
+
+    def with_notes(self, *notes: str) -> Image:
+        """The same file with notes added."""
+        return replace(self, notes=self.notes + notes)
 
     def with_text(self, **remarks: str) -> Image:
         """The same file with remarks added, an existing one of the same name replaced."""

@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.imaging.levels import Levels
-from rayscale.resampling import nearest
+from rayscale.resampling import blend, nearest
 
 Pixels = NDArray[Any]
+
+MASK_REACH = 3
+"""Source pixels around a pixel of a mask that its enlargement depends on: one, and as far as that is filled from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,17 @@ class Missing:
             shared = valid.shape[-1] == 1
             for channel in range(valid.shape[-1]):
                 yield (*frame, ..., *(() if shared else (channel,))), valid[(*frame, ..., channel)]
+
+
+def enlarge_mask(mask: Pixels, scale: float) -> Pixels:
+    """A mask or an alpha band ``(H, W)``, enlarged: 0 by nearest, as missing pixels are, and what is visible by bilinear
+    interpolation among visible pixels alone. So a mask of one value stays one, and a soft edge stays soft."""
+    larger = nearest(mask, scale)
+    visible = mask > 0
+    if visible.any() and np.ptp(mask[visible]):
+        filled = Missing(visible[:, :, None]).filled(mask[:, :, None], MASK_REACH)[:, :, 0]
+        larger = np.where(larger > 0, blend(filled, scale), larger)
+    return larger
 
 
 def _beside(values: Pixels, first: Any, last: Any, limits: tuple[float, float] | None) -> Pixels:

@@ -137,6 +137,12 @@ class Scene:
         squares = (self._read(rows, columns) for rows, columns in self._squares())
         return geotiff.levels_of(self.dtype, self.metadata.bits, squares)
 
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """As of ``Image``; one pass over an alpha band."""
+        masks = (self.mask(*square) for square in self._squares())
+        return geotiff.notes_of(self._layout, masks)
+
     @property
     def masked(self) -> bool:
         """Whether there is an alpha band or an internal mask: validity that is written as well."""

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayscale.errors import ConfigError
 from rayscale.imaging.handling import DEFAULT, Handling
+from rayscale.imaging.missing import MASK_REACH, enlarge_mask
 from rayscale.imaging.scene import Part, Scene, SceneWriter
 from rayscale.inference.backprojection import Residual
 from rayscale.inference.tiles import Tile
@@ -97,22 +99,44 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> UpscaledWi
             pixels = missing.restored(pixels, source, scale, image.levels)
             if deviations is not None:
                 deviations = np.where(missing.scaled(scale).valid, deviations, np.float32(np.nan))
-    mask = scene.mask(*(slice(span.start, span.stop) for span in spans))
     row, column = enlarged(window.rows.start, scale), enlarged(window.columns.start, scale)
     return UpscaledWindow(
-        Part(row, column, pixels, None if mask is None else nearest(mask, scale)),
+        Part(row, column, pixels, _enlarged_mask(scene, window, scale)),
         residual,
         None if deviations is None else Part(row, column, deviations),
     )
 
 
+def _enlarged_mask(scene: Scene, window: Tile, scale: float) -> NDArray[Any] | None:
+    """The validity of the core of a window; as much around it is read as matters there."""
+    if not scene.masked:
+        return None
+    grain = exact_scale(scale).denominator
+    margin = -(-MASK_REACH // grain) * grain
+    read = [
+        slice(max(span.start - margin, 0), min(span.stop + margin, size))
+        for span, size in zip(
+            (window.rows, window.columns), (scene.height, scene.width), strict=True
+        )
+    ]
+    mask = scene.mask(*read)
+    assert mask is not None
+    core = (
+        _enlarged(_within(part, span.start, span.stop), scale)
+        for part, span in zip(read, (window.rows, window.columns), strict=True)
+    )
+    return enlarge_mask(mask, scale)[tuple(core)]
+
+
 @dataclass(frozen=True)
 class UpscaledScene:
-    """What :func:`upscale_scene` made: its size, and how far it is from its source when shrunk, with ``consistency``."""
+    """What :func:`upscale_scene` made: its size, how far it is from its source when shrunk (with ``consistency``), and
+    the notes of the scene."""
 
     width: int
     height: int
     residual: Residual | None = None
+    notes: tuple[str, ...] = ()
 
 
 def upscale_scene(
@@ -170,7 +194,7 @@ def upscale_scene(
         writer.finish(provenance)
         if beside is not None:
             beside.finish(provenance and provenance.with_measures(content=UNCERTAINTY))
-        return UpscaledScene(writer.width, writer.height, residual)
+        return UpscaledScene(writer.width, writer.height, residual, scene.notes)
 
 
 def _within(read: slice, start: int, stop: int) -> slice:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from rayscale.imaging.containers.ifd import Ifd
 from rayscale.imaging.extras import load
-from rayscale.resampling import exact_scale, nearest
+from rayscale.imaging.missing import enlarge_mask
+from rayscale.resampling import exact_scale
 
 GDAL_METADATA = 42112
 """The TIFF tag of GDAL's XML."""
@@ -102,7 +103,7 @@ class GeoMetadata:
         for name in _RESOLUTION:
             if name in tags.get("", {}):
                 tags[""][name] = f"{float(tags[''][name]) * r:.12g}"
-        mask = None if self.mask is None else nearest(self.mask, scale)
+        mask = None if self.mask is None else enlarge_mask(self.mask, scale)
         return replace(self, transform=transform, gcps=gcps, rpcs=rpcs, tags=tags, mask=mask)
 
     def without_loss(self) -> GeoMetadata:

@@ -101,6 +101,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         levels=levels_of(pixels.dtype, meta.bits, [(pixels, missing)]),
         missing=missing,
         metadata=replace(meta, mask=mask),
+        notes=notes_of(layout, [mask]),
     )
 
 
@@ -232,6 +233,29 @@ def read_mask(dataset: Any, layout: Layout, window: Any = None) -> NDArray[Any] 
     if layout.alpha is not None:
         return np.asarray(dataset.read(layout.alpha + 1, window=window))
     return np.asarray(dataset.dataset_mask(window=window)) if layout.masked else None
+
+
+def notes_of(layout: Layout, masks: Iterable[NDArray[Any] | None]) -> tuple[str, ...]:
+    """What there is to know of an alpha band whose validity, as of :func:`read_mask`, comes piece by piece.
+
+    Some writers mark the fourth band of RGB and near infrared as alpha. Transparency is mostly all or nothing,
+    measurements are not.
+    """
+    if layout.alpha is None:
+        return ()
+    partial = total = 0
+    for mask in masks:
+        assert mask is not None
+        opaque = 1.0 if mask.dtype.kind == "f" else np.iinfo(mask.dtype).max
+        partial += int(np.count_nonzero((mask > 0) & (mask != opaque)))
+        total += mask.size
+    if 2 * partial <= total:
+        return ()
+    band = layout.alpha + 1
+    return (
+        f"band {band} is marked as alpha, so it was enlarged as transparency, and where it is 0 pixels count as missing; if it holds "
+        f"measurements such as near infrared, mark it as a band first (gdal_edit.py -colorinterp_{band} undefined FILE)",
+    )
 
 
 def write_bands(
