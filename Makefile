@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# A process per core, each with one thread; what needs S3, MLflow and Ray shares one stack in one process afterwards.
+PARALLEL = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
 .PHONY: help install install-dev demo test test-fast lint up down status lock clean
 
@@ -28,10 +30,11 @@ demo: install                        ## Run the whole product once on embedded d
 
 test: install-dev                    ## Lint, types, import rules and every test
 	$(MAKE) lint
-	$(BIN)/pytest
+	$(PARALLEL) -m "not stack"
+	$(BIN)/pytest -m stack
 
-test-fast: install-dev               ## The tests without those that take minutes
-	$(BIN)/pytest -m "not slow"
+test-fast: install-dev               ## The tests without those that need the stack or take long
+	$(PARALLEL) -m "not stack and not slow"
 
 lint: install-dev                    ## ruff, mypy strict, import rules between the rooms
 	$(BIN)/ruff check .

@@ -128,6 +128,7 @@ def test_a_bucket_of_everything(model: str, s3: Any) -> None:
     assert {key for key in now if outputs.get(key) != now[key]} == {"plain.png", "broken.png"}
 
 
+@pytest.mark.slow
 def test_a_block_is_told_of_before_the_next_is_done(tmp_path: Path) -> None:
     """Else manifest and progress would always be one block behind what is there."""
     (tmp_path / "in").mkdir()

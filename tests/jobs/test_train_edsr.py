@@ -52,6 +52,7 @@ def test_every_option_is_listed(checkout: Path) -> None:
     assert "updates in all" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_bare_call_trains_on_the_dataset_of_the_environment(
     checkout: Path, dataset: Path, tmp_path: Path

@@ -25,6 +25,16 @@ class Bucket:
     uri: str
 
 
+_SHARED = {"stack_home", "s3_server", "s3", "stack"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the stack: it runs in one process, which shares one; all else runs in parallel."""
+    for item in items:
+        if _SHARED & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.stack)
+
+
 @pytest.fixture(scope="session")
 def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of this run's stack; whatever runs there ends with the run."""

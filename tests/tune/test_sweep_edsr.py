@@ -74,6 +74,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert "data.uri" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_writes_a_configuration_that_trains(
     checkout: Path, dataset: Path, tmp_path: Path
