@@ -11,7 +11,8 @@ Cluster:
 
     ray job submit --working-dir . -- python jobs/evaluate.py --model edsr@production --data s3://bucket/Set5/x2 --scale 2
 
-A benchmark holds HR/ and LR/ of one scale; {scale} stands for the scale in any --data, --model and --crops. Models
+A benchmark holds HR/ and LR/ of one scale, or HR/ and LR_bicubic/X2, X3, ... as DIV2K and EDSR-PyTorch do; HR is cropped to
+scale times LR. {scale} stands for the scale in any --data, --model and --crops. Models
 are built-in ones, registered references, systems that are bundled (aplus), or SYSTEM=WEIGHTS with a file that this process
 can read; one that does not serve a scale has no figure there. --output saves table.md, table.json, plots and crops (folder
 or s3://...). With MLFLOW_TRACKING_URI set, all of that becomes an MLflow run too.

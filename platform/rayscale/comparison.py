@@ -130,7 +130,7 @@ def score_all(comparison: Comparison, contenders: Sequence[Contender]) -> list[E
     for template in comparison.data:
         for scale in comparison.scales:
             data = at_scale(template, scale)
-            names = list_pairs(data)
+            names = list_pairs(data, scale)
             chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
             for one in contenders:
                 if one.scale == scale:
@@ -204,12 +204,14 @@ def find_crops(comparison: Comparison, wanted: Sequence[str]) -> Iterator[Crop]:
     places = [
         (at_scale(data, scale), scale) for data in comparison.data for scale in comparison.scales
     ]
-    names = {data: list_pairs(data) for data, _ in places} if wanted else {}
+    names = {place: list_pairs(*place) for place in places} if wanted else {}
     for text in wanted:
         match = _WINDOW.search(text)
         window = Window.parse(match[1]) if match else None
         image = text[: match.start()] if match else text
-        found = [(data, scale) for data, scale in places if at_scale(image, scale) in names[data]]
+        found = [
+            (data, scale) for data, scale in places if at_scale(image, scale) in names[data, scale]
+        ]
         if not found:
             known = ", ".join(dict.fromkeys(name for some in names.values() for name in some[:5]))
             raise NotFoundError(f"crop {image}: no benchmark has it; they have {known}, ...")

@@ -74,6 +74,10 @@ def source(tmp_path: Path) -> Store:
         "sub/c.tif",
         ".DS_Store",
         "sub/.x/y.png",
+        "sub/._b.png",
+        "__MACOSX/sub/b.png",
+        "sub/Thumbs.db",
+        "desktop.ini",
         "_rayscale/manifest/1",
     ):
         store.write(key, key.encode())
@@ -88,7 +92,7 @@ def test_hidden_objects_and_state_are_passed_over(source: Store, tmp_path: Path)
     target = connect(tmp_path / "out")
     found = find_inputs(source, target)
     assert [entry.key for entry in found.entries] == ["a.png", "sub/b.png", "sub/c.tif"]
-    assert (found.ignored, found.covers("anything")) == (3, True)
+    assert (found.ignored, found.covers("anything")) == (7, True)
     some = find_inputs(source, target, pattern="**/*.png")
     assert [entry.key for entry in some.entries] == ["a.png", "sub/b.png"]
     assert (some.covers("q/r.png"), some.covers("c.tif")) == (True, False)

@@ -148,6 +148,9 @@ def test_a_name_without_ending_is_looked_into(rayscale, photo, tmp_path):
     folder.mkdir()
     for name in ("IM0001", "IM.0002", ".hidden.png"):
         (folder / name).write_bytes(photo.read_bytes())
+    for litter in ("._IM0001", "__MACOSX/IM0001", "Thumbs.db", "desktop.ini"):
+        (folder / litter).parent.mkdir(exist_ok=True)
+        (folder / litter).write_bytes(photo.read_bytes())
     (folder / "moving.gif").write_bytes(b"GIF89a")
     (folder / "photo.png~").write_bytes(photo.read_bytes())  # a format of its own, for all we know
     code, out, _ = rayscale("upscale", folder, tmp_path / "out", "-m", "bicubic", "--json")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from rayscale.errors import InputError, NotFoundError
-from rayscale.evaluation import evaluate, read_pairs
+from rayscale.evaluation import evaluate, list_pairs, read_pairs
 from rayscale.imaging.metrics import RGB
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
@@ -72,6 +72,59 @@ def test_mismatches_are_named(benchmark_folder):
         list(read_pairs(str(benchmark_folder), 2))
     with pytest.raises(NotFoundError, match="HR/"):
         list(read_pairs(str(benchmark_folder / "nowhere"), 2))
+
+
+def save(folder, **pictures):
+    folder.mkdir(parents=True)
+    for name, pixels in pictures.items():
+        PillowImage.fromarray(pixels).save(folder / f"{name}.png")
+
+
+@pytest.fixture
+def hr():
+    return np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+
+
+def test_a_benchmark_may_have_the_layout_of_edsr_pytorch(tmp_path, hr):
+    """Two scales below one address, names that tell the scale, and what operating systems leave behind."""
+    save(tmp_path / "HR", a=hr, **{"._a": hr})
+    save(tmp_path / "__MACOSX" / "HR", b=hr)
+    (tmp_path / "HR" / "Thumbs.db").write_bytes(b"x")
+    for scale in (2, 4):
+        save(tmp_path / "LR_bicubic" / f"X{scale}", **{f"ax{scale}": degrade(hr, scale)})
+    for scale in (2, 4):
+        assert list_pairs(tmp_path, scale) == ["a"]
+        (pair,) = read_pairs(tmp_path, scale)
+        assert np.array_equal(pair.lr.pixels, degrade(hr, scale))
+        assert np.array_equal(pair.hr.pixels, hr)
+    with pytest.raises(NotFoundError, match="has pairs of x2, x4, none of x3"):
+        list(read_pairs(tmp_path, 3))
+
+
+def test_hr_is_cropped_to_a_multiple(tmp_path, hr, caplog):
+    save(tmp_path / "HR", a=hr)
+    save(tmp_path / "LR", a=degrade(hr, 3))
+    (pair,) = read_pairs(tmp_path, 3)
+    assert np.array_equal(pair.hr.pixels, hr[:39, :48])
+    assert not caplog.records
+
+
+def test_lr_that_shows_something_else_is_told(tmp_path, hr, caplog):
+    save(tmp_path / "HR", a=hr, b=hr)
+    save(tmp_path / "LR", a=degrade(hr, 2)[::-1], b=degrade(hr, 2))
+    assert len(list(read_pairs(tmp_path, 2))) == 2
+    (record,) = caplog.records
+    assert "a: the LR image does not show what its HR image shows" in record.getMessage()
+
+
+@pytest.mark.parametrize(("name", "scale"), [("edsrlayout", 2), ("div2knames", 2), ("val3odd", 3)])
+def test_sets_of_the_field(shared_data, name, scale, caplog):
+    pairs = list(read_pairs(shared_data / "faults" / name, scale))
+    assert [pair.name for pair in pairs] == ["a", "b"]
+    for pair in pairs:
+        assert pair.hr.pixels.shape[:2] == tuple(scale * n for n in pair.lr.pixels.shape[:2])
+        assert np.array_equal(degrade(pair.hr.pixels, scale), pair.lr.pixels)
+    assert not caplog.records
 
 
 def test_a_fractional_scale_cuts_what_is_less_than_a_pixel(tmp_path):

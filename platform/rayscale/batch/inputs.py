@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
-from rayscale.storage import Entry, Store, connect, split
+from rayscale.storage import Entry, Store, connect, is_hidden, split
 
 OWN = "_rayscale/"
 """Below this prefix of a target lives the state of the batch jobs."""
@@ -158,7 +158,7 @@ def find_inputs(
 ) -> Inputs:
     """The inputs in ``source``, without the outputs of this and any other batch that lie in it.
 
-    Hidden objects (a part of the name begins with a dot) are inputs only when ``keys`` names them. Outputs are what
+    Hidden objects (``rayscale.storage.is_hidden``) are inputs only when ``keys`` names them. Outputs are what
     lies below ``target`` and beside any state of a batch (``_rayscale/``).
     """
     from rayscale.imaging.sidecars import MASK, masked_apart
@@ -180,9 +180,13 @@ def find_inputs(
         own = entry.key.startswith(OWN) or any(
             entry.key[: at + 1] in made for at, sign in enumerate(entry.key) if sign == "/"
         )
-        hidden = any(part.startswith(".") for part in entry.key.split("/"))
         mask = entry.key.endswith(MASK) and entry.key.removesuffix(MASK) in there
-        if own or hidden or mask or (expression and not expression.fullmatch(entry.key)):
+        if (
+            own
+            or is_hidden(entry.key)
+            or mask
+            or (expression and not expression.fullmatch(entry.key))
+        ):
             found.ignored += 1
         elif entry.key + MASK in there:
             found.missing[entry.key] = masked_apart(PurePosixPath(entry.key).name)

@@ -61,6 +61,8 @@ def file_jobs(source: Path, target: Path) -> Jobs:
 
     Names without ending are looked into: those of DICOM files often have none, or a number.
     """
+    from rayscale.storage import is_hidden
+
     if source.is_file():
         made = target / source.name if target.is_dir() else target
         if made.exists() and made.samefile(source):
@@ -75,8 +77,11 @@ def file_jobs(source: Path, target: Path) -> Jobs:
     jobs = Jobs([], [])
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if hidden or not path.is_file() or target.resolve() in path.resolve().parents:
+        if (
+            is_hidden(name.as_posix())
+            or not path.is_file()
+            or target.resolve() in path.resolve().parents
+        ):
             continue
         if _is_image(path):
             jobs.pairs.append((path, target / name))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import time
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from rayscale.imaging import Image, read_image
 from rayscale.imaging.image import Pixels
 from rayscale.imaging.metrics import EDSR_PAPER, Protocol, psnr, ssim
 from rayscale.inference import Upscaler
-from rayscale.resampling import enlarged
+from rayscale.pairs import Partners, check_registration, find_pairs, fit
 from rayscale.storage import Store, connect
+
+logger = logging.getLogger(__name__)
 
 PLACEHOLDER = "{scale}"
 """Stands for the scale in the addresses of benchmarks, as in ``s3://bucket/Set5/x{scale}``."""
 
 _WARM_UP = 32  # LR pixels a side that are upscaled before the clock starts
-_SUFFIX = re.compile(r"[._-](HR|LR)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -106,52 +107,76 @@ def at_scale(text: str, scale: float) -> str:
     return text.replace(PLACEHOLDER, f"{scale:g}")
 
 
-def _by_name(store: Store, folder: str) -> dict[str, str]:
-    """Image name without its HR/LR ending -> key."""
-    keys = (entry.key for entry in store.list(folder + "/"))
-    return {_SUFFIX.sub("", Path(key).stem): key for key in keys}
-
-
-def _partners(store: Store) -> dict[str, tuple[str, str]]:
-    """Image name -> keys of LR and HR, by name; the errors of :func:`read_pairs` on names."""
-    hr_keys, lr_keys = _by_name(store, "HR"), _by_name(store, "LR")
-    if not hr_keys:
+def _partners(store: Store, scale: float | None = None) -> dict[str, Partners]:
+    """Image name -> files; the errors of :func:`read_pairs` on names."""
+    pairing = find_pairs(store)
+    if pairing is None:
         raise NotFoundError(
-            f"no images under {store.uri}/HR; a benchmark folder holds HR/ and LR/ of one scale, with names "
-            "like a_HR.png and a_LR.png"
+            f"{store.uri} has no pairs of images; a benchmark holds HR/ and LR/ of one scale, with names like a.png or "
+            "a_HR.png and a_LR.png, or HR/ and LR_bicubic/X2 with names like ax2.png"
         )
-    lonely = sorted(hr_keys.keys() ^ lr_keys.keys())
-    if lonely:
-        raise NotFoundError(f"{store.uri}: {', '.join(lonely[:5])} without a partner in HR/ or LR/")
-    return {name: (lr_keys[name], hr_keys[name]) for name in sorted(hr_keys)}
+    if pairing.alone:
+        raise NotFoundError(
+            f"{store.uri}: "
+            + ", ".join(f"{key} {why}" for key, why in sorted(pairing.alone.items())[:5])
+        )
+    pairs = pairing.pairs
+    if scale is not None:
+        pairs = [pair for pair in pairs if pair.at(scale)]
+        if not pairs:
+            known = ", ".join(f"x{known}" for known in pairing.scales)
+            raise NotFoundError(f"{store.uri} has pairs of {known}, none of x{scale:g}")
+    partners = {pair.name: pair for pair in pairs}
+    if len(partners) < len(pairs):
+        raise NotFoundError(
+            f"{store.uri} has pairs of several scales; name one, as {store.uri}/x{{scale}}"
+        )
+    return partners
 
 
-def list_pairs(uri: str) -> list[str]:
+def list_pairs(uri: str | Path, scale: float | None = None) -> list[str]:
     """The names of the pairs of a benchmark, sorted; NotFoundError as by :func:`read_pairs`."""
-    return list(_partners(connect(uri)))
+    return list(_partners(connect(uri), scale))
 
 
-def read_pairs(uri: str, scale: float, names: Collection[str] | None = None) -> Iterator[Pair]:
-    """The pairs of a benchmark folder or bucket that holds ``HR/`` and ``LR/`` of one scale, by name.
+def read_pairs(
+    uri: str | Path, scale: float, names: Collection[str] | None = None
+) -> Iterator[Pair]:
+    """The pairs of one scale in a benchmark folder or bucket, in any layout of ``rayscale.pairs``.
 
-    Names match after removing a trailing ``_HR`` or ``_LR``. ``names`` picks some of them.
+    HR is cropped to ``scale`` times LR. ``names`` picks some of them. Logs a warning where LR does not show what HR shows.
 
     Raises:
         NotFoundError: there are no pairs, or an image has no partner.
         InputError: an HR image is not ``scale`` times its LR image.
     """
     store = connect(uri)
-    for name, (lr_key, hr_key) in _partners(store).items():
+    for name, partners in _partners(store, scale).items():
         if names is not None and name not in names:
             continue
-        lr, hr = read_image(store.read(lr_key)), read_image(store.read(hr_key))
-        height, width = enlarged(lr.height, scale), enlarged(lr.width, scale)
-        if (hr.height, hr.width) != (height, width):
-            raise InputError(
-                f"{name}: HR is {hr.width}x{hr.height}, but LR {lr.width}x{lr.height} at x{scale:g} makes "
-                f"{width}x{height}; is --scale right?"
-            )
-        yield Pair(name, lr, hr)
+        low = partners.at(scale)
+        assert low is not None
+        lr, hr = read_image(store.read(low.key)), read_image(store.read(partners.hr.key))
+        try:
+            pixels = fit(lr.pixels, hr.pixels, scale)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        if float(scale).is_integer():
+            try:
+                check_registration(*pixels, int(scale))
+            except InputError as error:
+                logger.warning("%s: %s: %s", uri, name, error)
+        yield Pair(name, *map(_cropped, (lr, hr), pixels))
+
+
+def _cropped(image: Image, pixels: Pixels) -> Image:
+    """The image with fewer pixels; itself where none are cut."""
+    if pixels.shape == image.pixels.shape:
+        return image
+    rows, columns = (slice(side) for side in pixels.shape[:2])
+    alpha = None if image.alpha is None else image.alpha[rows, columns]
+    missing = None if image.missing is None else image.missing.cropped(rows, columns)
+    return replace(image, pixels=pixels, alpha=alpha, missing=missing)
 
 
 def evaluate(

@@ -4,6 +4,6 @@
 images, models or datasets. Importing this package does not import boto3.
 """
 
-from rayscale.storage.store import Entry, Store, connect, split
+from rayscale.storage.store import Entry, Store, connect, is_hidden, split
 
-__all__ = ["Entry", "Store", "connect", "split"]
+__all__ = ["Entry", "Store", "connect", "is_hidden", "split"]

@@ -11,11 +11,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from rayscale.errors import ConfigError, NotFoundError
 
+_LITTER = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -178,6 +179,16 @@ def split(uri: str | Path) -> tuple[str, str]:
     if not path.name or text.endswith("/"):
         raise ConfigError(f"{text!r} names no file")
     return str(path.parent), path.name
+
+
+def is_hidden(key: str) -> bool:
+    """Whether nobody means this object: a part of its name begins with a dot, or operating systems leave such names.
+
+    >>> [is_hidden(key) for key in ("a/._b.png", "__MACOSX/b.png", "a/Thumbs.db", "a/b.png")]
+    [True, True, True, False]
+    """
+    parts = PurePosixPath(key).parts
+    return any(part.startswith(".") or part.lower() in _LITTER for part in parts)
 
 
 def check_key(key: str) -> str:
