@@ -26,6 +26,9 @@ Pixels = npt.NDArray[Any]
 # Half the support of each kernel, in source pixels when enlarging.
 _RADIUS = {"bicubic": 2.0, "bilinear": 1.0}
 
+_BAND = 1 << 20
+"""Values of a picture that are floats at a time."""
+
 
 def _kernel(x: npt.NDArray[np.float64], method: Method) -> npt.NDArray[np.float64]:
     x = np.abs(x)
@@ -82,9 +85,13 @@ def _resize_axis(x: Any, axis: int, target: int, method: Method, scale: float | 
     ``scale`` is ``target / size`` unless given: the grids of a side of 7 at 1.5 and of 10 pixels made of 7 differ.
     """
     size = x.shape[axis]
-    index, weight = _taps(size, target, scale or target / max(size, 1), method)
+    return _weigh(x, axis, *_taps(size, target, scale or target / max(size, 1), method))
+
+
+def _weigh(x: Any, axis: int, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float64]) -> Any:
+    """Along one axis of ``x``, the sum over taps of what lies at ``index (target, taps)``, times ``weight``."""
     shape = [1] * x.ndim
-    shape[axis] = target
+    shape[axis] = len(index)
     total: Any = None
     for tap in range(index.shape[1]):
         if isinstance(x, np.ndarray):
@@ -183,10 +190,16 @@ def degrade(pixels: Pixels, scale: int) -> Pixels:
 def enlarge(pixels: Pixels, scale: float, method: Method = "bicubic") -> Pixels:
     """``upsample`` for ``(H, W, C)`` or ``(H, W)`` arrays; rounded and clipped to their dtype."""
     exact = exact_scale(scale)
-    x = pixels.astype(np.float64)
-    for axis in (0, 1):
-        x = _resize_axis(x, axis, int(pixels.shape[axis] * exact), method, float(exact))
-    return _round_like(x, pixels.dtype)
+    height, width = (int(side * exact) for side in pixels.shape[:2])
+    index, weight = _taps(pixels.shape[0], height, float(exact), method)
+    out = np.empty((height, width, *pixels.shape[2:]), pixels.dtype)
+    # In bands of rows: the float64 of a whole picture would take eight times the memory of its bytes, several times.
+    rows = max(_BAND // max(out[:1].size, 1), 1)
+    for start in range(0, height, rows):
+        band = slice(start, start + rows)
+        tall = _weigh(pixels, 0, index[band], weight[band])
+        out[band] = _round_like(_resize_axis(tall, 1, width, method, float(exact)), pixels.dtype)
+    return out
 
 
 def blend(array: Pixels, scale: float) -> Pixels:

@@ -16,6 +16,7 @@ from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.imaging.scene import Scene, SceneWriter
 from rayscale.inference import Upscaler, upscale_scene, upscale_window, windows_of
 from rayscale.inference.backprojection import residual
+from rayscale.inference.parts import Parts
 from rayscale.inference.upscaler import UNCERTAINTY
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
@@ -298,10 +299,10 @@ def test_windows_without_a_measurement_ask_no_network(tmp_path, monkeypatch):
     pixels[:, 64:] = -1
     source, upscaler = save(tmp_path / "scene.tif", pixels, nodata=-1), bicubic(2)
     asked = []
-    predict = Upscaler.predict
+    run = Parts.run
     monkeypatch.setattr(
-        Upscaler, "predict", lambda self, x, **more: asked.append(x.shape) or predict(self, x, **more)
-    )  # fmt: skip
+        Parts, "run", lambda self, size, *more: asked.append(size) or run(self, size, *more)
+    )
     upscale_scene(upscaler, source, tmp_path / "large.tif", window=64)
     assert len(asked) == 2
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,11 @@ _ROWS = 48
 """Rows of a strip as wide as a panel on a CPU, the fastest measured of 12 to 96; narrower strips have as many pixels."""
 _ROWS_ELSEWHERE = 256
 """The same on other devices, so that the calls of a strip have more to do; a guess that no GPU has confirmed."""
+
+Read = Callable[[slice, slice], Tensor]
+"""Rows and columns of the image to their pixels ``(N, C, h, w)`` on the CPU."""
+Write = Callable[[slice, slice, Tensor], None]
+"""Takes the pixels ``(N, C, h, w)`` of some rows and columns of the larger image, on the device."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +64,30 @@ class Parts:
         Raises OutOfMemoryError when not even parts of ``SMALLEST`` fit into memory.
         """
         height, width = x.shape[-2:]
+        out = torch.empty(*x.shape[:2], enlarged(height, self.scale), enlarged(width, self.scale))
+
+        def write(rows: slice, columns: slice, y: Tensor) -> None:
+            out[..., rows, columns] = y
+
+        self.run((height, width), lambda rows, columns: x[..., rows, columns], write)
+        return out
+
+    def run(self, size: tuple[int, int], read: Read, write: Write) -> None:
+        """Enlarge what ``read`` gives of an image of ``size`` (H, W), and give it to ``write``, part by part.
+
+        So neither image needs to be in memory as floats. A part may be written again, after a full memory.
+
+        Raises OutOfMemoryError as :meth:`enlarge`.
+        """
         halo, grain = self.model.halo(self.scale), exact_scale(self.scale).denominator
         side = self.side or (TILE if self.path is None else PANEL)
-        out = torch.empty(*x.shape[:2], enlarged(height, self.scale), enlarged(width, self.scale))
-        waiting = [Tile.whole(height, width)]
+        waiting = [Tile.whole(*size)]
         while waiting:
             part = waiting.pop()
-            pieces = part.cut(side, halo, grain, (height, width), rows=self.path is None)
+            pieces = part.cut(side, halo, grain, size, rows=self.path is None)
             if len(pieces) > 1:
                 waiting += reversed(pieces)
-            elif not self._fits(x, out, part, side):
+            elif not self._fits(read, write, part, side):
                 if side // 2 < SMALLEST:
                     raise OutOfMemoryError(
                         f"{self.model.spec.system} x{self.scale:g} does not fit into the memory of {self.device} even in "
@@ -75,16 +95,15 @@ class Parts:
                     )
                 side //= 2
                 waiting.append(part)
-        return out
 
-    def _fits(self, x: Tensor, out: Tensor, part: Tile, side: int) -> bool:
-        """Write the pixels of ``part`` to ``out``; False when memory was not enough."""
+    def _fits(self, read: Read, write: Write, part: Tile, side: int) -> bool:
+        """Write the pixels of ``part``; False when memory was not enough."""
         try:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 if self.path is None:
-                    self._tile(x, out, part)
+                    self._tile(read, write, part)
                 else:
-                    self._panel(self.path, x, out, part, side)
+                    self._panel(self.path, read, write, part, side)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -95,28 +114,30 @@ class Parts:
             torch.cuda.empty_cache()
         return False
 
-    def _tile(self, x: Tensor, out: Tensor, tile: Tile) -> None:
+    def _tile(self, read: Read, write: Write, tile: Tile) -> None:
         rows, columns = tile.rows, tile.columns
-        part = self._taken(x[..., rows.low : rows.high, columns.low : columns.high])
+        part = self._taken(read(slice(rows.low, rows.high), slice(columns.low, columns.high)))
         y = self.model(part, self.scale)
-        whole = (
-            ...,
+        write(
             self._larger(rows.start, rows.stop),
             self._larger(columns.start, columns.stop),
+            y[..., self._larger(*rows.core), self._larger(*columns.core)],
         )
-        core = (..., self._larger(*rows.core), self._larger(*columns.core))
-        out[whole] = y[core]
 
-    def _panel(self, path: nn.Module, x: Tensor, out: Tensor, panel: Tile, side: int) -> None:
+    def _panel(self, path: nn.Module, read: Read, write: Write, panel: Tile, side: int) -> None:
         columns = panel.columns
-        whole, core = self._larger(columns.start, columns.stop), self._larger(*columns.core)
+        seen, whole = (
+            slice(columns.low, columns.high),
+            self._larger(columns.start, columns.stop),
+        )
+        core = self._larger(*columns.core)
         pixels = side * (_ROWS if self.device.type == "cpu" else _ROWS_ELSEWHERE)
         strips = Strips(path, pixels)
         top = 0
-        for strip, last in _strips(x[..., columns.low : columns.high], pixels):
-            for y in strips.push(self._taken(strip), last):
+        for rows, last in _strips(panel.shape, pixels):
+            for y in strips.push(self._taken(read(rows, seen)), last):
                 bottom = top + y.shape[2]
-                out[..., top:bottom, whole] = y[..., core]
+                write(slice(top, bottom), whole, y[..., core])
                 top = bottom
 
     def _taken(self, x: Tensor) -> Tensor:
@@ -130,9 +151,10 @@ class Parts:
         return slice(enlarged(start, self.scale), enlarged(stop, self.scale))
 
 
-def _strips(x: Tensor, pixels: int) -> Iterator[tuple[Tensor, bool]]:
-    """``x`` in strips of nearly equal height and at most ``pixels`` or one row, and whether it is the last."""
-    height, width = x.shape[-2:]
+def _strips(size: tuple[int, int], pixels: int) -> Iterator[tuple[slice, bool]]:
+    """The rows of strips of nearly equal height and at most ``pixels`` or one row, and whether they are the last."""
+    height, width = size
     count = min(-(-height * width // pixels), height)
-    for index, strip in enumerate(torch.tensor_split(x, count, dim=2), start=1):
-        yield strip, index == count
+    edges = [height * index // count for index in range(count + 1)]
+    for start, stop in pairwise(edges):
+        yield slice(start, stop), stop == height

@@ -6,7 +6,6 @@ becomes depends on the scene and on nothing else, so that windows can be compute
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,17 +23,10 @@ from rayscale.inference.backprojection import Residual
 from rayscale.inference.tiles import Tile
 from rayscale.inference.upscaler import UNCERTAINTY
 from rayscale.resampling import enlarged, exact_scale, nearest
-from rayscale.settings import MIB
 
 if TYPE_CHECKING:
     from rayscale.imaging import Provenance
     from rayscale.inference.upscaler import Upscaler
-
-_WINDOW_BYTES = 128 * MIB
-"""Float32 output of a window of the default size; computing it takes about three times as much. With the uncertainty
-windows are half as large, and take no more than those of the ensemble."""
-
-_SMALLEST_WINDOW = 64
 
 
 def windows_of(scene: Scene, upscaler: Upscaler, side: int | None = None) -> list[Tile]:
@@ -44,13 +36,7 @@ def windows_of(scene: Scene, upscaler: Upscaler, side: int | None = None) -> lis
         side: of the core of a window in source pixels; None is what a bounded memory allows, 1672 for three
             channels at x2.
     """
-    scale = upscaler.scale
-    if side is None:
-        most = _WINDOW_BYTES / 2 if upscaler.uncertainty else _WINDOW_BYTES
-        side = math.isqrt(int(most / (4 * scene.channels * scale**2)))
-    size = scene.height, scene.width
-    grain = exact_scale(scale).denominator
-    return Tile.whole(*size).cut(max(side, _SMALLEST_WINDOW), upscaler.halo, grain, size)
+    return upscaler.windows((scene.height, scene.width), scene.channels, side=side)
 
 
 @dataclass(frozen=True, eq=False)

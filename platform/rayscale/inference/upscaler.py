@@ -28,7 +28,8 @@ from rayscale.inference.engine import Precision, pick_device, pick_dtype
 from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
 from rayscale.inference.folding import folded
 from rayscale.inference.parts import SMALLEST, Parts
-from rayscale.resampling import enlarge, enlarged, nearest
+from rayscale.inference.tiles import Tile
+from rayscale.resampling import enlarge, enlarged, exact_scale, nearest
 
 if TYPE_CHECKING:
     from rayscale.imaging import Image
@@ -40,6 +41,17 @@ __all__ = ["UNCERTAINTY", "Precision", "Upscaled", "Upscaler"]
 
 UNCERTAINTY = "standard deviation over the eight outputs of the self-ensemble, in stored units"
 """What the provenance of a file of uncertainty says of its values."""
+
+WINDOW_BYTES = 128 << 20
+"""Float32 output of a window of the default size; with self-ensemble or back-projection half of it, as they hold several."""
+
+_SMALLEST_WINDOW = 64
+
+_NON_FINITE = "the network produced non-finite values for this image; its weights are damaged or were trained on another value range"
+
+
+class _NonFiniteError(Exception):
+    """Raised from within a strip whose values are not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,6 +316,106 @@ class Upscaler:
             )
         levels = levels or Levels.of_type(pixels.dtype)
         self._check_size(pixels)
+        if not (self.ensemble or self.consistency):
+            out = self._streamed(pixels, levels)
+            if missing is not None:
+                missing.spare(out, levels)
+            return _Values(out)
+        windows = self.windows(pixels.shape[:2], pixels.shape[2])
+        if len(windows) == 1:
+            return self._at_once(pixels, levels, valid, missing)
+        height, width = (enlarged(side, self.scale) for side in pixels.shape[:2])
+        out = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+        deviations = None if self._single is None else np.empty(out.shape, np.float32)
+        residual = Residual() if self.consistency else None
+        for window in windows:
+            seen = tuple(slice(span.low, span.high) for span in (window.rows, window.columns))
+            core = tuple(slice(span.start, span.stop) for span in (window.rows, window.columns))
+            inner = tuple(slice(*span.core) for span in (window.rows, window.columns))
+            counted = np.zeros((*window.shape, 1 if valid is None else valid.shape[-1]), bool)
+            counted[inner] = True if valid is None else valid[core]
+            values = self._at_once(pixels[seen], levels, counted, missing)
+            place, made = (self._larger(part) for part in (core, inner))
+            out[place] = values.pixels[made]
+            if deviations is not None and values.deviations is not None:
+                deviations[place] = values.deviations[made]
+            if residual is not None and values.residual is not None:
+                residual += values.residual
+        return _Values(out, residual, deviations)
+
+    def windows(
+        self, size: tuple[int, int], channels: int, *, side: int | None = None
+    ) -> list[Tile]:
+        """Windows of an image of ``size`` (H, W) whose enlargement takes a bounded memory, row by row.
+
+        Args:
+            side: of the core of a window in source pixels; None is what ``WINDOW_BYTES`` allow, 1672 for three channels
+                at x2.
+        """
+        if side is None:
+            # The ensemble and back-projection hold several of them at once.
+            most = WINDOW_BYTES / 2 if self.ensemble or self.consistency else WINDOW_BYTES
+            side = math.isqrt(int(most / (4 * channels * self.scale**2)))
+        grain = exact_scale(self.scale).denominator
+        return Tile.whole(*size).cut(max(side, _SMALLEST_WINDOW), self.halo, grain, size)
+
+    def _larger(self, part: tuple[slice, ...]) -> tuple[slice, ...]:
+        """The output pixels of a part of the source that begins at multiples of the grain."""
+        return tuple(
+            slice(enlarged(side.start, self.scale), enlarged(side.stop, self.scale))
+            for side in part
+        )
+
+    def _streamed(self, pixels: Pixels, levels: Levels) -> Pixels:
+        """The enlarged pixels, of which only strips are ever floats."""
+        value_range = self.model.spec.value_range
+        height, width = (enlarged(side, self.scale) for side in pixels.shape[:2])
+        out = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+        for channels in self._groups(pixels.shape[2]):
+            scaling, taken, made = (
+                levels.of_channels(channels),
+                pixels[..., channels],
+                out[..., channels],
+            )
+
+            def read(
+                rows: slice, columns: slice, taken: Pixels = taken, scaling: Levels = scaling
+            ) -> Tensor:
+                planes = scaling.to_network(taken[rows, columns], value_range).transpose(2, 0, 1)
+                return torch.tensor(planes[None])
+
+            def write(
+                rows: slice,
+                columns: slice,
+                y: Tensor,
+                made: Pixels = made,
+                scaling: Levels = scaling,
+            ) -> None:
+                if not torch.isfinite(y).all():
+                    raise _NonFiniteError
+                values = y[0].permute(1, 2, 0).float().cpu().numpy()
+                made[rows, columns] = scaling.to_values(values, value_range, made.dtype)
+
+            # Overflow of a narrow type is no reason to fail.
+            for bits in (levels.bits, 16):
+                parts = self._parts(taken.shape[2], bits)
+                try:
+                    parts.run((pixels.shape[0], pixels.shape[1]), read, write)
+                    break
+                except _NonFiniteError:
+                    continue
+            else:
+                raise RayscaleError(_NON_FINITE)
+        return out
+
+    def _at_once(
+        self,
+        pixels: Pixels,
+        levels: Levels,
+        valid: NDArray[np.bool_] | None,
+        missing: Missing | None,
+    ) -> _Values:
+        """The enlargement of a picture or window whose floats fit into memory several times."""
         value_range = self.model.spec.value_range
         height, width = (enlarged(side, self.scale) for side in pixels.shape[:2])
         out = np.empty((height, width, pixels.shape[2]), pixels.dtype)
@@ -340,10 +452,7 @@ class Upscaler:
             y, spread = self._moments(x, depth)
             if torch.isfinite(y).all():
                 return y, spread
-        raise RayscaleError(
-            "the network produced non-finite values for this image; its weights are damaged or "
-            "were trained on another value range"
-        )
+        raise RayscaleError(_NON_FINITE)
 
     def _moments(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
         single = self._single
@@ -381,14 +490,18 @@ class Upscaler:
 
         Raises OutOfMemoryError when not even the smallest parts fit into memory.
         """
-        dtype = pick_dtype(self.precision, self.device, bits)
-        path = self._path(x.shape[1])
-        parts = Parts(self.model, path, self.scale, self.device, dtype, self.tile, self.watch)
+        parts = self._parts(x.shape[1], bits)
         if not self.ensemble:
             return parts.enlarge(x)
         height, width = x.shape[-2:]
         out = self_ensemble(parts.enlarge, padded(x, self.scale))
         return out[..., : enlarged(height, self.scale), : enlarged(width, self.scale)]
+
+    def _parts(self, channels: int, bits: int) -> Parts:
+        """How images of ``channels`` channels and ``bits`` bits go through the network."""
+        dtype = pick_dtype(self.precision, self.device, bits)
+        path = self._path(channels)
+        return Parts(self.model, path, self.scale, self.device, dtype, self.tile, self.watch)
 
     def _path(self, channels: int) -> nn.Module | None:
         """The path of the network for images of ``channels`` channels, folded once and kept."""
