@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -56,6 +57,22 @@ class Settings(BaseSettings):
     storage_attempts: int = Field(default=10, gt=0, description="attempts of one storage request")
     storage_timeout_s: float = Field(
         default=60.0, gt=0, description="seconds without a byte before a storage request is retried"
+    )
+    s3_requester_pays: bool = Field(
+        default=False, description="pay for requests to buckets of others that ask for it"
+    )
+    s3_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = Field(
+        default="",
+        description="how S3 encrypts what is written: AES256 (SSE-S3), aws:kms (SSE-KMS), aws:kms:dsse; empty: as the "
+        "bucket says",
+    )
+    s3_kms_key_id: str = Field(
+        default="", description="the key for aws:kms; empty: the account's own key for S3"
+    )
+    s3_addressing: Literal["auto", "path", "virtual"] = Field(
+        default="auto",
+        description="where the bucket stands in the URL: path, or virtual for the host name; auto: path with an "
+        "AWS_ENDPOINT_URL, else as boto3 does",
     )
 
 

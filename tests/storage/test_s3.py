@@ -88,6 +88,7 @@ def test_a_key_beyond_the_limit_of_s3_is_refused(s3) -> None:
         connect(s3.uri).write("é" * 513, b"")
 
 
+@pytest.mark.usefixtures("_one_attempt")
 def test_bytes_damaged_on_the_way_are_refused(s3, monkeypatch) -> None:
     store = connect(s3.uri)
     sent = hashlib.md5(b"sent", usedforsecurity=False).digest()
@@ -156,6 +157,7 @@ def test_a_large_file_keeps_to_its_conditions_to_the_last(s3, tmp_path: Path, mo
     assert _uploads(s3.uri) == []
 
 
+@pytest.mark.usefixtures("_one_attempt")
 def test_parts_damaged_on_the_way_are_refused(s3, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("rayscale.storage.s3._MULTIPART_BYTES", 5 << 20)
     source = tmp_path / "large"

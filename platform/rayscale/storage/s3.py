@@ -10,7 +10,7 @@ import base64
 import hashlib
 import io
 import logging
-import re
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +21,9 @@ from typing import IO, Any
 
 from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.settings import get_settings
+from rayscale.storage.checksums import ALGORITHMS, Checksum
 from rayscale.storage.local import replacing
-from rayscale.storage.s3_client import endpoint, get_client, paced_attempts
+from rayscale.storage.s3_client import endpoint, get_client, is_untrusted, paced_attempts
 from rayscale.storage.store import Entry, Store, check_key
 
 logger = logging.getLogger(__name__)
@@ -30,11 +31,14 @@ logger = logging.getLogger(__name__)
 _MULTIPART_BYTES = 64 << 20  # part size, and the size from which a file is uploaded in parts
 _MOST_PARTS = 1000  # AWS takes ten times as many, others do not; parts grow instead
 _PARTS_AT_ONCE = 2  # each is in memory
+_PART_TAGS = ("ETag", *(f"Checksum{name}" for name in ALGORITHMS))
 _KEY_BYTES = 1024  # S3's own limit, in UTF-8
 _DENIED = {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "401", "403"}
 _ABSENT = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+_UNKNOWN = {"NotImplemented", "501", "MethodNotAllowed", "405"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_MESSAGE_CHARS = 300
 _MARK = "mark"  # the user metadata that holds it
-_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class S3Store(Store):
@@ -54,12 +58,45 @@ class S3Store(Store):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         with self._errors(prefix, listing=True):
-            pages = get_client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix + prefix):
-                for item in page.get("Contents", ()):
-                    if not item["Key"].endswith("/"):  # folder markers that consoles leave behind
-                        key = item["Key"][len(self._prefix) :]
-                        yield Entry(key, item["Size"], item["ETag"].strip('"'))
+            for item in self._items(self._prefix + prefix):
+                marker = (
+                    item["Key"].endswith("/") and not item["Size"]
+                )  # of a folder, from a console
+                if not marker:
+                    key = item["Key"][len(self._prefix) :]
+                    yield Entry(key, item["Size"], item["ETag"].strip('"'))
+
+    def _items(self, prefix: str) -> Iterator[dict[str, Any]]:
+        """All pages of a listing, also of servers that know the first version of it only."""
+        from botocore.exceptions import ClientError
+
+        client = get_client()
+        ask, request = client.list_objects_v2, {"Bucket": self.bucket, "Prefix": prefix}
+        first = None
+        while True:
+            try:
+                page = ask(**request)
+            except ClientError as error:
+                if ask == client.list_objects or _code(error) not in _UNKNOWN:
+                    raise
+                ask = client.list_objects
+                continue
+            items = page.get("Contents", [])
+            yield from items
+            if not page.get("IsTruncated"):
+                return
+            # The paginator of boto3 takes a page without a token for the last one.
+            if token := page.get("NextContinuationToken"):
+                request["ContinuationToken"] = token
+            else:
+                ask = client.list_objects
+                request.pop("ContinuationToken", None)
+                request["Marker"] = page.get("NextMarker") or (items[-1]["Key"] if items else "")
+            if (items and items[0]["Key"] == first) or request.get("Marker") == "":
+                raise StorageError(
+                    f"{endpoint() or 'AWS S3'} repeats a page of the listing of {self.locate('')}; it cannot be read whole"
+                )
+            first = items[0]["Key"] if items else first
 
     def stat(self, key: str) -> Entry:
         address = self._address(key)
@@ -184,7 +221,7 @@ class S3Store(Store):
                                 **address, UploadId=upload["UploadId"]
                             )
             except ClientError as error:
-                if _code(error) in _DENIED | {"NotImplemented", "501"}:
+                if _code(error) in _DENIED | _UNKNOWN:
                     logger.warning(
                         "%s: unfinished uploads stay: %s", self.locate(key), _code(error)
                     )
@@ -209,7 +246,7 @@ class S3Store(Store):
                     repeated = bool(error.response["ResponseMetadata"].get("RetryAttempts"))
                     if code in {"ConditionalRequestConflict", "409"}:
                         continue  # another write or delete of the key was in flight: undecided
-                    if code in {"NotImplemented", "501"} and condition.pop("IfMatch", ""):
+                    if code in _UNKNOWN and condition.pop("IfMatch", ""):
                         continue  # to have compared just before is the most that this server allows
                     if code in _ABSENT and "IfMatch" in condition:
                         return None  # deleted meanwhile
@@ -226,10 +263,10 @@ class S3Store(Store):
 
     def _download(self, key: str, sink: IO[bytes]) -> str:
         """Stream one version of an object into ``sink``, going on where a broken body ended; returns its tag."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
         address = self._address(key)
-        etag, digest, done = "", hashlib.md5(usedforsecurity=False), 0
+        etag, checksum, done = "", Checksum({"ETag": ""}), 0
         for attempt in paced_attempts():
             resume = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
             with self._errors(key):
@@ -239,29 +276,30 @@ class S3Store(Store):
                     if not done or _code(error) not in {"PreconditionFailed", "412"}:
                         raise
                     answer = None
-            if answer is None or (done and "ContentRange" not in answer):  # changed, or no ranges
-                etag, digest, done = "", hashlib.md5(usedforsecurity=False), 0
+            if done and not (answer and _goes_on(answer, etag, done)):  # replaced, or no ranges
+                done = 0
+                if answer is None or "ContentRange" in answer:
+                    continue
+            if not done:
+                checksum = Checksum(answer)  # an answer to a range promises nothing of the whole
                 sink.seek(0)
                 sink.truncate()
-                if answer is None:
-                    continue
             etag, size = answer["ETag"], done + answer["ContentLength"]
+            damaged = False
             try:
                 for block in answer["Body"].iter_chunks(1 << 20):
                     sink.write(block)
-                    digest.update(block)
+                    checksum.update(block)
                     done += len(block)
+            except FlexibleChecksumError:  # found by botocore, which looks at each answer alone
+                damaged = True
             except (BotoCoreError, ConnectionError) as error:
                 logger.warning("%s broke off (attempt %d): %s", self.locate(key), attempt, error)
-            if done == size:
-                if _is_digest(answer) and digest.hexdigest() != etag.strip('"'):
-                    logger.warning("%s arrived damaged (attempt %d)", self.locate(key), attempt)
-                    done = 0
-                    digest = hashlib.md5(usedforsecurity=False)
-                    sink.seek(0)
-                    sink.truncate()
-                    continue
+            if done == size and not damaged and checksum.matches():
                 return str(etag).strip('"')
+            if damaged or done >= size:
+                logger.warning("%s arrived damaged (attempt %d)", self.locate(key), attempt)
+                done = 0  # nothing of it can be gone on from
         raise self._damaged(key)
 
     def _address(self, key: str) -> dict[str, str]:
@@ -281,7 +319,7 @@ class S3Store(Store):
 
     @contextmanager
     def _errors(self, key: str, *, listing: bool = False) -> Iterator[None]:
-        """Say in the user's terms what went wrong; the server's own text may hold keys and is left out."""
+        """Say in the user's terms what went wrong, and what the server said of it."""
         from boto3.exceptions import Boto3Error
         from botocore import exceptions
 
@@ -294,12 +332,21 @@ class S3Store(Store):
                 raise NotFoundError(f"bucket {self.bucket!r} does not exist at {server}") from error
             if code in _ABSENT:
                 raise NotFoundError(f"{place} does not exist at {server}") from error
-            if code in _DENIED:
+            said = _said(error)
+            if code in _EXPIRED:
                 raise StorageError(
-                    f"{server} denies access to {place} ({code}); check AWS_ACCESS_KEY_ID, "
-                    "AWS_SECRET_ACCESS_KEY and the permissions of that key"
+                    f"the session token has expired, says {server} on {place} ({said}); get new keys and set "
+                    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN again"
                 ) from error
-            raise StorageError(f"{server} failed on {place}: {code}") from error
+            if code in _DENIED:
+                pays = " (if its requester pays: RAYSCALE_S3_REQUESTER_PAYS=true)"
+                raise StorageError(
+                    f"{server} denies access to {place} ({said}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the "
+                    f"permissions of that key and the bucket{'' if get_settings().s3_requester_pays else pays}"
+                ) from error
+            if code == "RequestTimeTooSkewed":
+                said += "; set the clock of this machine"
+            raise StorageError(f"{server} failed on {place}: {said}") from error
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
             raise StorageError(
                 f"no keys to open {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -307,6 +354,11 @@ class S3Store(Store):
         except exceptions.ParamValidationError as error:
             raise ConfigError(f"{place} is no S3 address: {error}") from error
         except (exceptions.BotoCoreError, Boto3Error, ConnectionError, ValueError) as error:
+            if is_untrusted(error):
+                raise StorageError(
+                    f"the certificate of {server} is not trusted ({_reason(error)}); set AWS_CA_BUNDLE to a file with the "
+                    "certificate of the authority that signed it"
+                ) from error
             attempts = get_settings().storage_attempts
             raise StorageError(
                 f"{place} failed at {server} after {attempts} attempts ({type(error).__name__}); "
@@ -338,18 +390,36 @@ def _send_parts(path: Path, upload: dict[str, str]) -> list[dict[str, Any]]:
         answer = get_client().upload_part(
             **upload, PartNumber=number, Body=data, ContentMD5=_md5(data)
         )
-        return {"PartNumber": number, "ETag": answer["ETag"]}
+        # AWS wants back the checksums that it was given for the parts.
+        tags = {name: value for name, value in answer.items() if name in _PART_TAGS}
+        return {"PartNumber": number, **tags}
 
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
         return list(threads.map(send, range(1, -(-size // length) + 1)))
+
+
+def _goes_on(answer: dict[str, Any], etag: str, done: int) -> bool:
+    """Whether an answer holds the rest of this version, whatever the server made of range and condition."""
+    return answer["ETag"] == etag and str(answer.get("ContentRange")).startswith(f"bytes {done}-")
 
 
 def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", "unknown"))
 
 
-def _is_digest(answer: dict[str, Any]) -> bool:
-    """Whether the ETag is the MD5 of the bytes: not for uploads in parts nor for encrypted objects."""
-    return bool(_MD5.fullmatch(answer["ETag"].strip('"'))) and not (
-        answer.get("ServerSideEncryption") or answer.get("SSECustomerAlgorithm")
-    )
+def _said(error: Any) -> str:
+    """Code and message of the server, without the keys that some repeat in it."""
+    code = _code(error)
+    message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
+        if value := os.environ.get(name):
+            message = message.replace(value, f"<{name}>")
+    if len(message) > _MESSAGE_CHARS:
+        message = f"{message[:_MESSAGE_CHARS]} ..."
+    return f"{code}: {message}" if message else code
+
+
+def _reason(error: BaseException) -> str:
+    """Why a certificate was refused, as OpenSSL says it."""
+    _, _, reason = str(error).partition("certificate verify failed: ")
+    return reason.partition(" (_ssl")[0] or "certificate verify failed"

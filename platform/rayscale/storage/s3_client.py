@@ -1,6 +1,7 @@
 """The S3 client of a process, and its patience with a server that does not answer.
 
-Endpoint, keys and region come from the variables boto3's users know. The retries of botocore end within seconds, and after
+Endpoint, keys, region and certificates come from the variables boto3's users know, all else from the settings
+(``RAYSCALE_S3_*``). The retries of botocore end within seconds, and after
 some hundred of a process; those here outlast a server that is gone for a minute.
 """
 
@@ -12,31 +13,26 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from rayscale.settings import get_settings
+from rayscale.errors import ConfigError
+from rayscale.settings import Settings, get_settings
 
 logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0  # between attempts; 10 of them take 68 to 92 s
 _CONNECTIONS = 32
-_VARIABLES = (
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ENDPOINT_URL",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-)
 _TRANSIENT = {
     "RequestTimeout",
     "SlowDown",
     "Throttling",
     "ThrottlingException",
     "RequestLimitExceeded",
+    # The body was damaged or cut on its way up, whatever the status.
+    "BadDigest",
+    "IncompleteBody",
 }
 _TRANSIENT_STATUS = {429, 500, 502, 503, 504}
 
@@ -50,35 +46,77 @@ def endpoint() -> str | None:
 
 
 def get_client() -> Any:
-    """The client of this process for the present environment: one connection pool, safe between threads."""
+    """The client of this process for the present environment: one connection pool, safe between threads.
+
+    What the settings ask of requests (``docs/storage.md``) is in every call of it. Raises ConfigError for settings that
+    cannot work.
+    """
     settings = get_settings()
+    variables = sorted(pair for pair in os.environ.items() if pair[0].startswith("AWS_"))
     # A forked child must not use the sockets of its parent, so the process is part of the name.
-    name = (os.getpid(), settings.storage_attempts, *map(os.environ.get, _VARIABLES))
+    name = (os.getpid(), settings.model_dump_json(), *variables)
     with _clients_lock:
         if name not in _clients:
-            import boto3.session
-            from botocore.config import Config
-
-            server = endpoint()
-            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-            config: dict[str, Any] = {
-                "retries": {"mode": "standard", "total_max_attempts": 1},  # see _retry
-                "connect_timeout": min(_CONNECT_TIMEOUT_S, settings.storage_timeout_s),
-                "read_timeout": settings.storage_timeout_s,
-                "max_pool_connections": _CONNECTIONS,
-                "tcp_keepalive": True,
-            }
-            if server:
-                region = region or "us-east-1"
-                config["s3"] = {"addressing_style": "path"}
-                # Servers older than 2025 refuse the checksums that boto3 adds for AWS by default.
-                config["request_checksum_calculation"] = "when_required"
-            client = boto3.session.Session().client(
-                "s3", endpoint_url=server, region_name=region, config=Config(**config)
-            )
-            client.meta.events.register_first("needs-retry.s3", _retry)  # type: ignore[arg-type]  # it returns seconds
-            _clients[name] = client
+            _clients[name] = _make_client(settings)
         return _clients[name]
+
+
+def _make_client(settings: Settings) -> Any:
+    import boto3.session
+    from botocore.config import Config
+
+    _check(settings)
+    server = endpoint()
+    session = boto3.session.Session()
+    config: dict[str, Any] = {
+        "retries": {"mode": "standard", "total_max_attempts": 1},  # see _retry
+        "connect_timeout": min(_CONNECT_TIMEOUT_S, settings.storage_timeout_s),
+        "read_timeout": settings.storage_timeout_s,
+        "max_pool_connections": _CONNECTIONS,
+        "tcp_keepalive": True,
+    }
+    region = os.environ.get("AWS_REGION") or session.region_name
+    style = settings.s3_addressing
+    if server:
+        region = region or "us-east-1"
+        # Servers older than 2025 refuse the checksums that boto3 adds for AWS by default.
+        if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
+            config["request_checksum_calculation"] = "when_required"
+        if style == "auto":  # names of buckets are in the DNS of few servers but AWS
+            profile: dict[str, Any] = session._session.get_scoped_config().get("s3") or {}
+            style = profile.get("addressing_style") or "path"
+    if style != "auto":
+        config["s3"] = {"addressing_style": style}
+    client = session.client("s3", endpoint_url=server, region_name=region, config=Config(**config))
+    events = client.meta.events
+    events.register_first("needs-retry.s3", _retry)  # type: ignore[arg-type]  # it returns seconds
+    events.register("provide-client-params.s3", partial(_add_settings, settings))
+    return client
+
+
+def _check(settings: Settings) -> None:
+    """Refuse at once what each request would fail of."""
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if bundle and not os.path.exists(bundle):
+        raise ConfigError(
+            f"AWS_CA_BUNDLE={bundle} does not exist on this machine; give a file of certificates"
+        )
+    if settings.s3_kms_key_id and not settings.s3_encryption.startswith("aws:kms"):
+        raise ConfigError(
+            "RAYSCALE_S3_KMS_KEY_ID names a key, but objects are not encrypted with it; "
+            "set RAYSCALE_S3_ENCRYPTION=aws:kms"
+        )
+
+
+def _add_settings(settings: Settings, params: dict[str, Any], model: Any, **_: object) -> None:
+    """Who pays and how objects are encrypted: in each request that can say it; asked by botocore."""
+    members = model.input_shape.members
+    if settings.s3_requester_pays and "RequestPayer" in members:
+        params.setdefault("RequestPayer", "requester")
+    if settings.s3_encryption and "ServerSideEncryption" in members:
+        params.setdefault("ServerSideEncryption", settings.s3_encryption)
+        if settings.s3_kms_key_id:
+            params.setdefault("SSEKMSKeyId", settings.s3_kms_key_id)
 
 
 def _retry(
@@ -96,12 +134,19 @@ def _retry(
         logger.warning("no answer from %s (attempt %d): %s", endpoint() or "AWS S3", attempts, name)
         transient = isinstance(
             caught_exception, exceptions.ConnectionError | exceptions.HTTPClientError
-        )
+        ) and not is_untrusted(caught_exception)
     else:
         answer, parsed = response or (None, {})
         code = str(parsed.get("Error", {}).get("Code", ""))
         transient = getattr(answer, "status_code", 0) in _TRANSIENT_STATUS or code in _TRANSIENT
     return _pause(attempts) if transient and attempts < get_settings().storage_attempts else None
+
+
+def is_untrusted(error: BaseException) -> bool:
+    """Whether the server showed a certificate that this machine does not trust: to ask again changes nothing."""
+    from botocore.exceptions import SSLError
+
+    return isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _pause(attempts: int) -> float:
