@@ -521,3 +521,12 @@ def test_a_volume_goes_from_nii_to_nii_gz(rayscale, tmp_path):
     large = nibabel.load(tmp_path / "large.nii.gz")
     assert large.shape == (16, 12, 3)
     np.testing.assert_array_equal(large.affine[:3, 3], [-0.5, -0.5, 0])
+
+
+def test_degrade_does_not_mix_in_what_lies_under_transparent_pixels(rayscale, tmp_path):
+    planes = np.zeros((24, 24, 4), np.uint8)
+    planes[6:18, 6:18] = (250, 220, 40, 255)
+    Image.fromarray(planes).save(tmp_path / "logo.png")
+    assert rayscale("degrade", tmp_path / "logo.png", tmp_path / "small.png", "-s", 4)[0] == 0
+    small = np.asarray(Image.open(tmp_path / "small.png")).astype(int)
+    assert np.abs(small[small[..., 3] > 0][:, :3] - (250, 220, 40)).max() <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -246,7 +247,12 @@ def degrade(
         alpha = None if image.alpha is None else shrink(image.alpha[..., None], scale)[..., 0]
         dpi = None if image.dpi is None else (image.dpi[0] / scale, image.dpi[1] / scale)
         metadata = None if image.metadata is None else image.metadata.scaled(1 / scale)
-        pixels = shrink(image.pixels, scale)
+        unseen, pixels = image.unseen, image.pixels
+        if unseen is not None:
+            pixels = unseen.filled(
+                pixels, math.isqrt(2 * (4 * scale) ** 2)
+            )  # bicubic sees two pixels of the result
+        pixels = shrink(pixels, scale)
         return Changed(replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata))
 
     jobs = file_jobs(source, target)

@@ -148,6 +148,19 @@ class Image:
         """Pictures in the file: slices of a volume, otherwise 1."""
         return int(self.pixels.shape[0]) if self.pixels.ndim == 4 else 1
 
+    @property
+    def unseen(self) -> Missing | None:
+        """Pixels whose values must not reach their neighbours: missing ones, and colours under an alpha of 0.
+
+        Writers leave any colour there, mostly black. Colours that are multiplied by alpha already are none.
+        """
+        if self.alpha is None or 1 in self.encoding.get("extrasamples", ()):
+            return self.missing
+        visible = self.alpha[:, :, None] > 0
+        if self.missing is None:
+            return None if visible.all() else Missing(visible)
+        return Missing(self.missing.valid & visible, self.missing.reserved)
+
     def check_picture(self, purpose: str) -> None:
         """Raise UnsupportedError unless this is one whole picture of uint8 or uint16, from black to white.
 

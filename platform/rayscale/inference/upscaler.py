@@ -21,7 +21,7 @@ from rayscale.errors import ConfigError, InputError, RayscaleError
 from rayscale.imaging import Header, check_side
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_output
-from rayscale.imaging.missing import Missing
+from rayscale.imaging.missing import MASK_REACH, Missing
 from rayscale.inference import backprojection
 from rayscale.inference.backprojection import Residual, back_project
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
@@ -169,7 +169,7 @@ class Upscaler:
     def upscale(self, image: Image) -> Image:
         """The image ``scale`` times as large, in the same container, type and channels.
 
-        Alpha is interpolated (a mask is not a texture). Resolution (DPI) grows with the scale, so that the
+        Alpha is interpolated (a mask is not a texture), and colours under an alpha of 0 stay there. Resolution (DPI) grows with the scale, so that the
         printed size stays, and so does the geometry of the container. Missing pixels are filled for the network
         and missing again in the output; the slices of a volume are enlarged one by one.
         """
@@ -220,7 +220,7 @@ class Upscaler:
             return [self.upscale(image) for image in images]  # which are about one image each
         self._check_size(first.pixels)
         levels, value_range = Levels.of_type(first.pixels.dtype), self.model.spec.value_range
-        pixels = np.stack([image.pixels for image in images])
+        pixels = np.stack([self.filled(image) for image in images])
         height, width = (enlarged(side, self.scale) for side in pixels.shape[1:3])
         out = np.empty((len(images), height, width, first.channels), pixels.dtype)
         for channels in self._groups(first.channels):
@@ -237,6 +237,9 @@ class Upscaler:
         scale, missing, metadata = self.scale, image.missing, image.metadata
         alpha = None if image.alpha is None else enlarge(image.alpha, scale)
         dpi = None if image.dpi is None else (image.dpi[0] * scale, image.dpi[1] * scale)
+        if alpha is not None and image.unseen is not missing:
+            hidden = alpha == 0
+            pixels[hidden] = nearest(image.pixels, scale)[hidden]
         return replace(
             image,
             pixels=pixels,
@@ -248,14 +251,14 @@ class Upscaler:
 
     def _upscale_measured(self, image: Image, counted: NDArray[np.bool_] | None) -> _Values:
         """Values of the enlarged image: the network where something was measured, the source elsewhere."""
-        source, missing = image.pixels, image.missing
-        if missing is not None and missing.everything:
+        source, missing, unseen = image.pixels, image.missing, image.unseen
+        if unseen is not None and unseen.everything:
             pixels = nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
             deviations = None if self._single is None else np.zeros(pixels.shape, np.float32)
             return _Values(pixels, Residual() if self.consistency else None, deviations)
         filled, valid = self.filled(image), counted
-        if missing is not None:
-            valid = missing.valid if counted is None else missing.valid & counted
+        if unseen is not None:
+            valid = unseen.valid if counted is None else unseen.valid & counted
         if source.ndim == 3:
             values = self._upscale_frame(filled, image.levels, valid, missing)
         else:
@@ -285,10 +288,12 @@ class Upscaler:
 
     def filled(self, image: Image) -> Pixels:
         """The pixels as the network shall see them, nothing missing; black where nothing was measured nearby."""
-        if image.missing is None:
+        unseen = image.unseen
+        if unseen is None:
             return image.pixels
         blank = (0.0,) if image.levels is None else image.levels.black
-        return image.missing.filled(image.pixels, self.fill_reach, blank)
+        reach = self.fill_reach + (MASK_REACH if image.alpha is not None else 0)
+        return unseen.filled(image.pixels, reach, blank)
 
     def upscale_pixels(self, pixels: Pixels, levels: Levels | None = None) -> Pixels:
         """Upscale ``(H, W, C)`` pixels to ``(sH, sW, C)`` of the same type, integers rounded and clipped.
