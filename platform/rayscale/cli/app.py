@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from rayscale.cli import images, pipeline, stack
+from rayscale.cli import images, info, pipeline, stack
 from rayscale.cli.console import fail
 from rayscale.errors import ConfigError, RayscaleError
 
@@ -29,7 +29,7 @@ def settings_of(command: object) -> dict[str, Any]:
 
 
 for group, commands in (
-    ("Images", (images.upscale, images.degrade, images.evaluate, images.models)),
+    ("Images", (images.upscale, info.info, images.degrade, images.evaluate, images.models)),
     ("From data to a model", (pipeline.prepare, pipeline.train, pipeline.register)),
     ("Serving", (pipeline.serve,)),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),

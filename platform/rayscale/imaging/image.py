@@ -29,6 +29,9 @@ class Metadata(Protocol):
     def scaled(self, scale: float) -> Metadata:
         """The same for pixels enlarged by ``scale`` on the grid of ``rayscale.resampling.upsample``."""
 
+    def describe(self) -> dict[str, Any]:
+        """What may be shown of it: where the pixels lie and what their values are; nothing about a patient."""
+
     def of_deviations(self) -> Metadata:
         """The same for float32 standard deviations of the stored values, NaN where none are known.
 

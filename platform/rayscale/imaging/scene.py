@@ -27,7 +27,7 @@ from rayscale.imaging.containers import gdal, geotiff
 from rayscale.imaging.containers.geometadata import metadata_of, placement, put_metadata
 from rayscale.imaging.containers.ifd import Ifd
 from rayscale.imaging.handling import DEFAULT, Handling
-from rayscale.imaging.image import Image
+from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.missing import Missing
@@ -56,6 +56,12 @@ def is_placed(path: Path) -> bool:
             return geotiff.is_placed(Ifd.first(data))
         except InputError:
             return False
+
+
+def probe_scene(path: Path) -> Header:
+    """The header of a GeoTIFF, which may be larger than memory; errors as of :func:`rayscale.imaging.probe`."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        return geotiff.checked_header(Ifd.first(data))
 
 
 def _checked(data: mmap) -> Ifd:

@@ -78,6 +78,18 @@ class DicomMetadata:
         """The same object, of which ``write`` makes one of larger pixels."""
         return replace(self, scale=self.scale * float(exact_scale(scale)))
 
+    def describe(self) -> dict[str, Any]:
+        """Kind of object, modality, transfer syntax and spacing."""
+        dataset = self.dataset
+        facts = {
+            "object": getattr(dataset.get("SOPClassUID"), "name", None),
+            "modality": dataset.get("Modality"),
+            "transfer_syntax": getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", None),
+            "photometric": dataset.get("PhotometricInterpretation"),
+            "pixel_spacing": [float(value) for value in dataset.get("PixelSpacing") or []],
+        }
+        return {key: value for key, value in facts.items() if value}
+
     def of_deviations(self) -> DicomMetadata:
         """Refused: of the classes that hold floating values none is an image of the source's class."""
         raise UnsupportedError(

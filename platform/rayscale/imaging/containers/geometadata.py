@@ -106,6 +106,33 @@ class GeoMetadata:
         mask = None if self.mask is None else enlarge_mask(self.mask, scale)
         return replace(self, transform=transform, gcps=gcps, rpcs=rpcs, tags=tags, mask=mask)
 
+    def describe(self) -> dict[str, Any]:
+        """Reference system, transform and nodata, and what is known of each band."""
+        bands = [
+            {
+                key: value
+                for key, value in (("name", band.description), ("unit", band.unit))
+                if value
+            }
+            | (
+                {}
+                if (band.scale, band.offset) == (1, 0)
+                else {"scale": band.scale, "offset": band.offset}
+            )
+            for band in self.bands
+        ]
+        facts = {
+            "crs": None if self.crs is None else self.crs.to_string(),
+            "transform": None if self.transform is None else list(self.transform)[:6],
+            "gcps": len(self.gcps) or None,
+            "rpcs": "yes" if self.rpcs is not None else None,
+            # As text where it is not a number, which JSON has no word for.
+            "nodata": "nan" if self.nodata != self.nodata else self.nodata,
+            "bands": bands if any(bands) else None,
+            "compression": self.compression,
+        }
+        return {key: value for key, value in facts.items() if value is not None}
+
     def without_loss(self) -> GeoMetadata:
         """The same for a file that keeps every value."""
         return replace(self, compression="DEFLATE") if self.compression == "JPEG" else self

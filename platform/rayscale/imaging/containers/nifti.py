@@ -83,6 +83,21 @@ class NiftiMetadata:
         total = self.scale * float(exact_scale(scale))
         return replace(self, layout=replace(self.layout, shape=shape), scale=total)
 
+    def describe(self) -> dict[str, Any]:
+        """Version, voxel sizes and the map to the world."""
+        header = _nibabel_header(self)
+        slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+        facts: dict[str, Any] = {
+            "version": self.layout.version,
+            "shape": list(self.layout.shape),
+            "voxel_size": [float(size) for size in header["pixdim"][1:4]],
+            "sform": int(header["sform_code"]),
+            "qform": int(header["qform_code"]),
+        }
+        if math.isfinite(slope) and slope not in (0, 1):
+            facts |= {"slope": slope, "intercept": intercept}
+        return facts
+
     def of_deviations(self) -> NiftiMetadata:
         """The same place; float32, and of slope and intercept the slope alone."""
         header = _nibabel_header(self)

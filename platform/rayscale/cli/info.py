@@ -1,0 +1,89 @@
+"""``rayscale info``: what is known of a file, and what an upscale would do with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rayscale.cli.console import emit
+from rayscale.cli.conversion import heed_sidecars
+from rayscale.cli.images import JsonOption, LabelsOption, LevelsOption, ScaleOption
+
+if TYPE_CHECKING:
+    from rayscale.inference.inspection import Inspection
+
+
+def info(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An image.", exists=True, dir_okay=False)
+    ],
+    scale: ScaleOption = 2,
+    levels: LevelsOption = None,
+    labels: LabelsOption = "refuse",
+    json_: JsonOption = False,
+) -> None:
+    """Show what is known of a file and what an upscale would do with it.
+
+    Nothing is enlarged and nothing is written. Exit code 0 also where an upscale would refuse the file.
+    """
+    from rayscale.imaging import Handling
+    from rayscale.inference.inspection import inspect_file
+
+    found = inspect_file(
+        file, scale, Handling.parse(levels, labels), lambda path, _: heed_sidecars(path)
+    )
+    if json_:
+        emit(found.to_dict())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in _rows(found):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _rows(found: Inspection) -> list[tuple[str, str]]:
+    """What to show: a name and its value, unknown ones left out."""
+    rows = [("file", f"{found.file} ({found.bytes:,} bytes)")]
+    if found.container is not None:
+        size = f"{found.width} x {found.height}"
+        if found.slices > 1:
+            size += f", {found.slices} slices"
+        if found.pages > 1:
+            size += f", {found.pages} pages"
+        what = f"{found.channels} channel{'s' * (found.channels != 1)}"
+        kind = found.pixel_type or f"{found.bits} bit"
+        rows += [
+            ("container", found.container),
+            ("pixels", f"{size}, {what}{' and alpha' * found.alpha}, {kind}"),
+        ]
+    rows += [(name.replace("_", " "), _text(value)) for name, value in found.metadata.items()]
+    if found.levels is not None:
+        rows.append(("levels", found.levels["rule"]))
+    if found.missing:
+        rows.append(("missing", f"{found.missing:.2%} of the values"))
+    if found.labels:
+        numbers = ", ".join(str(channel + 1) for channel in found.labels)
+        rows.append(("labels", f"channel {numbers}, enlarged by nearest neighbour"))
+    rows += [("note", note) for note in found.notes]
+    if found.refusal is not None:
+        rows.append((f"upscale x{found.scale:g}", f"refused: {found.refusal}"))
+    else:
+        how = "by windows" if found.windowed else "as a whole"
+        size = f"{found.output_width} x {found.output_height}"
+        rows.append((f"upscale x{found.scale:g}", f"{size}, {how}"))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, dict):
+        return " ".join(f"{name}={_text(part)}" for name, part in value.items())
+    return str(value)
