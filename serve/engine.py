@@ -20,7 +20,7 @@ from serve.shelf import Loaded, Registry, Shelf, Source
 
 from rayscale.errors import OutOfMemoryError
 from rayscale.imaging import Provenance, probe, read_image, write_image
-from rayscale.inference.memory import is_out_of_memory
+from rayscale.inference.memory import Budget, check_memory, is_out_of_memory
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Engine:
         self._workers = ThreadPoolExecutor(settings.threads, thread_name_prefix="upscale")
         # Listing and loading wait for MLflow and storage; they must not take a place among the images.
         self._helpers = ThreadPoolExecutor(2, thread_name_prefix="helper")
+        self._memory = Budget()
         self._ready = False
         self._closed = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="models", daemon=True)
@@ -115,20 +116,23 @@ class Engine:
         limits = get_settings()
         scale = min(loaded.model.scales) if job.scale is None else job.scale
         upscaler = self.shelf.upscaler(loaded, scale, job.ensemble)
-        clock = [time.perf_counter()]
-        check_size(probe(job.data), upscaler.scale)
-        image = read_image(job.data, max_pixels=limits.max_input_pixels, handling=job.handling)
-        clock.append(time.perf_counter())
-        image = upscaler.upscale(image)
-        clock.append(time.perf_counter())
-        # The headers of the answer name the model; scenes and scans outlive them, so those carry it inside too.
-        made_by = Provenance(
-            loaded.version.reference,
-            loaded.version.digest,
-            {**upscaler.describe(), **job.handling.to_dict()},
-        )
-        data = write_image(image, None if image.metadata is None else made_by)
-        clock.append(time.perf_counter())
+        header = probe(job.data)
+        check_size(header, upscaler.scale)
+        needed = check_memory(header, upscaler.scale, windowed=upscaler.windowed)
+        with self._memory.reserve(needed, watch=_stop_if_cancelled):
+            clock = [time.perf_counter()]
+            image = read_image(job.data, max_pixels=limits.max_input_pixels, handling=job.handling)
+            clock.append(time.perf_counter())
+            image = upscaler.upscale(image)
+            clock.append(time.perf_counter())
+            # The headers of the answer name the model; scenes and scans outlive them, so those carry it inside too.
+            made_by = Provenance(
+                loaded.version.reference,
+                loaded.version.digest,
+                {**upscaler.describe(), **job.handling.to_dict()},
+            )
+            data = write_image(image, None if image.metadata is None else made_by)
+            clock.append(time.perf_counter())
         seconds = [end - begin for begin, end in pairwise(clock)]
         return Result(
             data,

@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     max_output_pixels: int = Field(
         default=256_000_000, gt=0, description="pixels of one output image (input x scale^2)"
     )
+    memory_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="bytes of memory that one worker or replica may take for images; default: 3/4 of the container or "
+        "machine, divided by its cores",
+    )
     max_scene_pixels: int = Field(
         default=4_000_000_000,
         gt=0,

@@ -15,10 +15,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.batch.actors import Worker
+from rayscale.batch.actors import Worker, _Item
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task
 from rayscale.errors import StorageError
+from rayscale.imaging import Image
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.settings import get_settings
@@ -130,6 +131,53 @@ def test_other_failures_are_rows_too(
         assert run("a.png", png()).error == code
 
 
+def test_a_picture_over_the_memory_of_a_worker_is_a_row_with_both_numbers(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSCALE_MEMORY_BYTES", str(300 << 20))
+    get_settings.cache_clear()
+    assert run("small.png", png()).error == ""
+    row = run("large.png", png(np.zeros((2500, 2500, 3), np.uint8)))
+    assert row.error == "too_large"
+    assert "over the 300 MiB that a worker may take" in row.message
+    get_settings.cache_clear()
+
+
+def test_a_picture_that_takes_a_large_part_of_the_memory_is_decoded_alone(
+    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
+    sides = [5, 700, 6, 710, 720, 7]
+    for number, side in enumerate(sides):
+        source.write(f"{number}.png", png(np.full((side, side, 3), number, np.uint8)))
+    monkeypatch.setenv("RAYSCALE_MEMORY_BYTES", str(300 << 20))
+    get_settings.cache_clear()
+    held: set[int] = set()
+    most = []
+    decoded, write = Worker._decoded, Worker._write
+
+    def decode(self: Worker, data: bytes) -> Image:
+        image = decoded(self, data)
+        if image.width > 100:
+            held.add(image.width)
+            most.append(len(held))
+        return image
+
+    def write_one(self: Worker, item: _Item) -> Row:
+        width = 0 if item.image is None else item.image.width // 2
+        row = write(self, item)
+        held.discard(width)
+        return row
+
+    monkeypatch.setattr(Worker, "_decoded", decode)
+    monkeypatch.setattr(Worker, "_write", write_one)
+    with Worker(source, target, upscaler, RECIPE) as worker:
+        rows = worker.process([Task(source.stat(f"{n}.png")) for n in range(len(sides))])
+    get_settings.cache_clear()
+    assert [(row.key, row.error) for row in rows] == [(f"{n}.png", "") for n in range(len(sides))]
+    assert most == [1, 1, 1]
+
+
 def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
     tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,11 +189,10 @@ def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
         contents.append(b"hello" if shape is None else png(pixels))
         source.write(f"{number}.png", contents[-1])
     packs = []
-    predict = Upscaler.predict
+    run, run_many = Upscaler.run, Upscaler.upscale_many
+    monkeypatch.setattr(Upscaler, "run", lambda self, x: packs.append(1) or run(self, x))
     monkeypatch.setattr(
-        Upscaler,
-        "predict",
-        lambda self, x, *, bits: packs.append(len(x)) or predict(self, x, bits=bits),
+        Upscaler, "upscale_many", lambda self, x: packs.append(len(x)) or run_many(self, x)
     )
     with Worker(source, target, upscaler, RECIPE) as worker:
         rows = worker.process([Task(source.stat(f"{n}.png")) for n in range(len(shapes))])

@@ -25,6 +25,7 @@ from rayscale.imaging import (
     write_image,
 )
 from rayscale.inference import Upscaler
+from rayscale.inference.parts import Parts
 from rayscale.models.registry import create_model
 
 RNG = np.random.default_rng(3)
@@ -254,7 +255,7 @@ def test_any_bytes_behind_a_signature(tail):
 def test_a_side_that_a_container_cannot_hold_is_refused_before_any_work(
     container, limit, monkeypatch
 ):
-    monkeypatch.setattr(Upscaler, "predict", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(Parts, "run", lambda *_: pytest.fail("the network was asked"))
     pixels = np.zeros((1, limit // 2 + 1, 3), np.uint8)
     with pytest.raises(
         TooLargeError, match=rf"{container.upper()} of {2 * (limit // 2 + 1)} x 2 .* {limit} "

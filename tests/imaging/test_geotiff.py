@@ -18,6 +18,7 @@ from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import Image, Provenance, probe, read_image, write_image
 from rayscale.imaging.containers import geotiff
 from rayscale.inference import Upscaler
+from rayscale.inference.parts import Parts
 from rayscale.models.registry import create_model
 from rayscale.resampling import enlarge
 
@@ -275,7 +276,7 @@ def test_a_band_without_a_single_measurement_stays_empty():
 
 
 def test_nothing_measured_at_all_asks_no_network(monkeypatch):
-    monkeypatch.setattr(Upscaler, "predict", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(Parts, "run", lambda *_: pytest.fail("the network was asked"))
     with opened(upscaled(scene(np.full((8, 9, 3), -1.5, np.float32), nodata=-1.5))) as result:
         np.testing.assert_array_equal(result.read(), np.full((3, 16, 18), -1.5))
 

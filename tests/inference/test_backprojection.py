@@ -14,6 +14,7 @@ from rayscale.imaging.levels import Levels
 from rayscale.imaging.missing import Missing
 from rayscale.inference import Upscaler, backprojection
 from rayscale.inference.backprojection import Residual, back_project, residual
+from rayscale.inference.parts import Parts
 from rayscale.models.registry import create_model
 from rayscale.resampling import downsample
 
@@ -225,7 +226,7 @@ def test_the_residual_knows_what_stepped_aside_for_reserved_values():
 
 def test_jpeg_would_lose_the_correction(monkeypatch):
     upscaler = Upscaler(create_model("bicubic"), 2, consistency=True)
-    monkeypatch.setattr(upscaler, "predict", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(Parts, "run", lambda *_: pytest.fail("the network was asked"))
     with pytest.raises(UnsupportedError, match=r"ends in \.png"):
         upscaler.run(Image(scene(20, 20, 3).astype(np.uint8), "jpeg"))
 

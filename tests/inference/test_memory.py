@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rayscale.imaging import Image
+from rayscale.errors import TooLargeError
+from rayscale.imaging import Header, Image, probe, write_image
 from rayscale.inference import Upscaler, upscaler
+from rayscale.inference.memory import Budget, budget, check_memory, memory_limit, working_bytes
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
+from rayscale.settings import MIB, get_settings
 
 STATUS = Path("/proc/self/status")
 
@@ -77,3 +81,92 @@ def test_windows_of_a_picture_equal_the_whole(monkeypatch, options, scale):
         np.testing.assert_allclose(
             parts.uncertainty.pixels, whole.uncertainty.pixels, rtol=0, atol=0.01
         )
+
+
+def test_the_estimate_is_above_what_a_noisy_picture_takes():
+    """Of one path; benchmarks/request_memory.py measures them all."""
+    values = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+    image = Image(values, "png")
+    engine = Upscaler(Repeated(create_model("bicubic").spec), 2, precision="float32")
+    write_image(engine.upscale(Image(values[:64, :64], "png")))
+    growth = _peak_growth(lambda: write_image(engine.upscale(image)))
+    assert growth < working_bytes(probe(write_image(image)), 2)
+
+
+def test_what_is_over_the_budget_is_refused_with_both_numbers(monkeypatch):
+    monkeypatch.setenv("RAYSCALE_MEMORY_BYTES", str(400 * MIB))
+    get_settings.cache_clear()
+    check_memory(Header("png", 500, 500, 3, 8), 2)
+    with pytest.raises(TooLargeError, match=r"about \d{3} MiB .* over the 400 MiB .*MEMORY_BYTES"):
+        check_memory(Header("png", 4000, 4000, 3, 8), 2)
+    get_settings.cache_clear()
+
+
+def test_ensembles_count_their_windows():
+    header = Header("png", 4000, 4000, 3, 8)
+    assert working_bytes(header, 2, windowed=True) > working_bytes(header, 2) + (500 << 20)
+
+
+def test_the_least_limit_of_the_container_counts(tmp_path):
+    machine = memory_limit(tmp_path / "none", tmp_path / "none")
+    assert machine > 100 * MIB
+    (tmp_path / "pod" / "box").mkdir(parents=True)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "pod" / "memory.max").write_text(f"{50 * MIB}\n")
+    (tmp_path / "pod" / "box" / "memory.max").write_text("max\n")
+    own = tmp_path / "own"
+    own.write_text("0::/pod/box\n")
+    assert memory_limit(tmp_path, own) == 50 * MIB
+
+
+def test_the_older_control_groups_count_too(tmp_path):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{60 * MIB}\n")
+    own = tmp_path / "own"
+    own.write_text("5:cpu,cpuacct:/x\n4:memory:/docker/abc\n")
+    assert memory_limit(tmp_path, own) == 60 * MIB
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")
+    own.write_text("4:memory:/docker/abcd\n")
+    memory_limit.cache_clear()
+    assert memory_limit(tmp_path, own) == memory_limit(tmp_path / "none", own)
+
+
+def test_pictures_share_the_budget_first_come_first_served():
+    shared, order = Budget(100), []
+    inside = threading.Event()
+
+    def hold(name: str, size: int) -> None:
+        with shared.reserve(size):
+            order.append((name, shared.held))
+
+    with shared.reserve(70):
+        threads = [threading.Thread(target=hold, args=("large", 90), daemon=True)]
+        threads[0].start()
+        while not shared._waiting:
+            inside.wait(0.01)
+        threads.append(threading.Thread(target=hold, args=("small", 20), daemon=True))
+        threads[1].start()
+        inside.wait(0.3)
+        assert order == []  # the small one would fit, but must not starve the large one
+    for thread in threads:
+        thread.join(10)
+    assert [name for name, _ in order] == ["large", "small"]
+    assert all(held <= 100 for _, held in order)
+    assert shared.held == 0
+
+
+def test_who_waits_for_memory_can_be_given_up():
+    shared = Budget(100)
+
+    def give_up() -> None:
+        raise KeyError
+
+    with shared.reserve(100), pytest.raises(KeyError), shared.reserve(1, watch=give_up):
+        pass
+    with shared.reserve(1000):  # more than all: alone
+        assert shared.held == 1000
+    assert (shared.held, shared._waiting) == (0, [])
+
+
+def test_the_budget_is_a_share_of_the_machine():
+    assert 0 < budget() < memory_limit()

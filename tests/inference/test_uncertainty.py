@@ -15,6 +15,7 @@ from rayscale.imaging import Image, Provenance, read_image, write_image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.missing import Missing
 from rayscale.inference import Upscaler
+from rayscale.inference.parts import Parts
 from rayscale.models.registry import create_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -200,7 +201,7 @@ class Integers:
 
 
 def test_a_container_without_a_place_for_it_is_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr(Upscaler, "predict", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(Parts, "run", lambda *_: pytest.fail("the network was asked"))
     image = replace(Image(noise(6, 5, 3)), metadata=Integers())
     with pytest.raises(UnsupportedError, match="no place"):
         Upscaler(network(), 2, uncertainty=True).run(image)

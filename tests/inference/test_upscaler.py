@@ -275,11 +275,11 @@ def test_measurements_need_levels_and_run_in_float32(monkeypatch):
         upscaler.upscale_pixels(depths)
     levels = Levels.of_data(depths.min(), depths.max(), "test")
     asked = []
-    predict = Upscaler.predict
+    parts = Upscaler._parts
     monkeypatch.setattr(
         Upscaler,
-        "predict",
-        lambda self, x, *, bits: asked.append(bits) or predict(self, x, bits=bits),
+        "_parts",
+        lambda self, channels, bits: asked.append(bits) or parts(self, channels, bits),
     )
     result = upscaler.upscale(Image(depths, "tiff", levels=levels))
     np.testing.assert_allclose(result.pixels, enlarge(depths, 2), atol=7000 * 1e-6)

@@ -46,6 +46,9 @@ _BYTES_PER_PIXEL = 8  # RGBA in 16 bit, uncompressed: no usable input has more
 _HEADER_BYTES = 1 << 16
 _AHEAD = 4  # inputs read, and outputs written, beside the one that is computed; 1 when one of the block is
 _LARGE_BYTES = 1 << 20  # as large as this, because each is held in memory
+_LARGE_SHARE = (
+    8 * _AHEAD
+)  # of the memory of a worker: what takes more than that part of it is alone
 _SMALL_PIXELS = (
     64 * 64
 )  # of a picture that shares its way through the network: larger ones gain nothing
@@ -59,6 +62,9 @@ class _Item:
     task: Task
     row: Row
     image: Image | None = None
+    data: bytes | None = (
+        None  # of a large picture, which is decoded alone and when its turn has come
+    )
     slot: Slot | None = None
     measures: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -91,6 +97,10 @@ class Worker:
         rows: list[Row] = []
         writing: deque[Future[Row]] = deque()
         for items in self._packed(self._read_ahead(tasks, ahead)):
+            alone = items[0].data is not None
+            if alone:
+                rows += [future.result() for future in writing]
+                writing.clear()
             self._compute(items)
             for item in items:
                 if (
@@ -98,6 +108,8 @@ class Worker:
                 ):  # not before the next is computed: that is what they overlap with
                     rows.append(writing.popleft().result())
                 writing.append(self._threads.submit(self._write, item))
+            if alone:
+                rows.append(writing.popleft().result())
         return rows + [future.result() for future in writing]
 
     def _read_ahead(self, tasks: list[Task], ahead: int) -> Iterator[_Item]:
@@ -141,12 +153,25 @@ class Worker:
                     item.row, error=SCENE, message=str(windows), megapixels=megapixels
                 )
                 return
-            item.row = replace(item.row, megapixels=_check_header(data, self.upscaler.scale))
-            from rayscale.imaging import read_image
+            from rayscale.imaging import probe
+            from rayscale.imaging.limits import check_output
+            from rayscale.inference.memory import budget, check_memory, picture_bytes
 
-            item.image, item.slot = read_image(data, handling=self.recipe.handling), slot
+            header = probe(data)
+            check_output(header, self.upscaler.scale)
+            item.row, item.slot = replace(item.row, megapixels=header.pixels / 1e6), slot
+            check_memory(header, self.upscaler.scale, windowed=self.upscaler.windowed)
+            if picture_bytes(header, self.upscaler.scale) > budget() // _LARGE_SHARE:
+                item.data = data
+            else:
+                item.image = self._decoded(data)
 
         return _guarded(item, read)
+
+    def _decoded(self, data: bytes) -> Image:
+        from rayscale.imaging import read_image
+
+        return read_image(data, handling=self.recipe.handling)
 
     def _data(self, task: Task) -> bytes | tuple[int, float]:
         """The bytes of an input, or the number of windows in which all workers share it and its megapixels."""
@@ -187,6 +212,8 @@ class Worker:
         for item in items:
 
             def compute(item: _Item = item) -> None:
+                if item.data is not None:
+                    item.image, item.data = self._decoded(item.data), None
                 if item.image is not None:
                     result = self.upscaler.run(item.image)
                     item.image, item.measures = result.image, result.measures
@@ -250,7 +277,7 @@ def _guarded(item: _Item, action: Callable[[], None]) -> _Item:
         code, message = failure(error)
         item.row = replace(item.row, error=code, message=message)
     if item.row.error:
-        item.image = None
+        item.image = item.data = None
     item.seconds += time.monotonic() - start
     return item
 
@@ -291,16 +318,6 @@ def _check_bytes(entry: Entry) -> None:
         raise TooLargeError(
             f"{entry.size} bytes are more than {limit}, the bytes of RAYSCALE_MAX_INPUT_PIXELS pixels"
         )
-
-
-def _check_header(data: bytes, scale: float) -> float:
-    """The megapixels of an image whose output is within the limit; nothing is decoded."""
-    from rayscale.imaging import probe
-    from rayscale.imaging.limits import check_output
-
-    header = probe(data)
-    check_output(header, scale)
-    return header.pixels / 1e6
 
 
 def prepare(

@@ -73,7 +73,9 @@ class Pool:
             "variables": {
                 key: value
                 for key, value in os.environ.items()
-                if key.startswith(("RAYSCALE_MAX_", "RAYSCALE_STORAGE_", "RAYSCALE_SCENE_"))
+                if key.startswith(
+                    ("RAYSCALE_MAX_", "RAYSCALE_MEMORY_", "RAYSCALE_STORAGE_", "RAYSCALE_SCENE_")
+                )
             },
         }
 

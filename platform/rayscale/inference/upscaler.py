@@ -154,6 +154,12 @@ class Upscaler:
         margin: int = self.model.halo(self.scale)
         return margin + backprojection.HALO if self.consistency else margin
 
+    @property
+    def windowed(self) -> bool:
+        """Whether a large picture goes window by window, as self-ensemble and back-projection need floats of all they see;
+        without them only strips are floats."""
+        return self.ensemble or self.consistency
+
     def describe(self) -> dict[str, object]:
         """What determines the output besides the source and the weights."""
         facts: dict[str, object] = {
@@ -321,7 +327,7 @@ class Upscaler:
             )
         levels = levels or Levels.of_type(pixels.dtype)
         self._check_size(pixels)
-        if not (self.ensemble or self.consistency):
+        if not self.windowed:
             out = self._streamed(pixels, levels)
             if missing is not None:
                 missing.spare(out, levels)
@@ -359,7 +365,7 @@ class Upscaler:
         """
         if side is None:
             # The ensemble and back-projection hold several of them at once.
-            most = WINDOW_BYTES / 2 if self.ensemble or self.consistency else WINDOW_BYTES
+            most = WINDOW_BYTES / 2 if self.windowed else WINDOW_BYTES
             side = math.isqrt(int(most / (4 * channels * self.scale**2)))
         grain = exact_scale(self.scale).denominator
         return Tile.whole(*size).cut(max(side, _SMALLEST_WINDOW), self.halo, grain, size)
