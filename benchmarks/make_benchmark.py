@@ -54,7 +54,10 @@ def make(options: argparse.Namespace) -> int:
         except InputError as error:
             print(f"{entry.key}: {error}", file=sys.stderr)
             continue
-        for number, whole in enumerate(found[:: options.every]):
+        if any(picture.valid is not None for picture in found):
+            print(f"{entry.key}: pixels are missing; cut them off", file=sys.stderr)
+            continue
+        for number, (whole, _) in enumerate(found[:: options.every]):
             name = entry.key.replace("/", "-") + f"-{number:04d}" * (len(found) > 1)
             hr, *smaller = columns(crop(whole, config.grain), config.scales)
             for scale, lr in smaller:

@@ -13,8 +13,13 @@ Slices of NIfTI or DICOM, 16 bit from black to white of each volume (or CT's ran
 Only x4, smaller sub-images, two images held out:
     python jobs/prepare_dataset.py s3://in/images s3://out/x4 --scales 4 --size 240 --step 144 --exclude 'val/*'
 
-Run again after an interruption: finished shards are kept. Exit codes: 0 complete, 3 some images failed (they are
-listed, the dataset is usable), 1 no dataset was made, 2 wrong usage.
+Pairs: HR and LR images of their own, in the layouts of DIV2K, EDSR-PyTorch, BasicSR, RealSR (HR/ and LR_bicubic/X2, ...):
+    python jobs/prepare_dataset.py s3://in/DIV2K s3://out/set
+    python jobs/prepare_dataset.py s3://in/DIV2K_train_HR s3://out/set --lr s3://in/DIV2K_train_LR_unknown/X2
+
+A GeoTIFF is cut by windows; where pixels are missing, sub-images are taken beside them. Run again after an interruption: finished
+shards are kept. A new dataset at the same place replaces the old one, whose shards are deleted. Exit codes: 0 complete, 3 some
+images are left out (they are listed, the dataset is usable), 1 no dataset was made, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from rayscale.errors import ConfigError, RayscaleError
 
 COMPLETE, NOTHING, USAGE, PARTIAL = 0, 1, 2, 3
 LISTED_FAILURES = 20
+PATCH = 48  # LR pixels: the default of training
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             **{
                 name: value
                 for name, value in vars(options).items()
-                if name in PrepareConfig.model_fields
+                if name in PrepareConfig.model_fields and value is not None
             }
         )
         manifest = prepare(
@@ -55,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError) else NOTHING
     print(summary(manifest, options.target, time.monotonic() - started))
-    return PARTIAL if manifest.failures else COMPLETE
+    return PARTIAL if manifest.failures or manifest.skipped else COMPLETE
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -67,7 +73,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("source", help="folder or s3://bucket/prefix of images; volumes are their slices")
     add("target", help="folder or s3://bucket/prefix of the dataset")
-    add("--scales", type=int, nargs="+", default=default.scales, metavar="S", help="default: 2 3 4")
+    add(
+        "--scales",
+        type=int,
+        nargs="+",
+        metavar="S",
+        help="default: those of the LR images of pairs, otherwise 2 3 4",
+    )
     add(
         "--size",
         type=int,
@@ -92,7 +104,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--channels",
         type=int,
-        help="channels of every image (1 grey, 3 RGB); default: as the first image",
+        help="channels of every image (1 grey, 3 RGB); default: as most images have",
     )
     add(
         "--bands",
@@ -102,9 +114,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="bands from 1, in this order; default: all",
     )
-    add("--bits", type=int, help="8 or 16; default: as the first image")
+    add("--bits", type=int, help="8 or 16; default: as most images have")
     add(
         "--exclude", nargs="+", default=(), metavar="GLOB", help="hold out images whose key matches"
+    )
+    add(
+        "--lr",
+        default=default.lr,
+        metavar="WHERE",
+        help="folder or s3:// prefix of LR images; made: by bicubic, whatever the source has; default: the source's own LR "
+        "images if it has pairs",
+    )
+    add(
+        "--registration",
+        choices=("check", "trust"),
+        default=default.registration,
+        help="trust: take pairs although HR and LR do not show the same; default %(default)s",
     )
     add("--concurrency", type=int, help="shards at a time; default: what the cluster takes")
     return parser.parse_args(arguments)
@@ -164,10 +189,11 @@ def summary(manifest: Manifest, target: str, seconds: float) -> str:
     size = sum(column.bytes for shard in manifest.shards for column in shard.columns.values())
     rows = {
         "dataset": f"{target} ({size / 1e6:.1f} MB in {len(manifest.shards)} shards)",
-        "images": f"{counts.images} used, {counts.failed} failed, {counts.skipped} too small, "
+        "images": f"{counts.images} used, {counts.failed} failed, {counts.skipped} without a usable sub-image, "
         f"{counts.ignored} other objects",
         "sub-images": f"{counts.sub_images} of {manifest.config.size} pixels or less, scales "
         + " ".join(f"x{scale}" for scale in manifest.scales),
+        "LR images": "those of the pairs" if manifest.lr == "pairs" else "made by bicubic",
         "pixels": f"{counts.pixels / 1e6:.1f} M, {manifest.channels} channels of {manifest.bits} bits",
         "mean": " ".join(f"{value:.4f}" for value in manifest.mean),
         "deviation": " ".join(f"{value:.4f}" for value in manifest.deviation),
@@ -175,7 +201,17 @@ def summary(manifest: Manifest, target: str, seconds: float) -> str:
         "time": f"{seconds:.1f} s",
     }
     lines = [f"{name:<12}{value}" for name, value in rows.items()]
-    for title, listed in (("failed", manifest.failures), ("too small", manifest.skipped)):
+    if counts.incomplete:
+        lines.append(
+            f"{counts.incomplete} sub-images have missing pixels; only complete quarters of them are in"
+        )
+    for scale in manifest.scales:
+        if small := manifest.smaller_than(PATCH * scale):
+            lines.append(
+                f"{small} of {counts.sub_images} sub-images are smaller than {PATCH * scale} pixels: training at x{scale} with "
+                f"data.patch={PATCH} leaves them out"
+            )
+    for title, listed in (("failed", manifest.failures), ("left out", manifest.skipped)):
         if listed:
             lines.append(f"{title}:")
             lines += [

@@ -98,19 +98,30 @@ def is_image(key: str) -> bool:
     return not is_hidden(key) and bool(ending_of(name) or is_nameless(name))
 
 
-def find_pairs(source: Store, lr: Store | None = None) -> Pairing | None:
+def without_lr(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries, LR images left out where there are HR ones as well."""
+    names = [_parse(entry) for entry in entries]
+    paired = any(name.role == "HR" for name in names)
+    return [name.entry for name in names if not (paired and name.role == "LR")]
+
+
+def find_pairs(
+    source: Store, lr: Store | None = None, entries: Iterable[Entry] | None = None
+) -> Pairing | None:
     """The pairs below ``source`` by its layout; None where it has no folders or names of both HR and LR.
 
     Args:
         source: holds HR and LR images; only HR with ``lr``.
         lr: the folder of the LR images. Inside ``source`` it picks one of several (``LR_bicubic``, ``LR_unknown``); anywhere
             else its files are matched by name alone.
+        entries: those of ``source``, where they are known.
 
     Raises:
         ConfigError: LR images of several degradations, and ``lr`` does not say which.
         InputError: two files are the same image, or no LR image has the name of an HR image.
     """
-    names = [_parse(entry) for entry in source.list() if is_image(entry.key)]
+    entries = source.list() if entries is None else entries
+    names = [_parse(entry) for entry in entries if is_image(entry.key)]
     low = [name for name in names if name.role == "LR"]
     high = [name for name in names if name.role == "HR"]
     if lr is not None:

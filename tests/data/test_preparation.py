@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.data import Dataset, Manifest, PrepareConfig, prepare
+from rayscale.data import Dataset, Manifest, PatchStream, PrepareConfig, prepare
+from rayscale.data.cutting import Cut
 from rayscale.data.preparation import ShardRecord, ShardTask, write_shard
 from rayscale.data.shards import read_places
 from rayscale.errors import InputError, NotFoundError, StorageError
 from rayscale.resampling import degrade
+from rayscale.settings import get_settings
 from rayscale.storage import connect
 
 Images = Callable[..., Path]
@@ -189,7 +192,7 @@ def test_what_cannot_be_used_is_listed(
     assert set(failures) == {"cut.jpg", "empty.png", "grey.png", "deep.tif", "text.png"}
     assert failures["grey.png"].error == "UnsupportedError"
     assert "1 channels of 8 bits" in failures["grey.png"].message
-    assert "as a good.png" in failures["grey.png"].message
+    assert "as 2 of the 4 images looked at" in failures["grey.png"].message
     assert "16 bits" in failures["deep.tif"].message
     assert [item.key for item in manifest.skipped] == ["small.png"]
     assert "minimum of 24" in manifest.skipped[0].message
@@ -255,3 +258,231 @@ def test_a_changed_manifest_is_refused(images: Images, make_noise: Noise, tmp_pa
     path.write_text("{")
     with pytest.raises(StorageError, match="not JSON"):
         Manifest.load(connect(tmp_path / "set"))
+
+
+def rows_of(folder: Path, scale: int) -> list[tuple[str, Cut, np.ndarray, np.ndarray]]:
+    """Key, place, LR and HR ``(h, w, C)`` of every row."""
+    dataset = Dataset(folder, scale)
+    keys = [shard.columns["1"].key for shard in dataset.manifest.shards]
+    places = [place for key in keys for place in read_places(folder / key)]
+    return [
+        (key, place, *(side.transpose(1, 2, 0) for side in dataset.pair(row)))
+        for row, (key, place) in enumerate(places)
+    ]
+
+
+def inside(pixels: np.ndarray, place: Cut, scale: int = 1) -> np.ndarray:
+    y, x = place.y // scale, place.x // scale
+    return pixels[y : y + place.height // scale, x : x + place.width // scale]
+
+
+def test_most_images_decide_the_kind(images: Images, make_noise: Noise, tmp_path: Path) -> None:
+    """A grey one at the front is listed, not the seven others; configured channels stay what they are."""
+    files = {f"{n}.png": make_noise(48, 48, 3 if n else 1, seed=n) for n in range(8)}
+    folder = images(files)
+    manifest = prepare(folder, tmp_path / "set", SMALL)
+    assert (manifest.channels, manifest.counts.images) == (3, 7)
+    (failure,) = manifest.failures
+    assert failure.key == "0.png"
+    assert "1 channels of 8 bits in a dataset of 3 channels" in failure.message
+    grey = prepare(folder, tmp_path / "grey", SMALL.model_copy(update={"channels": 1}))
+    assert (grey.channels, grey.counts.images, grey.counts.failed) == (1, 1, 7)
+
+
+def test_a_sample_of_a_large_bucket_decides(
+    images: Images, make_noise: Noise, make_file: Callable[..., bytes], tmp_path: Path
+) -> None:
+    """Spread over all of it: the first fifth is of another kind."""
+    grey, colour = make_file(make_noise(24, 24, 1)), make_file(make_noise(24, 24))
+    folder = images({f"{n:03d}.png": grey if n < 20 else colour for n in range(100)})
+    config = SMALL.model_copy(update={"images_per_shard": 100})
+    manifest = prepare(folder, tmp_path / "set", config)
+    assert (manifest.channels, manifest.counts.images, manifest.counts.failed) == (3, 80, 20)
+
+
+def test_what_systems_leave_behind_is_no_image(
+    images: Images, make_noise: Noise, tmp_path: Path
+) -> None:
+    litter = ("a/._0.png", ".trash/a.png", "__MACOSX/a.png", "Thumbs.db", "a/.DS_Store")
+    files: dict[str, np.ndarray | bytes] = dict.fromkeys(litter, b"no image")
+    manifest = prepare(images({**files, "a/0.png": make_noise(48, 48)}), tmp_path / "set", SMALL)
+    assert (manifest.failures, manifest.counts.images, manifest.counts.ignored) == ((), 1, 5)
+
+
+def test_a_new_dataset_deletes_the_shards_of_the_old(
+    images: Images, make_noise: Noise, tmp_path: Path
+) -> None:
+    folder, target = images(some(make_noise)), tmp_path / "set"
+    prepare(folder, target, SMALL)
+    (target / "shards" / "notes.txt").write_text("not ours")
+    old = {path.name for path in (target / "shards").iterdir()}
+    manifest = prepare(folder, target, SMALL.model_copy(update={"step": 48}))
+    names = {path.name for path in (target / "shards").iterdir()}
+    expected = {Path(c.key).name for shard in manifest.shards for c in shard.columns.values()}
+    assert names == expected | {f"{shard.name}.json" for shard in manifest.shards} | {"notes.txt"}
+    assert names & old == {"notes.txt"}
+
+
+def test_two_preparations_of_one_place_make_no_broken_dataset(
+    images: Images, make_noise: Noise, tmp_path: Path
+) -> None:
+    folder, target = images(some(make_noise)), tmp_path / "set"
+
+    def overtaken(
+        function: Callable[[ShardTask], ShardRecord], tasks: Iterable[ShardTask]
+    ) -> Iterator[ShardRecord]:
+        yield from map(function, tasks)
+        prepare(folder, target, SMALL)
+
+    with pytest.raises(StorageError, match="another preparation of the same place"):
+        prepare(folder, target, SMALL.model_copy(update={"step": 48}), run=overtaken)
+    dataset = Dataset(target, 2)
+    assert len(dataset.pairs(range(len(dataset)))) == dataset.manifest.counts.sub_images
+
+
+def test_images_smaller_than_a_patch_are_counted(
+    images: Images, make_noise: Noise, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = images({f"{n}.png": make_noise(*((48, 48) if n % 2 else (24, 36))) for n in range(6)})
+    prepare(folder, tmp_path / "set", SMALL)
+    dataset = Dataset(tmp_path / "set", 4)
+    assert PatchStream(dataset, patch=6).rows == 6
+    assert not caplog.records
+    assert PatchStream(dataset, patch=12).rows == 3
+    (record,) = caplog.records
+    assert "3 of the 6 sub-images" in record.getMessage()
+    assert "smaller than 48 HR pixels" in record.getMessage()
+    assert [dataset.manifest.smaller_than(side) for side in (24, 25, 48, 49)] == [0, 3, 3, 6]
+
+
+@pytest.fixture
+def save_scene(tmp_path: Path) -> Callable[..., Path]:
+    """``save_scene(pixels, **profile)`` writes a GeoTIFF into ``scenes/``."""
+    pytest.importorskip("rasterio")
+    from tests.imaging.geotiff_objects import save
+
+    def write(pixels: np.ndarray, name: str = "a.tif", **profile: object) -> Path:
+        (tmp_path / "scenes").mkdir(exist_ok=True)
+        save(tmp_path / "scenes" / name, pixels, **profile)
+        return tmp_path / "scenes"
+
+    return write
+
+
+def test_a_scene_is_cut_by_windows_as_the_whole_would_be(
+    save_scene: Callable[..., Path], make_noise: Noise, tmp_path: Path
+) -> None:
+    whole = make_noise(205, 130, 4, 16)
+    manifest = prepare(save_scene(whole), tmp_path / "set", SMALL)
+    hr = whole[:204, :120]
+    for scale in (2, 3, 4):
+        lr = degrade(hr, scale)
+        rows = rows_of(tmp_path / "set", scale)
+        for _, place, low, high in rows:
+            assert np.array_equal(high, inside(hr, place))
+            assert np.array_equal(low, inside(lr, place, scale))
+        assert {(place.y, place.x) for _, place, _, _ in rows} == {
+            (y, x) for y in (0, 36, 72, 108, 144, 156) for x in (0, 36, 72)
+        }
+    assert manifest.counts.pixels == hr.shape[0] * hr.shape[1]
+    assert manifest.mean == pytest.approx(hr.mean((0, 1)) / 65535, rel=1e-12)
+    assert manifest.deviation == pytest.approx(hr.std((0, 1)) / 65535, rel=1e-12)
+
+
+def test_sub_images_are_taken_beside_missing_pixels(
+    save_scene: Callable[..., Path], make_noise: Noise, tmp_path: Path
+) -> None:
+    """One nodata corner and one pixel: whole sub-images, quarters beside them, and no nodata in any LR pixel."""
+    whole = make_noise(192, 192, 3, 16) // 64 + 20_000
+    whole[:50, :50] = 0
+    whole[100, 100, 1] = 0
+    config = PrepareConfig(size=48, step=48, minimum=24)
+    manifest = prepare(save_scene(whole, nodata=0), tmp_path / "set", config)
+    rows = rows_of(tmp_path / "set", 4)
+    for _, place, low, high in rows:
+        assert np.array_equal(high, inside(whole, place))
+        assert high.min() > 0
+        assert low.min() > 19_000
+    sizes = [place.height for _, place, _, _ in rows]
+    # (0, 0) is all nodata; of three beside it and the one with the pixel, quarters are left.
+    assert manifest.counts.incomplete == 5
+    assert sizes.count(48) == 11
+    assert sizes.count(24) == 2 + 2 + 3 + 3
+    valid = (whole != 0).all(axis=2)
+    assert manifest.counts.pixels == valid.sum()
+    assert manifest.mean == pytest.approx(whole[valid].mean(0) / 65535, rel=1e-12)
+
+
+def test_a_scene_without_a_complete_sub_image_is_told(
+    save_scene: Callable[..., Path], make_noise: Noise, tmp_path: Path
+) -> None:
+    holes = make_noise(96, 96, 3) | 1
+    holes[::20, ::20] = 0
+    save_scene(holes, "holes.tif", nodata=0)
+    folder = save_scene(make_noise(96, 96, 3) | 1, "whole.tif", nodata=0)
+    manifest = prepare(folder, tmp_path / "set", SMALL)
+    (left_out,) = manifest.skipped
+    assert (left_out.key, manifest.counts.images) == ("holes.tif", 1)
+    assert "all of its 9 sub-images have missing pixels" in left_out.message
+    assert manifest.counts.incomplete == 0
+
+
+def test_a_volume_is_taken_beside_missing_pixels(make_noise: Noise, tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    volume = make_noise(60, 60, 2).astype(np.float32)
+    volume[:10, :10, 0] = np.nan
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "in" / "a.nii")
+    manifest = prepare(tmp_path / "in", tmp_path / "set", SMALL.model_copy(update={"step": 12}))
+    assert manifest.failures == ()
+    assert (manifest.counts.images, manifest.counts.incomplete) == (2, 1)
+    sizes = [high.shape[:2] for _, _, _, high in rows_of(tmp_path / "set", 2)]
+    assert sizes.count((48, 48)) == 3 + 4
+    assert sizes.count((24, 24)) == 3
+
+
+def test_a_scene_beyond_the_limit_of_an_image_needs_little_memory(
+    save_scene: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scene of 8 MB, read and cut in windows of a tenth of it."""
+    whole = np.arange(2016 * 2016, dtype=np.uint32).reshape(2016, 2016, 1).astype(np.uint16)
+    folder = save_scene(whole, tiled=True, blockxsize=128, blockysize=128)
+    monkeypatch.setenv("RAYSCALE_MAX_INPUT_PIXELS", "1000000")
+    get_settings.cache_clear()
+    config = PrepareConfig(scales=(2,), size=288, step=288)
+    tracemalloc.start()
+    try:
+        manifest = prepare(folder, tmp_path / "set", config)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        get_settings.cache_clear()
+    assert (manifest.failures, manifest.counts.sub_images) == ((), 49)
+    assert manifest.counts.pixels == 2016 * 2016
+    assert peak < whole.nbytes / 2
+
+
+def test_a_mask_beside_a_raster_is_not_passed_over(
+    images: Images, make_noise: Noise, tmp_path: Path
+) -> None:
+    files = {"a.png": make_noise(48, 48), "b.png": make_noise(48, 48), "b.png.msk": b"mask"}
+    manifest = prepare(images(files), tmp_path / "set", SMALL)
+    assert [failure.key for failure in manifest.failures] == ["b.png"]
+    assert "the mask of b.png" in manifest.failures[0].message
+
+
+@pytest.mark.parametrize(("name", "scale"), [("edsrlayout", 2), ("div2knames", 2), ("val3odd", 3)])
+def test_pairs_of_the_field(shared_data: Path, tmp_path: Path, name: str, scale: int) -> None:
+    folder = shared_data / "faults" / name
+    manifest = prepare(folder, tmp_path / "set", PrepareConfig(minimum=48))
+    assert (manifest.lr, manifest.scales, manifest.counts.images) == ("pairs", (scale,), 2)
+    assert (manifest.failures, manifest.skipped, manifest.counts.ignored) == ((), (), 0)
+    for _, _, low, high in rows_of(tmp_path / "set", scale):
+        assert np.array_equal(low, degrade(high, scale))
+
+
+def test_nodata_scenes_of_the_field(shared_data: Path, tmp_path: Path) -> None:
+    manifest = prepare(shared_data / "faults" / "nodata_scenes", tmp_path / "set")
+    assert (manifest.failures, manifest.skipped) == ((), ())
+    assert (manifest.counts.images, manifest.counts.incomplete) == (2, 1)
+    assert all(high.min() > 0 for _, _, _, high in rows_of(tmp_path / "set", 2))

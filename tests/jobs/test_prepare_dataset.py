@@ -14,6 +14,7 @@ import pytest
 
 from rayscale.data import Dataset, Manifest, PrepareConfig, ShardCache, prepare
 from rayscale.local import Addresses
+from rayscale.resampling import degrade
 from rayscale.storage import connect
 
 SMALL = ["--size", "48", "--step", "36", "--minimum", "24", "--images-per-shard", "2"]
@@ -69,6 +70,39 @@ def test_prepares_on_ray_lists_failures_and_resumes(
     (folder / "broken.png").unlink()
     prepare(folder, tmp_path / "here", config)
     assert run(checkout, folder, tmp_path / "here", *SMALL, cwd=tmp_path).returncode == 0
+    # What is too small is told as well, and that sub-images of 48 pixels serve no patch of 48 at x2.
+    PIL.Image.new("RGB", (20, 40)).save(folder / "small.png")
+    prepare(folder, tmp_path / "here", config)
+    small = run(checkout, folder, tmp_path / "here", *SMALL, cwd=tmp_path)
+    assert small.returncode == 3, small.stderr
+    assert "5 used, 0 failed, 1 without a usable sub-image" in small.stdout
+    assert "small.png: Skipped: 20x40 pixels" in small.stdout
+    assert "20 of 20 sub-images are smaller than 96 pixels: training at x2" in small.stdout
+
+
+def test_pairs_by_the_command_line(checkout: Path, folder: Path, tmp_path: Path) -> None:
+    """HR and LR in places of their own; finished before, so that no Ray is needed."""
+    (folder / "broken.png").unlink()
+    for path in folder.iterdir():
+        lr = tmp_path / "lr" / "X2" / f"{path.stem}x2.png"
+        lr.parent.mkdir(parents=True, exist_ok=True)
+        pixels = degrade(np.array(PIL.Image.open(path)), 2)
+        PIL.Image.fromarray(pixels if path.stem[-1] != "4" else pixels[::-1]).save(lr)
+    options = [*SMALL, "--lr", tmp_path / "lr"]
+    config = PrepareConfig(
+        size=48, step=36, minimum=24, images_per_shard=2, lr=str(tmp_path / "lr")
+    )
+    prepare(folder, tmp_path / "set", config)
+    result = run(checkout, folder, tmp_path / "set", *options, cwd=tmp_path)
+    assert result.returncode == 3, result.stderr
+    assert "4 used, 1 failed" in result.stdout
+    assert "LR images   those of the pairs" in result.stdout
+    assert "scales x2\n" in result.stdout
+    assert "image 4.png: InputError: X2/image 4x2.png: the LR image does not show" in result.stdout
+    trusting = config.model_copy(update={"registration": "trust"})
+    prepare(folder, tmp_path / "set", trusting)
+    options += ["--registration", "trust"]
+    assert run(checkout, folder, tmp_path / "set", *options, cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import torch
 from scipy.signal import convolve2d
 
 from rayscale.data import Dataset, PrepareConfig, prepare
-from rayscale.errors import InputError
+from rayscale.errors import ConfigError, InputError
 from rayscale.models.registry import create_model
-from rayscale.resampling import upsample
+from rayscale.resampling import degrade, upsample
 from rayscale.training.patches import Source, cut, gradient_operator, principal_features
 
 
@@ -103,3 +103,20 @@ def test_images_that_are_too_small(grey):
     source = Source(Dataset(grey, 2), create_model("aplus", scale=2), (0.1,), seed=1)
     with pytest.raises(InputError, match="no image of 6 pixels a side"):
         list(source.patches(10))
+
+
+def test_pairs_give_their_own_lr_images(tmp_path: Path):
+    random = np.random.default_rng(0)
+    hr = random.integers(0, 256, (24, 30), np.uint8)
+    lr = 200 - degrade(hr[:, :, None], 2)[:, :, 0] // 2
+    for name, pixels in (("HR", hr), ("LR", lr)):
+        (tmp_path / name).mkdir()
+        PIL.Image.fromarray(pixels).save(tmp_path / name / "a.png")
+    config = PrepareConfig(size=48, step=48, minimum=12, registration="trust")
+    prepare(tmp_path, tmp_path / "dataset", config)
+    dataset, model = Dataset(tmp_path / "dataset", 2), create_model("aplus", scale=2)
+    ((windows, _),) = Source(dataset, model, (1.0,), seed=1).patches(10_000)
+    centres = set((windows[:, 40] * 255).round().int().tolist())
+    assert centres == set(lr[1:-1, 1:-1].ravel().tolist())
+    with pytest.raises(ConfigError, match=r"data\.sizes=1"):
+        Source(dataset, model, (1.0, 0.5), seed=1)

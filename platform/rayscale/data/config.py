@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -21,7 +21,7 @@ class PrepareConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scales: tuple[int, ...] = (2, 3, 4)
-    """Scales for which LR images are stored beside the HR ones."""
+    """Scales for which LR images are stored beside the HR ones; unless given, pairs have those of their LR images."""
     size: int = 480
     """Side of a sub-image; a multiple of every scale. Smaller images are kept whole."""
     step: int = 288
@@ -31,13 +31,18 @@ class PrepareConfig(BaseModel):
     images_per_shard: int = 32
     """Source images in one shard, which is the unit of work and of the local cache."""
     channels: int | None = None
-    """Channels that every image must have; None takes those of the first readable image."""
+    """Channels that every image must have; None takes those of most images."""
     bits: int | None = None
-    """8 or 16, which every image must have; None takes those of the first readable image."""
+    """8 or 16, which every image must have; None takes those of most images."""
     bands: tuple[int, ...] = ()
     """Bands of every image, numbered from 1, in this order; all of them when empty."""
     exclude: tuple[str, ...] = ()
     """Images whose key matches one of these patterns (``*``, ``?``, ``[...]``) are held out."""
+    lr: str = "auto"
+    """Where LR images come from: ``auto`` takes those of the source if it has pairs (``rayscale.pairs``), ``made`` makes
+    them by bicubic whatever there is, anything else is their folder or ``s3://`` prefix."""
+    registration: Literal["check", "trust"] = "check"
+    """Whether pairs are compared, or taken although HR and LR differ, as those of two sensors may."""
 
     @classmethod
     def create(cls, **options: Any) -> PrepareConfig:

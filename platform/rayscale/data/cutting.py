@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from rayscale.resampling import degrade, modcrop
@@ -36,6 +37,25 @@ def cuts(height: int, width: int, size: int, step: int) -> list[Cut]:
         Cut(y, x, min(size, height), min(size, width))
         for y in starts(height, size, step)
         for x in starts(width, size, step)
+    ]
+
+
+def complete(valid: npt.NDArray[np.bool_], cut: Cut, grain: int, minimum: int) -> list[Cut]:
+    """The sub-image if every pixel of it is valid, else its quarters that are, and theirs.
+
+    Sides are multiples of ``grain`` and at least ``minimum``.
+    """
+    part = valid[cut.y : cut.y + cut.height, cut.x : cut.x + cut.width]
+    if part.all():
+        return [cut]
+    height, width = (side // 2 // grain * grain for side in (cut.height, cut.width))
+    if min(height, width) < max(minimum, grain) or not part.any():
+        return []
+    return [
+        found
+        for y in (cut.y, cut.y + cut.height - height)
+        for x in (cut.x, cut.x + cut.width - width)
+        for found in complete(valid, Cut(y, x, height, width), grain, minimum)
     ]
 
 

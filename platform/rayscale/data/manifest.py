@@ -26,7 +26,7 @@ class Failure(_Record):
 
     key: str
     error: str
-    """Class of the error, as ``UnsupportedError``; ``Skipped`` for images below the minimum size."""
+    """Class of the error, as ``UnsupportedError``; ``Skipped`` for images without a usable sub-image."""
     message: str
 
 
@@ -62,6 +62,8 @@ class Counts(_Record):
     skipped: int
     ignored: int
     """Objects of the source whose suffix is not that of an image, and those held out by ``exclude``."""
+    incomplete: int = 0
+    """Sub-images with missing pixels, of which only complete quarters are in."""
 
 
 class Manifest(_Record):
@@ -84,12 +86,23 @@ class Manifest(_Record):
     shards: tuple[Shard, ...]
     failures: tuple[Failure, ...]
     skipped: tuple[Failure, ...]
+    lr: Literal["bicubic", "pairs"] = "bicubic"
+    """Where LR comes from: made of HR, or images of its own."""
     digest: str
-    """sha256 over what training reads: pixels, their order, channels, bits and scales."""
+    """sha256 over what training reads: pixels, their order, channels, bits, scales, and where LR comes from."""
 
     @property
     def peak(self) -> int:
         return int((1 << self.bits) - 1)
+
+    def smaller_than(self, side: int) -> int:
+        """Sub-images that are less than ``side`` HR pixels wide or high: patches of that side leave them out."""
+        return sum(
+            rows
+            for shard in self.shards
+            for height, width, rows in shard.sizes
+            if min(height, width) < side
+        )
 
     @classmethod
     def load(cls, place: str | Path | Store) -> Manifest:
@@ -146,5 +159,7 @@ def content_digest(manifest: Manifest) -> str:
             for shard in manifest.shards
         ],
     }
+    if manifest.lr != "bicubic":  # not told otherwise, so that older datasets keep their digest
+        content["lr"] = manifest.lr
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -45,6 +45,8 @@ class ScaleStream:
     Mixed, a step has ``batch / len(scales)`` patches of each scale (VDSR: Kim et al. 2016, section 3.3), all of one HR
     side: ``patch`` is then the LR side at the smallest scale.
 
+    A dataset of pairs has integer scales only.
+
     Raises ``ConfigError`` like ``Dataset`` and ``PatchStream``, for a patch that is not whole at a scale, and for a mixed
     batch that scales and workers cannot share equally.
     """
@@ -72,6 +74,11 @@ class ScaleStream:
         cache = cache or ShardCache()
         whole = all(float(scale).is_integer() for scale in scales)
         hr = None if whole else Dataset(uri, 1, cache)
+        if hr is not None and hr.manifest.lr == "pairs":
+            raise ConfigError(
+                f"{hr.uri} has LR images of its own, at x{', x'.join(map(str, hr.manifest.scales))}; for fractional scales LR is "
+                "made of HR: prepare the HR images with --lr made"
+            )
         self._sources: dict[float, _Source] = {}
         files: dict[str, int] = {}
         for index, (scale, lr_side) in enumerate(sides.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from rayscale.imaging.levels import PICTURE_TYPES, Levels
 Pixels = npt.NDArray[Any]
 
 _WHITE = 65535
+_REACH = 32  # HR pixels; bicubic LR pixels see no farther at x8
 
 
 def kind(image: Image, bands: Sequence[int] = ()) -> tuple[int, int]:
@@ -22,38 +23,56 @@ def kind(image: Image, bands: Sequence[int] = ()) -> tuple[int, int]:
     return len(bands) or image.channels, image.bits if _is_plain(image) else 16
 
 
-def pictures(image: Image, bands: Sequence[int] = ()) -> list[Pixels]:
-    """The pictures ``(H, W, C)`` of an image, uint8 or uint16 from black to white.
+class Picture(NamedTuple):
+    """Pixels ``(H, W, C)``, uint8 or uint16 from black to white, and where all channels were measured; None: everywhere."""
+
+    pixels: Pixels
+    valid: npt.NDArray[np.bool_] | None = None
+
+
+def pictures(image: Image, bands: Sequence[int] = ()) -> list[Picture]:
+    """The pictures of an image.
 
     Measurements (signed, floating, of fewer bits than their type) become 16 bit by the levels of their file, which are
-    those that inference uses: a network meets the same numbers in both. A volume is its slices, without those of
-    one value.
+    those that inference uses: a network meets the same numbers in both. Missing pixels are filled from the nearest measured
+    ones, as inference fills them. A volume is its slices, without those of one value.
 
     Args:
         bands: numbers of the bands from 1, in the order wanted; all when empty.
 
     Raises:
-        UnsupportedError: pixels without a measurement, a band that is not there, or a volume of one value.
+        UnsupportedError: a band that is not there, or a volume of one value.
     """
-    if image.missing is not None and not image.missing.valid.all():
-        raise UnsupportedError(
-            "pixels are missing here, and training needs complete pictures; cut them off"
-        )
     if wrong := [band for band in bands if not 1 <= band <= image.channels]:
         raise UnsupportedError(f"has no band {wrong[0]}: its bands are 1 to {image.channels}")
-    pixels = image.pixels
+    pixels, valid = image.pixels, None
+    if image.missing is not None and not image.missing.valid.all():
+        pixels = image.missing.filled(pixels, _REACH)
+        valid = np.broadcast_to(image.missing.valid, pixels.shape)
     if not _is_plain(image):
         assert image.levels is not None
         pixels = np.clip(np.rint(image.levels.to_network(pixels, _WHITE)), 0, _WHITE)
         pixels = pixels.astype(np.uint16)
     if bands:
-        pixels = pixels[..., [band - 1 for band in bands]]
+        chosen = [band - 1 for band in bands]
+        pixels, valid = pixels[..., chosen], None if valid is None else valid[..., chosen]
+    if valid is not None:
+        valid = np.logical_and.reduce(valid, axis=-1)
     if pixels.ndim == 3:
-        return [pixels]
-    slices = [plane for plane in pixels if plane.min() < plane.max()]
+        return [Picture(pixels, valid)]
+    found = [
+        Picture(plane, None if valid is None else valid[number])
+        for number, plane in enumerate(pixels)
+    ]
+    slices = [picture for picture in found if _varies(picture)]
     if not slices:
         raise UnsupportedError("every slice has one value only: there is nothing to learn")
     return slices
+
+
+def _varies(picture: Picture) -> bool:
+    values = picture.pixels if picture.valid is None else picture.pixels[picture.valid]
+    return bool(values.size) and bool(values.min() < values.max())
 
 
 def _is_plain(image: Image) -> bool:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayscale.data.config import PrepareConfig
-from rayscale.data.cutting import columns, crop, cuts, take
 from rayscale.data.manifest import (
     FORMAT,
     Column,
@@ -33,14 +33,18 @@ from rayscale.data.manifest import (
     content_digest,
     dataset_store,
 )
-from rayscale.data.pictures import kind, pictures
 from rayscale.data.shards import ShardWriter
-from rayscale.errors import InputError, NotFoundError, RayscaleError, StorageError, UnsupportedError
-from rayscale.imaging import EXTENSIONS, ending_of, read_image
-from rayscale.storage import Entry, Store, connect
+from rayscale.data.sources import Block, Kind, SkippedError, cut_image, cut_pair, kind_of
+from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError, StorageError
+from rayscale.imaging import EXTENSIONS, ending_of, probe
+from rayscale.imaging.sidecars import MASK, masked_apart
+from rayscale.pairs import Pairing, Partners, find_pairs, without_lr
+from rayscale.storage import Entry, Store, connect, is_hidden
 
 Pixels = npt.NDArray[Any]
 FOLDER = "shards/"
+_SHARD = re.compile(rf"{FOLDER}(?P<name>\d{{5,}}-[0-9a-f]{{12}})\.(json|(hr|x\d+)\.arrow)")
+_SAMPLE = 15  # images whose channels and bits are looked at; more would read a large bucket twice
 
 
 class _Message(BaseModel):
@@ -60,7 +64,11 @@ class ShardTask(_Message):
     channels: int
     bits: Literal[8, 16]
     measure: str
-    """The image whose channels and bits the others must have; empty when they were configured."""
+    """Who decided the channels and bits, in words; empty when they were configured."""
+    lr_source: str = ""
+    """Where the LR images of pairs lie; empty without pairs."""
+    lr_keys: dict[str, dict[int, str]] = {}
+    """Key of each LR image by key of its HR image and scale."""
 
 
 class ShardRecord(_Message):
@@ -74,6 +82,16 @@ class ShardRecord(_Message):
     """Exact sums over the HR pixels per channel, so that the order of addition cannot matter."""
     failures: tuple[Failure, ...]
     skipped: tuple[Failure, ...]
+    incomplete: int
+
+
+class Plan(NamedTuple):
+    """What there is to do, and what is not in it: images that cannot be used, and the number of other objects."""
+
+    config: PrepareConfig
+    tasks: list[ShardTask]
+    failures: list[Failure]
+    ignored: int
 
 
 Run = Callable[[Callable[[ShardTask], ShardRecord], Iterable[ShardTask]], Iterable[ShardRecord]]
@@ -96,9 +114,9 @@ def prepare(
     Raises ``NotFoundError`` where there is no image and ``InputError`` when none can be used; then nothing is
     committed.
     """
-    config = config or PrepareConfig()
     store = dataset_store(target)
-    tasks, ignored = plan(connect(source), store, config)
+    planned = plan(connect(source), store, config or PrepareConfig())
+    tasks = planned.tasks
     records = _finished(store, tasks)
     todo = [task for task in tasks if task.name not in records]
     if progress:
@@ -108,28 +126,61 @@ def prepare(
         if progress:
             progress(len(records), len(tasks))
     ordered = [records[task.name] for task in tasks]
-    manifest = _assemble(str(source), config, tasks[0], ordered, ignored)
+    manifest = _assemble(str(source), planned, ordered)
+    if len(_finished(store, tasks)) < len(tasks):
+        raise StorageError(
+            f"shards of {store.uri} are gone that were there before: another preparation of the same place has ended; "
+            "run the same command again, or choose a place of its own"
+        )
     manifest.commit(store)
+    _delete_others(store, tasks)
     return manifest
 
 
-def plan(source: Store, target: Store, config: PrepareConfig) -> tuple[list[ShardTask], int]:
-    """The shards of a source in listing order, and the number of objects that are left aside."""
+def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
+    """The shards of a source in listing order; errors as of :func:`prepare`."""
     listing = list(source.list())
-    entries = [
-        entry for entry in listing if ending_of(entry.key) and not config.excludes(entry.key)
-    ]
+    entries = [entry for entry in listing if ending_of(entry.key) and not is_hidden(entry.key)]
+    lr = None if config.lr in ("auto", "made") else connect(config.lr)
+    pairing = None if config.lr == "made" else find_pairs(source, lr, listing)
+    failures: list[Failure] = []
+    partners: dict[str, Partners] = {}
+    scale: int | None = None
+    if pairing is not None:
+        config, scale = _with_scales_of(pairing, source, lr or source, config)
+        failures += [_unpaired(key, why) for key, why in sorted(pairing.alone.items())]
+        for pair in pairing.pairs:
+            lacking = [s for s in config.scales if _low(pair, s, scale) is None]
+            if not lacking:
+                partners[pair.hr.key] = pair
+            elif pair.bound is None:
+                failures.append(_unpaired(pair.hr.key, f"has no LR image at x{lacking[0]}"))
+        entries = sorted(pair.hr for pair in partners.values())
+    else:
+        entries = without_lr(entries)
+    entries = [entry for entry in entries if not config.excludes(entry.key)]
+    failures = [failure for failure in failures if not config.excludes(failure.key)]
+    there = {entry.key for entry in listing}
+    for entry in [entry for entry in entries if entry.key + MASK in there]:
+        failures.append(_failure(entry.key, masked_apart(PurePosixPath(entry.key).name)))
+        entries.remove(entry)
     if not entries:
         raise NotFoundError(
             f"{source.uri} has no image among its {len(listing)} objects; "
             f"expected names that end in {', '.join(sorted(EXTENSIONS))}"
         )
-    channels, bits, measure = _kind(source, entries, config)
+    expected = _kind(source, entries, config)
+    lr_source = "" if pairing is None else (lr or source).uri
     tasks: list[ShardTask] = []
     for first in range(0, len(entries), config.images_per_shard):
         part = entries[first : first + config.images_per_shard]
-        kind = (FORMAT, config.model_dump_json(), channels, bits, measure, source.uri)
-        text = repr((kind, [(entry.key, entry.etag, entry.size) for entry in part]))
+        lows = {
+            entry.key: {s: _low(partners[entry.key], s, scale) for s in config.scales}
+            for entry in part
+            if entry.key in partners
+        }
+        kind = (FORMAT, config.model_dump_json(), *vars(expected).values(), source.uri, lr_source)
+        text = repr((kind, [(e.key, e.etag, e.size) for e in part], sorted(lows.items())))
         name = f"{len(tasks):05d}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         tasks.append(
             ShardTask(
@@ -138,12 +189,59 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> tuple[list[Shar
                 target=target.uri,
                 keys=tuple(entry.key for entry in part),
                 config=config,
-                channels=channels,
-                bits=bits,
-                measure=measure,
+                channels=expected.channels,
+                bits=16 if expected.bits == 16 else 8,
+                measure=expected.measure,
+                lr_source=lr_source,
+                lr_keys={
+                    key: {s: low.key for s, low in versions.items() if low}
+                    for key, versions in lows.items()
+                },
             )
         )
-    return tasks, len(listing) - len(entries)
+    used = {entry.key for entry in entries} | {failure.key for failure in failures}
+    used |= {key for task in tasks for keys in task.lr_keys.values() for key in keys.values()}
+    return Plan(config, tasks, failures, len(there - used))
+
+
+def _with_scales_of(
+    pairing: Pairing, source: Store, lr: Store, config: PrepareConfig
+) -> tuple[PrepareConfig, int | None]:
+    """The configuration with the scales that the pairs have, and the scale of LR images whose names tell none."""
+    wanted = config.scales if "scales" in config.model_fields_set else ()
+    untold = next((pair for pair in pairing.pairs if None in pair.lr), None)
+    scale = None
+    if untold is not None:
+        scale = wanted[0] if len(wanted) == 1 else _measure_scale(source, lr, untold)
+    known = sorted({*pairing.scales, *([scale] if scale else [])})
+    if absent := [s for s in wanted if s not in known]:
+        raise ConfigError(
+            f"{source.uri} has LR images of x{', x'.join(map(str, known))}, none of x{absent[0]}; give "
+            f"--scales {' '.join(map(str, known))}, or --lr made to make LR images of the HR ones"
+        )
+    scales = wanted or tuple(known)
+    if len(scales) > 1 and any(pair.bound for pair in pairing.pairs):
+        raise ConfigError(
+            f"{source.uri} has HR images of its own for each scale; prepare one of them, as --scales {scales[0]}"
+        )
+    return PrepareConfig.create(**{**config.model_dump(), "scales": scales}), scale
+
+
+def _measure_scale(source: Store, lr: Store, pair: Partners) -> int:
+    """By the sizes of a pair; the cut of :func:`rayscale.pairs.fit` is allowed for."""
+    hr, low = probe(source.read(pair.hr.key)), probe(lr.read(pair.lr[None].key))
+    scale = max(1, round(hr.width / max(low.width, 1)))
+    if scale < 2:
+        raise InputError(
+            f"{pair.hr.key} has {hr.width}x{hr.height} pixels and its LR image {pair.lr[None].key} {low.width}x{low.height}: "
+            "no scale of 2 or more lies between them"
+        )
+    return scale
+
+
+def _low(pair: Partners, scale: int, untold: int | None) -> Entry | None:
+    """The LR image of a scale; ``untold`` is that of images whose names tell none."""
+    return pair.lr.get(scale) or (pair.lr.get(None) if scale == untold else None)
 
 
 def write_shard(task: ShardTask) -> ShardRecord:
@@ -153,7 +251,7 @@ def write_shard(task: ShardTask) -> ShardRecord:
     skipped: list[Failure] = []
     sizes: list[tuple[int, int]] = []
     totals = np.zeros((2, task.channels), dtype=object)  # Python integers: exact at any count
-    images = pixel_count = 0
+    images = pixel_count = incomplete = 0
     scales = (1, *task.config.scales)
     with tempfile.TemporaryDirectory(prefix="rayscale-shard-") as folder:
         paths = {scale: Path(folder, f"x{scale}.arrow") for scale in scales}
@@ -163,31 +261,31 @@ def write_shard(task: ShardTask) -> ShardRecord:
                 for scale, path in paths.items()
             }
             for key in task.keys:
+                taken = windows = missing = 0
+                sums, count = np.zeros_like(totals), 0
                 try:
-                    found = _read(source, key, task)
+                    for block in _blocks(source, key, task, Path(folder)):
+                        windows, missing = windows + block.windows, missing + block.incomplete
+                        sums, count = sums + block.sums, count + block.pixels
+                        if not block.places:
+                            continue
+                        for scale, writer in writers.items():
+                            writer.add(key, block.places, block.parts[scale])
+                        sizes += [(place.height, place.width) for place in block.places]
+                        taken += block.pictures
+                    if not taken:
+                        raise SkippedError(f"all of its {windows} sub-images have missing pixels")
                 except StorageError:
                     raise  # the store, not the image: another try may find it well
+                except SkippedError as error:
+                    skipped.append(Failure(key=key, error="Skipped", message=str(error)))
                 except Exception as error:
                     failures.append(_failure(key, error))
-                    continue
-                used = 0
-                for whole in found:
-                    pixels = crop(whole, task.config.grain)
-                    if min(pixels.shape[:2]) < max(task.config.minimum, task.config.grain):
-                        continue
-                    height, width = pixels.shape[:2]
-                    places = cuts(height, width, task.config.size, task.config.step)
-                    for scale, version in columns(pixels, task.config.scales):
-                        writers[scale].add(
-                            key, places, [take(version, place, scale) for place in places]
-                        )
-                    sizes += [(place.height, place.width) for place in places]
-                    totals += _sums(pixels)
-                    used += 1
-                    pixel_count += pixels.shape[0] * pixels.shape[1]
-                images += used
-                if not used:
-                    skipped.append(_too_small(key, found[0], task.config))
+                if taken:
+                    images, pixel_count, incomplete = (
+                        images + taken, pixel_count + count, incomplete + missing
+                    )  # fmt: skip
+                    totals += sums
         stored = {
             str(scale): _store(
                 target, f"{FOLDER}{task.name}.{'hr' if scale == 1 else f'x{scale}'}.arrow", path
@@ -203,70 +301,66 @@ def write_shard(task: ShardTask) -> ShardRecord:
         squares=tuple(int(value) for value in totals[1]),
         failures=tuple(failures),
         skipped=tuple(skipped),
+        incomplete=incomplete,
     )
     target.write(f"{FOLDER}{task.name}.json", record.model_dump_json().encode())
     return record
 
 
-def _kind(
-    source: Store, entries: list[Entry], config: PrepareConfig
-) -> tuple[int, Literal[8, 16], str]:
-    """Channels and bits of the dataset, and the image that decided them."""
-    channels, bits = config.channels, config.bits
-    if channels is not None and bits is not None:
-        return channels, 16 if bits == 16 else 8, ""
+def _blocks(source: Store, key: str, task: ShardTask, scratch: Path) -> Iterable[Block]:
+    expected = Kind(task.channels, task.bits, task.measure)
+    if not task.lr_source:
+        return cut_image(source, key, task.config, expected, scratch)
+    place = connect(task.lr_source)
+    lows = {scale: (place, low) for scale, low in task.lr_keys[key].items()}
+    return cut_pair(source, key, lows, task.config, expected)
+
+
+def _kind(source: Store, entries: list[Entry], config: PrepareConfig) -> Kind:
+    """Channels and bits of the dataset: those of most images, of which a sample is looked at."""
+    if config.channels is not None and config.bits is not None:
+        return Kind(config.channels, config.bits)
+    spread = -(-len(entries) // _SAMPLE)
+    sample = entries[::spread]
+    votes: Counter[tuple[int, int]] = Counter()
     first: RayscaleError | None = None
-    for entry in entries:
-        try:
-            image = read_image(source.read(entry.key))
-        except (InputError, NotFoundError) as error:
-            first = first or error
-            continue
-        own_channels, own_bits = kind(image, config.bands)
-        bits = bits or own_bits
-        return channels or own_channels, 16 if bits == 16 else 8, entry.key
-    raise InputError(
-        f"none of the {len(entries)} images of {source.uri} can be read; {entries[0].key}: {first}"
-    )
-
-
-def _read(source: Store, key: str, task: ShardTask) -> list[Pixels]:
-    image = read_image(source.read(key))
-    found = pictures(image, task.config.bands)
-    channels, bits = kind(image, task.config.bands)
-    if (channels, bits) != (task.channels, task.bits):
-        like = f" (as {task.measure})" if task.measure else ""
-        raise UnsupportedError(
-            f"has {channels} channels of {bits} bits in a dataset of {task.channels} channels of "
-            f"{task.bits} bits{like}; convert it, or prepare such images as a dataset of their own with "
-            f"channels {channels} and bits {bits}"
+    with tempfile.TemporaryDirectory(prefix="rayscale-shard-") as folder:
+        for number, entry in enumerate([*sample, *(e for e in entries if e not in sample)], 1):
+            if number > len(sample) and votes:
+                break
+            try:
+                own = kind_of(source, entry.key, config.bands, Path(folder))
+            except (InputError, NotFoundError) as error:
+                first = first or error
+                continue
+            votes[own] += 1
+            if 2 * votes[own] > len(sample):
+                break
+    if not votes:
+        raise InputError(
+            f"none of the {len(entries)} images of {source.uri} can be read; {entries[0].key}: {first}"
         )
-    return found
+    fitting = Counter(
+        {
+            (channels, bits): count
+            for (channels, bits), count in votes.items()
+            if config.channels in (None, channels) and config.bits in (None, bits)
+        }
+    )
+    ((channels, bits), count), *_ = (fitting or votes).most_common(1)
+    looked = sum(votes.values())
+    measure = "the one image" if looked == 1 else f"{count} of the {looked} images looked at"
+    if config.channels is not None:
+        measure = ""
+    return Kind(config.channels or channels, config.bits or bits, measure)
+
+
+def _unpaired(key: str, why: str) -> Failure:
+    return Failure(key=key, error="Unpaired", message=why)
 
 
 def _failure(key: str, error: Exception) -> Failure:
     return Failure(key=key, error=type(error).__name__, message=str(error))
-
-
-def _too_small(key: str, pixels: Pixels, config: PrepareConfig) -> Failure:
-    height, width = pixels.shape[:2]
-    return Failure(
-        key=key,
-        error="Skipped",
-        message=f"{width}x{height} pixels, cropped to a multiple of {config.grain}, are less than the minimum of "
-        f"{config.minimum}",
-    )
-
-
-def _sums(pixels: Pixels) -> npt.NDArray[Any]:
-    """Sum and sum of squares per channel, ``(2, C)`` of Python integers, by histogram: exact."""
-    rows = []  # int64 is enough: a channel of 2^31 16-bit pixels would be needed to leave it
-    for channel in range(pixels.shape[2]):
-        histogram = np.bincount(pixels[:, :, channel].ravel())
-        values = np.flatnonzero(histogram)
-        weights = histogram[values]
-        rows.append([int((weights * values).sum()), int((weights * values * values).sum())])
-    return np.array(rows, dtype=object).T
 
 
 def _store(target: Store, key: str, path: Path) -> Column:
@@ -303,10 +397,18 @@ def _finished(target: Store, tasks: list[ShardTask]) -> dict[str, ShardRecord]:
     return found
 
 
-def _assemble(
-    source: str, config: PrepareConfig, task: ShardTask, records: list[ShardRecord], ignored: int
-) -> Manifest:
-    failures = tuple(failure for record in records for failure in record.failures)
+def _delete_others(store: Store, tasks: list[ShardTask]) -> None:
+    """Delete the shards of older preparations, which no manifest names any more."""
+    names = {task.name for task in tasks}
+    for entry in list(store.list(FOLDER)):
+        match = _SHARD.fullmatch(entry.key)
+        if match and match["name"] not in names:
+            store.delete(entry.key)
+
+
+def _assemble(source: str, planned: Plan, records: list[ShardRecord]) -> Manifest:
+    config, task = planned.config, planned.tasks[0]
+    failures = (*planned.failures, *(failure for record in records for failure in record.failures))
     skipped = tuple(failure for record in records for failure in record.skipped)
     pixels = sum(record.pixels for record in records)
     if not pixels:
@@ -341,11 +443,13 @@ def _assemble(
             pixels=pixels,
             failed=len(failures),
             skipped=len(skipped),
-            ignored=ignored,
+            ignored=planned.ignored,
+            incomplete=sum(record.incomplete for record in records),
         ),
         shards=shards,
         failures=failures,
         skipped=skipped,
+        lr="pairs" if task.lr_source else "bicubic",
         digest="",
     )
     return manifest.model_copy(update={"digest": content_digest(manifest)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from rayscale.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -25,7 +28,7 @@ class PatchStream:
 
     ``patch`` is the LR side in pixels, ``batch`` the global number of patches in a step, of which worker ``rank``
     of ``world`` makes an equal, contiguous part: put together, the parts are the same batch for any ``world``.
-    Sub-images smaller than the patch are left out.
+    Sub-images smaller than the patch are left out, and a warning counts them.
 
     Raises ``ConfigError`` when ``world`` does not divide ``batch`` or no sub-image is large enough. Not for use by
     several threads at once.
@@ -58,6 +61,12 @@ class PatchStream:
                 f"none of the {len(sizes)} sub-images of {dataset.uri} is {need} HR pixels wide and high, which "
                 f"patches of {patch} at x{dataset.scale} need; take a smaller patch or prepare with a larger size"
             )
+        if rank == 0 and len(self._rows) < len(sizes):
+            logger.warning(
+                "%d of the %d sub-images of %s are smaller than %d HR pixels and are left out: patches of %d at x%g need that; "
+                "take a smaller data.patch to use them",
+                len(sizes) - len(self._rows), len(sizes), dataset.uri, need, patch, dataset.scale,
+            )  # fmt: skip
         self.dataset, self.patch, self.batch_size, self.seed = dataset, patch, batch, seed
         self.slots = range(rank * batch // world, (rank + 1) * batch // world)
 

@@ -192,6 +192,8 @@ def fit(
     assert isinstance(model, APlus)
     seed, scale = config.run.seed, config.model.scale
     history: list[dict[str, float]] = []
+    sizes = tuple(config.data.shrink**i for i in range(config.data.sizes))
+    source = Source(dataset, model, sizes, seed)
 
     windows = [
         w for w, _ in Source(dataset, model, (1.0,), seed).patches(config.dictionary.samples)
@@ -217,8 +219,7 @@ def fit(
     del windows
     model.atoms.copy_(atoms)
 
-    sizes = tuple(config.data.shrink**i for i in range(config.data.sizes))
-    pool = collect(Source(dataset, model, sizes, seed), model.features, config.samples)
+    pool = collect(source, model.features, config.samples)
     say(f"{len(pool.features)} samples of {config.data.sizes} sizes of the images")
 
     def regressed(done: int, total: int) -> None:

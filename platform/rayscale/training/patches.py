@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rayscale.data import Dataset
-from rayscale.errors import InputError
+from rayscale.errors import ConfigError, InputError
 from rayscale.models.aplus import PATCH, WINDOW
 from rayscale.models.network import SuperResolver
 from rayscale.resampling import degrade, modcrop, resize, upsample
@@ -66,13 +66,25 @@ class Source:
     Attributes:
         model: whose view of an image (luma) and scale is learned.
         seed: of the order and of every choice of patches.
-        sizes: factors at most 1 by which images are shrunk before LR images are made of them.
+        sizes: factors at most 1 by which images are shrunk before LR images are made of them; 1 alone for a dataset of
+            pairs, whose LR images are used.
     """
 
     dataset: Dataset
     model: SuperResolver
     sizes: tuple[float, ...]
     seed: int
+
+    def __post_init__(self) -> None:
+        if self._paired and self.sizes != (1.0,):
+            raise ConfigError(
+                f"{self.dataset.uri} has LR images of its own, and none for smaller HR images; set data.sizes=1, or prepare "
+                "the HR images with --lr made"
+            )
+
+    @property
+    def _paired(self) -> bool:
+        return self.dataset.manifest.lr == "pairs"
 
     def available(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Patches of each row, over all sizes."""
@@ -119,7 +131,9 @@ class Source:
 
     def _pair(self, row: int, size: float) -> tuple[Tensor, Tensor]:
         """LR and HR ``(planes, 1, H, W)`` of one row at one size, made as the benchmarks make theirs: of integers."""
-        pixels = self.dataset.pair(row)[1]
+        lr, pixels = self.dataset.pair(row)
+        if self._paired:
+            return self._luma(np.moveaxis(lr, 0, -1)), self._luma(np.moveaxis(pixels, 0, -1))
         if size != 1:
             shape = [round(side * size) for side in pixels.shape[1:]]
             shrunk = resize(torch.tensor(pixels, dtype=torch.float64), (shape[0], shape[1]))
