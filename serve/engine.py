@@ -121,7 +121,8 @@ class Engine:
         needed = check_memory(header, upscaler.scale, windowed=upscaler.windowed)
         with self._memory.reserve(needed, watch=_stop_if_cancelled):
             clock = [time.perf_counter()]
-            image = read_image(job.data, max_pixels=limits.max_input_pixels, handling=job.handling)
+            handling = upscaler.reading(job.handling)
+            image = read_image(job.data, max_pixels=limits.max_input_pixels, handling=handling)
             clock.append(time.perf_counter())
             image = upscaler.upscale(image)
             clock.append(time.perf_counter())

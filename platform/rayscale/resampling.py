@@ -224,10 +224,13 @@ def blend(array: Pixels, scale: float) -> Pixels:
 
 def nearest(array: Pixels, scale: float, axes: tuple[int, int] = (0, 1)) -> Pixels:
     """Enlarge two axes on the grid of :func:`upsample` by repeating pixels: for masks and labels, of any type."""
+    for axis in axes:
+        array = np.take(array, nearest_places(array.shape[axis], scale), axis=axis)
+    return array
+
+
+def nearest_places(size: int, scale: float) -> npt.NDArray[np.int64]:
+    """The source pixel under the centre ``(i + 1/2) / scale`` of each target pixel of a side of ``size``, in integers."""
     exact = exact_scale(scale)
     p, q = exact.numerator, exact.denominator
-    for axis in axes:
-        # The source pixel under the centre (i + 1/2) / scale of target pixel i, in integers.
-        index = (2 * np.arange(int(array.shape[axis] * exact)) + 1) * q // (2 * p)
-        array = np.take(array, index, axis=axis)
-    return array
+    return (2 * np.arange(int(size * exact)) + 1) * q // (2 * p)

@@ -12,6 +12,7 @@ import pytest
 
 from rayscale.errors import InputError, NotFoundError, StorageError, TooLargeError, UnsupportedError
 from rayscale.imaging import Provenance, read_image
+from rayscale.imaging.containers import geotiff
 from rayscale.imaging.scene import Part, Scene, SceneWriter, is_scene
 from rayscale.storage import connect
 
@@ -69,7 +70,7 @@ def test_levels_of_signed_values_span_all_windows_and_leave_out_what_is_missing(
         assert scene.levels.white == (900, pixels[:, :, 1][pixels[:, :, 1] < 0].max())
         levels = scene.levels
         assert levels == read_image(path.read_bytes()).levels
-    monkeypatch.setattr(Scene, "_read", lambda *_: pytest.fail("the file was read"))
+    monkeypatch.setattr(geotiff, "levels_of", lambda *_: pytest.fail("the file was read"))
     with Scene(path, levels) as scene:
         assert scene.levels is levels
 
@@ -182,9 +183,10 @@ def test_stacks_classes_and_giants_are_refused_and_files_closed(path, tmp_path):
     refused(TooLargeError, "800000 x 800000.*RAYSCALE_MAX_SCENE_PIXELS")
 
 
-def test_damage_inside_is_told_when_it_is_read(path):
+def test_damage_inside_is_told_when_it_is_read(path, monkeypatch):
     save(path, values(300, 300, 2), compress="deflate", tiled=True, blockxsize=64, blockysize=64)
     path.write_bytes(path.read_bytes()[:150_000])
+    monkeypatch.setattr("rayscale.imaging.scene._SCANNED_BYTES", 1)  # a look at 64 rows
     with Scene(path) as scene:
         scene.window(slice(0, 60), slice(0, 300))
         with pytest.raises(InputError, match="damaged"):

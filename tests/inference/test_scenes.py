@@ -387,7 +387,7 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
     for name, times in (("small", 1), ("large", 3)):
         save(tmp_path / f"{name}.tif", np.tile(tile, (times, times, 1)), tiled=True)
     told = subprocess.run(
-        [sys.executable, "-c", MEMORY, tmp_path], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEMORY, tmp_path], stdout=subprocess.PIPE, text=True, check=True
     )
     small, large = (int(kib) << 10 for kib in told.stdout.split())
     pixels = (3**2 - 1) * side**2  # that the large scene has more; each makes four of float32

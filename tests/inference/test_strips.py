@@ -25,7 +25,7 @@ ZOO = [
     for scale in (2, 3, 4, 1.5, 2.5, 3.33)
     if scale in system.scales or system.network.scale_range is not None
 ]
-TILED = {"bilinear", "bicubic", "aplus", "meta-edsr", "meta-srgan"}
+TILED = {"nearest", "bilinear", "bicubic", "aplus", "meta-edsr", "meta-srgan"}
 """Systems that are no sequence of stages."""
 
 

@@ -10,6 +10,7 @@ from rayscale.models.spec import ModelSpec
 
 # Computed from the papers' layer lists; the official README rounds them to the same figures.
 PARAMETERS = {
+    "nearest": {"2": 0, "3": 0, "4": 0},
     "bilinear": {"2": 0, "3": 0, "4": 0},
     "bicubic": {"2": 0, "3": 0, "4": 0},
     "aplus": {"2": 1_140_366, "3": 2_528_031, "4": 2_533_134},
@@ -27,6 +28,7 @@ PARAMETERS = {
 }
 # LR pixels at x2, x3, x4. Networks behind a bicubic enlargement reach less of LR at larger scales.
 HALO = {
+    "nearest": (4, 4, 4),
     "bilinear": (4, 4, 4),
     "bicubic": (4, 4, 4),
     "aplus": (5, 5, 5),
@@ -44,7 +46,7 @@ HALO = {
 }
 ONE_CHANNEL = ("aplus", "srcnn", "srcnn-955", "vdsr", "meta-srgan")
 ANY_SCALE = {
-    **dict.fromkeys(("bilinear", "bicubic"), (1.0, 16.0)),
+    **dict.fromkeys(("nearest", "bilinear", "bicubic"), (1.0, 16.0)),
     **dict.fromkeys(("srcnn", "srcnn-955", "vdsr", "meta-edsr", "meta-srgan"), (1.0, 4.0)),
 }
 

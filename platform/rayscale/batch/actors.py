@@ -239,7 +239,11 @@ class Worker:
 def _alike(one: _Item, other: _Item) -> bool:
     """Whether two pictures may go through the network together."""
     a, b = one.image, other.image
-    if a is None or b is None or any(x.levels or x.missing or x.pixels.ndim != 3 for x in (a, b)):
+    if (
+        a is None
+        or b is None
+        or any(x.levels or x.missing or x.labels or x.pixels.ndim != 3 for x in (a, b))
+    ):
         return False
     small = a.height * a.width <= _SMALL_PIXELS
     return small and a.pixels.shape == b.pixels.shape and a.pixels.dtype == b.pixels.dtype

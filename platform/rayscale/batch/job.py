@@ -119,7 +119,7 @@ def open_recipe(
         ensemble,
         precision,
         consistency,
-        handling,
+        upscaler.reading(handling),
     )
     return network, recipe
 

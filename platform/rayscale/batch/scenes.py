@@ -113,8 +113,7 @@ class SceneWork:
 
         Raises StorageError when a part is damaged, ExistsError when another's object is in the place.
         """
-        from rayscale.imaging.scene import SceneWriter
-        from rayscale.inference import windows_of
+        from rayscale.inference import windows_of, writer_of
         from rayscale.inference.backprojection import Residual
 
         provenance = self.recipe.provenance(upscaler)
@@ -127,7 +126,7 @@ class SceneWork:
             output = folder / "scene.tif"
             with (
                 self.open() as scene,
-                SceneWriter(output, scene, upscaler.scale, lossless=upscaler.consistency) as writer,
+                writer_of(scene, upscaler, output) as writer,
             ):
                 for number in range(len(windows_of(scene, upscaler))):
                     part, share, seconds = self._part(number)

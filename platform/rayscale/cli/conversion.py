@@ -227,7 +227,7 @@ def convert_scene(
     from rayscale.inference import upscale_scene
 
     with Scene(source, handling=handling) as scene:
-        upscaler, provenance = made(scene.channels)
+        upscaler, provenance = made(scene.channels - len(scene.labels))
     with progress_line() as show:
 
         def progress(done: int, count: int) -> None:

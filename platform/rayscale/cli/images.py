@@ -206,7 +206,7 @@ def upscale(
         return made(photograph if channels == 3 else other)
 
     def larger(image: Image) -> Changed:
-        upscaler, provenance = made_for(image.channels)
+        upscaler, provenance = made_for(len(image.measured))
         result = upscaler.run(image)
         return Changed(
             result.image,
@@ -224,7 +224,8 @@ def upscale(
             return convert_scene(source, target, made_for, handling)
         return convert(source, target, larger, handling)
 
-    made(photograph)  # a model or a device that cannot be used is one error, not one of each file
+    # A model or a device that cannot be used is one error, not one of each file.
+    handling = made(photograph)[0].reading(handling)
     for_each(jobs, converted, json_)
 
 

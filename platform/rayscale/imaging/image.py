@@ -5,6 +5,7 @@ No bytes are parsed here, see ``containers``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -86,6 +87,7 @@ class Image:
         levels: which values are black and white; None is the full range of uint8 or uint16.
         missing: pixels without a measurement, None when there are none.
         metadata: what only ``container`` knows and must keep.
+        labels: channels of class numbers or bit fields, which are enlarged by nearest neighbour and never change a value.
         notes: what whoever uses the file must know of how it was read, a sentence each: no error, and shown by every
             door. Not written into files.
 
@@ -104,6 +106,7 @@ class Image:
     levels: Levels | None = None
     missing: Missing | None = None
     metadata: Metadata | None = None
+    labels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -135,6 +138,11 @@ class Image:
     @property
     def channels(self) -> int:
         return int(self.pixels.shape[-1])
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """The channels that are no labels."""
+        return tuple(channel for channel in range(self.channels) if channel not in self.labels)
 
     @property
     def bits(self) -> int:
@@ -198,6 +206,17 @@ class Image:
             metadata=metadata,
         )
 
+    def of_channels(self, channels: Sequence[int]) -> Image:
+        """The pixels of some channels, with their levels and what is missing of them."""
+        at, missing, levels = list(channels), self.missing, self.levels
+        if missing is not None and missing.valid.shape[-1] > 1:
+            missing = replace(missing, valid=missing.valid[..., at])
+        if levels is not None and len(levels.black) > 1:
+            black, white = (tuple(ends[c] for c in at) for ends in (levels.black, levels.white))
+            levels = replace(levels, black=black, white=white)
+        pixels = np.ascontiguousarray(self.pixels[..., at])
+        return replace(self, pixels=pixels, missing=missing, levels=levels, labels=())
+
     def without_loss(self) -> Image:
         """The same file, to be written so that reading gives these very pixels; errors as of :func:`check_lossless`."""
         check_lossless(self.container)
@@ -231,6 +250,6 @@ def check_lossless(container: str) -> None:
     """Raise UnsupportedError for the container that cannot keep every pixel: JPEG."""
     if container == "jpeg":
         raise UnsupportedError(
-            "JPEG would change the pixels again that consistency corrects; write PNG (an output that ends in .png, or inputs "
-            "converted to it), or leave consistency out"
+            "JPEG would change the pixels again that consistency corrects or that are labels; write PNG (an output that ends in "
+            ".png, or inputs converted to it), or leave consistency out"
         )

@@ -86,6 +86,7 @@ class Scene:
     Attributes:
         height, width, channels: of the pixels, alpha left out. dtype: of the pixels.
         metadata: without the mask, which is read by windows.
+        labels: as of ``Image``; bands that cannot be told by their first pixels take a pass over the file.
 
     Raises:
         NotFoundError: there is no such file.
@@ -126,6 +127,8 @@ class Scene:
         self.metadata = metadata_of(dataset, ifd, layout.indexes, layout.alpha)
         self.height, self.width = int(dataset.height), int(dataset.width)
         self.channels, self.dtype = len(layout.indexes), np.dtype(dataset.dtypes[0])
+        parts = (self._read(*square) for square in self._squares())
+        self.labels = geotiff.labels_of(dataset, layout, self.handling, parts)
 
     def __enter__(self) -> Scene:
         return self
@@ -162,7 +165,7 @@ class Scene:
     def window(self, rows: slice, columns: slice) -> Image:
         """The pixels of some rows and columns, with the levels of the scene but not its metadata."""
         pixels, missing = self._read(rows, columns)
-        return Image(pixels, "geotiff", levels=self.levels, missing=missing)
+        return Image(pixels, "geotiff", levels=self.levels, missing=missing, labels=self.labels)
 
     def mask(self, rows: slice, columns: slice) -> NDArray[Any] | None:
         """Validity of some rows and columns as stored (alpha, or 0 and 255), None when not ``masked``."""
@@ -212,7 +215,8 @@ class SceneWriter:
     Args:
         target: the file to make, its folder too when missing. scene: the source. scale: how many times larger.
         deviations: the parts are standard deviations of the values, float32 with NaN where there are none.
-        lossless: whatever the compression of the source, every value is kept.
+        lossless: whatever the compression of the source, every value is kept. labels: some bands are, so that no overview
+            may average.
 
     Raises:
         TooLargeError: over ``max_scene_pixels``, or a side over what GeoTIFF holds.
@@ -227,6 +231,7 @@ class SceneWriter:
         *,
         deviations: bool = False,
         lossless: bool = False,
+        labels: bool = False,
     ) -> None:
         self.target = Path(os.path.abspath(target))
         self.height, self.width = enlarged(scene.height, scale), enlarged(scene.width, scale)
@@ -234,7 +239,7 @@ class SceneWriter:
         if lossless:
             metadata = metadata.without_loss()
         self._metadata = metadata.of_deviations() if deviations else metadata
-        self._levels = scene.levels
+        self._levels, self._labels = scene.levels, labels
         self._count = scene.channels + (self._metadata.alpha is not None)
         self._dtype = np.dtype(np.float32) if deviations else scene.dtype
         self._check_size(scene, scale)
@@ -280,7 +285,7 @@ class SceneWriter:
             if provenance is not None:
                 provenance = provenance.with_parameters(levels=self._levels.describe())
                 self._dataset.update_tags(RAYSCALE=provenance.to_json())
-            gdal.write_cog(self._dataset, str(made), self._metadata)
+            gdal.write_cog(self._dataset, str(made), self._metadata, labels=self._labels)
         try:
             gdal.return_band_tags_of(made)
         except InputError as error:  # GDAL did not notice that the end of the file got lost

@@ -39,6 +39,13 @@ def windows_of(scene: Scene, upscaler: Upscaler, side: int | None = None) -> lis
     return upscaler.windows((scene.height, scene.width), scene.channels, side=side)
 
 
+def writer_of(scene: Scene, upscaler: Upscaler, target: str | Path) -> SceneWriter:
+    """The writer for what :func:`upscale_window` makes of a scene."""
+    labels = upscaler.repeats or bool(scene.labels)
+    lossless = upscaler.consistency or labels
+    return SceneWriter(target, scene, upscaler.scale, lossless=lossless, labels=labels)
+
+
 @dataclass(frozen=True, eq=False)
 class UpscaledWindow:
     """The core of a window, enlarged, and what was asked to be known of it, as of :class:`Upscaled`."""
@@ -155,9 +162,7 @@ def upscale_scene(
         )
     with ExitStack() as stack:
         scene = stack.enter_context(Scene(source, handling=handling))
-        writer = stack.enter_context(
-            SceneWriter(target, scene, upscaler.scale, lossless=upscaler.consistency)
-        )
+        writer = stack.enter_context(writer_of(scene, upscaler, target))
         beside = None
         if uncertainty is not None:
             beside = SceneWriter(uncertainty, scene, upscaler.scale, deviations=True)

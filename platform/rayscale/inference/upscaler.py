@@ -29,10 +29,11 @@ from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
 from rayscale.inference.folding import folded
 from rayscale.inference.parts import SMALLEST, Parts
 from rayscale.inference.tiles import Tile
+from rayscale.models.spec import NEAREST
 from rayscale.resampling import enlarge, enlarged, exact_scale, nearest
 
 if TYPE_CHECKING:
-    from rayscale.imaging import Image
+    from rayscale.imaging import Handling, Image
     from rayscale.models.network import SuperResolver
 
 Pixels = NDArray[Any]
@@ -160,6 +161,15 @@ class Upscaler:
         without them only strips are floats."""
         return self.ensemble or self.consistency
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the model is nearest neighbour: stored values are repeated, and none goes through a network."""
+        return bool(self.model.spec.system == NEAREST)
+
+    def reading(self, handling: Handling) -> Handling:
+        """How files are read for this model: labels are nothing to refuse for one that repeats pixels."""
+        return replace(handling, labels="nearest") if self.repeats else handling
+
     def describe(self) -> dict[str, object]:
         """What determines the output besides the source and the weights."""
         facts: dict[str, object] = {
@@ -191,8 +201,10 @@ class Upscaler:
         Raises UnsupportedError, before anything is computed, for the uncertainty of an image whose container has no
         place for it, and for the consistency of one whose container would lose it.
         """
-        if self.consistency:
-            image = image.without_loss()  # else the residual would be that of other pixels
+        if self.repeats:
+            image = replace(image, labels=tuple(range(image.channels)))
+        if self.consistency or image.labels:
+            image = image.without_loss()  # else residual and labels would be those of other pixels
         self._check_size(image.pixels, image.frames)
         check_side(
             image.container, enlarged(image.width, self.scale), enlarged(image.height, self.scale)
@@ -220,9 +232,11 @@ class Upscaler:
             for image in images
         ):
             raise InputError("a batch needs pictures of one shape and pixel type")
-        if first.pixels.ndim != 3 or any(image.levels or image.missing for image in images):
-            raise InputError("a batch needs whole pictures without levels of their own")
-        if self.consistency or self._single is not None:
+        if first.pixels.ndim != 3 or any(
+            image.levels or image.missing or image.labels for image in images
+        ):
+            raise InputError("a batch needs whole pictures without levels of their own and labels")
+        if self.consistency or self._single is not None or self.repeats:
             return [self.upscale(image) for image in images]  # which are about one image each
         self._check_size(first.pixels)
         levels, value_range = Levels.of_type(first.pixels.dtype), self.model.spec.value_range
@@ -257,6 +271,8 @@ class Upscaler:
 
     def _upscale_measured(self, image: Image, counted: NDArray[np.bool_] | None) -> _Values:
         """Values of the enlarged image: the network where something was measured, the source elsewhere."""
+        if image.labels:
+            return self._beside_labels(image, counted)
         source, missing, unseen = image.pixels, image.missing, image.unseen
         if unseen is not None and unseen.everything:
             pixels = nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
@@ -283,6 +299,21 @@ class Upscaler:
             return values
         pixels = missing.restored(values.pixels, source, self.scale, image.levels)
         return replace(values, pixels=pixels)
+
+    def _beside_labels(self, image: Image, counted: NDArray[np.bool_] | None) -> _Values:
+        """The same for an image of which some channels are labels: those are repeated, and no part of any measure."""
+        source, measured = image.pixels, list(image.measured)
+        pixels = nearest(source, self.scale, (source.ndim - 3, source.ndim - 2))
+        deviations = None if self._single is None else np.zeros(pixels.shape, np.float32)
+        residual = Residual() if self.consistency else None
+        if measured:
+            if counted is not None and counted.shape[-1] > 1:
+                counted = counted[..., measured]
+            values = self._upscale_measured(image.of_channels(measured), counted)
+            pixels[..., measured], residual = values.pixels, values.residual
+            if deviations is not None:
+                deviations[..., measured] = values.deviations
+        return _Values(pixels, residual, deviations)
 
     @property
     def fill_reach(self) -> int:

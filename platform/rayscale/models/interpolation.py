@@ -1,4 +1,5 @@
-"""Bilinear and bicubic interpolation as models: the baselines every learned system is compared with."""
+"""Bilinear and bicubic interpolation as models: the baselines every learned system is compared with. And nearest neighbour,
+for labels."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rayscale.models.network import SuperResolver
-from rayscale.resampling import upsample
+from rayscale.resampling import nearest_places, upsample
 
 
 class _Interpolation(SuperResolver):
@@ -36,3 +37,13 @@ class Bilinear(_Interpolation):
     """Linear interpolation."""
 
     method = "bilinear"
+
+
+class Nearest(_Interpolation):
+    """Every pixel repeated; the ``Upscaler`` repeats the stored values themselves, whatever their type."""
+
+    def enlarge(self, x: Tensor, scale: float) -> Tensor:
+        for axis in (x.ndim - 2, x.ndim - 1):
+            places = torch.from_numpy(nearest_places(x.shape[axis], scale)).to(x.device)
+            x = x.index_select(axis, places)
+        return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -17,7 +17,7 @@ from rayscale.errors import ConfigError, NotFoundError
 from rayscale.models.aplus import APlus
 from rayscale.models.builtin import bundled_names, read_spec
 from rayscale.models.edsr import EDSR
-from rayscale.models.interpolation import Bicubic, Bilinear
+from rayscale.models.interpolation import Bicubic, Bilinear, Nearest
 from rayscale.models.mdsr import MDSR
 from rayscale.models.meta import MetaEDSR, MetaSRGAN
 from rayscale.models.network import SuperResolver
@@ -52,6 +52,14 @@ _UNSHIFTED_OPTIONS = ("filters", "blocks", "value_range")
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
+        System(
+            "nearest",
+            Nearest,
+            "nearest neighbour: pixels repeated, for class maps and bit fields",
+            {"filters": 0, "blocks": 0},
+            options=("value_range",),
+            multiscale=True,
+        ),
         System(
             "bilinear",
             Bilinear,

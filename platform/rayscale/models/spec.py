@@ -27,7 +27,9 @@ def default_mean(channels: int) -> tuple[float, ...]:
 SPEC_KEY = "rayscale.spec"
 """Where a weights file and a registered version keep the specification."""
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+NEAREST = "nearest"
+
+INTERPOLATIONS = ("bilinear", "bicubic", NEAREST)
 """The systems without weights: always at hand, never in the model registry."""
 
 

@@ -67,12 +67,16 @@ def writing(target: str) -> Iterator[Any]:
         raise StorageError(f"{target} cannot be written: {_cause(error)}") from error
 
 
-def write_cog(dataset: Any, path: str, meta: GeoMetadata) -> None:
+def write_cog(dataset: Any, path: str, meta: GeoMetadata, *, labels: bool = False) -> None:
     """Copy ``dataset`` to ``path`` as Cloud-Optimised GeoTIFF with overviews, block by block.
+
+    With ``labels`` overviews take pixels as they are: the average of two classes would be a third.
 
     The tags of its bands still lie in a domain of their own there; see :func:`return_band_tags`.
     """
     options = _creation(dataset, meta)
+    if labels:
+        options["OVERVIEW_RESAMPLING"] = "NEAREST"
     library().shutil.copy(dataset, path, driver="COG", **options)
 
 

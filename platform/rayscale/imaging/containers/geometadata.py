@@ -41,7 +41,8 @@ Tags = dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Band:
-    """What GDAL knows of one band; ``value = stored * scale + offset`` in ``unit``."""
+    """What GDAL knows of one band; ``value = stored * scale + offset`` in ``unit``. ``palette`` is its colour table, value to
+    RGBA."""
 
     description: str | None
     unit: str | None
@@ -49,6 +50,7 @@ class Band:
     offset: float
     colour: Any
     tags: Tags
+    palette: dict[int, tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,7 @@ class GeoMetadata:
                 description=f"standard deviation of {band.description or f'band {number}'}",
                 offset=0.0,
                 colour=type(band.colour).undefined,
+                palette=None,
             )
             for number, band in enumerate(self.bands, 1)
         )
@@ -175,6 +178,7 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
             dataset.offsets[index - 1],
             dataset.colorinterp[index - 1],
             _tags(dataset, index),
+            _palette(dataset, index),
         )
         for index in indexes
     )
@@ -203,6 +207,13 @@ def _transform(dataset: Any, ifd: Ifd) -> Any:
     """The transform of the file, None without; rasterio says the identity for both, which a file may have as well."""
     found = dataset.transform
     return found if found != type(found).identity() or _MATRIX in ifd else None
+
+
+def _palette(dataset: Any, index: int) -> dict[int, tuple[int, ...]] | None:
+    try:
+        return dict(dataset.colormap(index))
+    except ValueError:
+        return None
 
 
 def _tags(dataset: Any, index: int) -> Tags:
@@ -248,6 +259,8 @@ def put_metadata(scene: Any, meta: GeoMetadata) -> None:
             scene.set_band_description(place, band.description)
         if band.unit:
             scene.set_band_unit(place, band.unit)
+        if band.palette is not None:
+            scene.write_colormap(place, band.palette)
         for domain, values in band.tags.items():
             scene.update_tags(place, ns=domain or BAND_TAGS, **values)
     scene.colorinterp = colours

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.errors import InputError, UnsupportedError
+from rayscale.imaging import labels
 from rayscale.imaging.containers import gdal
 from rayscale.imaging.containers.geometadata import (
     GDAL_METADATA,
@@ -94,13 +95,15 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         layout = layout_of(dataset)
         pixels, mask = read_bands(dataset, layout), read_mask(dataset, layout)
         meta = metadata_of(dataset, ifd, layout.indexes, layout.alpha)
-    missing = missing_of(pixels, mask, meta.nodata)
+        missing = missing_of(pixels, mask, meta.nodata)
+        found = labels_of(dataset, layout, handling, [(pixels, missing)])
     return Image(
         pixels=pixels,
         container="geotiff",
         levels=levels_of(pixels.dtype, meta.bits, [(pixels, missing)]),
         missing=missing,
         metadata=replace(meta, mask=mask),
+        labels=found,
         notes=notes_of(layout, [mask]),
     )
 
@@ -125,7 +128,7 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
         write_bands(scene, meta, image.pixels, meta.mask)
         if provenance is not None:
             scene.update_tags(RAYSCALE=provenance.to_json())
-        gdal.write_cog(scene, file.name, meta)
+        gdal.write_cog(scene, file.name, meta, labels=bool(image.labels))
         data = bytearray(file.read())
     gdal.return_band_tags(data)
     return bytes(data)
@@ -141,11 +144,6 @@ def checked_header(ifd: Ifd) -> Header:
             "type are handled: split or convert it"
         )
     photometric, turned = ifd.integer(262, 1), ifd.integer(274, 1)
-    if photometric == 3:
-        raise UnsupportedError(
-            "GeoTIFF has a palette: its values are classes, and between two classes there is no third; "
-            "enlarge it by nearest neighbour (gdalwarp -r near)"
-        )
     if photometric in _OTHER_COLOURS:
         raise UnsupportedError(
             f"GeoTIFF pixels are {_OTHER_COLOURS[photometric]}, which would not come back as that; convert it to grey, RGB "
@@ -203,24 +201,48 @@ class Layout:
 
 
 def layout_of(dataset: Any) -> Layout:
-    """The layout of an open dataset; UnsupportedError when it holds classes or an unknown type."""
+    """The layout of an open dataset; UnsupportedError when it holds values of an unknown type."""
     enums = gdal.library().enums
     dtype = np.dtype(dataset.dtypes[0])
     if dtype not in PIXEL_TYPES:
         raise UnsupportedError(f"GeoTIFF pixels are {dtype}; convert it to float32")
     colours = dataset.colorinterp
-    thematic = any(dataset.tags(index).get("LAYER_TYPE") == "thematic" for index in dataset.indexes)
-    if thematic or enums.ColorInterp.palette in colours:
-        raise UnsupportedError(
-            "GeoTIFF holds classes (a palette or a thematic layer), and between two classes there is no third; "
-            "enlarge it by nearest neighbour (gdalwarp -r near)"
-        )
     alpha = colours.index(enums.ColorInterp.alpha) if enums.ColorInterp.alpha in colours else None
     indexes = tuple(index for index in dataset.indexes if index - 1 != alpha)
     if not indexes:
         raise UnsupportedError("GeoTIFF has an alpha band only: nothing to upscale")
     masked = alpha is None and enums.MaskFlags.per_dataset in dataset.mask_flag_enums[0]
     return Layout(indexes, alpha, masked)
+
+
+def labels_of(
+    dataset: Any,
+    layout: Layout,
+    handling: Handling,
+    parts: Iterable[tuple[NDArray[Any], Missing | None]],
+) -> tuple[int, ...]:
+    """The channels that are labels, by what is said of them or by their values; see ``rayscale.imaging.labels``.
+
+    ``parts`` are as of :func:`levels_of`. Raises UnsupportedError when there are some and ``handling`` refuses them.
+    """
+    colour = gdal.library().enums.ColorInterp
+    pictures = (colour.red, colour.green, colour.blue, colour.palette)
+    reasons, apart = {}, set()
+    for channel, index in enumerate(layout.indexes):
+        kind = dataset.colorinterp[index - 1]
+        reason = labels.named(dataset.descriptions[index - 1])
+        if kind == colour.palette:
+            reason = "it has a palette"
+        elif dataset.tags(index).get("LAYER_TYPE") == "thematic":
+            reason = "its layer type is thematic"
+        if reason is not None:
+            reasons[channel] = reason
+        if reason is not None or kind in pictures:
+            apart.add(channel)
+    census = labels.Census(len(layout.indexes), apart)
+    seen = ((pixels, None if missing is None else missing.valid) for pixels, missing in parts)
+    reasons |= labels.survey(seen, census)
+    return labels.settle(reasons, handling, lambda at: f"band {layout.indexes[at]} of the GeoTIFF")
 
 
 def read_bands(dataset: Any, layout: Layout, window: Any = None) -> NDArray[Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.imaging import labels
 from rayscale.imaging.extras import load
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
@@ -34,6 +35,7 @@ _COMMENT = 6  # extension code of plain text
 _CLASSES = {1002: "labels", 1003: "names of structures", 2002: "indices of nodes"}
 _OTHERS = {1008: "points of a mesh", 1009: "triangles of a mesh", 1010: "quaternions"}
 _CIFTI = range(3000, 3100)
+_FEW = 8  # values of a volume that is no image: scanners measure hundreds
 _MOST = {1: 32767, 2: (1 << 63) - 1}
 
 # Datatype code to numpy; what is not here is refused by the name below.
@@ -46,13 +48,14 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class _Layout:
-    """The checked header: version 1 or 2, byte order, sizes of the axes, type and place of the values."""
+    """The checked header: version 1 or 2, byte order, sizes of the axes, type, place and intent code of the values."""
 
     version: int
     order: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     offset: int
+    intent: int
 
     @property
     def header(self) -> Header:
@@ -153,6 +156,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     missing = None
     if pixels.dtype.kind == "f":
         missing = Missing.where(np.isfinite(pixels))
+    found = _labels(pixels, missing, layout.intent, handling)
     head = data[: _HEADER_BYTES[layout.version]]
     metadata = NiftiMetadata(head, _extensions(data, layout), layout)
     _nibabel_header(metadata).get_qform(coded=True)  # refuses a quaternion that is no rotation
@@ -162,6 +166,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         levels=_levels(pixels, missing),
         missing=missing,
         metadata=metadata,
+        labels=found,
     )
 
 
@@ -257,11 +262,6 @@ def _layout(head: bytes) -> _Layout:
         raise UnsupportedError(
             f"NIfTI holds {what}; only integers of 8 to 32 bit and floats of 32 and 64 bit are handled: convert it"
         )
-    if intent in _CLASSES:
-        raise UnsupportedError(
-            f"NIfTI holds {_CLASSES[intent]} (intent code {intent}), and between two of them there is no third; enlarge it by "
-            "nearest neighbour"
-        )
     if intent in _OTHERS or intent in _CIFTI:
         what = _OTHERS.get(intent, "grey ordinates or their connectivity (CIFTI)")
         raise UnsupportedError(f"NIfTI holds {what} (intent code {intent}), which is no image")
@@ -271,7 +271,7 @@ def _layout(head: bytes) -> _Layout:
             f"{_DATA_OFFSET[version] + METADATA_BYTES}"
         )
     dtype = np.dtype(order + _TYPES[datatype])
-    return _Layout(version, order, tuple(sizes[:axes]), dtype, int(offset))
+    return _Layout(version, order, tuple(sizes[:axes]), dtype, int(offset), int(intent))
 
 
 def _extensions(data: bytes, layout: _Layout) -> bytes:
@@ -293,6 +293,20 @@ def _extension(layout: _Layout, text: bytes) -> bytes:
     if size > METADATA_BYTES:
         raise TooLargeError(f"provenance of {len(text)} bytes is over {METADATA_BYTES}")
     return np.array([size, _COMMENT], layout.order + "i4").tobytes() + text.ljust(size - 8, b"\0")
+
+
+def _labels(
+    pixels: NDArray[Any], missing: Missing | None, intent: int, handling: Handling
+) -> tuple[int, ...]:
+    """Whether the one channel is labels, by the intent or, as most programs write none, by its values."""
+    reasons = {}
+    if intent in _CLASSES:
+        reasons[0] = f"its intent code {intent} stands for {_CLASSES[intent]}"
+    else:
+        census = labels.Census(1, few=_FEW)
+        census.add(pixels, None if missing is None else missing.valid)
+        reasons = census.reasons()
+    return labels.settle(reasons, handling, lambda _: "NIfTI")
 
 
 def _levels(pixels: NDArray[Any], missing: Missing | None) -> Levels:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rayscale.errors import InputError, UnsupportedError
+from rayscale.imaging import labels
 from rayscale.imaging.containers import jpeg, remarks
 from rayscale.imaging.containers.ifd import MAX_VALUES, Ifd
 from rayscale.imaging.handling import DEFAULT, Handling
@@ -111,9 +112,14 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     if page.alpha is not None:
         alpha = np.ascontiguousarray(pixels[:, :, page.alpha])
         pixels = np.delete(pixels, page.alpha, axis=2)
+    colours = range(3 if page.photometric in (_RGB, _YCBCR) else 0)
+    census = labels.Census(pixels.shape[2], colours)
+    census.add(pixels)
+    found = labels.settle(census.reasons(), handling, lambda band: f"band {band + 1} of the TIFF")
     return Image(
         pixels=pixels,
         container="tiff",
+        labels=found,
         alpha=alpha,
         icc=page.ifd.raw(34675) or None,
         dpi=upright_dpi(remarks.read_dpi(page.ifd), page.orientation),
