@@ -353,7 +353,11 @@ _RESULT_HEADERS = {
     name: {"schema": {"type": kind}, "description": text}
     for name, kind, text in (
         ("X-Rayscale-Model", "string", "the exact model: name/version"),
-        ("X-Rayscale-Weights-Sha256", "string", "sha256 of its weights, or `none`"),
+        (
+            "X-Rayscale-Weights-Sha256",
+            "string",
+            "sha256 of its weights, or `built-in:NAME` for an interpolation",
+        ),
         ("X-Rayscale-Scale", "number", "the scale that was used"),
         (
             "X-Rayscale-Notes",

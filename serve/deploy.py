@@ -5,6 +5,7 @@ Nothing here knows what the service does; see ``serve.app``.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -16,6 +17,9 @@ from serve.settings import ServeSettings, get_serve_settings
 
 from rayscale import cluster
 from rayscale.errors import ConfigError, RayscaleError
+from rayscale.registry.client import split_password
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "serve" / "config.yaml"
@@ -124,12 +128,21 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
 
 
 def _passed_on() -> dict[str, str]:
-    return {
+    """The variables of this shell that replicas get; Ray shows them to everybody, so never keys and passwords."""
+    passed = {
         name: value
         for name, value in os.environ.items()
         if (name.startswith("RAYSCALE_") or name == "MLFLOW_TRACKING_URI")
         and not any(word in name for word in _SECRET)
     }
+    uri, user, _ = split_password(passed.get("MLFLOW_TRACKING_URI", ""))
+    if user:
+        log.warning(
+            "MLFLOW_TRACKING_URI goes to the replicas without its password; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD on the nodes of the cluster"
+        )
+        passed["MLFLOW_TRACKING_URI"] = uri
+    return passed
 
 
 def _key_hashes(settings: ServeSettings) -> tuple[str, ...]:

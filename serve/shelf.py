@@ -23,7 +23,13 @@ from serve.jobs import check_reference
 
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 from rayscale.inference import Upscaler
-from rayscale.models.builtin import builtin_names, find_bundled, open_builtin, read_spec
+from rayscale.models.builtin import (
+    builtin_digest,
+    builtin_names,
+    find_bundled,
+    open_builtin,
+    read_spec,
+)
 from rayscale.models.registry import SYSTEMS, describe
 from rayscale.models.spec import INTERPOLATIONS
 
@@ -35,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ray.serve")
 
-NO_WEIGHTS = "none"
 
 _UPSCALERS = (
     16  # kept per model: scales are any number, so that a client could fill the memory with them
@@ -52,7 +57,7 @@ class Version:
 
     Attributes:
         name: the registered or built-in name. version: of the registry, None for a built-in.
-        digest: sha256 of the weights in hexadecimal, ``none`` for an interpolation.
+        digest: sha256 of the weights in hexadecimal, ``built-in:NAME`` for an interpolation.
         aliases: names that point at this version.
         facts: what ``GET /v1/models`` tells besides (system, scales, channels).
         origin: what the source needs to load it.
@@ -313,9 +318,8 @@ def _built_in(name: str) -> Version:
             "scale_range": system["scale_range"],
             "channels": None,
         }
-        return Version(name, None, NO_WEIGHTS, facts=facts)
-    spec, digest = read_spec(name)
-    return Version(name, None, digest, facts=_facts(spec))
+        return Version(name, None, builtin_digest(name), facts=facts)
+    return Version(name, None, builtin_digest(name), facts=_facts(read_spec(name)[0]))
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:

@@ -26,6 +26,25 @@ def test_an_address_where_nobody_answers(address: str) -> None:
         cluster.connect(address=address, timeout_s=0.5)
 
 
+def test_limits_reach_the_workers_and_keys_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "RAYSCALE_S3_REQUESTER_PAYS": "true",
+        "RAYSCALE_S3_KMS_KEY_ID": "k",
+        "RAYSCALE_STORAGE_ATTEMPTS": "3",
+        "RAYSCALE_HOME": "/here",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "MLFLOW_TRACKING_URI": "http://ann:secret@host",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"env_vars": {"RAYSCALE_S3_KMS_KEY_ID": "of the job"}}}',
+    }.items():
+        monkeypatch.setenv(name, value)
+    told = cluster._runtime_env()
+    assert told["env_vars"]["RAYSCALE_S3_REQUESTER_PAYS"] == "true"
+    assert told["env_vars"]["RAYSCALE_STORAGE_ATTEMPTS"] == "3"
+    # Ray refuses what the job has set already.
+    assert not {"RAYSCALE_S3_KMS_KEY_ID", "RAYSCALE_HOME"} & set(told["env_vars"])
+    assert "secret" not in str(told)
+
+
 @pytest.mark.usefixtures("_not_connected")
 def test_an_address_that_is_none() -> None:
     with pytest.raises(ConfigError, match="HOST:PORT"):

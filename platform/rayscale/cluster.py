@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rayscale.errors import ConfigError, RayscaleError
+from rayscale.settings import shared_variables
 
 CONNECT_TIMEOUT_S = 20.0
 
@@ -127,7 +128,7 @@ def scratch(uri: str) -> str:
 
     if sum(node["Alive"] for node in ray.nodes()) > 1:
         return f"{uri.rstrip('/')}/ray"
-    return str(Path(tempfile.gettempdir()) / "rayscale-ray")
+    return str(Path(tempfile.gettempdir()) / f"rayscale-ray-{os.getuid()}")  # others have theirs
 
 
 def shutdown() -> None:
@@ -192,17 +193,22 @@ def _start_embedded(num_cpus: int | None, options: dict[str, Any]) -> None:
 
 
 def _runtime_env() -> dict[str, Any]:
-    """What the workers of a joined cluster need from here: this package, when it is a checkout.
+    """What the workers of a joined cluster need from here: the limits, and this package, when it is a checkout.
 
-    An installed package is expected on the cluster too; a job that ships ``py_modules`` itself
-    wins, because Ray refuses the same field from the job and its driver.
+    An installed package is expected on the cluster too; a job that ships ``py_modules`` or sets a variable itself
+    wins, because Ray refuses the same from the job and its driver.
     """
-    if not (_package().parents[1] / "pyproject.toml").is_file():
-        return {}
     enclosing = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    if "py_modules" in (enclosing.get("runtime_env") or {}):
-        return {}
-    return {"py_modules": [str(_package())], "excludes": ["**/__pycache__"]}
+    enclosing = enclosing.get("runtime_env") or {}
+    environment: dict[str, Any] = {}
+    set_there = enclosing.get("env_vars") or {}
+    variables = {k: v for k, v in shared_variables().items() if k not in set_there}
+    if variables:
+        environment["env_vars"] = variables
+    in_checkout = (_package().parents[1] / "pyproject.toml").is_file()
+    if in_checkout and "py_modules" not in enclosing:
+        environment |= {"py_modules": [str(_package())], "excludes": ["**/__pycache__"]}
+    return environment
 
 
 def _package() -> Path:

@@ -5,6 +5,7 @@ One table per entry point maps them onward (exit codes in ``rayscale.cli``, HTTP
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 
@@ -54,3 +55,8 @@ class StorageError(RayscaleError):
     """A store that is unreachable, denies access, or returned damaged bytes."""
 
     code = "storage"
+
+
+def without_passwords(text: str) -> str:
+    """A text with every password in a URI replaced: what other libraries say of an error may quote one."""
+    return re.sub(r"(://)[^/\s@]*@", r"\1***@", text)

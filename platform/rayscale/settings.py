@@ -7,6 +7,7 @@ and are not repeated here.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -80,6 +81,12 @@ class Settings(BaseSettings):
         description="where the bucket stands in the URL: path, or virtual for the host name; auto: path with an "
         "AWS_ENDPOINT_URL, else as boto3 does",
     )
+
+
+def shared_variables() -> dict[str, str]:
+    """The variables of this process that hold for its workers on other machines too: limits, never places or keys."""
+    prefixes = tuple(f"RAYSCALE_{kind}_" for kind in ("MAX", "MEMORY", "SCENE", "STORAGE", "S3"))
+    return {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
 
 
 @cache

@@ -66,6 +66,21 @@ def test_of_many_at_once_one_wins(store: Store) -> None:
     assert sorted(results) == ["refused"] * 5 + ["won"]
 
 
+def test_a_process_of_another_machine_with_the_same_name_is_not_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = connect(tmp_path)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setattr("rayscale.machine.identity", lambda: "the other boot")
+    lease = short(store)
+    lease._owner["pid"] = ended.pid
+    with lease:
+        monkeypatch.undo()
+        with pytest.raises(BusyError), short(store):
+            pass
+
+
 def test_a_silent_holder_is_succeeded_and_notices(store: Store) -> None:
     store.write("_rayscale/lease/00000004.json", GONE)
     with short(store) as lease:

@@ -22,6 +22,12 @@ def test_defaults_are_the_recipe_of_the_paper() -> None:
     assert (optimizer.schedule, optimizer.ema) == ("step", 0)
 
 
+def test_a_password_is_no_setting() -> None:
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
+        TrainConfig.parse({"logging": {"tracking_uri": "http://ann:hunter2@host/x"}})
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayscale import machine
 from rayscale.batch.job import Job, check_counts, open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Recipe, Task
@@ -270,4 +270,4 @@ def _workers(device: str) -> int:
     import torch
 
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    return gpus or os.cpu_count() or 1
+    return gpus or machine.cpu_count()

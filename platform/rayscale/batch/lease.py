@@ -17,6 +17,7 @@ import uuid
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from rayscale import machine
 from rayscale.errors import RayscaleError
 from rayscale.storage import Store
 
@@ -48,7 +49,12 @@ class Lease:
         self.generation = 0
         self.lost = False
         self._store, self._beat_s, self._silence_s = store, beat_s, silence_s
-        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "space": _pid_space()}
+        self._owner = {
+            "host": socket.gethostname(),
+            "machine": machine.identity(),
+            "space": _pid_space(),
+            "pid": os.getpid(),
+        }
         self._token = uuid.uuid4().hex
         self._beats = 0
         self._stop = threading.Event()
@@ -105,7 +111,7 @@ class Lease:
         holder = self._read(generation)
         if holder.get("state") == "released":
             return True
-        here = all(holder.get(key) == self._owner[key] for key in ("host", "space"))
+        here = all(holder.get(key) == self._owner[key] for key in ("host", "machine", "space"))
         return here and not _is_running(int(holder.get("pid", 0)))
 
     def _watch(self, generation: int) -> None:

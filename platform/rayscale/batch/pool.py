@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task, start_row
 from rayscale.batch.scenes import SceneWork
 from rayscale.errors import RayscaleError
+from rayscale.settings import shared_variables
 from rayscale.storage import Store
 
 if TYPE_CHECKING:
@@ -70,13 +70,7 @@ class Pool:
         self._options = {
             "device": "auto" if on_gpu else "cpu",
             "threads": max(1, int(cpus) // most) if cpus <= _SMALL_CLUSTER else 1,
-            "variables": {
-                key: value
-                for key, value in os.environ.items()
-                if key.startswith(
-                    ("RAYSCALE_MAX_", "RAYSCALE_MEMORY_", "RAYSCALE_STORAGE_", "RAYSCALE_SCENE_")
-                )
-            },
+            "variables": shared_variables(),
         }
 
     def run(self, todo: Sequence[Task]) -> Iterator[list[Row] | Windows]:

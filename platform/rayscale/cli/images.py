@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rayscale import machine
 from rayscale.cli.console import emit, note
 from rayscale.cli.conversion import (
     Changed,
@@ -97,8 +98,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 def open_named(name: str, weights: Path | None, scale: float) -> OpenedModel:
     """The model to use; the hash of a weights file is shown."""
+    import torch
+
     from rayscale.registry import open_model
 
+    torch.set_num_threads(min(torch.get_num_threads(), machine.cpu_count()))  # it knows no quotas
     opened = open_model(name, weights=weights, scale=scale)
     if weights is not None:
         note(f"{weights.name}: sha256 {opened.digest}")

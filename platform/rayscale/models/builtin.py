@@ -85,11 +85,16 @@ def open_builtin(name: str) -> tuple[SuperResolver, str]:
     if name in INTERPOLATIONS:
         from rayscale.models.registry import create_model
 
-        return create_model(name).eval(), f"built-in:{name}"
+        return create_model(name).eval(), builtin_digest(name)
     from rayscale.models.weights import read_weights
 
     read = read_weights(_weights(name))
     return read.model, read.sha256
+
+
+def builtin_digest(name: str) -> str:
+    """What stands for the weights of the built-in model ``name``: their sha256, ``built-in:NAME`` without any."""
+    return f"built-in:{name}" if name in INTERPOLATIONS else read_spec(name)[1]
 
 
 @cache

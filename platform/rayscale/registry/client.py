@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
-from rayscale.errors import ConfigError, RayscaleError
+from rayscale.errors import ConfigError, RayscaleError, without_passwords
 
 # MLflow's own defaults (120 s, 7 retries) keep a user waiting for minutes on a server that is gone.
 _WAITS = {
@@ -35,9 +36,10 @@ class NoRegistryError(ConfigError):
 
 
 def tracking_uri() -> str:
-    """The server that ``MLFLOW_TRACKING_URI`` names.
+    """The server that ``MLFLOW_TRACKING_URI`` names, without a password in it.
 
-    Raises NoRegistryError when it is unset: MLflow would silently write to a folder of the present directory.
+    Name and password in the URI go to MLflow by the variables that it has for them, so that no message, log or setting of a
+    cluster repeats them. Raises NoRegistryError when it is unset: MLflow would silently write to a folder of the present directory.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
@@ -45,7 +47,26 @@ def tracking_uri() -> str:
             "MLFLOW_TRACKING_URI is not set, so there is no model registry; set it to the MLflow server, as in "
             "`export MLFLOW_TRACKING_URI=http://127.0.0.1:5000` (`rayscale up` starts one and prints it)"
         )
-    return uri
+    bare, user, password = split_password(uri)
+    if user:
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", user)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
+    return bare
+
+
+def split_password(uri: str) -> tuple[str, str, str]:
+    """A URI without user and password, and the two.
+
+    >>> split_password("https://ann:p%40ss@mlflow.example.org/x")
+    ('https://mlflow.example.org/x', 'ann', 'p@ss')
+    """
+    scheme, slashes, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    login, at, host = place.rpartition("@")
+    if not at or not scheme.startswith("http"):  # of a database, MLflow has no variables for them
+        return uri, "", ""
+    user, _, password = login.partition(":")
+    return f"{scheme}{slashes}{host}{slash}{path}", unquote(user), unquote(password)
 
 
 def connect() -> Any:
@@ -91,8 +112,8 @@ def asking(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, OSError) as error:
-        detail = str(error).strip().partition("\n")[0][:160]
-        place = f"MLFLOW_TRACKING_URI={tracking_uri()}"
+        detail = without_passwords(str(error).strip().partition("\n")[0])[:160]
+        place = f"MLFLOW_TRACKING_URI={without_passwords(tracking_uri())}"
         status = status_of(error)
         if status in {401, 403}:
             raise RegistryError(

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rayscale.errors import without_passwords
 from rayscale.registry.client import connect, is_permanent, tracking_uri
 from rayscale.registry.models import ensure_experiment
 from rayscale.settings import get_settings
@@ -69,6 +70,7 @@ class MlflowLogger:
         self.run_id: str | None = None
         """The id of the MLflow run, once the server has answered for the first time."""
         self._server = tracking_uri()
+        self._place = without_passwords(self._server)  # what messages call it
         self._tags = dict(tags or {})
         self._interval_s = interval_s
         self._points: deque[Point] = deque()
@@ -131,7 +133,7 @@ class MlflowLogger:
             logger.warning(
                 "MLflow at %s did not take the last %d points of run %r; they are kept in %s and sent when the "
                 "run is resumed here",
-                self._server, len(self._points), self.run, kept,
+                self._place, len(self._points), self.run, kept,
             )  # fmt: skip
         elif self.run_id is not None:
             with suppress(Exception):  # the figures are there: the state of the run is cosmetics
@@ -159,12 +161,12 @@ class MlflowLogger:
                 if not pause:
                     logger.warning(
                         "MLflow at %s does not take metrics (%s); they are kept and sent later",
-                        self._server, str(error).partition("\n")[0][:200],
+                        self._place, without_passwords(str(error).partition("\n")[0])[:200],
                     )  # fmt: skip
                 pause = min(_LONGEST_PAUSE_S, (pause * 2) or _FIRST_PAUSE_S)
             else:
                 if pause:
-                    logger.warning("MLflow at %s is back", self._server)
+                    logger.warning("MLflow at %s is back", self._place)
                 pause = 0.0
                 self._spool().unlink(missing_ok=True)
 
@@ -294,7 +296,8 @@ class _Dropping:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if isinstance(error, Exception) and is_permanent(error):
-            logger.warning("MLflow refused %s: %s", self.what, str(error).partition("\n")[0][:200])
+            said = without_passwords(str(error).partition("\n")[0])[:200]
+            logger.warning("MLflow refused %s: %s", self.what, said)
             return True
         return False
 

@@ -23,7 +23,7 @@ from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.settings import get_settings
 from rayscale.storage.checksums import ALGORITHMS, Checksum
 from rayscale.storage.local import replacing
-from rayscale.storage.s3_client import endpoint, get_client, is_untrusted, paced_attempts
+from rayscale.storage.s3_client import get_client, is_untrusted, paced_attempts, server_name
 from rayscale.storage.store import Entry, Store, check_key
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class S3Store(Store):
                 request["Marker"] = page.get("NextMarker") or (items[-1]["Key"] if items else "")
             if (items and items[0]["Key"] == first) or request.get("Marker") == "":
                 raise StorageError(
-                    f"{endpoint() or 'AWS S3'} repeats a page of the listing of {self.locate('')}; it cannot be read whole"
+                    f"{server_name()} repeats a page of the listing of {self.locate('')}; it cannot be read whole"
                 )
             first = items[0]["Key"] if items else first
 
@@ -313,7 +313,7 @@ class S3Store(Store):
     def _damaged(self, key: str) -> StorageError:
         attempts = get_settings().storage_attempts
         return StorageError(
-            f"{self.locate(key)} could not be read whole from {endpoint() or 'AWS'} in {attempts} attempts; "
+            f"{self.locate(key)} could not be read whole from {server_name()} in {attempts} attempts; "
             "RAYSCALE_STORAGE_ATTEMPTS allows more"
         )
 
@@ -323,7 +323,7 @@ class S3Store(Store):
         from boto3.exceptions import Boto3Error
         from botocore import exceptions
 
-        place, server = self.locate(key), endpoint() or "AWS S3"
+        place, server = self.locate(key), server_name()
         try:
             yield
         except exceptions.ClientError as error:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, without_passwords
 from rayscale.settings import Settings, get_settings
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,11 @@ _clients_lock = threading.Lock()
 def endpoint() -> str | None:
     """The server that the environment names; None is AWS."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def server_name() -> str:
+    """What messages call the server."""
+    return without_passwords(endpoint() or "AWS S3")
 
 
 def get_client() -> Any:
@@ -131,7 +136,7 @@ def _retry(
     if caught_exception is not None:
         # Said at once: the attempts that follow would look like a hang.
         name = type(caught_exception).__name__
-        logger.warning("no answer from %s (attempt %d): %s", endpoint() or "AWS S3", attempts, name)
+        logger.warning("no answer from %s (attempt %d): %s", server_name(), attempts, name)
         transient = isinstance(
             caught_exception, exceptions.ConnectionError | exceptions.HTTPClientError
         ) and not is_untrusted(caught_exception)

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from rayscale.errors import ConfigError, NotFoundError
+from rayscale.errors import ConfigError, NotFoundError, without_passwords
 from rayscale.storage import connect, split
 from rayscale.training.recipes import ADVERSARIAL, recipe_of
 from rayscale.training.sections import (
@@ -302,7 +302,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _explain(item: Any, kind: type[RunConfig]) -> str:
     place = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
-        given = "" if isinstance(item["input"], dict) else f" (given: {item['input']!r})"
+        value = without_passwords(repr(item["input"]))
+        given = "" if isinstance(item["input"], dict) else f" (given: {value})"
         return f"{place or 'configuration'}: {item['msg'].removeprefix('Value error, ')}{given}"
     keys = [*kind().flat(), *kind.model_fields]
     last = place.rpartition(".")[2]

@@ -6,11 +6,11 @@ calls the same ``train``, which goes on from the run's own committed checkpoint.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rayscale import machine
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
 from rayscale.training.config import TrainConfig
 from rayscale.training.run import Run, TrainResult, erase, read_result
@@ -125,7 +125,7 @@ def _work(job: dict[str, Any]) -> str | None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     # Ray sets OMP_NUM_THREADS to the CPUs reserved, which may be a fraction of what is idle.
-    share = _idle_cpus() // context.get_local_world_size()
+    share = machine.cpu_count() // context.get_local_world_size()
     torch.set_num_threads(config.workers.threads or max(1, share))
     loggers: list[MetricLogger] = []
     if rank == 0:
@@ -145,11 +145,6 @@ def _work(job: dict[str, Any]) -> str | None:
     finally:
         metrics.close()
     return next((name for logger in loggers if (name := getattr(logger, "run_id", None))), None)
-
-
-def _idle_cpus() -> int:
-    """CPUs that this process may use; macOS tells only how many there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _use_gpu(config: TrainConfig, cluster: dict[str, float]) -> bool:

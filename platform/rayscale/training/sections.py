@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -220,6 +220,16 @@ class TrackingSection(Section):
         default=None, description="MLflow server; MLFLOW_TRACKING_URI by default"
     )
     experiment: str = Field(default="rayscale", min_length=1, description="MLflow experiment")
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _holds_no_password(cls, uri: str | None) -> str | None:
+        if uri and "@" in uri.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "it holds a password, and settings are printed and kept with the run; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI"
+            )
+        return uri
 
 
 class LoggingSection(TrackingSection):

@@ -1,0 +1,60 @@
+"""What is to be known of the machine that a process runs on: its CPUs, and a name that no other has."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def cpu_count(root: Path = Path("/")) -> int:
+    """CPUs that this process may use: those it is bound to, and no more than the quota of its control groups.
+
+    A container with a quota of 2 on a machine of 64 cores sees all 64, and 64 threads would spend their time waiting for each other.
+    A part of a CPU counts as none, but there is always one. ``root`` holds ``proc`` and ``sys``.
+    """
+    bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    most = len(bound) or os.cpu_count() or 1
+    return max(1, int(min([most, *_quotas(root)])))
+
+
+def identity() -> str:
+    """The boot of this machine, the same in its containers: host names repeat."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # no Linux
+        return f"{uuid.getnode():012x}"
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPUs that each control group around this process allows, of version 1 and 2 (cgroups(7))."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mount = root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / controllers
+        else:
+            continue
+        # A container may see its own group as the root of the mount, whatever path it is told.
+        inner = Path(path.lstrip("/"))
+        for group in {mount, *(mount / part for part in (inner, *inner.parents))}:
+            if quota := _quota(group):
+                yield quota
+
+
+def _quota(group: Path) -> float | None:
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # no limit reads "max"
+        return None
