@@ -10,17 +10,21 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from serve.errors import UnavailableError
 from serve.jobs import Job, Result, check_size
 from serve.shelf import Loaded, Registry, Shelf, Source
 
 from rayscale.errors import OutOfMemoryError
 from rayscale.imaging import Provenance, probe, read_image, write_image
 from rayscale.inference.memory import Budget, check_memory, is_out_of_memory
+from rayscale.models.builtin import builtin_names
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("ray.serve")
+
+
+_LOADS = 2
+"""Models looked up or loaded at once; built-in ones apart."""
 
 
 class GivenUpError(Exception):
@@ -41,8 +49,11 @@ class Engine:
         self.settings = settings
         self.shelf = Shelf(settings, source or Registry(), watch=_stop_if_cancelled)
         self._workers = ThreadPoolExecutor(settings.threads, thread_name_prefix="upscale")
-        # Listing and loading wait for MLflow and storage; they must not take a place among the images.
-        self._helpers = ThreadPoolExecutor(2, thread_name_prefix="helper")
+        # Listing and loading wait for MLflow and storage, which may hang; they must not take a place among the images,
+        # nor from each other, nor from the models that come with rayscale.
+        self._listing = ThreadPoolExecutor(1, thread_name_prefix="listing")
+        self._registered = _Loader("registered")
+        self._built_in = _Loader("built-in")
         self._memory = Budget()
         self._ready = False
         self._closed = threading.Event()
@@ -58,7 +69,8 @@ class Engine:
         """Stop following aliases and take no more jobs."""
         self._closed.set()
         self._workers.shutdown(wait=False, cancel_futures=True)
-        self._helpers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._listing, self._registered.threads, self._built_in.threads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def ready(self) -> bool:
         """Whether the default model is loaded."""
@@ -67,7 +79,11 @@ class Engine:
     async def models(self) -> list[dict[str, Any]]:
         """What ``GET /v1/models`` lists; UnavailableError when the registry has never answered."""
         loop = asyncio.get_running_loop()
-        versions = await loop.run_in_executor(self._helpers, self.shelf.list)
+        asked = loop.run_in_executor(self._listing, self.shelf.list)
+        try:
+            versions = await asyncio.wait_for(asyncio.shield(asked), self.settings.lookup_timeout_s)
+        except TimeoutError:
+            versions = self.shelf.last_list()
         return [
             {
                 "reference": version.reference,
@@ -90,7 +106,11 @@ class Engine:
         reference = job.model or self.settings.model
         loaded = self.shelf.peek(reference, job.scale)
         if loaded is None:
-            loaded = await loop.run_in_executor(self._helpers, self.shelf.get, reference, job.scale)
+            self.shelf.recall(reference, job.scale)
+            loader = self._built_in if reference in builtin_names() else self._registered
+            loaded = await loader.load(
+                partial(self.shelf.get, reference, job.scale), self.settings.lookup_timeout_s
+            )
         cancelled = threading.Event()
         try:
             return await loop.run_in_executor(self._workers, self._work, job, loaded, cancelled)
@@ -160,6 +180,40 @@ class Engine:
                 if not self._ready:
                     self._load_default()
                 self.shelf.refresh()
+
+
+class _Loader:
+    """Threads that find and load models, and how many requests wait for them."""
+
+    def __init__(self, name: str) -> None:
+        self.threads = ThreadPoolExecutor(_LOADS, thread_name_prefix=name)
+        self._busy = 0
+
+    async def load(self, get: Callable[[], Loaded], timeout_s: float) -> Loaded:
+        """What ``get`` returns. One that takes longer goes on, so that the model is there for a later request.
+
+        Raises UnavailableError when it does, or when all threads are at work: a place in their queue would be one less
+        for requests whose model is loaded.
+        """
+        if self._busy >= _LOADS:
+            raise UnavailableError(
+                f"{self._busy} other models are being looked up or loaded; send it again after the time in Retry-After"
+            )
+        self._busy += 1
+        asked = asyncio.get_running_loop().run_in_executor(self.threads, get)
+        asked.add_done_callback(self._done)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asked), timeout_s)
+        except TimeoutError:
+            raise UnavailableError(
+                f"the model was not there within {timeout_s:g} s (RAYSCALE_SERVE_LOOKUP_TIMEOUT_S); send it again "
+                "after the time in Retry-After"
+            ) from None
+
+    def _done(self, asked: asyncio.Future[Loaded]) -> None:
+        self._busy -= 1
+        if not asked.cancelled():
+            asked.exception()  # told to those who waited; nobody else asks
 
 
 # Told by its thread, not by the upscaler, whose request is worked on: upscalers are shared.

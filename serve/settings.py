@@ -43,6 +43,11 @@ class ServeSettings(BaseSettings):
     refresh_s: float = Field(
         default=10.0, gt=0, description="seconds after which a moved alias is seen by a replica"
     )
+    lookup_timeout_s: float = Field(
+        default=20.0,
+        gt=0,
+        description="seconds a request waits until a model that is not in memory is found and loaded",
+    )
     threads: int = Field(
         default=2, gt=0, description="images one replica works on at once (the rest of it waits)"
     )

@@ -47,6 +47,9 @@ _UPSCALERS = (
 )
 
 
+_FAILED = 1000
+"""Names whose failure is remembered."""
+
 _Key = tuple[str, str | None]
 """A reference, and the bundled model that it means where the registry has none (so that the table stays finite)."""
 
@@ -117,6 +120,7 @@ class Shelf:
         self._loaded: OrderedDict[Version, Loaded] = OrderedDict()
         self._loading: dict[Version, Future[Loaded]] = {}
         self._listed: tuple[float, list[Version]] | None = None
+        self._failed: OrderedDict[_Key, tuple[float, RayscaleError]] = OrderedDict()
 
     def get(self, reference: str, scale: float | None = None) -> Loaded:
         """The model that ``reference`` means at ``scale``, loaded now if need be (once, however many ask).
@@ -126,14 +130,31 @@ class Shelf:
         """
         check_reference(reference)
         key = reference, find_bundled(reference, scale)
-        version = self._meanings.get(key)
-        if version is None:
-            version = self._resolve(*key)
-            loaded = self._load(version)
+        try:
+            version = self._meanings.get(key)
+            if version is None:
+                version = self._resolve(*key)
+                loaded = self._load(version)
+                with self._lock:
+                    self._meanings[key] = version
+                return loaded
+            return self._load(version)
+        except (NotFoundError, UnavailableError) as error:
             with self._lock:
-                self._meanings[key] = version
-            return loaded
-        return self._load(version)
+                self._failed[key] = time.monotonic(), error
+                self._failed.move_to_end(key)
+                if len(self._failed) > _FAILED:
+                    self._failed.popitem(last=False)
+            raise
+
+    def recall(self, reference: str, scale: float | None = None) -> None:
+        """Raise what :meth:`get` raised for the same within ``refresh_s`` seconds: whoever asks for names that do not
+        exist, or while the registry is gone, costs it nothing more."""
+        key = reference, find_bundled(reference, scale)
+        with self._lock:
+            when, error = self._failed.get(key, (0.0, None))
+        if error is not None and time.monotonic() - when < self._settings.refresh_s:
+            raise type(error)(str(error))
 
     def peek(self, reference: str, scale: float | None = None) -> Loaded | None:
         """The model that :meth:`get` gives when it is in memory, without ever waiting."""
@@ -188,6 +209,12 @@ class Shelf:
             else:
                 with self._lock:
                     self._meanings[key] = new
+
+    def last_list(self) -> list[Version]:
+        """What :meth:`list` last gave, without waiting; UnavailableError when the registry has never answered."""
+        if self._listed is None:
+            raise UnavailableError("the registry does not answer; the models in use are served on")
+        return [_built_in(name) for name in builtin_names()] + self._listed[1]
 
     def list(self) -> list[Version]:
         """Built-in and registered models; the registry is asked at most every ``refresh_s`` seconds."""

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from serve.engine import Engine
+from serve.errors import UnavailableError
 from serve.jobs import Job
 from serve.settings import ServeSettings
 
-from rayscale.errors import OutOfMemoryError
+from rayscale.errors import NotFoundError, OutOfMemoryError
 from rayscale.imaging import read_image
 
 
@@ -98,3 +99,55 @@ def test_one_poisoned_image_fails_alone(engine: Engine, tools: Any) -> None:
     answers = asyncio.run(run())
     assert [isinstance(answer, Exception) for answer in answers] == [False, True, False, True]
     assert answers[0].data == answers[2].data
+
+
+def test_a_hung_registry_and_unknown_names_keep_nothing_from_loaded_models(
+    registry: Any, tools: Any
+) -> None:
+    registry.add("roofs", 1)
+    release = threading.Event()
+    engine = Engine(ServeSettings(model="roofs", lookup_timeout_s=0.2, threads=1), registry)
+    engine.start()
+    data, asked, resolve = tools.encoded(9, 9), [], registry.resolve
+
+    def hang(reference: str) -> Any:
+        asked.append(reference)
+        release.wait(30)
+        return resolve(reference)
+
+    registry.resolve = hang
+
+    async def run() -> None:
+        lost = await asyncio.gather(
+            *(engine.upscale(Job(data, f"unknown-{i}")) for i in range(20)), return_exceptions=True
+        )
+        assert {type(error) for error in lost} == {UnavailableError}
+        for reference in ("roofs", "bicubic", "edsr-baseline-x2"):  # in memory, and built in
+            assert (await engine.upscale(Job(data, reference, 2))).scale == 2
+        assert "bicubic" in {model["name"] for model in await engine.models()}
+
+    asyncio.run(run())
+    assert len(asked) == 2  # the others were refused at once
+    release.set()
+    engine.close()
+
+
+def test_a_name_that_does_not_exist_is_looked_up_once_in_a_while(registry: Any, tools: Any) -> None:
+    engine = Engine(ServeSettings(refresh_s=0.5), registry)
+    data, asked, resolve = tools.encoded(9, 9), [], registry.resolve
+    registry.resolve = lambda reference: asked.append(reference) or resolve(reference)
+
+    async def ask() -> None:
+        with pytest.raises(NotFoundError, match="there is no model 'new'"):
+            await engine.upscale(Job(data, "new"))
+
+    async def run() -> None:
+        for _ in range(5):
+            await ask()
+        assert asked == ["new"]
+        registry.add("new", 1)
+        await asyncio.sleep(0.6)
+        assert (await engine.upscale(Job(data, "new"))).model == "new/1"
+
+    asyncio.run(run())
+    engine.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import runpy
+import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,8 @@ import typer
 from rayscale.cli.console import emit, note
 from rayscale.errors import ConfigError
 from rayscale.settings import checkout
+
+INTERRUPTED = 130
 
 # A job parses its own arguments, `--help` included.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -109,7 +113,7 @@ def serve(
     """Deploy the HTTP API on Ray Serve, as serve/config.yaml says.
 
     On the cluster of RAY_ADDRESS it stays until `serve shutdown`; without one a Ray of its own runs
-    until Ctrl-C.
+    until Ctrl-C or SIGTERM, which end it with 130: requests in progress are finished first, the second Ctrl-C ends them.
 
     rayscale serve --model edsr@production
     """
@@ -118,12 +122,34 @@ def serve(
         raise ConfigError("serve/ comes with the repository, not with the wheel; run a checkout")
     sys.path.insert(0, str(root))
     deployment = importlib.import_module("serve.deploy")
-    embedded = "RAY_ADDRESS" not in os.environ
-    url = deployment.deploy(host=host, port=port, model=model)
-    print(f"{url}/docs   {url}/v1/upscale?scale=2   access: {deployment.access(url)}")
-    if embedded:
-        note("running until Ctrl-C ...")
-        try:
+    embedded = os.environ.get("RAY_ADDRESS") in (None, "", "local")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        url = deployment.deploy(host=host, port=port, model=model)
+        print(
+            f"{url}/docs   {url}/v1/upscale?scale=2   access: {deployment.access(url)}", flush=True
+        )
+        if embedded:
+            note("running until Ctrl-C ...")
             threading.Event().wait()
-        finally:
+    except KeyboardInterrupt:
+        if not embedded:
+            raise
+        note("interrupted: requests in progress are finished first; the second Ctrl-C ends them")
+        with suppress(KeyboardInterrupt):
             deployment.shutdown()
+        _end_cluster()
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_cluster() -> None:
+    """Stop the embedded Ray, whatever signals come: half stopped, it would leave processes."""
+    from rayscale import cluster
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    cluster.shutdown()
