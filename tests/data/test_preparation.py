@@ -5,12 +5,13 @@ import json
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.data import Dataset, Manifest, PatchStream, PrepareConfig, prepare
+from rayscale.data import Dataset, Manifest, PatchStream, PrepareConfig, preparation, prepare
 from rayscale.data.cutting import Cut
 from rayscale.data.preparation import ShardRecord, ShardTask, write_shard
 from rayscale.data.shards import read_places
@@ -444,7 +445,8 @@ def test_a_volume_is_taken_beside_missing_pixels(make_noise: Noise, tmp_path: Pa
 def test_a_scene_beyond_the_limit_of_an_image_needs_little_memory(
     save_scene: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scene of 8 MB, read and cut in windows of a tenth of it."""
+    """A scene of 8 MB, read and cut in windows of a tenth of it; passes over a whole file are of parts as well."""
+    monkeypatch.setattr("rayscale.imaging.scene._SCANNED_BYTES", 1 << 18)
     whole = np.arange(2016 * 2016, dtype=np.uint32).reshape(2016, 2016, 1).astype(np.uint16)
     folder = save_scene(whole, tiled=True, blockxsize=128, blockysize=128)
     monkeypatch.setenv("RAYSCALE_MAX_INPUT_PIXELS", "1000000")
@@ -460,6 +462,25 @@ def test_a_scene_beyond_the_limit_of_an_image_needs_little_memory(
     assert (manifest.failures, manifest.counts.sub_images) == ((), 49)
     assert manifest.counts.pixels == 2016 * 2016
     assert peak < whole.nbytes / 2
+
+
+def test_bands_of_classes_are_no_pictures(
+    save_scene: Callable[..., Path], make_noise: Noise, tmp_path: Path
+) -> None:
+    """They hinder nobody who leaves them out."""
+    scene = np.concatenate(
+        [make_noise(96, 96, 2), np.uint8([[[4]]]).repeat(96, 0).repeat(96, 1)], 2
+    )
+    scene[:40, :, 2] = 8
+
+    def name(dataset: Any) -> None:
+        dataset.descriptions = ("B04", "B03", "SCL")
+
+    folder = save_scene(scene, fill=name)
+    with pytest.raises(InputError, match=r"band 3 holds classes.*--bands"):
+        prepare(folder, tmp_path / "set", SMALL)
+    manifest = prepare(folder, tmp_path / "set", SMALL.model_copy(update={"bands": (2, 1)}))
+    assert (manifest.channels, manifest.failures) == (2, ())
 
 
 def test_a_mask_beside_a_raster_is_not_passed_over(
@@ -486,3 +507,14 @@ def test_nodata_scenes_of_the_field(shared_data: Path, tmp_path: Path) -> None:
     assert (manifest.failures, manifest.skipped) == ((), ())
     assert (manifest.counts.images, manifest.counts.incomplete) == (2, 1)
     assert all(high.min() > 0 for _, _, _, high in rows_of(tmp_path / "set", 2))
+
+
+def test_large_files_make_shards_of_their_own(
+    images: Images, make_noise: Noise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = images({f"{n}.png": make_noise(*((96, 96) if n == 2 else (24, 24))) for n in range(6)})
+    monkeypatch.setattr(preparation, "_SOURCE_BYTES", 20_000)
+    names = [
+        task.keys for task in preparation.plan(connect(folder), connect(tmp_path), SMALL).tasks
+    ]
+    assert names == [("0.png", "1.png"), ("2.png",), ("3.png", "4.png"), ("5.png",)]

@@ -29,7 +29,7 @@ class PrepareConfig(BaseModel):
     minimum: int = 96
     """Images whose smaller side (cropped to a multiple of every scale) is below this are skipped."""
     images_per_shard: int = 32
-    """Source images in one shard, which is the unit of work and of the local cache."""
+    """Source images in one shard at most (fewer where their files are large), which is the unit of work and of the local cache."""
     channels: int | None = None
     """Channels that every image must have; None takes those of most images."""
     bits: int | None = None

@@ -41,10 +41,15 @@ def pictures(image: Image, bands: Sequence[int] = ()) -> list[Picture]:
         bands: numbers of the bands from 1, in the order wanted; all when empty.
 
     Raises:
-        UnsupportedError: a band that is not there, or a volume of one value.
+        UnsupportedError: a band that is not there or holds labels, or a volume of one value.
     """
     if wrong := [band for band in bands if not 1 <= band <= image.channels]:
         raise UnsupportedError(f"has no band {wrong[0]}: its bands are 1 to {image.channels}")
+    chosen = [band - 1 for band in bands] or range(image.channels)
+    if labelled := [channel + 1 for channel in chosen if channel in image.labels]:
+        raise UnsupportedError(
+            f"band {labelled[0]} holds classes or bit fields, and LR images interpolate; take other bands with --bands"
+        )
     pixels, valid = image.pixels, None
     if image.missing is not None and not image.missing.valid.all():
         pixels = image.missing.filled(pixels, _REACH)
@@ -54,7 +59,6 @@ def pictures(image: Image, bands: Sequence[int] = ()) -> list[Picture]:
         pixels = np.clip(np.rint(image.levels.to_network(pixels, _WHITE)), 0, _WHITE)
         pixels = pixels.astype(np.uint16)
     if bands:
-        chosen = [band - 1 for band in bands]
         pixels, valid = pixels[..., chosen], None if valid is None else valid[..., chosen]
     if valid is not None:
         valid = np.logical_and.reduce(valid, axis=-1)

@@ -12,7 +12,7 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -39,11 +39,15 @@ from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleErro
 from rayscale.imaging import EXTENSIONS, ending_of, probe
 from rayscale.imaging.sidecars import MASK, masked_apart
 from rayscale.pairs import Pairing, Partners, find_pairs, without_lr
+from rayscale.settings import MIB
 from rayscale.storage import Entry, Store, connect, is_hidden
 
 Pixels = npt.NDArray[Any]
 FOLDER = "shards/"
 _SHARD = re.compile(rf"{FOLDER}(?P<name>\d{{5,}}-[0-9a-f]{{12}})\.(json|(hr|x\d+)\.arrow)")
+_SOURCE_BYTES = (
+    256 * MIB
+)  # of the files of one shard, which takes several times as much when they are compressed scenes
 _SAMPLE = 15  # images whose channels and bits are looked at; more would read a large bucket twice
 
 
@@ -172,8 +176,7 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
     expected = _kind(source, entries, config)
     lr_source = "" if pairing is None else (lr or source).uri
     tasks: list[ShardTask] = []
-    for first in range(0, len(entries), config.images_per_shard):
-        part = entries[first : first + config.images_per_shard]
+    for part in _parts(entries, config.images_per_shard):
         lows = {
             entry.key: {s: _low(partners[entry.key], s, scale) for s in config.scales}
             for entry in part
@@ -202,6 +205,17 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
     used = {entry.key for entry in entries} | {failure.key for failure in failures}
     used |= {key for task in tasks for keys in task.lr_keys.values() for key in keys.values()}
     return Plan(config, tasks, failures, len(there - used))
+
+
+def _parts(entries: list[Entry], most: int) -> Iterator[list[Entry]]:
+    """Runs of at most so many images, and of files that are not too large together: a scene may be a shard of its own."""
+    part: list[Entry] = []
+    for entry in entries:
+        if part and (len(part) == most or sum(e.size for e in part) + entry.size > _SOURCE_BYTES):
+            yield part
+            part = []
+        part.append(entry)
+    yield part
 
 
 def _with_scales_of(

@@ -19,12 +19,14 @@ from rayscale.data.cutting import Cut, columns, complete, crop, cuts, take
 from rayscale.data.pictures import Picture, kind, pictures
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging import Image, ending_of, read_image
+from rayscale.imaging.handling import Handling
 from rayscale.imaging.scene import Scene, is_scene
 from rayscale.pairs import check_registration, fit
 from rayscale.storage import Store
 from rayscale.storage.local import LocalStore
 
 Pixels = npt.NDArray[Any]
+_LABELS_TOO = Handling(labels="nearest")  # a file may have bands of them that are not taken
 _SCENE_ENDINGS = (".tif", ".tiff")
 
 
@@ -70,8 +72,8 @@ def kind_of(store: Store, key: str, bands: tuple[int, ...], scratch: Path) -> tu
     """Channels and bits of the pictures of an image; errors as of ``read_image``."""
     path = open_source(store, key, scratch)
     if path is None:
-        return kind(read_image(store.read(key)), bands)
-    with Scene(path) as scene:
+        return kind(read_image(store.read(key), handling=_LABELS_TOO), bands)
+    with Scene(path, handling=_LABELS_TOO) as scene:
         return kind(_corner(scene), bands)
 
 
@@ -88,7 +90,7 @@ def cut_image(
     if path is not None:
         yield from _cut_scene(path, config, expected)
         return
-    image = read_image(store.read(key))
+    image = read_image(store.read(key), handling=_LABELS_TOO)
     found = pictures(image, config.bands)
     expected.check(*kind(image, config.bands))
     for picture in found:
@@ -107,14 +109,14 @@ def cut_pair(
     Raises:
         SkippedError, InputError: as :func:`cut_image`, and where HR and LR do not fit.
     """
-    image = read_image(store.read(key))
+    image = read_image(store.read(key), handling=_LABELS_TOO)
     expected.check(*kind(image, config.bands))
     hr = _single(image, config)
     found: dict[int, Picture] = {}
     height, width = hr.pixels.shape[:2]
     for scale, (place, low_key) in lows.items():
         try:
-            low = read_image(place.read(low_key))
+            low = read_image(place.read(low_key), handling=_LABELS_TOO)
             if low.pixels.dtype != image.pixels.dtype:
                 raise UnsupportedError(
                     f"is {low.pixels.dtype}, but its HR image {image.pixels.dtype}"
@@ -197,7 +199,7 @@ def _cut_versions(
 
 def _cut_scene(path: Path, config: PrepareConfig, expected: Kind) -> Iterator[Block]:
     """Window by window, each with the pixels around it that its LR pixels see, so that all are those of the whole."""
-    with Scene(path) as scene:
+    with Scene(path, handling=_LABELS_TOO) as scene:
         expected.check(*kind(_corner(scene), config.bands))
         height, width = (
             side // config.grain * config.grain for side in (scene.height, scene.width)
