@@ -188,7 +188,7 @@ def test_exif_orientation_is_applied_and_dropped():
     np.testing.assert_array_equal(image.pixels, np.asarray(picture.transpose(Pillow.ROTATE_270)))
     assert (probe(data).width, probe(data).height) == (6, 9)
     assert image.dpi == pytest.approx((100, 200), abs=0.02)
-    assert 274 not in Pillow.open(io.BytesIO(write_image(image))).getexif()
+    assert Pillow.open(io.BytesIO(write_image(image))).getexif().get(274, 1) == 1
 
 
 def test_animation_is_refused_and_probe_counts_frames():
@@ -273,3 +273,85 @@ def test_what_png_cannot_hold_is_refused():
         write_image(Image(noise(4, 4, 3), text={"": "x"}))
     with pytest.raises(InputError, match="NUL"):
         write_image(Image(noise(4, 4, 3), text={"a": "x\0y"}))
+
+
+def _chunks(data: bytes) -> dict[bytes, bytes]:
+    found, at = {}, 8
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        found[kind] = data[at + 8 : at + 8 + length]
+        at += 12 + length
+    return found
+
+
+def _with(data: bytes, *chunks: tuple[bytes, bytes], damaged: bool = False) -> bytes:
+    """``data`` with chunks after IHDR."""
+    parts = b"".join(
+        struct.pack(">I", len(body))
+        + kind
+        + body
+        + struct.pack(">I", zlib.crc32(kind + body) ^ damaged)
+        for kind, body in chunks
+    )
+    return data[:33] + parts + data[33:]
+
+
+BASE = np.random.default_rng(3).integers(0, 256, (6, 9, 3), np.uint8)
+HDR = {
+    b"cICP": bytes([9, 16, 0, 1]), b"mDCV": bytes(range(24)), b"cLLI": bytes(range(8)), b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": bytes(range(32)), b"sBIT": bytes([10, 10, 10]), b"bKGD": bytes([0, 9, 0, 8, 0, 7]),
+}  # fmt: skip
+
+
+def test_chunks_about_the_values_are_kept_byte_for_byte():
+    pixels = np.full((4, 5, 3), 40_000, np.uint16)
+    image = read_image(_with(write_image(Image(pixels)), *HDR.items()))
+    found = _chunks(write_image(image.with_pixels(pixels.repeat(2, 0).repeat(2, 1))))
+    assert {kind: found.get(kind) for kind in HDR} == HDR
+
+
+def test_chunks_about_the_values_follow_what_a_palette_becomes():
+    picture = Pillow.new("P", (6, 6), 1)
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    data = saved(picture, transparency=b"\x00\xff")
+    image = read_image(_with(data, (b"sBIT", bytes([5, 6, 5]))))
+    assert _chunks(write_image(image))[b"sBIT"] == bytes([5, 6, 5, 8])
+    at = data.index(b"IDAT") - 4
+    body = struct.pack(">I", 1) + b"bKGD\1" + struct.pack(">I", zlib.crc32(b"bKGD\1"))
+    written = write_image(read_image(data[:at] + body + data[at:]))
+    assert _chunks(written)[b"bKGD"] == struct.pack(">3H", 200, 100, 50)
+    assert Pillow.open(io.BytesIO(written)).mode == "RGBA"
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"iCCP", b"gAMA", b"eXIf", b"prVt"])
+def test_a_wrong_checksum_of_an_ancillary_chunk_is_noted(kind):
+    data = write_image(Image(BASE))
+    image = read_image(_with(data, (kind, b"Title\0wrong"), damaged=True))
+    np.testing.assert_array_equal(image.pixels, BASE)
+    assert [note for note in image.notes if f"checksum of chunk {kind.decode()}" in note]
+    assert b"wrong" not in write_image(image)
+
+
+@pytest.mark.parametrize("kind", [b"tRNS", b"PLTE", b"IDAT"])
+def test_a_wrong_checksum_of_a_chunk_that_makes_the_picture_is_refused(kind):
+    with pytest.raises(InputError, match=f"checksum of chunk {kind.decode()}"):
+        read_image(_with(write_image(Image(BASE)), (kind, bytes(6)), damaged=True))
+
+
+@pytest.mark.parametrize("kind", ["exif", "APP1"])
+def test_raw_profiles_of_imagemagick_become_chunks(kind):
+    exif = Pillow.Exif()
+    exif[274], exif[271] = 6, "Maker"
+    block = b"Exif\0\0" + exif.tobytes()[6:]
+    profile = f"\nexif\n{len(block):8}\n{block.hex()}\n"
+    info = PngImagePlugin.PngInfo()
+    info.add_text(f"Raw profile type {kind}", profile, zip=True)
+    info.add_text("exif:Orientation", "6")
+    data = saved(Pillow.fromarray(BASE), pnginfo=info)
+    image = read_image(data)
+    assert image.pixels.shape[:2] == BASE.shape[1::-1]
+    result = Pillow.open(io.BytesIO(write_image(image)))
+    assert result.getexif()[271] == "Maker"
+    assert result.getexif()[274] == 1
+    assert "Orientation" not in str(result.text)
+    assert "Raw profile" not in str(result.text)

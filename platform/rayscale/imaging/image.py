@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.errors import InputError, UnsupportedError
+from rayscale.imaging.description import Description
 from rayscale.imaging.handling import Handling
 from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
 from rayscale.imaging.missing import Missing
@@ -82,6 +83,7 @@ class Image:
         icc: colour profile, byte for byte.
         dpi: pixels per inch ``(x, y)``.
         text: remarks of the file (PNG text chunks, the JPEG comment, text tags of TIFF and EXIF).
+        description: EXIF, XMP and IPTC, None when the file has none.
         encoding: how the source was stored (quality, compression, tiles), and ``lossless``; each writer takes what it
             knows and ignores the rest.
         levels: which values are black and white; None is the full range of uint8 or uint16.
@@ -102,6 +104,7 @@ class Image:
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
     text: dict[str, str] = field(default_factory=dict)
+    description: Description | None = None
     encoding: dict[str, Any] = field(default_factory=dict)
     levels: Levels | None = None
     missing: Missing | None = None
@@ -230,8 +233,14 @@ class Image:
                 image, levels=Levels.of_setting(self.pixels.dtype, handling.levels, self.levels)
             )
         if handling.metadata == "strip":
-            image = replace(image, text={})
+            image = replace(image, text={}, description=None)
         return image
+
+    @property
+    def fitted_description(self) -> Description | None:
+        """The description for the pixels as they are now: the one to be written."""
+        fits = self.description
+        return None if fits is None else fits.fitted(self.width, self.height)
 
     def with_pixels(self, pixels: Pixels, alpha: Pixels | None = None) -> Image:
         """The same file with other pixels; alpha is given anew because its size goes with them."""

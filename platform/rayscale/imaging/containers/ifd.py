@@ -26,7 +26,7 @@ REDUCED, MASK = 1, 4
 _NEW_SUBFILE_TYPE = 254
 
 # Field type: numpy code (byte order added when read) and the number of these per value.
-_TYPES: dict[int, tuple[str, int]] = {
+TYPES: dict[int, tuple[str, int]] = {
     1: ("u1", 1), 2: ("u1", 1), 3: ("u2", 1), 4: ("u4", 1), 5: ("u4", 2), 6: ("i1", 1), 7: ("u1", 1),
     8: ("i2", 1), 9: ("i4", 1), 10: ("i4", 2), 11: ("f4", 1), 12: ("f8", 1), 13: ("u4", 1),
     16: ("u8", 1), 17: ("i8", 1), 18: ("u8", 1),
@@ -106,8 +106,8 @@ class Ifd:
         for at in range(start, end, size):
             tag, kind, number = struct.unpack_from(layout, data, at)
             position = at + size - inline
-            if kind in _TYPES:
-                code, per_value = _TYPES[kind]
+            if kind in TYPES:
+                code, per_value = TYPES[kind]
                 if number * per_value * int(code[1]) > inline:
                     position = struct.unpack_from(order + ("Q" if big else "I"), data, position)[0]
             fields.setdefault(tag, _Field(kind, number, position))
@@ -129,6 +129,21 @@ class Ifd:
         if count > 0xFFFF:
             raise InputError(f"TIFF directory at byte {offset} claims {count} tags: damaged")
         return count, start
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many entries the directory has, and where the first of them lies."""
+        return self._count(self.data, self.order, self.big, self.offset)
+
+    def sub(self, tag: int) -> Ifd | None:
+        """The directory that ``tag`` points at, None without; InputError when it lies outside the data."""
+        offset = self.integer(tag, 0)
+        return Ifd._read(self.data, self.order, self.big, offset) if offset else None
+
+    def following(self) -> Ifd | None:
+        """The next directory of the chain, None after the last; errors as of ``sub``."""
+        offset = self.next_offset
+        return Ifd._read(self.data, self.order, self.big, offset) if offset else None
 
     def full_pages(self) -> int:
         """Directories in the chain from this one on, without reduced-resolution copies and masks of a page.
@@ -172,9 +187,9 @@ class Ifd:
 
     def _span(self, tag: int) -> tuple[_Field, str, int]:
         field = self.fields[tag]
-        if field.kind not in _TYPES:
+        if field.kind not in TYPES:
             raise InputError(f"TIFF tag {tag} has the unknown type {field.kind}: damaged")
-        code, per_value = _TYPES[field.kind]
+        code, per_value = TYPES[field.kind]
         number = field.length * per_value
         if field.position + number * int(code[1]) > len(self.data):
             raise InputError(
@@ -213,7 +228,7 @@ class Ifd:
         if tag not in self.fields or not self.fields[tag].length:
             return None
         field, code, _ = self._span(tag)
-        per_value = _TYPES[field.kind][1]
+        per_value = TYPES[field.kind][1]
         values = np.frombuffer(self.data, self.order + code, per_value, field.position)
         top = float(values[0])
         bottom = float(values[1]) if per_value == 2 else 1.0

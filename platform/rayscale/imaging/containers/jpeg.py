@@ -1,13 +1,16 @@
 """JPEG (ITU T.81, JFIF): 8-bit grey and colour; CMYK, 12-bit and lossless files are refused.
 
-Segments are walked here; only what makes the picture goes to libjpeg. EXIF is read for the orientation,
-which is applied, and then dropped. Of a multi-picture file (MPO, Ultra HDR) the main picture is read.
+Segments are walked here; only what makes the picture goes to libjpeg. The orientation of EXIF is applied; EXIF, XMP
+and IPTC are kept. Of a multi-picture file (MPO, Ultra HDR) the main picture is read.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import struct
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +18,7 @@ import numpy as np
 
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.containers import remarks
+from rayscale.imaging.description import Description
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
@@ -34,7 +38,26 @@ MAX_SEGMENTS = 20_000
 
 MAX_COMMENT = 65_533
 
-_SOI, _EOI, _SOS, _COM, _APP0, _APP1, _APP2, _APP14 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE
+MAX_SEGMENT = 65_533
+"""Bytes that a segment holds."""
+
+_EXIF = b"Exif\0\0"
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+PHOTOSHOP = b"Photoshop 3.0\0"
+_IPTC = 0x0404
+"""The resource of Photoshop that holds IPTC-IIM."""
+
+_SOI, _EOI, _SOS, _COM, _APP0, _APP1, _APP2, _APP13, _APP14 = (
+    0xD8,
+    0xD9,
+    0xDA,
+    0xFE,
+    0xE0,
+    0xE1,
+    0xE2,
+    0xED,
+    0xEE,
+)
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _DECODABLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 # The next marker after coded pixels: not a stuffed zero, a restart, or a fill byte.
@@ -58,10 +81,17 @@ class _Segments:
     height: int = 0
     components: int = 0
     exif: bytes = b""
+    xmp: bytes = b""
+    resources: bytes = b""
     dpi: tuple[float, float] | None = None
     icc: dict[int, bytes] = field(default_factory=dict)
     comments: list[bytes] = field(default_factory=list)
     table: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+    ended: bool = True
+    """Whether the end marker is there."""
+    unrefined: dict[int, set[int]] = field(default_factory=dict)
+    """Component to coefficients of which no scan has told the last bit yet."""
     lean: list[bytes] = field(default_factory=list)
     """The file without its metadata."""
 
@@ -88,13 +118,11 @@ def probe(data: bytes) -> Header:
 
 def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     """Decode a JPEG to uint8, upright."""
-    from PIL import JpegImagePlugin
-
     check_size(probe(data), max_pixels)
     segments = _walk(data, header_only=False)
-    # The plug-in is called directly: Image.open would apply Pillow's own pixel limit and warnings.
-    with JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join(segments.lean))) as picture:
-        pixels = np.asarray(picture)
+    if not segments.ended:
+        segments.notes.append("the file has no end marker; its picture is whole")
+    pixels = _decode(b"".join(segments.lean), segments.ended)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     expected = (segments.height, segments.width, segments.components)
@@ -104,22 +132,32 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     dpi, text = remarks.read_exif(segments.exif)
     comment = "\n".join(_decode_text(value) for value in segments.comments).strip()
     encoding: dict[str, Any] = {"quality": _quality(segments.table)}
+    pixels = upright(pixels, orientation)
+    description, notes = Description.read(
+        (pixels.shape[1], pixels.shape[0]),
+        orientation,
+        exif_block=segments.exif,
+        packet=segments.xmp,
+        iptc=iptc_of(segments.resources),
+    )
     if segments.frame in (0xC2, 0xCA):
         encoding["progressive"] = True
     return Image(
-        pixels=upright(pixels, orientation),
+        pixels=pixels,
         container="jpeg",
         icc=b"".join(segments.icc[number] for number in sorted(segments.icc)) or None,
         dpi=upright_dpi(segments.dpi or dpi, orientation),
         text={"comment": comment, **text} if comment else text,
+        description=description,
         encoding=encoding,
+        notes=(*segments.notes, *notes),
     )
 
 
 def write(image: Image) -> bytes:
     """Encode 8-bit grey or RGB at full colour resolution (4:4:4), quality 95 or the source's if higher.
 
-    JPEG has one comment: remarks other than ``comment`` follow it as lines ``name: text``.
+    JPEG has one comment: remarks other than ``comment``, and those of EXIF, follow it as lines ``name: text``.
     """
     from PIL import Image as PillowImage
 
@@ -128,8 +166,12 @@ def write(image: Image) -> bytes:
             f"JPEG holds 8-bit grey or RGB without alpha; the image has {image.channels} channels of "
             f"{image.bits} bit{' and alpha' if image.alpha is not None else ''}: write it as PNG or TIFF"
         )
+    description = image.fitted_description
+    told = remarks.read_exif((description and description.exif) or b"")[1]
     lines = [
-        value if name == "comment" else f"{name}: {value}" for name, value in image.text.items()
+        value if name == "comment" else f"{name}: {value}"
+        for name, value in image.text.items()
+        if told.get(name) != value
     ]
     comment = "\n".join(lines).encode("utf-8")
     if len(comment) > MAX_COMMENT:
@@ -150,7 +192,57 @@ def write(image: Image) -> bytes:
         progressive=bool(image.encoding.get("progressive", False)),
         **options,
     )
-    return out.getvalue()
+    data = out.getvalue()
+    if description is None:
+        return data
+    at = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
+    return data[:at] + _described(description) + data[at:]
+
+
+def fits(name: str, block: bytes) -> bool:
+    """Whether a block of a ``Description`` fits into one segment, as its standard asks."""
+    return len(_BODIES[name](block)) <= MAX_SEGMENT
+
+
+def _described(description: Description) -> bytes:
+    """Segments of what fits."""
+    found = b""
+    for name, marker in (("exif", _APP1), ("xmp", _APP1), ("iptc", _APP13)):
+        block = getattr(description, name)
+        if block and fits(name, block):
+            body = _BODIES[name](block)
+            found += struct.pack(">BBH", 0xFF, marker, 2 + len(body)) + body
+    return found
+
+
+def resources_of(iptc: bytes) -> bytes:
+    """Resources of Photoshop that hold records of IPTC-IIM."""
+    head = struct.pack(">4sHHI", b"8BIM", _IPTC, 0, len(iptc))
+    return head + iptc + b"\0" * (len(iptc) % 2)
+
+
+_BODIES: dict[str, Callable[[bytes], bytes]] = {
+    "exif": lambda block: _EXIF + block,
+    "xmp": lambda block: XMP + block,
+    "iptc": lambda block: PHOTOSHOP + resources_of(block),
+}
+
+
+def iptc_of(resources: bytes) -> bytes | None:
+    """The records of IPTC-IIM among the resources of Photoshop; of those, thumbnails and sizes are stale."""
+    at = 0
+    while resources[at : at + 4] == b"8BIM" and at + 12 <= len(resources):
+        kind = int.from_bytes(resources[at + 4 : at + 6], "big")
+        start = at + 7 + resources[at + 6]
+        start += start % 2
+        length = int.from_bytes(resources[start : start + 4], "big")
+        end = start + 4 + length
+        if end > len(resources):
+            break
+        if kind == _IPTC:
+            return resources[start + 4 : end]
+        at = end + length % 2
+    return None
 
 
 def frame_size(data: bytes) -> tuple[int, int]:
@@ -164,6 +256,9 @@ def _walk(data: bytes, *, header_only: bool) -> _Segments:
     at, scans = 2, 0
     for _ in range(MAX_SEGMENTS):
         if at + 2 > len(data):
+            if scans and not any(found.unrefined.values()):
+                found.ended = False
+                return found
             raise InputError(f"JPEG is cut short: {len(data)} bytes without an end marker")
         if data[at] != 0xFF:
             raise InputError(f"JPEG is damaged: no segment begins at byte {at}")
@@ -184,6 +279,7 @@ def _walk(data: bytes, *, header_only: bool) -> _Segments:
             if header_only:
                 return found
             scans += 1
+            _refine(found, body)
             end = _end_of_scan(data, end, scans)
         else:
             _take(found, marker, body)
@@ -191,6 +287,36 @@ def _walk(data: bytes, *, header_only: bool) -> _Segments:
             found.lean.append(data[at:end])
         at = end
     raise InputError(f"JPEG has more than {MAX_SEGMENTS} segments; re-save it")
+
+
+def _refine(found: _Segments, body: bytes) -> None:
+    """Note what the scan of this header tells: coefficients of components, down to which bit (T.81, B.2.3)."""
+    if not body or len(body) < 4 + 2 * body[0]:
+        raise InputError("JPEG scan header is damaged")
+    first, last, approximation = body[1 + 2 * body[0] : 4 + 2 * body[0]]
+    for component in body[1 : 1 + 2 * body[0] : 2]:
+        if approximation & 15 == 0:
+            found.unrefined.setdefault(component, set()).difference_update(range(first, last + 1))
+
+
+def _decode(lean: bytes, ended: bool) -> np.ndarray:
+    """The pixels; a file without its end marker is read when its scans are whole."""
+    if ended:
+        return _decode_whole(lean)
+    # libjpeg takes what is missing of a scan for zeros. Of a whole scan it does not look at what follows.
+    with suppress(OSError):
+        pixels = _decode_whole(lean + b"\xff\xd9")
+        if np.array_equal(pixels, _decode_whole(lean + b"\xa5\x5a" * 512 + b"\xff\xd9")):
+            return pixels
+    raise InputError("JPEG is cut short: its pixel data ends early, without an end marker")
+
+
+def _decode_whole(lean: bytes) -> np.ndarray:
+    from PIL import JpegImagePlugin
+
+    # The plug-in is called directly: Image.open would apply Pillow's own pixel limit and warnings.
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(lean)) as picture:
+        return np.asarray(picture)
 
 
 def _end_of_segment(data: bytes, at: int) -> int:
@@ -208,7 +334,7 @@ def _end_of_scan(data: bytes, start: int, scans: int) -> int:
     if scans > MAX_SCANS:
         raise InputError(f"JPEG has more than {MAX_SCANS} scans; re-save it")
     following = _MARKER.search(data, start)
-    return following.start() if following else len(data)
+    return following.start() if following else len(data.rstrip(b"\xff"))
 
 
 def _makes_picture(marker: int, body: bytes) -> bool:
@@ -228,6 +354,7 @@ def _take(found: _Segments, marker: int, body: bytes) -> None:
         if len(body) < 6 or len(body) < 6 + 3 * body[5]:
             raise InputError("JPEG frame header is damaged")
         found.frame, found.precision, found.components = marker, body[0], body[5]
+        found.unrefined = {body[at]: set(range(64)) for at in range(6, 6 + 3 * body[5], 3)}
         found.height = int.from_bytes(body[1:3], "big")
         found.width = int.from_bytes(body[3:5], "big")
         if not found.width or not found.height:
@@ -241,8 +368,12 @@ def _take(found: _Segments, marker: int, body: bytes) -> None:
         x, y = int.from_bytes(body[8:10], "big"), int.from_bytes(body[10:12], "big")
         if unit and x and y:
             found.dpi = (x * unit, y * unit)
-    elif marker == _APP1 and body[:6] == b"Exif\0\0" and not found.exif:
-        found.exif = body[6:]
+    elif marker == _APP1 and body.startswith(_EXIF) and not found.exif:
+        found.exif = body.removeprefix(_EXIF)
+    elif marker == _APP1 and body.startswith(XMP) and not found.xmp:
+        found.xmp = body.removeprefix(XMP)
+    elif marker == _APP13 and body.startswith(PHOTOSHOP):
+        found.resources += body.removeprefix(PHOTOSHOP)
     elif marker == _APP2 and body[:12] == b"ICC_PROFILE\0" and len(body) > 14:
         found.icc.setdefault(body[12], body[14:])
     elif marker == _COM:

@@ -11,16 +11,20 @@ import struct
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.imaging.containers import jpeg
+from rayscale.imaging.description import Description
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_EXIF = b"Exif\0\0"
 INCH = 0.0254
 """Metres per inch; pHYs counts pixels per metre."""
 
@@ -42,13 +46,20 @@ _DEPTHS = {
     _GREY_ALPHA: (8, 16),
     _RGBA: (8, 16),
 }
-# Small chunks that say how the values are to be shown; kept byte for byte.
-_COLOUR = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
+# Small chunks that say how the values are to be shown; kept byte for byte. The last two are the names of drafts.
+_COLOUR = (b"cICP", b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI", b"mDCv", b"cLLi")
+# What else concerns the values; kept where its form fits the pixels as they are written.
+_VALUES = (b"sBIT", b"bKGD")
 # Bytes that a text chunk counts for beyond its text, so that empty ones are limited too.
 _REMARK_COST = 64
 _REMARKS = (b"tEXt", b"zTXt", b"iTXt")
 _KEYWORD_BYTES = 79
 _XMP = "XML:com.adobe.xmp"
+# Where EXIF, XMP and IPTC lay before they had chunks: hexadecimal text of ImageMagick and ExifTool.
+_RAW_PROFILES = ("exif", "APP1", "xmp", "iptc", "8bim")
+_RAW = "Raw profile type "
+# Properties that ImageMagick copies from EXIF; they would contradict the picture once it is upright.
+_STALE = ("exif:Orientation", "tiff:Orientation")
 # Passes of an interlaced picture: first column, first row, step across, step down.
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -75,14 +86,42 @@ class _Chunks:
     bodies: dict[bytes, list[bytes]] = field(default_factory=dict)
     remarks: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Kind and body of the text chunks, in the order of the file."""
+    notes: list[str] = field(default_factory=list)
 
     def one(self, kind: bytes) -> bytes | None:
         found = self.bodies.get(kind)
         return found[0] if found else None
 
+    @cached_property
+    def text(self) -> dict[str, str]:
+        """All text chunks, raw profiles among them."""
+        return _read_text(self)
+
+    @cached_property
+    def exif(self) -> bytes:
+        """The chunk of its own, or else the raw profile."""
+        if (block := self.one(b"eXIf")) is not None:
+            return block.removeprefix(_EXIF)
+        profiles = [_raw_profile(self.text, kind) for kind in ("exif", "APP1")]
+        return next((p.removeprefix(_EXIF) for p in profiles if p.startswith(_EXIF)), b"")
+
+    @property
+    def xmp(self) -> bytes:
+        if _XMP in self.text:
+            return self.text[_XMP].encode("utf-8")
+        profiles = [_raw_profile(self.text, kind) for kind in ("xmp", "APP1")]
+        return next((p.removeprefix(jpeg.XMP) for p in profiles if b"<x:xmpmeta" in p), b"")
+
+    @property
+    def iptc(self) -> bytes | None:
+        profile = _raw_profile(self.text, "iptc") or _raw_profile(self.text, "8bim")
+        return jpeg.iptc_of(profile.removeprefix(jpeg.PHOTOSHOP)) or (
+            profile if profile.startswith(b"\x1c") else None
+        )
+
     @property
     def orientation(self) -> int:
-        return exif_orientation(self.one(b"eXIf") or b"")
+        return exif_orientation(self.exif)
 
     @property
     def header(self) -> Header:
@@ -115,15 +154,25 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     chunks = _walk(data, header_only=False)
     pixels, alpha = _decode(chunks)
     orientation = chunks.orientation
-    colour = {kind.decode(): body for kind in _COLOUR if (body := chunks.one(kind))}
+    pixels = upright(pixels, orientation)
+    description, notes = Description.read(
+        (pixels.shape[1], pixels.shape[0]),
+        orientation,
+        exif_block=chunks.exif,
+        packet=chunks.xmp,
+        iptc=chunks.iptc,
+    )
+    profiles = {_XMP, *_STALE, *(_RAW + kind for kind in _RAW_PROFILES)}
     return Image(
-        pixels=upright(pixels, orientation),
+        pixels=pixels,
         container="png",
         alpha=None if alpha is None else upright(alpha, orientation),
         icc=_profile(chunks),
         dpi=upright_dpi(_dpi(chunks), orientation),
-        text=_read_text(chunks),
-        encoding={"colour": colour} if colour else {},
+        text={name: value for name, value in chunks.text.items() if name not in profiles},
+        description=description,
+        encoding=_encoding(chunks),
+        notes=(*chunks.notes, *notes),
     )
 
 
@@ -170,10 +219,8 @@ def _walk(data: bytes, *, header_only: bool) -> _Chunks:
             )
         body = data[at + 8 : end]
         if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end : end + 4], "big"):
-            raise InputError(
-                f"PNG is damaged: checksum of chunk {kind.decode()} at byte {at} is wrong"
-            )
-        if chunks is None:
+            _leave_out(chunks, kind, at)
+        elif chunks is None:
             chunks = _ihdr(kind, body)
         elif kind == b"IEND":
             return chunks
@@ -187,6 +234,14 @@ def _walk(data: bytes, *, header_only: bool) -> _Chunks:
             chunks.bodies.setdefault(kind, []).append(body)
         at = end + 4
     raise InputError(f"PNG has more than {MAX_CHUNKS} chunks; re-save it")
+
+
+def _leave_out(chunks: _Chunks | None, kind: bytes, at: int) -> None:
+    """Note a chunk of a wrong checksum; InputError for one that makes the picture."""
+    wrong = f"checksum of chunk {kind.decode()} at byte {at} is wrong"
+    if chunks is None or kind[:1].isupper() or kind == b"tRNS":
+        raise InputError(f"PNG is damaged: {wrong}")
+    chunks.notes.append(f"the {wrong}; the chunk was left out")
 
 
 def _ihdr(kind: bytes, body: bytes) -> _Chunks:
@@ -339,18 +394,70 @@ def _read_text(chunks: _Chunks) -> dict[str, str]:
     return {name: "\n".join(values) for name, values in text.items()}
 
 
+def _encoding(chunks: _Chunks) -> dict[str, dict[str, bytes]]:
+    """Chunks about the values, in the form of the pixels as they are decoded."""
+    colour = {kind.decode(): body for kind in _COLOUR if (body := chunks.one(kind))}
+    samples = 1 if chunks.colour in (_GREY, _GREY_ALPHA) else 3
+    bits = chunks.one(b"sBIT")
+    if bits and len(bits) in (samples, samples + 1):
+        if chunks.header.alpha and len(bits) == samples:
+            bits += bytes([16 if chunks.depth == 16 else 8])  # what tRNS becomes
+        colour["sBIT"] = bits
+    if background := _background(chunks, samples):
+        colour["bKGD"] = background
+    return {"colour": colour} if colour else {}
+
+
+def _background(chunks: _Chunks, samples: int) -> bytes | None:
+    """The colour of bKGD for grey or RGB of 8 or 16 bit."""
+    body = chunks.one(b"bKGD")
+    if not body:
+        return None
+    if chunks.colour == _PALETTE:
+        colour = (chunks.one(b"PLTE") or b"")[3 * body[0] : 3 * body[0] + 3]
+        return struct.pack(">3H", *colour) if len(colour) == 3 else None
+    if len(body) != 2 * samples:
+        return None
+    if chunks.depth < 8:
+        peak = (1 << chunks.depth) - 1
+        return struct.pack(">H", min(int.from_bytes(body, "big"), peak) * 255 // peak)
+    return body
+
+
+def _raw_profile(text: dict[str, str], kind: str) -> bytes:
+    """A profile of ImageMagick: its name, its length, and its bytes as hexadecimal digits; b"" when absent or damaged."""
+    parts = text.get(_RAW + kind, "").strip().split(None, 2)
+    try:
+        data = bytes.fromhex(parts[2])
+        return data if len(data) == int(parts[1]) else b""
+    except (IndexError, ValueError):
+        return b""
+
+
 def _metadata(image: Image) -> bytes:
     """Chunks that belong between IHDR and IDAT."""
+    samples = image.channels
+    sizes = {"sBIT": samples + (image.alpha is not None), "bKGD": 2 * samples}
     parts = [
         _chunk(name.encode(), body)
         for name, body in image.encoding.get("colour", {}).items()
-        if name.encode() in _COLOUR and not (image.icc and name == "sRGB")
+        if name.encode() in (*_COLOUR, *_VALUES)
+        and not (image.icc and name == "sRGB")
+        and len(body) == sizes.get(name, len(body))
     ]
     if image.icc:
         parts.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(image.icc, 9)))
     if image.dpi:
         x, y = (min(0x7FFFFFFF, max(1, round(value / INCH))) for value in image.dpi)
         parts.append(_chunk(b"pHYs", struct.pack(">IIB", x, y, 1)))
+    description = image.fitted_description
+    if description and description.exif:
+        parts.append(_chunk(b"eXIf", description.exif))
+    if description and description.xmp:
+        parts.append(_text_chunk(_XMP, description.xmp.decode("utf-8")))
+    if description and description.iptc:
+        iptc = jpeg.resources_of(description.iptc)
+        parts.append(_text_chunk(f"{_RAW}iptc", f"\niptc\n{len(iptc):8}\n{iptc.hex()}\n"))
     parts += [_text_chunk(name, value) for name, value in image.text.items()]
     return b"".join(parts)
 

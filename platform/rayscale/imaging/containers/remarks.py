@@ -13,7 +13,7 @@ X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 DESCRIPTION = 270
 """The tag for everything that has no tag of its own."""
 
-_TEXT = {
+TEXT = {
     269: "DocumentName", 270: "ImageDescription", 271: "Make", 272: "Model", 305: "Software",
     306: "DateTime", 315: "Artist", 316: "HostComputer", 33432: "Copyright",
 }  # fmt: skip
@@ -28,8 +28,8 @@ def read_dpi(ifd: Ifd) -> tuple[float, float] | None:
 
 def read_text(ifd: Ifd) -> dict[str, str]:
     """Name of the tag to its text."""
-    text = {name: value for tag, name in _TEXT.items() if (value := ifd.text(tag))}
-    name = _TEXT[DESCRIPTION]
+    text = {name: value for tag, name in TEXT.items() if (value := ifd.text(tag))}
+    name = TEXT[DESCRIPTION]
     # Descriptions that repeat the shape of the array are wrong at any other size.
     if text.get(name, "").startswith(('{"shape"', "ImageJ=", "SCIFIO=")):
         del text[name]
@@ -47,7 +47,7 @@ def read_exif(exif: bytes) -> tuple[tuple[float, float] | None, dict[str, str]]:
 
 def text_tags(text: dict[str, str]) -> dict[int, bytes]:
     """Tag to UTF-8 text; what has no tag of its name goes into the description as ``name: text``."""
-    tags = {name: tag for tag, name in _TEXT.items()}
+    tags = {name: tag for tag, name in TEXT.items()}
     lines: dict[int, list[str]] = {}
     for name, value in text.items():
         tag = tags.get(name, DESCRIPTION)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,12 @@ import numpy as np
 
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging import labels
-from rayscale.imaging.containers import jpeg, remarks
+from rayscale.imaging.containers import exif, jpeg, remarks
 from rayscale.imaging.containers.ifd import MAX_VALUES, Ifd
+from rayscale.imaging.description import Description
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
-from rayscale.imaging.limits import check_size
+from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.orientation import ORIENTATION_TAG, upright, upright_dpi, upright_size
 
 MAX_SEGMENTS = MAX_VALUES
@@ -46,6 +48,8 @@ _PHOTOMETRIC = {
     9: "CIELab",
     32803: "raw sensor data",
 }
+
+_XMP, _IPTC = 700, 33723
 
 _SAMPLE_FORMATS = {5: "complex integer", 6: "complex float"}
 
@@ -116,6 +120,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     census = labels.Census(pixels.shape[2], colours)
     census.add(pixels)
     found = labels.settle(census.reasons(), handling, lambda band: f"band {band + 1} of the TIFF")
+    description, notes = _description(page)
     return Image(
         pixels=pixels,
         container="tiff",
@@ -124,6 +129,8 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         icc=page.ifd.raw(34675) or None,
         dpi=upright_dpi(remarks.read_dpi(page.ifd), page.orientation),
         text=remarks.read_text(page.ifd),
+        description=description,
+        notes=notes,
         encoding=_encoding(page),
     )
 
@@ -173,7 +180,50 @@ def write(image: Image) -> bytes:
         software=False,
         **options,
     )
-    return out.getvalue()
+    described = _described(image.fitted_description)
+    return exif.with_tags(out.getvalue(), described) if described else out.getvalue()
+
+
+def _description(page: _Page) -> tuple[Description | None, tuple[str, ...]]:
+    """EXIF as a block of its own with the text tags of the page, XMP and IPTC; notes of what is left out."""
+    ifd = page.ifd
+    tree = exif.tree_of(ifd, (exif.EXIF_IFD, exif.GPS_IFD))
+    if tree:
+        tree |= exif.tree_of(ifd, tuple(tag for tag in remarks.TEXT if tag != remarks.DESCRIPTION))
+        if ORIENTATION_TAG in ifd:
+            tree[ORIENTATION_TAG] = exif.short_value(page.orientation)
+    description, notes = Description.read(
+        upright_size(page.width, page.height, page.orientation),
+        page.orientation,
+        exif_block=exif.new_block(tree) if tree else None,
+        packet=_block(ifd, _XMP),
+        iptc=_block(ifd, _IPTC),
+    )
+    if exif.has_maker_note(ifd):
+        notes += (exif.MAKER_NOTE_LOST,)
+    return description, notes
+
+
+def _block(ifd: Ifd, tag: int) -> bytes | None:
+    """A tag of the size of metadata, None when it is absent or damaged."""
+    with suppress(InputError):
+        raw = ifd.raw(tag)
+        return bytes(raw) if raw and len(raw) <= METADATA_BYTES else None
+    return None
+
+
+def _described(description: Description | None) -> exif.Tree:
+    """What tifffile cannot write: directories of their own, and tags that it keeps to itself."""
+    tags: exif.Tree = {}
+    if description is None:
+        return tags
+    if description.exif:
+        tags |= exif.tree_of(Ifd.first(description.exif), (exif.EXIF_IFD, exif.GPS_IFD))
+    if description.xmp:
+        tags[_XMP] = exif.bytes_value(description.xmp)
+    if description.iptc:
+        tags[_IPTC] = exif.bytes_value(description.iptc, kind=7)
+    return tags
 
 
 def _layout(ifd: Ifd) -> _Page:

@@ -1,7 +1,7 @@
 """WebP (RFC 9649): 8-bit RGB with or without alpha, lossy (VP8) and lossless (VP8L); animations are refused.
 
-Chunks are walked here; only what makes the picture goes to libwebp. EXIF is read for the orientation, which is
-applied, for the resolution and for remarks; the rest of it is dropped, and so is XMP.
+Chunks are walked here; only what makes the picture goes to libwebp. The orientation of EXIF is applied; EXIF and XMP
+are kept. Resolution and remarks have no other place than EXIF.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from rayscale.errors import InputError, UnsupportedError
-from rayscale.imaging.containers import remarks
+from rayscale.imaging.containers import exif, remarks
+from rayscale.imaging.description import Description
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
@@ -116,6 +117,10 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         raise InputError(f"WEBP decodes to {pixels.shape}, but its header says {expected}: damaged")
     orientation = exif_orientation(chunks.exif)
     dpi, text = remarks.read_exif(chunks.exif)
+    size = upright_size(width, height, orientation)
+    description, notes = Description.read(
+        size, orientation, exif_block=chunks.exif, packet=chunks.bodies.get(b"XMP ")
+    )
     return Image(
         pixels=upright(pixels[:, :, :3], orientation),
         container="webp",
@@ -123,6 +128,8 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         icc=chunks.bodies.get(b"ICCP") or None,
         dpi=upright_dpi(dpi, orientation),
         text=text,
+        description=description,
+        notes=notes,
         encoding={"lossless": chunks.picture == b"VP8L"},
     )
 
@@ -144,8 +151,11 @@ def write(image: Image) -> bytes:
         planes = np.concatenate([planes, image.alpha[:, :, None]], axis=2)
     lossless = bool(image.encoding.get("lossless", True))
     options: dict[str, Any] = {"icc_profile": image.icc} if image.icc else {}
-    if image.dpi or image.text:
-        options["exif"] = _exif(image)
+    description = image.fitted_description
+    if block := _exif(image, description.exif if description else None):
+        options["exif"] = block
+    if description and description.xmp:
+        options["xmp"] = description.xmp
     out = io.BytesIO()
     # For lossless, quality is how long the encoder tries.
     PillowImage.fromarray(np.ascontiguousarray(planes)).save(
@@ -222,14 +232,14 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
 
 
-def _exif(image: Image) -> bytes:
-    from PIL import Image as PillowImage
-    from PIL.TiffImagePlugin import IFDRational
-
-    exif = PillowImage.Exif()
+def _exif(image: Image, block: bytes | None) -> bytes | None:
+    """The block of the source with resolution and remarks of the image."""
+    tags: exif.Tree = {
+        tag: exif.text_value(value) for tag, value in remarks.text_tags(image.text).items()
+    }
     if image.dpi:
-        exif[remarks.X_RESOLUTION], exif[remarks.Y_RESOLUTION] = map(IFDRational, image.dpi)
-        exif[remarks.RESOLUTION_UNIT] = remarks.INCH
-    for tag, value in remarks.text_tags(image.text).items():
-        exif[tag] = value
-    return exif.tobytes()
+        tags[remarks.X_RESOLUTION], tags[remarks.Y_RESOLUTION] = map(exif.rational_value, image.dpi)
+        tags[remarks.RESOLUTION_UNIT] = exif.short_value(remarks.INCH)
+    if not tags:
+        return block
+    return exif.with_tags(block, tags) if block else exif.new_block(tags)
