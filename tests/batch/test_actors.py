@@ -24,6 +24,7 @@ from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.settings import get_settings
 from rayscale.storage import connect
+from rayscale.storage.local import LocalStore
 
 RECIPE = Recipe("bicubic", "built-in:bicubic", 2)
 SOURCE = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
@@ -209,7 +210,10 @@ def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
 def test_a_pack_that_fails_is_tried_one_by_one(
     tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    packs = []
+
+    def fail(images: list[Image]) -> None:
+        packs.append(len(images))
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(upscaler, "upscale_many", fail)
@@ -218,39 +222,47 @@ def test_a_pack_that_fails_is_tried_one_by_one(
         source.write(f"{name}.png", png())
     with Worker(source, target, upscaler, RECIPE) as worker:
         rows = worker.process([Task(source.stat(f"{name}.png")) for name in "ab"])
+    assert packs == [2]
     assert [row.error for row in rows] == ["", ""]
 
 
 def test_reading_and_writing_go_on_while_the_network_computes(
     tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first write and the third read happen before the second computation may end."""
+    """The first computation waits for the third read; the first write and the second computation for each other."""
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
     for number in range(3):
         source.write(f"{number}.png", png(SOURCE[: number + 2]))
-    read, written = threading.Event(), threading.Event()
-    upscale, reading, writing = upscaler.upscale, source.read, target.write
+    tasks = [Task(source.stat(f"{number}.png")) for number in range(3)]
+    read, written, second = threading.Event(), threading.Event(), threading.Event()
+    compute, reading, writing = upscaler.run, LocalStore.read_version, LocalStore.write
     computed = []
 
-    def slow(image: Any) -> Any:
-        computed.append(image)
+    def slow(image: Image) -> Any:
+        computed.append(image.height)
+        if len(computed) == 1:
+            assert read.wait(10), "the third is not read yet"
         if len(computed) == 2:
-            assert read.wait(20)
-            assert written.wait(20)
-        return upscale(image)
+            second.set()
+            assert written.wait(10), "the first is not written yet"
+        return compute(image)
 
-    def reads(key: str) -> bytes:
+    def reads(store: LocalStore, key: str) -> tuple[bytes, str]:
+        data = reading(store, key)
         if key == "2.png":
             read.set()
-        return reading(key)
+        return data
 
-    def writes(*arguments: Any, **options: Any) -> Any:
-        written.set()
-        return writing(*arguments, **options)
+    def writes(store: LocalStore, key: str, *arguments: Any, **options: Any) -> str | None:
+        if key == "0.png":
+            assert second.wait(10), "the second is not computed yet"
+            written.set()
+        return writing(store, key, *arguments, **options)
 
-    monkeypatch.setattr(upscaler, "upscale", slow)
-    monkeypatch.setattr(source, "read", reads)
-    monkeypatch.setattr(target, "write", writes)
+    monkeypatch.setattr(upscaler, "run", slow)
+    monkeypatch.setattr(LocalStore, "read_version", reads)
+    monkeypatch.setattr(LocalStore, "write", writes)
     with Worker(source, target, upscaler, RECIPE) as worker:
-        rows = worker.process([Task(source.stat(f"{number}.png")) for number in range(3)])
-    assert [row.error for row in rows] == [""] * 3
+        rows = worker.process(tasks)
+    assert [row.message for row in rows] == [""] * 3
+    assert computed == [2, 3, 4]

@@ -234,12 +234,20 @@ def test_deep_pixels_never_compute_in_bfloat16():
         Upscaler(model, 2, precision="bfloat16").upscale_pixels(pixels),
         Upscaler(model, 2, precision="float32").upscale_pixels(pixels),
     )
-    shallow = (pixels >> 8).astype(np.uint8)
-    narrow = Upscaler(model, 2, precision="bfloat16").predict(
-        torch.rand(1, 3, 24, 24) * 255, bits=8
+
+
+def test_eight_bit_pixels_compute_in_bfloat16_when_it_is_asked_for():
+    """Otherwise its absence above would say nothing."""
+    torch.manual_seed(0)
+    model = create_model("edsr-baseline", scale=2, blocks=2, filters=8)
+    x = torch.rand(1, 3, 24, 24) * 255
+    narrow, wide = (
+        Upscaler(model, 2, precision=precision).predict(x, bits=8)
+        for precision in ("bfloat16", "float32")
     )
     assert narrow.dtype == torch.float32
-    assert shallow.shape == (24, 24, 3)
+    assert not torch.equal(narrow, wide)
+    assert (narrow - wide).abs().max() < 0.02 * wide.abs().max()
 
 
 def test_non_finite_output_is_an_error_not_a_black_image():
