@@ -476,3 +476,22 @@ def test_real_scenes(shared_data):
             np.testing.assert_array_equal(after.read_masks(), masks)
     with pytest.raises(InputError, match="damaged"):
         read_image((folder / "fixtures" / "corrupt.tif").read_bytes())
+
+
+@pytest.mark.parametrize(("convention", "half"), [(None, 0.0), ("PIXEL_CENTER", 0.5)])
+def test_an_array_of_coordinates_sees_the_same_ground(convention, half):
+    steps = {"PIXEL_OFFSET": "0", "LINE_OFFSET": "4", "PIXEL_STEP": "5", "LINE_STEP": "10"}
+    steps |= {} if convention is None else {"GEOREFERENCING_CONVENTION": convention}
+
+    def fill(dataset):
+        dataset.update_tags(ns="GEOLOCATION", X_DATASET="lon.tif", **steps)
+
+    with opened(upscaled(scene(noise(20, 30, 1), fill), 3)) as result:
+        made = result.tags(ns="GEOLOCATION")
+    for axis, offset in (("PIXEL", 0), ("LINE", 4)):
+        step = float(steps[f"{axis}_STEP"])
+        for sample in (0, 1, 7):  # corner of the sample in pixels of the source, then of the result
+            place = offset + half + sample * step
+            larger = float(made[f"{axis}_OFFSET"]) + half + sample * float(made[f"{axis}_STEP"])
+            assert larger == pytest.approx(3 * place)
+    assert made["X_DATASET"] == "lon.tif"

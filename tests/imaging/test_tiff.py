@@ -13,6 +13,8 @@ from PIL import Image as Pillow
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import Image, probe, read_image, write_image
 from rayscale.imaging.containers import tiff
+from rayscale.inference import Upscaler
+from rayscale.models.registry import create_model
 
 RNG = np.random.default_rng(2)
 
@@ -306,3 +308,69 @@ def test_a_resolution_beyond_what_a_tiff_can_hold_is_left_out():
         RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8), "tiff", dpi=(2.0**32 - 0.5, 72.0)
     )
     assert read_image(write_image(image)).dpi is None
+
+
+OME = '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image/></OME>'
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ("ImageJ=1.53t\nimages=5\nslices=5\n", "stack of 5 pages"),
+        ('{"shape": [5, 60, 80], "truncated": true}', "stack of 5 pages"),
+        (OME, "OME-TIFF"),
+    ],
+    ids=["ImageJ", "tifffile", "OME"],
+)
+def test_what_hides_behind_one_directory_is_refused_whatever_its_pixels(
+    dtype, description, message
+):
+    pixels = np.zeros((60, 80), dtype)
+    with pytest.raises(UnsupportedError, match=message):
+        read_image(saved(pixels, description=description))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_planes_of_metamorph_are_counted(dtype):
+    planes = (33629, 5, 3, (1,) * 6, True)
+    with pytest.raises(UnsupportedError, match="stack of 3 pages"):
+        read_image(saved(np.zeros((6, 8), dtype), extratags=[planes]))
+
+
+@pytest.mark.parametrize("unit", ["um", "micron", "\\u00B5m", "mm", "inch"])
+def test_the_calibration_of_imagej_is_scaled(unit):
+    description = f"ImageJ=1.53t\nimages=1\nunit={unit}\nmin=0\nmax=255\n"
+    data = saved(
+        noise(6, 8), description=description, resolution=(0.5, 0.25), resolutionunit=1
+    )  # fmt: skip
+    larger = write_image(Upscaler(create_model("bicubic"), 2).upscale(read_image(data)))
+    with tifffile.TiffFile(io.BytesIO(larger)) as file:
+        tags = file.pages[0].tags
+        told = tifffile.tifffile.imagej_description_metadata(tags["ImageDescription"].value)
+        x, y = (tags[name].value for name in ("XResolution", "YResolution"))
+    assert (told["min"], told["max"]) == (0, 255)
+    assert told["unit"] == unit
+    assert tags["ResolutionUnit"].value == 1
+    assert (x[0] / x[1], y[0] / y[1]) == pytest.approx((1, 0.5))
+    assert "images" not in tags["ImageDescription"].value
+
+
+def test_a_description_that_cannot_be_kept_true_is_left_out_with_a_word():
+    unknown = saved(noise(6, 8), description="ImageJ=1.53t\nunit=furlong\n", resolution=(3, 3))
+    image = read_image(unknown)
+    assert "ImageDescription" not in image.text
+    assert image.notes == (
+        "the calibration of ImageJ in 'furlong' is not kept: the unit is not known",
+    )
+    assert read_image(saved(noise(6, 8), description='{"shape": [6, 8]}')).notes == ()
+    (text,) = read_image(saved(noise(6, 8), description='{"shape": [6, 8], "dye": "GFP"}')).notes
+    assert "description of tifffile is not kept" in text
+
+
+def test_a_shape_of_floats_is_left_out_too():
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    data = saved(noise(6, 8).astype(np.float32), description='{"shape": [6, 8]}')
+    larger = write_image(Upscaler(create_model("bicubic"), 2).upscale(read_image(data)))
+    with rasterio.MemoryFile(larger) as file, file.open() as made:
+        assert "TIFFTAG_IMAGEDESCRIPTION" not in made.tags()

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from rayscale.imaging.containers.ifd import Ifd
+from rayscale.imaging.containers.remarks import is_stale
 from rayscale.imaging.extras import load
 from rayscale.imaging.missing import enlarge_mask
 from rayscale.resampling import exact_scale
@@ -34,6 +35,7 @@ _PREDICTORS = {2: "STANDARD", 3: "FLOATING_POINT"}
 # Domains that describe the file rather than the scene; GDAL makes them anew. No XML or JSON domain is kept either:
 # rasterio cannot write those.
 _OWN_DOMAINS = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "RPC", "rio_creation_kwds"}
+_GEOLOCATION = "GEOLOCATION"
 _RESOLUTION = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")
 
 Tags = dict[str, dict[str, str]]
@@ -105,6 +107,8 @@ class GeoMetadata:
         for name in _RESOLUTION:
             if name in tags.get("", {}):
                 tags[""][name] = f"{float(tags[''][name]) * r:.12g}"
+        if _GEOLOCATION in tags:
+            tags[_GEOLOCATION] = _scaled_geolocation(tags[_GEOLOCATION], r)
         mask = None if self.mask is None else enlarge_mask(self.mask, scale)
         return replace(self, transform=transform, gcps=gcps, rpcs=rpcs, tags=tags, mask=mask)
 
@@ -161,6 +165,17 @@ class GeoMetadata:
             predictor=predictor,
             bits=None,
         )
+
+
+def _scaled_geolocation(tags: dict[str, str], r: float) -> dict[str, str]:
+    """Offset and step from place to place of an array of coordinates, in pixels of the picture (RFC 4 of GDAL)."""
+    half = 0.5 if tags.get("GEOREFERENCING_CONVENTION") == "PIXEL_CENTER" else 0.0
+    scaled = dict(tags)
+    for axis in ("PIXEL", "LINE"):
+        offset, step = float(tags.get(f"{axis}_OFFSET", 0)), float(tags.get(f"{axis}_STEP", 1))
+        scaled[f"{axis}_OFFSET"] = f"{(offset + half) * r - half:.15g}"
+        scaled[f"{axis}_STEP"] = f"{step * r:.15g}"
+    return scaled
 
 
 def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | None) -> GeoMetadata:
@@ -229,7 +244,12 @@ def _tags(dataset: Any, index: int) -> Tags:
     tags: Tags = {}
     for domain in domains:
         found = dataset.tags(index, ns=domain or None)
-        kept = {key: value for key, value in found.items() if not key.startswith("STATISTICS_")}
+        kept = {
+            key: value
+            for key, value in found.items()
+            if not key.startswith("STATISTICS_")
+            and not (key == "TIFFTAG_IMAGEDESCRIPTION" and is_stale(value))
+        }
         if kept:
             tags[domain] = kept
     return tags

@@ -29,6 +29,7 @@ from rayscale.imaging.containers.geometadata import (
     put_metadata,
 )
 from rayscale.imaging.containers.ifd import MASK, Ifd
+from rayscale.imaging.containers.stacks import count_pages
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
@@ -169,7 +170,7 @@ def checked_header(ifd: Ifd) -> Header:
         ifd.integer(257, 0),
         samples - alpha,
         stored,
-        ifd.full_pages(),
+        count_pages(ifd),
         alpha,
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging import labels
 from rayscale.imaging.containers import exif, jpeg, remarks
 from rayscale.imaging.containers.ifd import MAX_VALUES, Ifd
+from rayscale.imaging.containers.stacks import count_pages
 from rayscale.imaging.description import Description
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
@@ -125,6 +125,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         pixels=pixels,
         container="tiff",
         labels=found,
+        notes=remarks.notes_of(page.ifd),
         alpha=alpha,
         icc=page.ifd.raw(34675) or None,
         dpi=upright_dpi(remarks.read_dpi(page.ifd), page.orientation),
@@ -158,7 +159,11 @@ def write(image: Image) -> bytes:
         (tag, 2, len(value) + 1, value + b"\0", True) for tag, value in text.items()
     ]
     if image.dpi and max(image.dpi) <= 0xFFFFFFFF:  # a rational of 32 bits
-        options |= {"resolution": image.dpi, "resolutionunit": remarks.INCH}
+        # The description of ImageJ names the unit of the resolution, of which the tag knows inches and centimetres.
+        inches = remarks.calibrated_inches(image.text.get("ImageDescription"))
+        resolution = image.dpi if inches is None else tuple(side * inches for side in image.dpi)
+        unit = remarks.INCH if inches is None else remarks.OTHER
+        options |= {"resolution": resolution, "resolutionunit": unit}
     if planes.shape[2] == 1:
         stored = planes[:, :, 0]
     else:
@@ -253,7 +258,7 @@ def _layout(ifd: Ifd) -> _Page:
         extrasamples=extras,
         orientation=orientation if 1 <= orientation <= 8 else 1,
         tile=(ifd.integer(323, 0), ifd.integer(322, 0)) if tiled else None,
-        pages=_pages(ifd),
+        pages=count_pages(ifd),
     )
 
 
@@ -284,23 +289,6 @@ def _check_kind(
         raise UnsupportedError(
             "TIFF holds 16-bit JPEG, which is not handled; re-save it with deflate"
         )
-    if max(ifd.integer(32997, 1), ifd.integer(32998, 1)) > 1:
-        raise UnsupportedError("TIFF is a volume (tag ImageDepth); only single pages are handled")
-
-
-def _pages(ifd: Ifd) -> int:
-    description = ifd.text(270) or ""
-    if "<OME" in description[:1000]:
-        raise UnsupportedError("OME-TIFF is not handled: its microscopy metadata would be lost")
-    # Both programs can hide a whole stack behind one directory.
-    match = re.search(r"^images=(\d{1,9})$", description, re.MULTILINE)
-    if description.startswith("ImageJ=") and match:
-        return max(int(match[1]), ifd.full_pages())
-    if description.startswith('{"shape"') and '"truncated": true' in description:
-        raise UnsupportedError(
-            "TIFF is a stack behind one directory; only single pages are handled: split it"
-        )
-    return ifd.full_pages()
 
 
 def _check_segments(page: _Page, data: bytes, max_pixels: int) -> None:
