@@ -495,3 +495,19 @@ def test_an_array_of_coordinates_sees_the_same_ground(convention, half):
             larger = float(made[f"{axis}_OFFSET"]) + half + sample * float(made[f"{axis}_STEP"])
             assert larger == pytest.approx(3 * place)
     assert made["X_DATASET"] == "lon.tif"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_coordinate_epoch_is_told(order):
+    keys = (1, 1, 1, 3, 1024, 0, 1, 2, 2048, 0, 1, 9057, 5120, 34736, 1, 0)
+    tags = [(34735, 3, len(keys), keys, True), (34736, 12, 1, (2021.3,), True)]
+    tags += [
+        (33550, 12, 3, (0.01, 0.01, 0.0), True),
+        (33922, 12, 6, (0, 0, 0, 10.0, 50.0, 0), True),
+    ]
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, noise(8, 9, dtype="float32"), byteorder=order, extratags=tags, metadata=None
+    )
+    (text,) = read_image(file.getvalue()).notes
+    assert text.startswith("the epoch 2021.3 of the coordinates is not kept")

@@ -150,7 +150,7 @@ class Scene:
     def notes(self) -> tuple[str, ...]:
         """As of ``Image``; one pass over an alpha band."""
         masks = (self.mask(*square) for square in self._squares())
-        return geotiff.notes_of(self._layout, masks)
+        return geotiff.notes_of(self._layout, self.metadata, masks)
 
     @property
     def masked(self) -> bool:

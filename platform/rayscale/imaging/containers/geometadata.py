@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.imaging.containers.ifd import Ifd
@@ -35,6 +36,7 @@ _PREDICTORS = {2: "STANDARD", 3: "FLOATING_POINT"}
 # Domains that describe the file rather than the scene; GDAL makes them anew. No XML or JSON domain is kept either:
 # rasterio cannot write those.
 _OWN_DOMAINS = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "RPC", "rio_creation_kwds"}
+_GEO_KEYS, _GEO_DOUBLES, _EPOCH = 34735, 34736, 5120
 _GEOLOCATION = "GEOLOCATION"
 _RESOLUTION = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")
 
@@ -69,6 +71,7 @@ class GeoMetadata:
         mask: ``(H, W)`` validity as stored: the alpha band when ``alpha`` is its index, otherwise an internal mask.
             None without, and for a scene that is read by windows.
         compression, predictor, bits: of the file; ``bits`` where fewer are used than the type has.
+        epoch: year for which coordinates in a moving reference system hold, None without.
     """
 
     transform: Any
@@ -84,6 +87,7 @@ class GeoMetadata:
     compression: str
     predictor: str
     bits: int | None = None
+    epoch: float | None = None
     containers: tuple[str, ...] = ("geotiff",)
 
     def scaled(self, scale: float) -> GeoMetadata:
@@ -213,9 +217,21 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
         alpha=alpha,
         compression=compression if compression in {"NONE", *_COMPRESSIONS} else "DEFLATE",
         predictor=_PREDICTORS.get(ifd.integer(317, 1), "NO"),
+        epoch=_epoch(ifd),
         bits=int(bits) if bits and dataset.dtypes[0] == "uint16" else None,
     )
     return meta if meta.nodata is None else meta.without_loss()  # which blurs the value of nodata
+
+
+def _epoch(ifd: Ifd) -> float | None:
+    """The key for the epoch of coordinates: four integers per key (number, tag of its value, count, index in that tag)."""
+    keys = ifd.numbers(_GEO_KEYS)
+    for at in range(4, len(keys) - 3, 4):
+        number, tag, _, index = keys[at : at + 4]
+        if number == _EPOCH and tag == _GEO_DOUBLES:
+            values = np.frombuffer(ifd.raw(tag) or b"", f"{ifd.order}f8")
+            return float(values[index]) if index < len(values) else None
+    return None
 
 
 def _transform(dataset: Any, ifd: Ifd) -> Any:

@@ -105,7 +105,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         missing=missing,
         metadata=replace(meta, mask=mask),
         labels=found,
-        notes=notes_of(layout, [mask]),
+        notes=notes_of(layout, meta, [mask]),
     )
 
 
@@ -258,8 +258,21 @@ def read_mask(dataset: Any, layout: Layout, window: Any = None) -> NDArray[Any] 
     return np.asarray(dataset.dataset_mask(window=window)) if layout.masked else None
 
 
-def notes_of(layout: Layout, masks: Iterable[NDArray[Any] | None]) -> tuple[str, ...]:
-    """What there is to know of an alpha band whose validity, as of :func:`read_mask`, comes piece by piece.
+def notes_of(
+    layout: Layout, meta: GeoMetadata, masks: Iterable[NDArray[Any] | None]
+) -> tuple[str, ...]:
+    """What a user must know of how a file was read; ``masks`` are its validity as of :func:`read_mask`, piece by piece."""
+    notes = _notes_of_alpha(layout, masks)
+    if meta.epoch is not None:
+        notes += (
+            f"the epoch {meta.epoch:g} of the coordinates is not kept; set it in the result (gdal_edit.py -a_coord_epoch "
+            f"{meta.epoch:g} FILE)",
+        )
+    return notes
+
+
+def _notes_of_alpha(layout: Layout, masks: Iterable[NDArray[Any] | None]) -> tuple[str, ...]:
+    """Of an alpha band that may be none.
 
     Some writers mark the fourth band of RGB and near infrared as alpha. Transparency is mostly all or nothing,
     measurements are not.
