@@ -125,13 +125,12 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         pixels=pixels,
         container="tiff",
         labels=found,
-        notes=remarks.notes_of(page.ifd),
         alpha=alpha,
         icc=page.ifd.raw(34675) or None,
         dpi=upright_dpi(remarks.read_dpi(page.ifd), page.orientation),
         text=remarks.read_text(page.ifd),
         description=description,
-        notes=notes,
+        notes=notes + remarks.notes_of(page.ifd),
         encoding=_encoding(page),
     )
 
