@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from rayscale import cluster, launch
 from rayscale.comparison import Comparison, draw_crops, find_crops, open_models, score_all
-from rayscale.evaluation import PLACEHOLDER, SUITES
+from rayscale.evaluation import SUITES, check_scales
 from rayscale.imaging.metrics import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -69,9 +69,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         options.model = [f"{options.model[0]}={options.weights}"]
     if options.crops and not options.output:
         parser.error("--crops needs an --output to save the pictures in")
-    for data in options.data:
-        if len(set(options.scale)) > 1 and PLACEHOLDER not in data:
-            parser.error(f"--data {data} is of one scale; with several write {data}/x{PLACEHOLDER}")
     return options
 
 
@@ -79,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
     """Score, print, save, draw, log: in this order, so that what fails costs nothing but itself."""
     from rayscale.evaluation import plots, table
 
+    for data in options.data:
+        check_scales(data, options.scale)
     comparison = Comparison(
         options.model, options.data, options.scale, options.ensemble,
         options.protocol, options.suite, options.device,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from rayscale.errors import InputError, NotFoundError
-from rayscale.evaluation import evaluate, list_pairs, read_pairs
+from rayscale.errors import ConfigError, InputError, NotFoundError
+from rayscale.evaluation import check_scales, evaluate, list_pairs, read_pairs
 from rayscale.imaging.metrics import RGB
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
@@ -99,6 +99,12 @@ def test_a_benchmark_may_have_the_layout_of_edsr_pytorch(tmp_path, hr):
         assert np.array_equal(pair.hr.pixels, hr)
     with pytest.raises(NotFoundError, match="has pairs of x2, x4, none of x3"):
         list(read_pairs(tmp_path, 3))
+    check_scales(str(tmp_path), [2, 4])
+    check_scales(str(tmp_path), [3])  # what is wrong with it, reading says
+    check_scales("nowhere/x{scale}", [2, 3])
+    for scales in ([2, 3], [2, 4, 2.5]):
+        with pytest.raises(ConfigError, match=r"is not of the scales x2, .*x\{scale\}"):
+            check_scales(str(tmp_path), scales)
 
 
 def test_hr_is_cropped_to_a_multiple(tmp_path, hr, caplog):

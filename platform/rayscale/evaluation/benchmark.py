@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayscale.errors import InputError, NotFoundError
+from rayscale.errors import ConfigError, InputError, NotFoundError
 from rayscale.evaluation.suites import Suite
 from rayscale.imaging import Image, read_image
 from rayscale.imaging.image import Pixels
@@ -105,6 +105,19 @@ class Report:
 def at_scale(text: str, scale: float) -> str:
     """The text with its scale filled in, as ``2`` or ``2.5``; other braces stay as they are."""
     return text.replace(PLACEHOLDER, f"{scale:g}")
+
+
+def check_scales(uri: str, scales: Iterable[float]) -> None:
+    """Raise ConfigError unless the address of a benchmark holds each of several scales: by ``{scale}``, or by the names in it."""
+    wanted = set(scales)
+    if len(wanted) < 2 or PLACEHOLDER in uri:
+        return
+    pairing = find_pairs(connect(uri))
+    if pairing is None or wanted - set(pairing.scales):
+        raise ConfigError(
+            f"{uri} is not of the scales {', '.join(f'x{scale:g}' for scale in sorted(wanted))}; put {PLACEHOLDER} where the "
+            f"address names the scale, such as {uri}/x{PLACEHOLDER}"
+        )
 
 
 def _partners(store: Store, scale: float | None = None) -> dict[str, Partners]:

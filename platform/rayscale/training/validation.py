@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rayscale.errors import ConfigError
-from rayscale.evaluation import PLACEHOLDER, Pair, at_scale, evaluate, read_pairs
+from rayscale.evaluation import Pair, at_scale, check_scales, evaluate, read_pairs
 from rayscale.imaging.metrics import EDSR_PAPER, RGB
 from rayscale.inference import Upscaler
 from rayscale.models.network import SuperResolver
@@ -28,8 +28,8 @@ Pixels = npt.NDArray[Any]
 class Validator:
     """The validation images of a run, read once; rank 0 only.
 
-    ``protocol`` is the EDSR paper's for grey and RGB, all channels for images of any other number of them. ``{scale}`` in their address stands for each integer scale of the run. Raises ConfigError where it is missing
-    and the run has several.
+    ``protocol`` is the EDSR paper's for grey and RGB, all channels for images of any other number of them. ``{scale}`` in their address stands for each integer scale of the run.
+    Raises ConfigError where the run has several and the address is of one.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
@@ -38,16 +38,12 @@ class Validator:
         self.config = config
         self.device = device
         scales = [scale for scale in config.model.drawn if isinstance(scale, int)]
-        if len(scales) != 1 and PLACEHOLDER not in uri:
-            raise ConfigError(
-                f"validation.uri is {uri}, but the run trains several scales; put {PLACEHOLDER} where the address names "
-                f"the scale, such as s3://bucket/Set5/x{PLACEHOLDER}"
-            )
         if not scales:
             raise ConfigError(
                 f"validation.uri is given, but none of the scales {list(config.model.drawn)} is an integer, as those of "
                 "benchmarks are; add one to model.scales, or leave validation.uri out"
             )
+        check_scales(uri, scales)
         self.pairs = {scale: list(read_pairs(at_scale(uri, scale), scale)) for scale in scales}
         channels = {pair.hr.channels for pairs in self.pairs.values() for pair in pairs}
         self.protocol = EDSR_PAPER if channels <= {1, 3} else RGB
