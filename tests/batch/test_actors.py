@@ -15,10 +15,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.batch.actors import Worker, _Item
+from rayscale.batch.actors import Worker, _Item, _read_source
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task
-from rayscale.errors import StorageError
+from rayscale.errors import StorageError, UnsupportedError
 from rayscale.imaging import Image
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
@@ -266,3 +266,15 @@ def test_reading_and_writing_go_on_while_the_network_computes(
         rows = worker.process(tasks)
     assert [row.message for row in rows] == [""] * 3
     assert computed == [2, 3, 4]
+
+
+def test_names_that_say_nothing_are_looked_into(tmp_path):
+    data = png()
+    for name, content in {"IM0001": data, "CT.IMA": data, "x.bin": data, "IM0002": b"none"}.items():
+        (tmp_path / name).write_bytes(content)
+    store = connect(tmp_path)
+    for name in ("IM0001", "CT.IMA"):
+        assert _read_source(store, store.stat(name)) == data
+    for name, what in (("x.bin", ".bin"), ("IM0002", "the content")):
+        with pytest.raises(UnsupportedError, match=f"^{what} is of no image format"):
+            _read_source(store, store.stat(name))

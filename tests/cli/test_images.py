@@ -146,7 +146,7 @@ def test_a_folder_keeps_names_and_lists_what_failed(rayscale, photo, tmp_path):
 def test_a_name_without_ending_is_looked_into(rayscale, photo, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    for name in ("IM0001", "IM.0002", ".hidden.png"):
+    for name in ("IM0001", "IM.0002", "CT.IMA", ".hidden.png"):
         (folder / name).write_bytes(photo.read_bytes())
     for litter in ("._IM0001", "__MACOSX/IM0001", "Thumbs.db", "desktop.ini"):
         (folder / litter).parent.mkdir(exist_ok=True)
@@ -158,7 +158,9 @@ def test_a_name_without_ending_is_looked_into(rayscale, photo, tmp_path):
     assert json.loads(out)["passed_over"] == [
         str(folder / "moving.gif"), str(folder / "photo.png~"),
     ]  # fmt: skip
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["IM.0002", "IM0001"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "CT.IMA", "IM.0002", "IM0001",
+    ]  # fmt: skip
     assert Image.open(tmp_path / "out" / "IM0001").size == (60, 40)
     assert rayscale("upscale", folder / "IM0001", tmp_path / "none", "-m", "bicubic")[0] == 1
     assert not (tmp_path / "none").exists()  # it was to be a folder

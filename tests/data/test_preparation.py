@@ -518,3 +518,12 @@ def test_large_files_make_shards_of_their_own(
         task.keys for task in preparation.plan(connect(folder), connect(tmp_path), SMALL).tasks
     ]
     assert names == [("0.png", "1.png"), ("2.png",), ("3.png", "4.png"), ("5.png",)]
+
+
+def test_names_that_say_nothing_are_looked_into(
+    images: Images, make_noise: Noise, tmp_path: Path
+) -> None:
+    picture = make_noise(48, 48)
+    folder = images({"IM0001": picture, "IM.0002": picture, "CT.IMA": picture, "notes": b"none", "x.bin": picture})  # fmt: skip
+    counts = prepare(folder, tmp_path / "set", SMALL).counts
+    assert (counts.images, counts.failed, counts.ignored) == (3, 0, 2)

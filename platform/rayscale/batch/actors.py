@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,6 @@ SCENE = "scene"
 """Class of a row that is no outcome: the input is for all workers, its message is the number of windows."""
 
 _BYTES_PER_PIXEL = 8  # RGBA in 16 bit, uncompressed: no usable input has more
-_HEADER_BYTES = 1 << 16
 _AHEAD = 4  # inputs read, and outputs written, beside the one that is computed; 1 when one of the block is
 _LARGE_BYTES = 1 << 20  # as large as this, because each is held in memory
 _LARGE_SHARE = (
@@ -287,19 +287,15 @@ def _guarded(item: _Item, action: Callable[[], None]) -> _Item:
 
 
 def _read_source(source: Store, entry: Entry) -> bytes:
-    from rayscale.imaging import EXTENSIONS, ending_of, is_nameless, sniff
+    from rayscale.imaging import EXTENSIONS, is_image, is_nameless
 
     if entry.size == 0:
         raise InputError("the object is empty (or a link to nothing)")
-    if not ending_of(entry.key):
-        what = PurePosixPath(entry.key).suffix
-        if is_nameless(entry.key):
-            head = source.read_range(entry.key, 0, _HEADER_BYTES)
-            what = "" if sniff(head) is not None else "the content"
-        if what:
-            raise UnsupportedError(
-                f"{what} is of no image format that is read; these are: {', '.join(sorted(EXTENSIONS))}"
-            )
+    if not is_image(entry.key, partial(source.read_range, entry.key, 0)):
+        what = "the content" if is_nameless(entry.key) else PurePosixPath(entry.key).suffix
+        raise UnsupportedError(
+            f"{what} is of no image format that is read; these are: {', '.join(sorted(EXTENSIONS))}"
+        )
     _check_bytes(entry)
     data, now = source.read_version(entry.key)
     if now != entry.etag:

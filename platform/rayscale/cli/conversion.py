@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Change = Callable[[Image], "Changed"]
 
 
-_SNIFFED = 1 << 10  # bytes of a file that tell its format
 _NAMED = 10
 
 
@@ -95,15 +94,14 @@ def file_jobs(source: Path, target: Path) -> Jobs:
 
 
 def _is_image(path: Path) -> bool:
-    from rayscale.imaging import ending_of, is_nameless, sniff
+    from rayscale.imaging import is_image
 
-    if ending_of(path.name):
-        return True  # what it holds instead, its reader says
-    if not is_nameless(path.name):
-        return False
-    try:
+    def head(length: int) -> bytes:
         with path.open("rb") as file:
-            return sniff(file.read(_SNIFFED)) is not None
+            return file.read(length)
+
+    try:
+        return is_image(path.name, head)
     except OSError:
         return True  # a failure of this one
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -36,7 +37,7 @@ from rayscale.data.manifest import (
 from rayscale.data.shards import ShardWriter
 from rayscale.data.sources import Block, Kind, SkippedError, cut_image, cut_pair, kind_of
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError, StorageError
-from rayscale.imaging import EXTENSIONS, ending_of, probe
+from rayscale.imaging import EXTENSIONS, is_image, probe
 from rayscale.imaging.sidecars import MASK, masked_apart
 from rayscale.pairs import Pairing, Partners, find_pairs, without_lr
 from rayscale.settings import MIB
@@ -144,7 +145,12 @@ def prepare(
 def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
     """The shards of a source in listing order; errors as of :func:`prepare`."""
     listing = list(source.list())
-    entries = [entry for entry in listing if ending_of(entry.key) and not is_hidden(entry.key)]
+    entries = [
+        entry
+        for entry in listing
+        if not is_hidden(entry.key)
+        and is_image(entry.key, partial(source.read_range, entry.key, 0))
+    ]
     lr = None if config.lr in ("auto", "made") else connect(config.lr)
     pairing = None if config.lr == "made" else find_pairs(source, lr, listing)
     failures: list[Failure] = []

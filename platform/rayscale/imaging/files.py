@@ -62,7 +62,7 @@ CONTAINERS: dict[str, Container] = {
         Container(
             "jpeg",
             "image/jpeg",
-            (".jpg", ".jpeg", ".jpe"),
+            (".jpg", ".jpeg", ".jpe", ".jfif"),
             (b"\xff\xd8\xff",),
             jpeg.probe,
             jpeg.read,
@@ -140,6 +140,9 @@ EXTENSIONS: dict[str, str] = {
 }
 """Lower-case file suffix to container name, the plain one where several share it."""
 
+_SNIFFED = 1 << 10
+"""Bytes of a file that tell its format."""
+
 # Formats known by sight: (offset, bytes) to what the message says.
 _REFUSED: tuple[tuple[int, bytes, str], ...] = (
     (344, b"ni1\0", "a NIfTI header without its pixels (.hdr and .img) is not handled"),
@@ -164,10 +167,25 @@ def ending_of(name: str) -> str:
     return max(known, key=len, default="")
 
 
+# Endings of programs rather than formats: Siemens calls DICOM files .IMA, as others call their images.
+_VAGUE = {"ima", "dicom", "dic"}
+
+
 def is_nameless(name: str) -> bool:
-    """Whether a file name says nothing of a format: it has no ending, or a number as DICOM files have (``IM.0002``)."""
-    suffix = PurePath(name).suffix[1:]
-    return not suffix or suffix.isdecimal()
+    """Whether a file name says nothing of a format: it has no ending, a number as DICOM files have (``IM.0002``), or one of
+    several formats."""
+    suffix = PurePath(name).suffix[1:].lower()
+    return not suffix or suffix.isdecimal() or suffix in _VAGUE
+
+
+def is_image(name: str, head: Callable[[int], bytes]) -> bool:
+    """Whether a file is meant as an image: by its name, or where that says nothing, by its content.
+
+    ``head`` reads the first bytes, so many at most.
+    """
+    if ending_of(name):
+        return True  # what it holds instead, its reader says
+    return is_nameless(name) and sniff(head(_SNIFFED)) is not None
 
 
 def sniff(data: bytes) -> str | None:
