@@ -17,10 +17,11 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import ImageOps, IptcImagePlugin, PngImagePlugin
 
-from rayscale.imaging import Handling, Image, probe, read_image, write_image
+from rayscale.imaging import Handling, Image, convert_image, probe, read_image, write_image
 from rayscale.imaging.containers import exif as blocks
 from rayscale.imaging.containers import xmp
 from rayscale.imaging.containers.ifd import Ifd
+from rayscale.imaging.description import Description
 
 WIDTH, HEIGHT = 48, 32
 XMP = b"""<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?><x:xmpmeta xmlns:x='adobe:ns:meta/'>
@@ -298,3 +299,47 @@ def test_sizes_beyond_a_short_become_long():
 
 def test_an_image_without_a_file_has_no_description():
     assert Image(picture()).description is None
+
+
+@pytest.mark.parametrize("target", ["png", "jpeg", "webp", "tiff"])
+@pytest.mark.parametrize("source", CONTAINERS)
+def test_a_conversion_keeps_what_the_target_can_hold(source, target, tmp_path):
+    data = tiff("uint8", note=True) if source == "TIFF" else stored(source, camera(1), XMP)
+    image = convert_image(read_image(data), target)
+    written = write_image(image)
+    if target == "tiff":
+        with tifffile.TiffFile(io.BytesIO(written)) as file:
+            tags = file.pages[0].tags
+            assert tags[34665].value["DateTimeOriginal"] == "2024:05:06 07:08:09"
+            assert tags[34853].value["GPSLatitude"] == (46, 1, 30, 1, 1525, 100)
+            assert tags[271].value == "Maker"
+    else:
+        exif = Pillow.open(io.BytesIO(written)).getexif()
+        assert exif.get_ifd(0x8769)[36867] == "2024:05:06 07:08:09"
+        assert tuple(map(float, exif.get_ifd(0x8825)[2])) == (46, 30, 15.25)
+        assert exif[271] == "Maker"
+    assert b"<xmp:Rating>5</xmp:Rating>" in written
+    assert any("maker note" in note for note in image.notes) == ("TIFF" in (source, target.upper()))
+    assert any("IPTC" in note for note in image.notes) == ((source, target) == ("TIFF", "webp"))
+
+
+def test_a_conversion_tells_what_has_no_place():
+    image = read_image(stored("PNG", None))
+    hdr = replace(image, encoding={"colour": {"cICP": bytes([9, 16, 0, 1]), "sBIT": b"888"}})
+    assert ["cICP" in note for note in convert_image(hdr, "webp").notes] == [True]
+    large = replace(image, description=Description((WIDTH, HEIGHT), xmp=XMP + b" " * 70_000))
+    made = convert_image(large, "jpeg")
+    assert ["XMP" in note for note in made.notes] == [True]
+    assert read_image(write_image(made)).description is None
+
+
+def test_colours_multiplied_by_alpha_are_divided_where_that_is_not_said():
+    alpha = np.array([[0, 1, 64, 255]], np.uint8)
+    plain = np.array([[[0, 0, 0], [255, 0, 255], [200, 100, 50], [9, 8, 7]]], np.uint8)
+    multiplied = np.round(plain * (alpha[..., None] / 255.0)).astype(np.uint8)
+    out = io.BytesIO()
+    tifffile.imwrite(out, np.dstack([multiplied, alpha]), photometric="rgb", extrasamples=["assocalpha"])  # fmt: skip
+    written = write_image(convert_image(read_image(out.getvalue()), "png"))
+    opened = np.asarray(Pillow.open(io.BytesIO(written))).astype(int)
+    np.testing.assert_array_equal(opened[..., 3], alpha)
+    assert np.abs(opened[..., :3] - plain).max() <= 2

@@ -154,12 +154,11 @@ def convert(
     source: Path, target: Path, change: Change, handling: Handling | None = None
 ) -> Written:
     """Read a file whole, change it, and write what it became."""
-    from dataclasses import replace
-
     from rayscale.imaging import (
         CONTAINERS,
         EXTENSIONS,
         Handling,
+        convert_image,
         ending_of,
         read_image,
         write_image,
@@ -177,7 +176,7 @@ def convert(
         )
     image = read_image(source.read_bytes(), handling=handling or Handling())
     if not kept and ending not in CONTAINERS[image.container].suffixes:
-        image = replace(image, container=EXTENSIONS[ending], encoding={})
+        image = convert_image(image, EXTENSIONS[ending])
     result = change(image)
     store = connect(target.parent)
     store.write(target.name, write_image(result.image, result.provenance))

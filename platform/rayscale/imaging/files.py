@@ -6,14 +6,17 @@ This is the one boundary to decoding and encoding libraries: whatever they raise
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TypeVar
 
+import numpy as np
+
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
-from rayscale.imaging.containers import dicom, geotiff, jpeg, nifti, png, tiff, webp
+from rayscale.imaging.containers import dicom, exif, geotiff, jpeg, nifti, png, tiff, webp
+from rayscale.imaging.containers.ifd import Ifd
 from rayscale.imaging.handling import DEFAULT, Handling
-from rayscale.imaging.image import Header, Image
+from rayscale.imaging.image import Header, Image, Pixels
 from rayscale.imaging.provenance import Provenance
 from rayscale.settings import get_settings
 
@@ -266,6 +269,49 @@ def write_image(image: Image, provenance: Provenance | None = None) -> bytes:
         provenance = provenance.with_parameters(levels=image.levels.describe())
     container = CONTAINERS[image.container]
     return _writing(container, lambda: container.write(image, provenance))
+
+
+def convert_image(image: Image, container: str) -> Image:
+    """The picture to be written in another container, with notes of what that has no place for.
+
+    Pixels that it cannot hold are refused by :func:`write_image`.
+    """
+    pixels, notes = image.pixels, []
+    if image.alpha is not None and 1 in image.encoding.get("extrasamples", ()):
+        pixels = _divide_by_alpha(pixels, image.alpha)
+    colour = sorted(set(image.encoding.get("colour", {})) - {"sRGB", "sBIT", "bKGD"})
+    if colour and not (image.icc and set(colour) <= {"gAMA", "cHRM"}):
+        notes.append(
+            f"{container.upper()} has no place for the colour description of the PNG ({', '.join(colour)}); colours may look "
+            "different"
+        )
+    lost = [
+        name.upper()
+        for name, block in zip(("exif", "xmp", "iptc"), _blocks(image), strict=True)
+        if block
+        and (
+            (container == "webp" and name == "iptc")
+            or (container == "jpeg" and not jpeg.fits(name, block))
+        )
+    ]
+    if lost:
+        notes.append(f"{container.upper()} has no place for the {' and '.join(lost)} of this file")
+    block = _blocks(image)[0]
+    if container == "tiff" and block and exif.has_maker_note(Ifd.first(block)):
+        notes.append(exif.MAKER_NOTE_LOST)
+    return replace(image, pixels=pixels, container=container, encoding={}).with_notes(*notes)
+
+
+def _blocks(image: Image) -> tuple[bytes | None, ...]:
+    return (None, None, None) if image.description is None else image.description.blocks
+
+
+def _divide_by_alpha(pixels: Pixels, alpha: Pixels) -> Pixels:
+    """Colours that were multiplied by alpha, as the containers other than TIFF store them."""
+    peak = np.iinfo(pixels.dtype).max
+    opacity = np.maximum(alpha, 1).astype(np.uint64)[:, :, None]
+    values = (pixels.astype(np.uint64) * peak + opacity // 2) // opacity
+    return np.asarray(np.minimum(values, peak), pixels.dtype)
 
 
 def check_side(container: str, width: int, height: int) -> None:

@@ -184,7 +184,7 @@ def write(image: Image) -> bytes:
         software=False,
         **options,
     )
-    described = _described(image.fitted_description)
+    described = _described(image)
     return exif.with_tags(out.getvalue(), described) if described else out.getvalue()
 
 
@@ -216,13 +216,16 @@ def _block(ifd: Ifd, tag: int) -> bytes | None:
     return None
 
 
-def _described(description: Description | None) -> exif.Tree:
+def _described(image: Image) -> exif.Tree:
     """What tifffile cannot write: directories of their own, and tags that it keeps to itself."""
     tags: exif.Tree = {}
+    description = image.fitted_description
     if description is None:
         return tags
     if description.exif:
-        tags |= exif.tree_of(Ifd.first(description.exif), (exif.EXIF_IFD, exif.GPS_IFD))
+        untold = [tag for tag, name in remarks.TEXT.items() if name not in image.text]
+        untold = [tag for tag in untold if tag != remarks.DESCRIPTION]
+        tags |= exif.tree_of(Ifd.first(description.exif), (exif.EXIF_IFD, exif.GPS_IFD, *untold))
     if description.xmp:
         tags[_XMP] = exif.bytes_value(description.xmp)
     if description.iptc:
