@@ -55,7 +55,7 @@ def upscaler() -> Upscaler:
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Store]:
     monkeypatch.setattr(get_settings(), "cache_dir", tmp_path / "cache")
     # Windows of 64 pixels, so that a small scene has many.
-    monkeypatch.setattr(scenes, "_WINDOW_BYTES", 4 * 2 * 4 * 64**2)
+    monkeypatch.setattr("rayscale.inference.upscaler.WINDOW_BYTES", 4 * 2 * 4 * 64**2)
     geotiff(tmp_path / "in" / "a" / "scene.tif")
     return connect(tmp_path / "in"), connect(tmp_path / "out")
 

@@ -479,7 +479,7 @@ def test_the_uncertainty_of_a_scene_is_written_by_windows_to_the_same_place(
         "--uncertainty",
         "--json",
     )
-    monkeypatch.setattr("rayscale.inference.scenes._WINDOW_BYTES", 0)  # the smallest ones
+    monkeypatch.setattr("rayscale.inference.upscaler.WINDOW_BYTES", 0)  # the smallest ones
     code, out, err = rayscale(*command)
     assert code == 0, err
     beside = tmp_path / "large.uncertainty.tiff"
@@ -500,7 +500,7 @@ def test_a_scene_of_several_windows_shows_where_it_is(rayscale, tmp_path, monkey
     profile = {"driver": "GTiff", "width": 130, "height": 60, "count": 1, "dtype": "float32"}
     with rasterio.open(tmp_path / "scene.tif", "w", crs="EPSG:32632", **profile) as scene:
         scene.write(np.ones((1, 60, 130), np.float32))
-    monkeypatch.setattr("rayscale.inference.scenes._WINDOW_BYTES", 0)  # the smallest ones
+    monkeypatch.setattr("rayscale.inference.upscaler.WINDOW_BYTES", 0)  # the smallest ones
     command = ("upscale", tmp_path / "scene.tif", tmp_path / "new" / "large.tif", "-m", "bilinear")
     _, out, err = rayscale(*command)
     assert "windows" not in out + err  # not a terminal

@@ -23,7 +23,7 @@ from rayscale.batch.inputs import ChangedError
 from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import Placed, Slot, find_slot
 from rayscale.batch.plan import Recipe, Task, start_row
-from rayscale.batch.scenes import SceneWork
+from rayscale.batch.scenes import SceneWork, notes_beside
 from rayscale.errors import (
     InputError,
     RayscaleError,
@@ -142,11 +142,16 @@ class Worker:
         item = _Item(task, start_row(task.entry, self.recipe))
 
         def read() -> None:
+            from rayscale.imaging.sidecars import tags_of
+
             slot = find_slot(self.target, task, self.recipe, overwrite=self.overwrite)
             if isinstance(slot, Placed):  # by a driver that died before it wrote the row
                 item.row = _done(item.row, slot)
                 return
             data = self._data(task)
+            if not isinstance(data, tuple):
+                notes = notes_beside(self.source, task, tags_of(data), self.upscaler)
+                item.row = replace(item.row, notes=notes)
             if isinstance(data, tuple):
                 windows, megapixels = data
                 item.row = replace(
@@ -189,6 +194,7 @@ class Worker:
         with ExitStack() as stack:
             stack.callback(work.forget)
             if is_scene(work.path):
+                work.notes_beside(self.upscaler)
                 with work.open() as scene:
                     if (pixels := scene.height * scene.width) >= least:
                         if work.alone:
@@ -228,7 +234,7 @@ class Worker:
                 return
             provenance = self.recipe.provenance(self.upscaler)
             output = write_image(item.image, provenance.with_measures(**item.measures))
-            item.row = replace(item.row, notes=item.image.notes)
+            item.row = replace(item.row, notes=item.row.notes + item.image.notes)
             item.row = _done(item.row, item.slot.write(output, item.row.megapixels))
 
         _guarded(item, write)

@@ -48,14 +48,27 @@ class Inputs:
     Attributes:
         entries: inputs, sorted by key.
         missing: inputs that cannot be had whole, with the reason: keys of the list, rasters with a mask beside them.
-        ignored: objects of the source that are no inputs: hidden, outside the pattern, or outputs.
+        ignored: objects of the source that are no inputs: hidden, outside the pattern, sidecars of others, or outputs.
+        beside: of inputs that have some, the keys of their sidecars (``imaging.sidecars``).
         covers: whether a key, were it in the source, would be an input.
     """
 
     entries: list[Entry] = field(default_factory=list)
     missing: dict[str, RayscaleError] = field(default_factory=dict)
     ignored: int = 0
+    beside: dict[str, tuple[str, ...]] = field(default_factory=dict)
     covers: Callable[[str], bool] = lambda _: True
+
+    def admit(self, entry: Entry, beside: tuple[str, ...]) -> None:
+        """Take an input with its sidecars; one with a mask among them cannot be had whole."""
+        from rayscale.imaging.sidecars import MASK, masked_apart
+
+        if entry.key + MASK in beside:
+            self.missing[entry.key] = masked_apart(PurePosixPath(entry.key).name)
+            return
+        self.entries.append(entry)
+        if beside:
+            self.beside[entry.key] = beside
 
 
 def split_pattern(source: str | Path) -> tuple[str, str | None]:
@@ -161,7 +174,7 @@ def find_inputs(
     Hidden objects (``rayscale.storage.is_hidden``) are inputs only when ``keys`` names them. Outputs are what
     lies below ``target`` and beside any state of a batch (``_rayscale/``).
     """
-    from rayscale.imaging.sidecars import MASK, masked_apart
+    from rayscale.imaging.sidecars import is_sidecar, names_beside
 
     inside = inner_prefix(source, target)
     if keys is not None:
@@ -180,18 +193,15 @@ def find_inputs(
         own = entry.key.startswith(OWN) or any(
             entry.key[: at + 1] in made for at, sign in enumerate(entry.key) if sign == "/"
         )
-        mask = entry.key.endswith(MASK) and entry.key.removesuffix(MASK) in there
         if (
             own
             or is_hidden(entry.key)
-            or mask
+            or is_sidecar(entry.key, there.__contains__)
             or (expression and not expression.fullmatch(entry.key))
         ):
             found.ignored += 1
-        elif entry.key + MASK in there:
-            found.missing[entry.key] = masked_apart(PurePosixPath(entry.key).name)
         else:
-            found.entries.append(entry)
+            found.admit(entry, names_beside(entry.key, there.__contains__))
     return found
 
 
@@ -213,22 +223,33 @@ def _look_up(source: Store, inside: str, keys: Iterable[str]) -> Inputs:
     wanted = list(keys)
     found = Inputs(covers=set(wanted).__contains__)
 
-    def stat(key: str) -> Entry | RayscaleError:
+    def stat(key: str) -> tuple[Entry, tuple[str, ...]] | RayscaleError:
         if key.startswith(OWN) or (inside and key.startswith(inside)):
             return ConfigError(f"{source.locate(key)} is in the target of this batch, and no input")
         try:
-            return source.stat(key)
+            return source.stat(key), _beside(source, key)
         except (NotFoundError, ConfigError) as error:
             return error
 
     with ThreadPoolExecutor(_LOOKUPS) as pool:
         for key, answer in zip(wanted, pool.map(stat, wanted), strict=True):
-            if isinstance(answer, Entry):
-                found.entries.append(answer)
-            else:
+            if isinstance(answer, RayscaleError):
                 found.missing[key] = answer
+                continue
+            found.admit(*answer)
     found.entries.sort()
     return found
+
+
+def _beside(source: Store, key: str) -> tuple[str, ...]:
+    """The sidecars of one raster, by a listing of what is named as it is up to a dot or an underscore."""
+    from rayscale.imaging.sidecars import is_raster, names_beside
+
+    if not is_raster(key):
+        return ()
+    stem = key[: key.rindex(".")]
+    there = {entry.key for sign in "._" for entry in source.list(stem + sign)}
+    return names_beside(key, there.__contains__)
 
 
 def _state_beside(key: str) -> str:

@@ -75,11 +75,13 @@ class Task:
         entry: the version of the source that is to be read.
         found: version tag of the object that was at the output key, "" for none.
         ours: whether the manifest tells that object, so that it may be replaced by a newer output.
+        beside: keys of its sidecars.
     """
 
     entry: Entry
     found: str = ""
     ours: bool = False
+    beside: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One line; carries any name a store may have."""
@@ -88,7 +90,8 @@ class Task:
     @staticmethod
     def from_json(text: str) -> Task:
         values = json.loads(text)
-        return Task(**{**values, "entry": Entry(**values["entry"])})
+        beside = tuple(values["beside"])
+        return Task(**{**values, "entry": Entry(**values["entry"]), "beside": beside})
 
 
 @dataclass
@@ -159,6 +162,7 @@ def make_plan(
         elif limit is not None and len(plan.todo) >= limit:
             plan.left += 1
         else:
-            plan.todo.append(Task(entry, found, ours))
+            beside = inputs.beside.get(entry.key, ())
+            plan.todo.append(Task(entry, found, ours, beside))
             plan.occupied += bool(found) and not ours
     return plan

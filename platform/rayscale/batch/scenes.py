@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -136,10 +136,17 @@ class SceneWork:
                 if upscaler.consistency:
                     provenance = provenance.with_measures(residual=residual.describe())
                 writer.finish(provenance)
-                megapixels, self.notes = scene.height * scene.width / 1e6, scene.notes
+                megapixels = scene.height * scene.width / 1e6
+                self.notes = scene.notes + self.notes_beside(upscaler)
             placed = slot.write_file(output, megapixels)
         self.clear()
         return placed
+
+    def notes_beside(self, upscaler: Upscaler) -> tuple[str, ...]:
+        """:func:`notes_beside` of the scene."""
+        from rayscale.imaging.sidecars import tags_of_file
+
+        return notes_beside(self.source, self.task, tags_of_file(self.path), upscaler)
 
     def clear(self) -> None:
         """Delete the copy of the source on this machine, and the parts."""
@@ -169,6 +176,15 @@ class SceneWork:
             raise StorageError(
                 f"{self.parts.locate(_key(number))} was damaged ({error}) and is deleted; run again to compute it anew"
             ) from error
+
+
+def notes_beside(
+    source: Store, task: Task, tags: Collection[int], upscaler: Upscaler
+) -> tuple[str, ...]:
+    """Notes of what the sidecars of an input tell of it, as of :func:`rayscale.imaging.sidecars.heed`, with its errors."""
+    from rayscale.imaging.sidecars import heed
+
+    return heed(task.entry.key, task.beside, tags, source.read, repeats=upscaler.repeats)
 
 
 def scene_id(key: str, etag: str, recipe: str) -> str:

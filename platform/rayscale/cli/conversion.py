@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,10 @@ class Written:
     residual: dict[str, float] | None = None
     uncertainty: str | None = None
     notes: tuple[str, ...] = ()
+
+    def with_notes(self, notes: tuple[str, ...]) -> Written:
+        """The same with notes added."""
+        return replace(self, notes=self.notes + notes)
 
 
 @dataclass(frozen=True)
@@ -190,19 +194,18 @@ def convert(
     return Written(*size, result.residual, beside, result.image.notes)
 
 
-def heed_sidecars(source: Path) -> None:
-    """Raise UnsupportedError for a mask beside ``source``, and tell of a world file that would give it its only place."""
-    from rayscale.imaging.scene import is_placed
-    from rayscale.imaging.sidecars import MASK, WORLD_FILES, masked_apart
+def heed_sidecars(source: Path, *, repeats: bool = False) -> tuple[str, ...]:
+    """Notes of what files beside ``source`` tell of it, which is not read; see :func:`rayscale.imaging.sidecars.heed`."""
+    from rayscale.imaging import sidecars
 
-    if source.with_name(f"{source.name}{MASK}").exists():
-        raise masked_apart(source.name)
-    for world in map(source.with_suffix, WORLD_FILES):
-        if world.exists() and not is_placed(source):
-            note(
-                f"{world.name} is not read, so the result is not georeferenced; gdal_translate {source.name} whole.tif makes one "
-                "file of both"
-            )
+    def read(name: str) -> bytes:
+        return source.with_name(name).read_bytes()
+
+    beside = sidecars.names_beside(source.name, lambda name: source.with_name(name).exists())
+    if not beside:
+        return ()
+    tags = sidecars.tags_of_file(source)
+    return sidecars.heed(source.name, beside, tags, read, repeats=repeats)
 
 
 def is_scene_to_scene(source: Path, target: Path) -> bool:

@@ -223,10 +223,12 @@ def upscale(
         check_apart(jobs)
 
     def converted(source: Path, target: Path) -> Written:
-        heed_sidecars(source)
+        notes = heed_sidecars(source, repeats=made(photograph)[0].repeats)
         if is_scene_to_scene(source, target):
-            return convert_scene(source, target, made_for, handling)
-        return convert(source, target, larger, handling)
+            written = convert_scene(source, target, made_for, handling)
+        else:
+            written = convert(source, target, larger, handling)
+        return written.with_notes(notes)
 
     # A model or a device that cannot be used is one error, not one of each file.
     handling = made(photograph)[0].reading(handling)
@@ -263,8 +265,8 @@ def degrade(
     jobs = file_jobs(source, target)
 
     def converted(source: Path, target: Path) -> Written:
-        heed_sidecars(source)
-        return convert(source, target, smaller)
+        notes = heed_sidecars(source)
+        return convert(source, target, smaller).with_notes(notes)
 
     for_each(jobs, converted, json_)
 

@@ -47,17 +47,6 @@ def is_scene(path: Path) -> bool:
         return data[128:132] != b"DICM" and geotiff.claims(data)
 
 
-def is_placed(path: Path) -> bool:
-    """Whether a file is a TIFF that says itself where it lies on the ground."""
-    if not path.is_file() or path.stat().st_size < 16:
-        return False
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        try:
-            return geotiff.is_placed(Ifd.first(data))
-        except InputError:
-            return False
-
-
 def probe_scene(path: Path) -> Header:
     """The header of a GeoTIFF, which may be larger than memory; errors as of :func:`rayscale.imaging.probe`."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:

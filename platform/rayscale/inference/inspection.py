@@ -64,12 +64,12 @@ def inspect_file(
     path: Path,
     scale: float,
     handling: Handling,
-    check: Callable[[Path, Header], None] = lambda path, header: None,
+    check: Callable[[Path, Header], tuple[str, ...]] = lambda path, header: (),
 ) -> Inspection:
     """Read a file as an upscale would and tell what came of it; a refusal is a finding, not an error.
 
     Args:
-        check: what the caller refuses besides (files beside it, memory), by raising RayscaleError.
+        check: what the caller refuses besides (files beside it, memory), by raising RayscaleError, or notes.
 
     Raises OSError when the file cannot be opened.
     """
@@ -78,7 +78,7 @@ def inspect_file(
         found.windowed = is_scene(path)
         header = probe_scene(path) if found.windowed else probe(path.read_bytes())
         _take_header(found, header)
-        check(path, header)
+        beside = check(path, header)
         if not found.windowed:
             check_output(header, scale)
         if found.windowed:
@@ -86,6 +86,7 @@ def inspect_file(
                 _take_scene(found, scene)
         else:
             _take_image(found, read_image(path.read_bytes(), handling=handling))
+        found.notes += beside
     except RayscaleError as error:
         found.refusal = str(error)
     return found

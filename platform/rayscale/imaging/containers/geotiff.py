@@ -71,11 +71,6 @@ def is_tagged(ifd: Ifd) -> bool:
     return any(tag in ifd for tag in (*_PLACED, *_SYSTEM, GDAL_METADATA, _NODATA))
 
 
-def is_placed(ifd: Ifd) -> bool:
-    """Whether a directory says where its pixels lie on the ground."""
-    return any(tag in ifd for tag in _PLACED)
-
-
 def probe(data: bytes) -> Header:
     """Header of a GeoTIFF, from its first directory; GDAL is not asked."""
     return checked_header(Ifd.first(data))
