@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayscale.data import sampler
 from rayscale.data.sampler import draws, row_at, scale_at, share, steps_per_epoch
 
 
@@ -75,3 +76,12 @@ def test_scale_of_a_step() -> None:
     assert found == [scale_at(0, step, (2, 3, 4)) for step in range(3000)]
     assert all(abs(count - 1000) < 150 for count in Counter(found).values())
     assert set(found) == {2, 3, 4}
+
+
+def test_the_random_numbers_of_one_purpose_tell_nothing_of_another() -> None:
+    """One seed, step and slot: order, crops and scales come from streams of their own."""
+    values = {
+        purpose: tuple(sampler._random(7, purpose, 3).random(4))
+        for purpose in (sampler._PERMUTE, sampler._AUGMENT, sampler._SCALE)
+    }
+    assert len({value for some in values.values() for value in some}) == 12

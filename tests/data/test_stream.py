@@ -195,3 +195,17 @@ def test_prefetch_raises_in_turn() -> None:
         with pytest.raises(StorageError, match="gone"):
             next(ahead)
         assert list(ahead) == []
+
+
+def test_a_file_that_is_gone_is_let_go(dataset: Dataset) -> None:
+    """A mapping would keep the disk space of what the cache has given up."""
+
+    def mapped() -> bool:
+        return any("shards/00000-" in line for line in Path("/proc/self/maps").open())
+
+    dataset.pair(0)
+    assert mapped()
+    for path in Path(dataset.uri, "shards").glob("00000-*.arrow"):
+        path.unlink()
+    dataset.pair(len(dataset) - 1)
+    assert not mapped()

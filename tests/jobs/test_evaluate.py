@@ -162,13 +162,14 @@ def test_the_command_line(job: ModuleType, sets: Path, capsys: pytest.CaptureFix
     two = ["--model", "bicubic", "--data", str(sets / "Set5/x2"), "--scale", "2"]
     for arguments, message in (
         ([*two, "--model", "b", "--weights", "w"], "SYSTEM=WEIGHTS"),
-        ([*two, "--scale", "3"], "x{scale}"),
         ([*two, "--crops", "img1"], "--output"),
     ):
         with pytest.raises(SystemExit) as stopped:
             job.parse(arguments)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
+    assert job.main([*two, "--scale", "3"]) == 2
+    assert "x2 is not of the scales x2, x3; put {scale}" in capsys.readouterr().err
     assert job.main([*two, "--output", "o", "--crops", "nobody"]) == 1
     assert "img0, img1" in capsys.readouterr().err
     assert job.main([*two, "--output", "o", "--crops", "img1:1,2,3"]) == 2
