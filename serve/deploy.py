@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import yaml
+from serve.front import CALLBACK
 from serve.settings import ServeSettings, get_serve_settings
 
 from rayscale import cluster
@@ -57,6 +58,7 @@ def deploy(
         RayscaleError: the application failed to start, or not in time.
     """
     schema = _schema(Path(config_path or CONFIG), host, port, model)
+    _prepare_proxies()
     cluster.connect()
     name = schema.applications[0].name
     address = _start(schema)
@@ -143,6 +145,14 @@ def _passed_on() -> dict[str, str]:
         )
         passed["MLFLOW_TRACKING_URI"] = uri
     return passed
+
+
+def _prepare_proxies() -> None:
+    """Environment of a Ray that is started here: its proxies find ``serve.front``. A cluster that is joined has its own."""
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(ROOT) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, paths)])
 
 
 def _key_hashes(settings: ServeSettings) -> tuple[str, ...]:

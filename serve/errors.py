@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -106,6 +107,18 @@ def status_of(error: RayscaleError) -> int:
 def answer(status: int, code: str, message: str, headers: Mapping[str, str]) -> JSONResponse:
     """The one form of every refusal."""
     return JSONResponse({"error": {"code": code, "message": message}}, status, dict(headers))
+
+
+def rendered(status: int, code: str, message: str) -> bytes:
+    """The same as bytes on a connection that ends with it, for requests that never became one."""
+    body = answer(status, code, message, {}).body
+    lines = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+    )
+    return "\r\n".join([*lines, "", ""]).encode() + bytes(body)
 
 
 def refusal(error: RayscaleError, retry_after_s: int) -> JSONResponse:

@@ -4,24 +4,72 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rayscale.imaging import read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
 
+KEY = "a-key-of-the-service-under-test"
+
+
+class Line:
+    """A line between the service and MLflow that can go dead: what is sent is taken and never answered, or refused."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = host, port
+        self.state = "up"
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                if self.state == "up":
+                    server = socket.create_connection(self.target)
+                    for ends in ((client, server), (server, client)):
+                        threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+                elif self.state == "refusing":
+                    client.close()
+                else:
+                    self.kept = client  # a hung one keeps its clients waiting
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError), source, target:
+            while data := source.recv(65536):
+                if self.state == "up":
+                    target.sendall(data)
+                elif self.state == "refusing":
+                    return
+
 
 @pytest.fixture(scope="module")
-def service(stack: Any, tools: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def line(stack: Any) -> Line:
+    """What the service has for MLflow."""
+    url = urlsplit(stack.mlflow)
+    return Line(str(url.hostname), int(url.port or 80))
+
+
+@pytest.fixture(scope="module")
+def service(
+    stack: Any, line: Line, tools: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The address of the service on the stack, with ``roofs@prod`` (version 1 of 2) as its default."""
     from serve.deploy import deploy, shutdown
 
@@ -37,7 +85,11 @@ def service(stack: Any, tools: Any, tmp_path_factory: pytest.TempPathFactory) ->
         # Slow enough to be overloaded, fast enough for a test: one image at a time on one core.
         patch.setenv("RAYSCALE_SERVE_THREADS", "1")
         patch.setenv("RAYSCALE_SERVE_PRECISION", "float32")
-        address = deploy(model="roofs@prod")
+        patch.setenv("RAYSCALE_SERVE_BODY_IDLE_S", "8")
+        patch.setenv("RAYSCALE_SERVE_API_KEYS", KEY)
+        with pytest.MonkeyPatch.context() as told:
+            told.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{line.port}")
+            address = deploy(model="roofs@prod")
         yield address
         shutdown()
         cluster.shutdown()
@@ -45,8 +97,13 @@ def service(stack: Any, tools: Any, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def http(service: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service, timeout=120, trust_env=False) as client:
+    with client_of(service) as client:
         yield client
+
+
+def client_of(service: str) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    return httpx.Client(base_url=service, headers=headers, timeout=120, trust_env=False)
 
 
 def direct(tools: Any, data: bytes, seed: int | None, scale: int = 2) -> bytes:
@@ -87,21 +144,38 @@ def test_every_container_and_depth(
     assert abs(ours.pixels.astype(int) - theirs.pixels.astype(int)).max() <= (1 if bits == 8 else 2)
 
 
-def test_mixed_clients_get_their_own_images(http: httpx.Client, tools: Any) -> None:
-    asked = [
-        (f"/v1/upscale?model=bicubic&scale={2 + i % 3}", tools.encoded(10 + i, 50 - i, seed=i))
-        for i in range(16)
+def test_64_clients_get_their_own_images(service: str, tools: Any) -> None:
+    """Row 7: mixed sizes, depths, bands, containers and models; each answer equal to the serial one, byte for byte."""
+    kinds = [
+        {"container": "png", "channels": 3},
+        {"container": "png", "channels": 1, "bits": 16},
+        {"container": "tiff", "channels": 4, "bits": 16},
+        {"container": "jpeg", "channels": 1},
+        {"container": "webp", "channels": 3},
+        {"container": "png", "channels": 3, "bits": 16},
     ]
+    asked = []
+    for i in range(64):
+        kind = kinds[i % 6]
+        trained = kind["channels"] == 3 and i % 4 == 0
+        query = "model=roofs@prod" if trained else f"model=bicubic&scale={2 + i % 3}"
+        asked.append((f"/v1/upscale?{query}", tools.encoded(9 + i, 90 - i, seed=i, **kind)))
 
     def post(request: tuple[str, bytes]) -> bytes:
-        response = http.post(request[0], content=request[1])
-        assert response.status_code == 200, response.text
-        return response.content
+        with client_of(service) as client:
+            while True:
+                response = client.post(request[0], content=request[1])
+                if response.status_code != 429:  # refused for the moment, which is an answer too
+                    assert response.status_code == 200, response.text
+                    return response.content
+                time.sleep(0.2)
 
     serial = [post(request) for request in asked]
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(64) as pool:
         assert list(pool.map(post, asked)) == serial
-    assert serial == [direct(tools, data, None, 2 + i % 3) for i, (_, data) in enumerate(asked)]
+    assert len(set(serial)) == 64
+    for i in (2, 3, 5, 7):
+        assert serial[i] == direct(tools, asked[i][1], None, 2 + i % 3)
 
 
 def test_refusals_over_http(http: httpx.Client, tools: Any) -> None:
@@ -118,6 +192,9 @@ def test_refusals_over_http(http: httpx.Client, tools: Any) -> None:
         "text": http.post("/v1/upscale", content=b"text"),
         "damaged": http.post("/v1/upscale", content=image[:-20]),
         "large": http.post("/v1/upscale", content=b"\x89PNG" + bytes(33 << 20)),
+        "parameter": http.post("/v1/upscale?consistency=true", content=image),
+        "no key": httpx.post(http.base_url.join("/v1/upscale"), content=image, trust_env=False),
+        "headers": http.get("/healthz", headers={"X-Large": "x" * 100_000}),
     }
     assert {name: answer.status_code for name, answer in answers.items()} == {
         "chunked": 411,
@@ -127,6 +204,9 @@ def test_refusals_over_http(http: httpx.Client, tools: Any) -> None:
         "text": 415,
         "damaged": 422,
         "large": 413,
+        "parameter": 422,
+        "no key": 401,
+        "headers": 431,
     }
     for answer in answers.values():
         assert set(answer.json()["error"]) == {"code", "message"}
@@ -162,35 +242,11 @@ def test_an_alias_moves_without_a_failed_request(http: httpx.Client, tools: Any)
         until(lambda: version() == "roofs/1", 30)
 
 
-def test_overload_is_refused_and_probes_stay_good(
-    service: str, http: httpx.Client, tools: Any
-) -> None:
-    data = tools.encoded(250, 250)
-    statuses: list[int] = []
-
-    def post(_: int) -> httpx.Response:
-        with httpx.Client(base_url=service, timeout=120, trust_env=False) as client:
-            response = client.post("/v1/upscale?ensemble=true", content=data)
-            statuses.append(response.status_code)
-            return response
-
-    with ThreadPoolExecutor(60) as pool:
-        pending = [pool.submit(post, i) for i in range(60)]
-        until(lambda: statuses)
-        probes = [http.get(path).status_code for path in ("/healthz", "/readyz") for _ in range(3)]
-        answers = [future.result() for future in pending]
-    assert set(probes) == {200}
-    assert set(statuses) == {200, 429}
-    refused = [answer for answer in answers if answer.status_code == 429]
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-    assert all(answer.json()["error"]["code"] == "overloaded" for answer in refused)
-    until(lambda: http.post("/v1/upscale?model=bicubic", content=data).status_code == 200, 20)
-
-
-def test_a_killed_replica_comes_back(http: httpx.Client, tools: Any) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_replica_comes_back(http: httpx.Client, tools: Any, sent: signal.Signals) -> None:
     data, large = tools.encoded(8, 8), tools.encoded(300, 300)
     expected = http.post("/v1/upscale", content=data).content
-    until(lambda: len(replicas("Upscaling")) == 1 or len(replicas("Upscaling")) == 2)
+    until(lambda: replicas("Upscaling"))
     old = set(replicas("Upscaling"))
     in_flight: list[httpx.Response] = []
     poster = threading.Thread(
@@ -199,7 +255,7 @@ def test_a_killed_replica_comes_back(http: httpx.Client, tools: Any) -> None:
     poster.start()
     time.sleep(0.5)
     for pid in old:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, sent)
     poster.join(180)
     assert in_flight[0].status_code in (200, 503)  # lost with its replica, or waiting for one
     assert http.get("/healthz").status_code == 200
@@ -216,6 +272,174 @@ def test_a_killed_replica_comes_back(http: httpx.Client, tools: Any) -> None:
     until(works, 180)
     assert set(seen) <= {200, 503}
     assert not old & set(replicas("Upscaling"))
+
+
+QUERIES = st.dictionaries(
+    st.sampled_from(
+        ["model", "scale", "ensemble", "levels", "labels", "metadata", "consistency", "x\0"]
+    ),
+    st.one_of(
+        st.sampled_from(["bicubic", "roofs/1", "2", "1.5", "true", "0..255", "nearest", "strip"]),
+        st.text(max_size=30),
+        st.floats().map(str),
+    ),
+    max_size=4,
+)
+PLACES = st.one_of(
+    st.sampled_from(["/v1/upscale", "/v1/models", "/healthz", "/readyz", "/v1/", "/v1/upscale/x"]),
+    st.text(st.characters(codec="utf-8"), max_size=30).map(lambda text: "/" + quote(text)),
+)
+
+
+@given(
+    method=st.sampled_from(["POST", "POST", "POST", "GET", "HEAD", "PUT", "DELETE", "OPTIONS"]),
+    place=PLACES,
+    query=QUERIES,
+    header=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=50),
+    cut=st.integers(0, 400),
+    noise=st.binary(max_size=40),
+    container=st.sampled_from(["png", "jpeg", "tiff", "webp"]),
+)
+@settings(
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_no_request_makes_the_service_fail(
+    http: httpx.Client,
+    tools: Any,
+    method: str,
+    place: str,
+    query: dict[str, str],
+    header: str,
+    cut: int,
+    noise: bytes,
+    container: str,
+) -> None:
+    """Row 26 over HTTP: anything is answered, never with a 5xx, and every refusal is in the one form."""
+    image = tools.encoded(12, 12, container=container)
+    body = image[:cut] + noise + image[cut + len(noise) :] if cut % 2 else image
+    answer = http.request(
+        method, place, params=query, content=body, headers={"Content-Type": header.strip()}
+    )
+    assert answer.status_code < 500, answer.text
+    if answer.status_code >= 400 and method != "HEAD":
+        assert set(answer.json()["error"]) == {"code", "message"}
+
+
+def test_slow_sockets_keep_nobody_out(service: str, http: httpx.Client, tools: Any) -> None:
+    """Row 5: bodies that are announced and never sent, or slowly, or broken off; answers that nobody reads."""
+    address = urlsplit(service)
+    place = str(address.hostname), int(address.port or 80)
+    image = tools.encoded(60, 60)
+    head = "POST /v1/upscale?model=bicubic HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n"
+
+    def begin(length: int, sent: bytes = b"") -> socket.socket:
+        connection = socket.create_connection(place, timeout=60)
+        connection.sendall(head.format(KEY, length).encode() + sent)
+        return connection
+
+    idle = [begin(32 << 20, b"\x89PNG") for _ in range(40)]
+    slow = begin(len(image), image[:10])
+    for _ in range(5):
+        assert http.post("/v1/upscale?model=bicubic", content=image).status_code == 200
+        assert http.get("/readyz").status_code == 200
+    for at in range(10, len(image), 4000):  # never silent for long
+        time.sleep(0.3)
+        slow.sendall(image[at : at + 4000])
+    assert b" 200 " in slow.recv(65536).partition(b"\r\n")[0]
+    for connection in idle:  # 408 after the idle limit, each
+        assert b" 408 " in connection.recv(65536).partition(b"\r\n")[0]
+    for number in range(60):
+        if number % 2:
+            begin(len(image), image[:500]).close()
+        else:
+            begin(len(image), image).close()  # before the answer
+    until(lambda: http.post("/v1/upscale?model=bicubic", content=image).status_code == 200, 20)
+    for connection in (*idle, slow):
+        connection.close()
+
+
+@pytest.mark.parametrize("state", ["refusing", "hung"])
+def test_serving_goes_on_without_mlflow(
+    line: Line, http: httpx.Client, tools: Any, state: str
+) -> None:
+    """Row 22: the registry is gone, or hangs; models in memory are served, all others are 503 without delay for anyone."""
+    data = tools.encoded(20, 20)
+    expected = http.post("/v1/upscale", content=data)
+    assert expected.status_code == 200
+    line.state = state
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            unknown = [
+                pool.submit(http.post, f"/v1/upscale?model=unknown-{state}-{i}", content=data)
+                for i in range(12)
+            ]
+            for _ in range(10):
+                answer = http.post("/v1/upscale", content=data)
+                assert (answer.status_code, answer.content) == (200, expected.content)
+                assert http.get("/readyz").status_code == 200
+            statuses = {future.result().status_code for future in unknown}
+        assert statuses <= {429, 503}
+        assert http.get("/v1/models").status_code in (
+            200,
+            503,
+        )  # the last list, of a replica that had one
+    finally:
+        line.state = "up"
+
+
+def test_a_burst_of_twenty_times_the_queue(service: str, http: httpx.Client, tools: Any) -> None:
+    """Row 6: the admitted are done within a bound that the length of the queue gives, the others are refused at once."""
+    data = tools.encoded(40, 40)
+    began = time.monotonic()
+    assert http.post("/v1/upscale?ensemble=true", content=data).status_code == 200
+    alone = time.monotonic() - began
+    taken: list[tuple[int, float]] = []
+    refused: list[httpx.Response] = []
+
+    def post(_: int) -> None:
+        with client_of(service) as client:
+            start = time.monotonic()
+            answer = client.post("/v1/upscale?ensemble=true", content=data)
+            taken.append((answer.status_code, time.monotonic() - start))
+            if answer.status_code != 200:
+                refused.append(answer)
+
+    with ThreadPoolExecutor(100) as pool:
+        burst = pool.map(post, range(400))  # a queue holds 20
+        while not taken:
+            time.sleep(0.05)
+        probes = [http.get(path).status_code for path in ("/healthz", "/readyz") for _ in range(5)]
+        list(burst)
+    assert set(probes) == {200}
+    assert {status for status, _ in taken} == {200, 429}, [answer.text for answer in refused][:9]
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert all(answer.json()["error"]["code"] == "overloaded" for answer in refused)
+    admitted = sorted(seconds for status, seconds in taken if status == 200)
+    # 99 of 100: two ingresses with a queue of 16 each, and 4 in each replica, are before it.
+    p99 = admitted[int(0.99 * (len(admitted) - 1))]
+    assert p99 < 60 * max(alone, 0.2) + 20
+    until(lambda: http.post("/v1/upscale", content=data).status_code == 200, 20)
+
+
+def test_a_lost_ingress_leaves_another_and_answers_in_form(
+    service: str, http: httpx.Client, tools: Any
+) -> None:
+    until(lambda: len(replicas("Ingress")) == 2)
+    data, answers = tools.encoded(8, 8), []
+    os.kill(replicas("Ingress")[0], signal.SIGKILL)
+    deadline = time.monotonic() + 4
+    while time.monotonic() < deadline:
+        with client_of(service) as client:
+            answers.append(client.post("/v1/upscale?model=bicubic", content=data))
+    lost = [answer for answer in answers if answer.status_code != 200]
+    assert len(lost) <= len(answers) // 2
+    for answer in lost:
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "unavailable"
+    until(lambda: len(replicas("Ingress")) == 2)
 
 
 def test_broken_files_never_fail_the_service(http: httpx.Client, shared_data: Path) -> None:
