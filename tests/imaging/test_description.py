@@ -22,6 +22,7 @@ from rayscale.imaging.containers import exif as blocks
 from rayscale.imaging.containers import xmp
 from rayscale.imaging.containers.ifd import Ifd
 from rayscale.imaging.description import Description
+from rayscale.imaging.scene import Scene
 
 WIDTH, HEIGHT = 48, 32
 XMP = b"""<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?><x:xmpmeta xmlns:x='adobe:ns:meta/'>
@@ -343,3 +344,15 @@ def test_colours_multiplied_by_alpha_are_divided_where_that_is_not_said():
     opened = np.asarray(Pillow.open(io.BytesIO(written))).astype(int)
     np.testing.assert_array_equal(opened[..., 3], alpha)
     assert np.abs(opened[..., :3] - plain).max() <= 2
+
+
+def test_a_geotiff_tells_what_it_does_not_keep(tmp_path):
+    pytest.importorskip("rasterio")
+    out = io.BytesIO()
+    tifffile.imwrite(out, picture()[..., 0].astype(np.float32), metadata=None)
+    tree = blocks.tree_of(Ifd.first(camera(1)), (blocks.EXIF_IFD, blocks.GPS_IFD))
+    data = blocks.with_tags(out.getvalue(), tree | {700: blocks.bytes_value(XMP)})
+    (tmp_path / "thermal.tif").write_bytes(data)
+    with Scene(tmp_path / "thermal.tif") as scene:
+        for notes in (scene.notes, read_image(data).notes):
+            assert ["EXIF, GPS, XMP" in note for note in notes] == [True]

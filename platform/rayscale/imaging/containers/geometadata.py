@@ -40,6 +40,8 @@ _GEO_KEYS, _GEO_DOUBLES, _EPOCH = 34735, 34736, 5120
 _GEOLOCATION = "GEOLOCATION"
 _RESOLUTION = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")
 
+_BLOCKS = {34665: "EXIF", 34853: "GPS", 700: "XMP", 33723: "IPTC"}
+
 Tags = dict[str, dict[str, str]]
 
 
@@ -72,6 +74,7 @@ class GeoMetadata:
             None without, and for a scene that is read by windows.
         compression, predictor, bits: of the file; ``bits`` where fewer are used than the type has.
         epoch: year for which coordinates in a moving reference system hold, None without.
+        described: names of the blocks about the picture that GDAL cannot write: EXIF, GPS, XMP, IPTC.
     """
 
     transform: Any
@@ -88,6 +91,7 @@ class GeoMetadata:
     predictor: str
     bits: int | None = None
     epoch: float | None = None
+    described: tuple[str, ...] = ()
     containers: tuple[str, ...] = ("geotiff",)
 
     def scaled(self, scale: float) -> GeoMetadata:
@@ -218,6 +222,7 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
         compression=compression if compression in {"NONE", *_COMPRESSIONS} else "DEFLATE",
         predictor=_PREDICTORS.get(ifd.integer(317, 1), "NO"),
         epoch=_epoch(ifd),
+        described=tuple(name for tag, name in _BLOCKS.items() if tag in ifd),
         bits=int(bits) if bits and dataset.dtypes[0] == "uint16" else None,
     )
     return meta if meta.nodata is None else meta.without_loss()  # which blurs the value of nodata

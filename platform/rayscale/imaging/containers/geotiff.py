@@ -263,6 +263,10 @@ def notes_of(
             f"the epoch {meta.epoch:g} of the coordinates is not kept; set it in the result (gdal_edit.py -a_coord_epoch "
             f"{meta.epoch:g} FILE)",
         )
+    if meta.described:
+        notes += (
+            f"{', '.join(meta.described)} of the file are not kept; copy them into the result (exiftool -TagsFromFile SOURCE FILE)",
+        )
     return notes
 
 
