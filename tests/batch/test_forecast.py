@@ -121,8 +121,15 @@ def test_earlier_rows_say_how_long_and_how_large(source: Store, tmp_path: Path) 
     )  # fmt: skip
     manifest = Manifest(target, 1)
     other = replace(row, key="gone.png", output_etag="x")  # its output was deleted
+    slow = replace(
+        row,
+        key="z.png",
+        recipe="another",
+        seconds=50,
+        output_etag=target.write("z.png", b"x") or "",
+    )
     bad = replace(start_row(source.stat("b.jpg"), recipe), error="bad_image")
-    manifest.append([row, other, bad])
+    manifest.append([row, other, slow, bad])
     manifest.flush()
     target.write("c.tif", b"somebody's")
     result = forecast_bucket(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,27 @@ def test_the_second_is_refused_and_the_next_is_not(store: Store) -> None:
     with short(store) as next_one:
         assert next_one.generation > first.generation
     assert len(list(store.list("_rayscale/lease/"))) == 1
+
+
+def test_who_listed_before_others_came_and_went_is_refused(tmp_path: Path) -> None:
+    """The generation it takes is free again, but another holds the next."""
+    store = connect(tmp_path)
+    late = short(store)
+    listing = late._newest
+    with short(store):
+        pass
+
+    def newest() -> int:
+        late._newest = listing  # type: ignore[method-assign]  # from now on it sees what is there
+        stack.enter_context(short(store))
+        return 0
+
+    late._newest = newest  # type: ignore[method-assign]
+    with ExitStack() as stack:
+        with pytest.raises(BusyError), late:
+            pass
+        (held,) = store.list("_rayscale/lease/")
+        assert held.key.endswith("00000002.json")
 
 
 def test_of_many_at_once_one_wins(store: Store) -> None:

@@ -64,6 +64,18 @@ def test_the_report_names_its_protocol_and_every_image(benchmark_folder):
     assert report["psnr"] == pytest.approx(np.mean([image["psnr"] for image in report["images"]]))
 
 
+def test_the_first_use_of_a_network_is_before_the_clock(benchmark_folder, monkeypatch):
+    sides = []
+    upscaler = Upscaler(create_model("bicubic", scale=2), 2)
+    compute = upscaler.upscale_pixels
+    monkeypatch.setattr(
+        upscaler, "upscale_pixels", lambda pixels: sides.append(pixels.shape) or compute(pixels)
+    )
+    report = evaluate(upscaler, read_pairs(benchmark_folder, 2))
+    assert len(report.images) == 2
+    assert sides[0] == (12, 15, 3)
+
+
 def test_mismatches_are_named(benchmark_folder):
     with pytest.raises(InputError, match="--scale"):
         list(read_pairs(str(benchmark_folder), 3))
