@@ -73,7 +73,15 @@ class Replicas:
         return await _answer(self._handle.models.remote())
 
     async def upscale(self, job: Job) -> Result:
-        """The enlarged image."""
+        """The enlarged image.
+
+        A replica that was told to end (SIGTERM, a node that is drained) is no fault of its image, which another takes once.
+        """
+        try:
+            return await _answer(self._handle.upscale.remote(job))
+        except UnavailableError as error:
+            if "SIGTERM" not in str(error.__cause__):
+                raise
         return await _answer(self._handle.upscale.remote(job))
 
 
@@ -109,7 +117,7 @@ async def _answer(response: Awaitable[T | RayscaleError]) -> T:
             "all replicas are busy and the queue is full; send it again after the time in Retry-After"
         ) from error
     except (RayActorError, DeploymentUnavailableError) as error:
-        # Not sent to another replica: an image that kills its replica must not kill them all.
+        # Not sent to another replica here: an image that kills its replica must not kill them all.
         raise UnavailableError(
             "the replica that worked on this was lost; a new one is being started"
         ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,12 @@ def shutdown() -> None:
     """Remove every application and stop Serve; requests in progress are finished first."""
     from ray import serve
 
+    # Serve's own shutdown ends the proxies, and with them the connections, before the replicas have finished.
+    for name in serve.status().applications:
+        for _ in range(2):  # it waits for 60 s, a request may take 110
+            with suppress(TimeoutError):
+                serve.delete(name)
+                break
     serve.shutdown()
 
 
