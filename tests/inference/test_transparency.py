@@ -19,12 +19,12 @@ SIZE = 48
 
 
 def disc(dtype: type, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """A plain disc with a soft rim on transparent pixels of other colours: black above, white below."""
+    """A plain disc with a soft rim on transparent pixels of other colours: black above, noise below."""
     peak = np.iinfo(dtype).max
     y, x = np.mgrid[:SIZE, :SIZE]
     alpha = (np.clip(15.5 - np.hypot(y - 23.5, x - 23.5), 0, 1) * peak).astype(dtype)
     pixels = np.zeros((SIZE, SIZE, channels), dtype)
-    pixels[SIZE // 2 :] = peak
+    pixels[SIZE // 2 :] = np.random.default_rng(1).integers(0, peak, (SIZE // 2, SIZE, channels))
     pixels[alpha > 0] = colour(dtype, channels)
     return pixels, alpha
 
