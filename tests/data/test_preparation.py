@@ -527,3 +527,17 @@ def test_names_that_say_nothing_are_looked_into(
     folder = images({"IM0001": picture, "IM.0002": picture, "CT.IMA": picture, "notes": b"none", "x.bin": picture})  # fmt: skip
     counts = prepare(folder, tmp_path / "set", SMALL).counts
     assert (counts.images, counts.failed, counts.ignored) == (3, 0, 2)
+
+
+def test_nodata_that_only_a_sidecar_tells_is_not_learned(
+    save_scene: Callable[..., Path], make_noise: Noise, tmp_path: Path
+) -> None:
+    save_scene(make_noise(96, 96), "good.tif")
+    folder = save_scene(make_noise(96, 96), "bad.tif")
+    pam = "<PAMDataset><PAMRasterBand band='1'><NoDataValue>0</NoDataValue></PAMRasterBand></PAMDataset>"
+    (folder / "bad.tif.aux.xml").write_text(pam)
+    (folder / "good.tif.aux.xml").write_text("<PAMDataset><Metadata/></PAMDataset>")
+    manifest = prepare(folder, tmp_path / "set", SMALL)
+    assert [failure.key for failure in manifest.failures] == ["bad.tif"]
+    assert "the nodata value 0 of bad.tif" in manifest.failures[0].message
+    assert manifest.counts.images == 1

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ from rayscale.data.shards import ShardWriter
 from rayscale.data.sources import Block, Kind, SkippedError, cut_image, cut_pair, kind_of
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError, StorageError
 from rayscale.imaging import EXTENSIONS, is_image, probe
-from rayscale.imaging.sidecars import MASK, masked_apart
+from rayscale.imaging.sidecars import names_beside
 from rayscale.pairs import Pairing, Partners, find_pairs, without_lr
 from rayscale.settings import MIB
 from rayscale.storage import Entry, Store, connect, is_hidden
@@ -70,6 +70,8 @@ class ShardTask(_Message):
     bits: Literal[8, 16]
     measure: str
     """Who decided the channels and bits, in words; empty when they were configured."""
+    beside: dict[str, tuple[str, ...]] = {}
+    """Sidecars of the images that have some."""
     lr_source: str = ""
     """Where the LR images of pairs lie; empty without pairs."""
     lr_keys: dict[str, dict[int, str]] = {}
@@ -171,9 +173,6 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
     entries = [entry for entry in entries if not config.excludes(entry.key)]
     failures = [failure for failure in failures if not config.excludes(failure.key)]
     there = {entry.key for entry in listing}
-    for entry in [entry for entry in entries if entry.key + MASK in there]:
-        failures.append(_failure(entry.key, masked_apart(PurePosixPath(entry.key).name)))
-        entries.remove(entry)
     if not entries:
         raise NotFoundError(
             f"{source.uri} has no image among its {len(listing)} objects; "
@@ -188,8 +187,14 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
             for entry in part
             if entry.key in partners
         }
+        keys = [
+            *(e.key for e in part),
+            *(low.key for each in lows.values() for low in each.values() if low),
+        ]
+        beside = {key: found for key in keys if (found := names_beside(key, there.__contains__))}
         kind = (FORMAT, config.model_dump_json(), *vars(expected).values(), source.uri, lr_source)
         text = repr((kind, [(e.key, e.etag, e.size) for e in part], sorted(lows.items())))
+        text += repr(beside) if beside else ""
         name = f"{len(tasks):05d}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         tasks.append(
             ShardTask(
@@ -201,6 +206,7 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
                 channels=expected.channels,
                 bits=16 if expected.bits == 16 else 8,
                 measure=expected.measure,
+                beside=beside,
                 lr_source=lr_source,
                 lr_keys={
                     key: {s: low.key for s, low in versions.items() if low}
@@ -330,10 +336,10 @@ def write_shard(task: ShardTask) -> ShardRecord:
 def _blocks(source: Store, key: str, task: ShardTask, scratch: Path) -> Iterable[Block]:
     expected = Kind(task.channels, task.bits, task.measure)
     if not task.lr_source:
-        return cut_image(source, key, task.config, expected, scratch)
+        return cut_image(source, key, task.config, expected, scratch, task.beside.get(key, ()))
     place = connect(task.lr_source)
     lows = {scale: (place, low) for scale, low in task.lr_keys[key].items()}
-    return cut_pair(source, key, lows, task.config, expected)
+    return cut_pair(source, key, lows, task.config, expected, task.beside)
 
 
 def _kind(source: Store, entries: list[Entry], config: PrepareConfig) -> Kind:

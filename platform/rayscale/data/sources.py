@@ -6,7 +6,7 @@ scene. Where pixels are missing, sub-images are taken beside them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging import Image, ending_of, read_image
 from rayscale.imaging.handling import Handling
 from rayscale.imaging.scene import Scene, is_scene
+from rayscale.imaging.sidecars import heed, tags_of, tags_of_file
 from rayscale.pairs import check_registration, fit
 from rayscale.storage import Store
 from rayscale.storage.local import LocalStore
@@ -78,9 +79,14 @@ def kind_of(store: Store, key: str, bands: tuple[int, ...], scratch: Path) -> tu
 
 
 def cut_image(
-    store: Store, key: str, config: PrepareConfig, expected: Kind, scratch: Path
+    store: Store,
+    key: str,
+    config: PrepareConfig,
+    expected: Kind,
+    scratch: Path,
+    beside: Sequence[str] = (),
 ) -> Iterator[Block]:
-    """The sub-images of one image, LR made by bicubic.
+    """The sub-images of one image, LR made by bicubic; ``beside`` are the keys of its sidecars.
 
     Raises:
         SkippedError: it is smaller than the minimum.
@@ -88,9 +94,10 @@ def cut_image(
     """
     path = open_source(store, key, scratch)
     if path is not None:
+        heed(key, beside, tags_of_file(path) if beside else (), store.read)
         yield from _cut_scene(path, config, expected)
         return
-    image = read_image(store.read(key), handling=_LABELS_TOO)
+    image = _read(store, key, beside)
     found = pictures(image, config.bands)
     expected.check(*kind(image, config.bands))
     for picture in found:
@@ -103,20 +110,21 @@ def cut_pair(
     lows: Mapping[int, tuple[Store, str]],
     config: PrepareConfig,
     expected: Kind,
+    beside: Mapping[str, Sequence[str]],
 ) -> Iterator[Block]:
     """The sub-images of one pair: HR, and the LR image of each scale, cropped to what all of them share.
 
     Raises:
         SkippedError, InputError: as :func:`cut_image`, and where HR and LR do not fit.
     """
-    image = read_image(store.read(key), handling=_LABELS_TOO)
+    image = _read(store, key, beside.get(key, ()))
     expected.check(*kind(image, config.bands))
     hr = _single(image, config)
     found: dict[int, Picture] = {}
     height, width = hr.pixels.shape[:2]
     for scale, (place, low_key) in lows.items():
         try:
-            low = read_image(place.read(low_key), handling=_LABELS_TOO)
+            low = _read(place, low_key, beside.get(low_key, ()))
             if low.pixels.dtype != image.pixels.dtype:
                 raise UnsupportedError(
                     f"is {low.pixels.dtype}, but its HR image {image.pixels.dtype}"
@@ -167,6 +175,13 @@ class Kind:
                 f"{self.bits} bits{like}; convert it, or prepare such images as a dataset of their own with "
                 f"channels {channels} and bits {bits}"
             )
+
+
+def _read(store: Store, key: str, beside: Sequence[str]) -> Image:
+    """The image; UnsupportedError where a file beside it makes its pixels something else, as a mask does."""
+    data = store.read(key)
+    heed(key, beside, tags_of(data) if beside else (), store.read)
+    return read_image(data, handling=_LABELS_TOO)
 
 
 def _single(image: Image, config: PrepareConfig) -> Picture:
