@@ -356,3 +356,14 @@ def test_a_geotiff_tells_what_it_does_not_keep(tmp_path):
     with Scene(tmp_path / "thermal.tif") as scene:
         for notes in (scene.notes, read_image(data).notes):
             assert ["EXIF, GPS, XMP" in note for note in notes] == [True]
+
+
+def test_a_hostile_packet_takes_no_time():
+    """Many structures, many openings without an end, and many prefixes: each once was the square of the packet."""
+    for flood in (
+        b"<xmp:Thumbnails>x</xmp:Thumbnails>" * 20_000,
+        b"<xmp:Thumbnails>" * 40_000,
+        b"".join(b" xmlns:p%d='http://ns.adobe.com/xap/1.0/'" % n for n in range(10_000)),
+    ):
+        made = xmp.resized(XMP.replace(b"<xmp:Rating>", flood + b"<xmp:Rating>"), (96, 64), (2, 2))
+        assert b'"96"' in made

@@ -21,7 +21,7 @@ from rayscale.imaging.containers import remarks
 from rayscale.imaging.description import Description
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
-from rayscale.imaging.limits import check_size
+from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
 
 QUALITY = 95
@@ -372,7 +372,7 @@ def _take(found: _Segments, marker: int, body: bytes) -> None:
         found.exif = body.removeprefix(_EXIF)
     elif marker == _APP1 and body.startswith(XMP) and not found.xmp:
         found.xmp = body.removeprefix(XMP)
-    elif marker == _APP13 and body.startswith(PHOTOSHOP):
+    elif marker == _APP13 and body.startswith(PHOTOSHOP) and len(found.resources) < METADATA_BYTES:
         found.resources += body.removeprefix(PHOTOSHOP)
     elif marker == _APP2 and body[:12] == b"ICC_PROFILE\0" and len(body) > 14:
         found.icc.setdefault(body[12], body[14:])

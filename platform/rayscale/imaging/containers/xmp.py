@@ -24,6 +24,8 @@ _ELSEWHERE = {
     "http://ns.adobe.com/xmp/note/": ("HasExtendedXMP",),
 }
 
+_PREFIXES = 4
+
 Change = Callable[[str], str]
 
 
@@ -85,8 +87,10 @@ def tells_of_more(packet: bytes) -> bool:
     return any(_drop(text, space, name) != text for space, names in _ELSEWHERE.items() for name in names)  # fmt: skip
 
 
-def _prefixes(text: str, space: str) -> set[str]:
-    return set(re.findall(rf"xmlns:([\w.-]{{1,99}})\s*=\s*[\"']{re.escape(space)}[\"']", text))
+def _prefixes(text: str, space: str) -> list[str]:
+    """Prefixes of a namespace; a packet has one, and a hostile one shall not make work of thousands."""
+    found = re.findall(rf"xmlns:([\w.-]{{1,99}})\s*=\s*[\"']{re.escape(space)}[\"']", text)
+    return list(dict.fromkeys(found))[:_PREFIXES]
 
 
 def _change(text: str, space: str, name: str, change: Change) -> str:
@@ -108,11 +112,13 @@ def _drop(text: str, space: str, name: str) -> str:
         title = f"{re.escape(prefix)}:{name}"
         text = re.sub(rf"\s{title}\s*=\s*(?:\"[^\"<]*\"|'[^'<]*')", "", text)
         text = re.sub(rf"<{title}(?:\s[^<>]*)?/>", "", text)
-        while opening := re.search(rf"<{title}(?:\s[^<>]*)?>", text):
-            closing = re.search(rf"</{title}\s*>", text[opening.end() :])
-            if closing is None:
-                break
-            text = text[: opening.start()] + text[opening.end() + closing.end() :]
+        opening = re.compile(rf"<{title}(?:\s[^<>]*)?>")
+        closing = re.compile(rf"</{title}\s*>")
+        kept, at = "", 0
+        while (first := opening.search(text, at)) and (last := closing.search(text, first.end())):
+            kept += text[at : first.start()]
+            at = last.end()
+        text = kept + text[at:]
     return text
 
 
