@@ -17,7 +17,7 @@ import tifffile
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import Image, Provenance, probe, read_image, write_image
 from rayscale.imaging.containers import geotiff
-from rayscale.inference import Upscaler
+from rayscale.inference import Upscaler, upscale_scene
 from rayscale.inference.parts import Parts
 from rayscale.models.registry import create_model
 from rayscale.resampling import enlarge
@@ -497,17 +497,35 @@ def test_an_array_of_coordinates_sees_the_same_ground(convention, half):
     assert made["X_DATASET"] == "lon.tif"
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_a_coordinate_epoch_is_told(order):
-    keys = (1, 1, 1, 3, 1024, 0, 1, 2, 2048, 0, 1, 9057, 5120, 34736, 1, 0)
+def epoch_of(path) -> float:
+    """The epoch as GDAL understands it: it writes it anew into a copy."""
+    rasterio.shutil.copy(path, path.with_suffix(".copy.tif"), driver="GTiff", COMPRESS="NONE")
+    with tifffile.TiffFile(path.with_suffix(".copy.tif")) as file:
+        keys, doubles = (file.pages[0].tags[tag].value for tag in (34735, 34736))
+    (at,) = (at for at in range(4, len(keys), 4) if keys[at] == 5120)
+    return doubles[keys[at + 3]]
+
+
+@pytest.mark.parametrize("system", ["geographic", "projected"])
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
+def test_a_coordinate_epoch_is_kept(tmp_path, system, order, big):
+    code = (1024, 0, 1, 2, 2048, 0, 1, 9057)
+    if system == "projected":
+        code = (1024, 0, 1, 1, 3072, 0, 1, 7850)  # GDA2020
+    keys = (1, 1, 1, 3, *code, 5120, 34736, 1, 0)
     tags = [(34735, 3, len(keys), keys, True), (34736, 12, 1, (2021.3,), True)]
-    tags += [
-        (33550, 12, 3, (0.01, 0.01, 0.0), True),
-        (33922, 12, 6, (0, 0, 0, 10.0, 50.0, 0), True),
-    ]
-    file = io.BytesIO()
-    tifffile.imwrite(
-        file, noise(8, 9, dtype="float32"), byteorder=order, extratags=tags, metadata=None
-    )
-    (text,) = read_image(file.getvalue()).notes
-    assert text.startswith("the epoch 2021.3 of the coordinates is not kept")
+    tags += [(33550, 12, 3, (0.5, 0.5, 0.0), True), (33922, 12, 6, (0, 0, 0, 10.0, 50.0, 0), True)]
+    path = tmp_path / "source.tif"
+    pixels = noise(80, 90, dtype="float32")
+    tifffile.imwrite(path, pixels, byteorder=order, bigtiff=big, extratags=tags, metadata=None)
+    assert read_image(path.read_bytes()).notes == ()
+    (tmp_path / "whole.tif").write_bytes(upscaled(path.read_bytes()))
+    upscale_scene(Upscaler(create_model("bicubic"), 2), path, tmp_path / "windows.tif", PROVENANCE)
+    assert (tmp_path / "whole.tif").read_bytes() == (tmp_path / "windows.tif").read_bytes()
+    assert epoch_of(path) == epoch_of(tmp_path / "whole.tif") == 2021.3
+    with rasterio.open(path) as source, rasterio.open(tmp_path / "whole.tif") as made:
+        assert made.crs == source.crs
+        assert made.bounds == source.bounds
+        np.testing.assert_allclose(
+            made.read(1)[40:50, 40:50].mean(), pixels[20:25, 20:25].mean(), rtol=0.2
+        )

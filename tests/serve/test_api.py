@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from fastapi.openapi.models import OpenAPI
 from serve.errors import STATUS, OverloadedError, UnavailableError
 from serve.jobs import Job
@@ -465,6 +467,25 @@ def test_broken_files_are_the_clients_fault(
     assert seen["bomb_real_20000x20000_1bit.png"] == 413
     assert seen["animated.gif"] == 415
     assert seen["gray16.png"] == 200
+
+
+def test_labels_are_refused_or_repeated(make_app: Any, tools: Any) -> None:
+    classes = np.kron(np.random.default_rng(3).choice([4, 90, 800], (8, 8)), np.ones((9, 9)))
+    data = io.BytesIO()
+    tifffile.imwrite(data, classes.astype(np.uint16), photometric="minisblack", metadata=None)
+    app = make_app()
+
+    def ask(query: str) -> Any:
+        return tools.call(app, "POST", f"/v1/upscale?scale=2&{query}", content=data.getvalue())
+
+    refused = ask("model=bicubic")
+    assert refused.status_code == 415
+    assert "labels=nearest" in refused.json()["error"]["message"]
+    for query in ("model=bicubic&labels=nearest", "model=nearest"):
+        answer = ask(query)
+        assert answer.status_code == 200, answer.text
+        larger = tifffile.imread(io.BytesIO(answer.content))
+        np.testing.assert_array_equal(larger, np.kron(classes, np.ones((2, 2))))
 
 
 def test_what_the_reader_notes_is_a_header(make_app: Any, tools: Any) -> None:

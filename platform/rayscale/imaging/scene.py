@@ -277,6 +277,7 @@ class SceneWriter:
             gdal.write_cog(self._dataset, str(made), self._metadata, labels=self._labels)
         try:
             gdal.return_band_tags_of(made)
+            gdal.put_epoch_into(made, self._metadata)
         except InputError as error:  # GDAL did not notice that the end of the file got lost
             raise StorageError(f"{self.target} could not be written whole: {error}") from error
         with made.open("rb") as file:

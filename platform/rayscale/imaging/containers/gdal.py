@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from mmap import mmap
+from mmap import ACCESS_READ, mmap
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rayscale.errors import InputError, RayscaleError, StorageError
-from rayscale.imaging.containers.geometadata import BAND_TAGS, GDAL_METADATA, GeoMetadata
+from rayscale.imaging.containers.geometadata import (
+    BAND_TAGS,
+    EPOCH,
+    GDAL_METADATA,
+    GEO_DOUBLES,
+    GEO_KEYS,
+    GEO_TEXTS,
+    GeoMetadata,
+)
 from rayscale.imaging.containers.ifd import Ifd
 from rayscale.imaging.extras import load
 
@@ -97,6 +109,65 @@ def return_band_tags_of(path: Path) -> None:
     """The same for a file of any size."""
     with path.open("r+b") as file, mmap(file.fileno(), 0) as data:
         return_band_tags(data)
+
+
+def put_epoch(data: bytearray, meta: GeoMetadata) -> None:
+    """Add the epoch of the coordinates to a GeoTIFF that GDAL wrote, for which rasterio has no word."""
+    edits, tail = _epoch_edits(bytes(data), meta.epoch)
+    for place, values in edits:
+        data[place : place + len(values)] = values
+    data += tail
+
+
+def put_epoch_into(path: Path, meta: GeoMetadata) -> None:
+    """The same for a file of any size."""
+    with path.open("r+b") as file:
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            edits, tail = _epoch_edits(data, meta.epoch)
+        for place, values in edits:
+            file.seek(place)
+            file.write(values)
+        file.seek(0, SEEK_END)
+        file.write(tail)
+
+
+def _epoch_edits(data: bytes | mmap, epoch: float | None) -> tuple[list[tuple[int, bytes]], bytes]:
+    """What to overwrite where in a GeoTIFF, and what to append.
+
+    A directory cannot grow in its place, so its entries of keys and doubles are pointed at longer copies. Where no key needs a double,
+    the texts make room: they name reference systems that the keys give by their numbers.
+    """
+    ifd = Ifd.first(data)
+    if epoch is None or GEO_KEYS not in ifd or not {GEO_DOUBLES, GEO_TEXTS} & ifd.fields.keys():
+        return [], b""
+    head, *keys = np.reshape(ifd.numbers(GEO_KEYS), (-1, 4)).tolist()
+    doubles, room = ifd.raw(GEO_DOUBLES), GEO_DOUBLES
+    if doubles is None:
+        doubles, room = b"", GEO_TEXTS
+        keys = [key for key in keys if key[1] != GEO_TEXTS]
+    keys.append([EPOCH, GEO_DOUBLES, 1, len(doubles) // 8])
+    doubles += struct.pack(f"{ifd.order}d", epoch)
+    table = np.array([[*head[:3], len(keys)], *keys], f"{ifd.order}u2").tobytes()
+    size, layout, number = (20, "HHQ", "Q") if ifd.big else (12, "HHI", "I")
+    start = ifd.offset + (8 if ifd.big else 2)
+    tags = [
+        struct.unpack_from(f"{ifd.order}H", data, start + size * at)[0]
+        for at in range(len(ifd.fields))
+    ]
+    tail = bytes(-len(data) % 8)
+    edits = []
+    for place, tag, kind, count, values in (
+        (room, GEO_DOUBLES, 12, len(doubles) // 8, doubles),
+        (GEO_KEYS, GEO_KEYS, 3, len(table) // 2, table),
+    ):
+        entry = struct.pack(f"{ifd.order}{layout}", tag, kind, count)
+        if len(values) <= struct.calcsize(number):
+            entry += values
+        else:
+            entry += struct.pack(f"{ifd.order}{number}", len(data) + len(tail))
+            tail += values
+        edits.append((start + size * tags.index(place), entry))
+    return edits, tail
 
 
 def _cause(error: Exception) -> object:

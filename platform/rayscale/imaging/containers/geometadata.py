@@ -36,7 +36,9 @@ _PREDICTORS = {2: "STANDARD", 3: "FLOATING_POINT"}
 # Domains that describe the file rather than the scene; GDAL makes them anew. No XML or JSON domain is kept either:
 # rasterio cannot write those.
 _OWN_DOMAINS = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "RPC", "rio_creation_kwds"}
-_GEO_KEYS, _GEO_DOUBLES, _EPOCH = 34735, 34736, 5120
+GEO_KEYS, GEO_DOUBLES, GEO_TEXTS, EPOCH = 34735, 34736, 34737, 5120
+"""Tags of GeoTIFF, and the key for the epoch of coordinates."""
+
 _GEOLOCATION = "GEOLOCATION"
 _RESOLUTION = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")
 
@@ -230,10 +232,10 @@ def metadata_of(dataset: Any, ifd: Ifd, indexes: Sequence[int], alpha: int | Non
 
 def _epoch(ifd: Ifd) -> float | None:
     """The key for the epoch of coordinates: four integers per key (number, tag of its value, count, index in that tag)."""
-    keys = ifd.numbers(_GEO_KEYS)
+    keys = ifd.numbers(GEO_KEYS)
     for at in range(4, len(keys) - 3, 4):
         number, tag, _, index = keys[at : at + 4]
-        if number == _EPOCH and tag == _GEO_DOUBLES:
+        if number == EPOCH and tag == GEO_DOUBLES:
             values = np.frombuffer(ifd.raw(tag) or b"", f"{ifd.order}f8")
             return float(values[index]) if index < len(values) else None
     return None

@@ -127,6 +127,7 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
         gdal.write_cog(scene, file.name, meta, labels=bool(image.labels))
         data = bytearray(file.read())
     gdal.return_band_tags(data)
+    gdal.put_epoch(data, meta)
     return bytes(data)
 
 
@@ -258,11 +259,6 @@ def notes_of(
 ) -> tuple[str, ...]:
     """What a user must know of how a file was read; ``masks`` are its validity as of :func:`read_mask`, piece by piece."""
     notes = _notes_of_alpha(layout, masks)
-    if meta.epoch is not None:
-        notes += (
-            f"the epoch {meta.epoch:g} of the coordinates is not kept; set it in the result (gdal_edit.py -a_coord_epoch "
-            f"{meta.epoch:g} FILE)",
-        )
     if meta.described:
         notes += (
             f"{', '.join(meta.described)} of the file are not kept; copy them into the result (exiftool -TagsFromFile SOURCE FILE)",
