@@ -174,6 +174,10 @@ def test_one_sensor_has_one_scale_of_values(make_noise: Noise, tmp_path: Path) -
     for name, pixels in (("HR", hr), ("LR", lr)):
         (tmp_path / "in" / name).mkdir(parents=True)
         save(tmp_path / "in" / name / "a.tif", pixels)
+    # As GDAL leaves it; LR of the same name lies elsewhere and has none.
+    (tmp_path / "in/HR/a.tif.aux.xml").write_text("<PAMDataset><Metadata/></PAMDataset>")
+    config = PrepareConfig(**SMALL, lr=str(tmp_path / "in/LR"))
+    assert prepare(tmp_path / "in/HR", tmp_path / "apart", config).failures == ()
     manifest = prepare(tmp_path / "in", tmp_path / "set", PrepareConfig(**SMALL))
     assert (manifest.failures, manifest.bits) == ((), 16)
     low, high = Dataset(tmp_path / "set", 2).pair(0)

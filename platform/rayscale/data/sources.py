@@ -124,7 +124,7 @@ def cut_pair(
     height, width = hr.pixels.shape[:2]
     for scale, (place, low_key) in lows.items():
         try:
-            low = _read(place, low_key, beside.get(low_key, ()))
+            low = _read(place, low_key, beside.get(low_key, ()) if place == store else ())
             if low.pixels.dtype != image.pixels.dtype:
                 raise UnsupportedError(
                     f"is {low.pixels.dtype}, but its HR image {image.pixels.dtype}"
