@@ -35,7 +35,7 @@ log = logging.getLogger("ray.serve")
 
 
 _LOADS = 2
-"""Models looked up or loaded at once; built-in ones apart."""
+"""Models looked up or loaded at once; built-in ones apart, whose requests wait, as they need neither network nor registry."""
 
 
 class GivenUpError(Exception):
@@ -52,7 +52,7 @@ class Engine:
         # Listing and loading wait for MLflow and storage, which may hang; they must not take a place among the images,
         # nor from each other, nor from the models that come with rayscale.
         self._listing = ThreadPoolExecutor(1, thread_name_prefix="listing")
-        self._registered = _Loader("registered")
+        self._registered = _Loader("registered", most=_LOADS)
         self._built_in = _Loader("built-in")
         self._memory = Budget()
         self._ready = False
@@ -109,7 +109,9 @@ class Engine:
             self.shelf.recall(reference, job.scale)
             loader = self._built_in if reference in builtin_names() else self._registered
             loaded = await loader.load(
-                partial(self.shelf.get, reference, job.scale), self.settings.lookup_timeout_s
+                (reference, job.scale),
+                partial(self.shelf.get, reference, job.scale),
+                self.settings.lookup_timeout_s,
             )
         cancelled = threading.Event()
         try:
@@ -183,25 +185,32 @@ class Engine:
 
 
 class _Loader:
-    """Threads that find and load models, and how many requests wait for them."""
+    """Threads that find and load models; requests for the same one share its load."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, most: int | None = None) -> None:
         self.threads = ThreadPoolExecutor(_LOADS, thread_name_prefix=name)
-        self._busy = 0
+        self._most = most
+        self._asked: dict[tuple[str, float | None], asyncio.Future[Loaded]] = {}
 
-    async def load(self, get: Callable[[], Loaded], timeout_s: float) -> Loaded:
-        """What ``get`` returns. One that takes longer goes on, so that the model is there for a later request.
+    async def load(
+        self, key: tuple[str, float | None], get: Callable[[], Loaded], timeout_s: float
+    ) -> Loaded:
+        """What ``get`` returns for the reference and scale ``key``. One that takes longer goes on, so that the model is there
+        for a later request.
 
-        Raises UnavailableError when it does, or when all threads are at work: a place in their queue would be one less
-        for requests whose model is loaded.
+        Raises UnavailableError when it does, or when ``most`` others are at work: a place in their queue would be one
+        less for requests whose model is loaded.
         """
-        if self._busy >= _LOADS:
-            raise UnavailableError(
-                f"{self._busy} other models are being looked up or loaded; send it again after the time in Retry-After"
-            )
-        self._busy += 1
-        asked = asyncio.get_running_loop().run_in_executor(self.threads, get)
-        asked.add_done_callback(self._done)
+        asked = self._asked.get(key)
+        if asked is None:
+            if self._most is not None and len(self._asked) >= self._most:
+                raise UnavailableError(
+                    f"{len(self._asked)} other models are being looked up or loaded; send it again after the time in "
+                    "Retry-After"
+                )
+            asked = asyncio.get_running_loop().run_in_executor(self.threads, get)
+            self._asked[key] = asked
+            asked.add_done_callback(partial(self._done, key))
         try:
             return await asyncio.wait_for(asyncio.shield(asked), timeout_s)
         except TimeoutError:
@@ -210,8 +219,8 @@ class _Loader:
                 "after the time in Retry-After"
             ) from None
 
-    def _done(self, asked: asyncio.Future[Loaded]) -> None:
-        self._busy -= 1
+    def _done(self, key: tuple[str, float | None], asked: asyncio.Future[Loaded]) -> None:
+        del self._asked[key]
         if not asked.cancelled():
             asked.exception()  # told to those who waited; nobody else asks
 

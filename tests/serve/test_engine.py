@@ -151,3 +151,18 @@ def test_a_name_that_does_not_exist_is_looked_up_once_in_a_while(registry: Any, 
 
     asyncio.run(run())
     engine.close()
+
+
+@pytest.mark.parametrize("model", ["roofs", "bicubic"])
+def test_all_who_ask_first_for_a_model_get_it(
+    engine: Engine, registry: Any, tools: Any, model: str
+) -> None:
+    registry.add("roofs", 1)
+    registry.before_load = lambda: time.sleep(0.1)  # long enough that all ask while it loads
+    job = Job(tools.encoded(9, 9), model, 2)
+
+    async def run() -> list[Any]:
+        return await asyncio.gather(*(engine.upscale(job) for _ in range(8)))
+
+    assert len({answer.data for answer in asyncio.run(run())}) == 1
+    assert registry.loads == ["roofs/1"] * (model == "roofs")

@@ -15,11 +15,12 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayscale.imaging import read_image, write_image
+from rayscale.imaging import Image, read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
@@ -142,6 +143,26 @@ def test_every_container_and_depth(
     assert (ours.container, ours.bits, ours.pixels.shape) == (container, bits, (66, 94, 3))
     # Another number of threads may add in another order: one step of rounding at most.
     assert abs(ours.pixels.astype(int) - theirs.pixels.astype(int)).max() <= (1 if bits == 8 else 2)
+
+
+def test_a_large_picture_of_one_colour_takes_little_memory(http: httpx.Client, tools: Any) -> None:
+    """A file of 56 KB, of which input and output alone are 230 MiB; as floats it took 2.3 GB."""
+    image = Image(np.full((4000, 4000, 3), 90, np.uint8))
+    pids = replicas("Upscaling")
+    before = {pid: resident(pid, "VmRSS") for pid in pids}
+    for pid in pids:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+    response = http.post("/v1/upscale?model=bicubic&scale=2", content=write_image(image))
+    assert response.status_code == 200, response.text
+    growth = max(resident(pid, "VmHWM") - before[pid] for pid in pids)
+    assert 150 << 20 < growth < 350 << 20
+
+
+def resident(pid: int, field: str) -> int:
+    """Bytes of a field of the memory of a process."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith(field))
+    return int(line.split()[1]) << 10
 
 
 def test_64_clients_get_their_own_images(service: str, tools: Any) -> None:
