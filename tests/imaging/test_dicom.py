@@ -86,6 +86,109 @@ def test_jpeg_is_read_and_what_was_lossy_says_so():
     assert opened(upscaled(data)).LossyImageCompression == "01"
 
 
+def without(stream: bytes, *markers: int) -> bytes:
+    """A JPEG less the segments of ``markers``."""
+    kept, at = stream[:2], 2
+    while stream[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+        kept += b"" if stream[at + 1] in markers else stream[at:end]
+        at = end
+    return kept + stream[at:]
+
+
+JFIF, ADOBE = 0xE0, 0xEE
+ADOBE_YCC = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x01"
+
+
+@pytest.mark.parametrize(
+    ("label", "how", "bare", "noted"),
+    [
+        ("RGB", {"subsampling": 2}, [JFIF], True),
+        ("RGB", {"subsampling": 1}, [JFIF], True),
+        ("RGB", {"subsampling": 2}, [], True),  # JFIF is YCbCr
+        ("RGB", {"subsampling": 0, "adobe": True}, [JFIF], True),
+        ("RGB", {"subsampling": 0, "keep_rgb": True}, [], False),
+        ("RGB", {"subsampling": 0, "keep_rgb": True, "ids": b"\0\1\2"}, [ADOBE], False),
+        ("YBR_FULL_422", {"subsampling": 0, "keep_rgb": True, "ids": b"\0\1\2"}, [], True),
+        ("YBR_FULL", {"subsampling": 0, "keep_rgb": True}, [ADOBE], True),  # components R, G, B
+        ("YBR_FULL_422", {"subsampling": 1}, [JFIF], False),
+        ("YBR_FULL", {"subsampling": 0}, [JFIF], False),
+    ],
+)
+def test_colours_are_those_of_the_stream_whatever_the_label_says(label, how, bare, noted):
+    colours = np.zeros((32, 48, 3), np.uint8)
+    colours[:, :16], colours[:, 16:32], colours[:, 32:] = (230, 40, 30), (20, 200, 60), (90, 90, 220)
+    ids, adobe = how.get("ids"), how.get("adobe")
+    save = {key: value for key, value in how.items() if key not in ("ids", "adobe")}
+    out = io.BytesIO()
+    Pillow.fromarray(colours).save(out, "JPEG", quality=95, **save)
+    stream = without(out.getvalue(), *bare)
+    if adobe:
+        stream = stream[:2] + ADOBE_YCC + stream[2:]
+    if ids:
+        head, scan_ = stream.index(b"\xff\xc0") + 10, stream.index(b"\xff\xda") + 5
+        changed = bytearray(stream)
+        changed[head : head + 9 : 3] = changed[scan_ : scan_ + 6 : 2] = ids
+        stream = bytes(changed)
+    ds = scan(
+        (32, 48, 3), "uint8", high=255, SamplesPerPixel=3, PhotometricInterpretation=label, PlanarConfiguration=0,
+    )  # fmt: skip
+    ds.PixelData = encapsulate([stream])
+    ds["PixelData"].is_undefined_length = True
+    image = read_image(saved(ds, JPEGBaseline8Bit))
+    middles = (slice(None), [8, 24, 40])
+    np.testing.assert_allclose(image.pixels[middles], colours[middles], atol=4)
+    assert bool(image.notes) is noted
+    result = opened(upscaled(saved(ds, JPEGBaseline8Bit)))
+    assert result.PhotometricInterpretation == "RGB"
+
+
+def test_frames_of_two_colour_spaces_are_refused():
+    streams = []
+    for rgb in (True, False):
+        out = io.BytesIO()
+        Pillow.new("RGB", (16, 16), "red").save(out, "JPEG", subsampling=0, keep_rgb=rgb)
+        streams.append(out.getvalue())
+    ds = scan(
+        (2, 16, 16, 3), "uint8", high=255, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0,
+        NumberOfFrames=2,
+    )  # fmt: skip
+    ds.PixelData = encapsulate(streams)
+    ds["PixelData"].is_undefined_length = True
+    with pytest.raises(UnsupportedError, match="mixes frames of RGB and of YCbCr"):
+        read_image(saved(ds, JPEGBaseline8Bit))
+
+
+def mosaic(kind: str):
+    """Slices side by side, as scanners of two vendors write them."""
+    if kind == "United Imaging":
+        ds = scan(Modality="MR", Manufacturer="UIH")
+        ds.private_block(0x0065, "Image Private Header", create=True).add_new(0x50, "DS", "7")
+        return ds
+    ds = scan(Modality="MR", Manufacturer="SIEMENS")
+    if kind == "Siemens XA":
+        block = ds.private_block(0x0021, "SIEMENS MR SDI 02", create=True)
+        block.add_new(0x75, "LO", ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+        # The block is the first of its group; scanners use 0x11.
+        ds.add_new((0x0021, 0x1175), "LO", block[0x75].value)
+        return ds
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+    return ds
+
+
+@pytest.mark.parametrize("door", [probe, read_image])
+@pytest.mark.parametrize("kind", ["Siemens", "Siemens XA", "United Imaging"])
+def test_slices_side_by_side_are_refused(kind, door):
+    with pytest.raises(UnsupportedError, match="side by side.*dcm2niix"):
+        door(saved(mosaic(kind)))
+
+
+def test_frames_that_were_slices_of_a_mosaic_are_read():
+    """Siemens XA leaves the image type when it makes frames of them."""
+    frames = scan((4, 10, 12), NumberOfFrames=4, ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"])
+    assert read_image(saved(frames)).frames == 4
+
+
 def test_levels_are_those_of_a_series_not_of_a_slice():
     dark, bright = scan(high=10), scan(low=900)
     assert read_image(saved(dark)).levels == read_image(saved(bright)).levels
@@ -250,7 +353,7 @@ def test_the_missing_extra_is_named(monkeypatch):
 READ = {
     "CT_small.dcm", "CT_small_4frame_int16.dcm", "CT_small_MONOCHROME1.dcm", "CT_small_multi_window.dcm",
     "JPEG2000.dcm", "MR_small.dcm", "MR_small_bigendian.dcm", "SC_rgb_rle_16bit.dcm",
-    "examples_overlay.dcm", "image_dfl.dcm", "nibabel_mr_256.dcm",
+    "examples_overlay.dcm", "image_dfl.dcm",
 }  # fmt: skip
 
 

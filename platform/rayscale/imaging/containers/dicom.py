@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.imaging.containers.derivation import derive
+from rayscale.imaging.containers.frames import check_frame
 from rayscale.imaging.extras import load
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
@@ -147,6 +148,7 @@ def _read(data: bytes, max_pixels: int) -> Image:
     dataset = _parse(data, header.decoded_bytes)
     if "PixelData" not in dataset:
         raise InputError("DICOM is cut short: it ends before its pixels")
+    told = dataset.PhotometricInterpretation
     values = _values(dataset, header)
     pixels = values.reshape(*values.shape[: 3 if header.slices > 1 else 2], header.channels)
     del dataset.PixelData
@@ -157,6 +159,17 @@ def _read(data: bytes, max_pixels: int) -> Image:
         levels=_levels(dataset, header),
         missing=missing,
         metadata=DicomMetadata(dataset),
+        notes=_notes(told, dataset.PhotometricInterpretation),
+    )
+
+
+def _notes(told: str, found: str) -> tuple[str, ...]:
+    """What whoever looks at colours must know."""
+    if told == found:
+        return ()
+    names = ["YCbCr" if "YBR" in space else "RGB" for space in (told, found)]
+    return (
+        f"DICOM says {names[0]}, but its JPEG frames are {names[1]}, and were decoded as such",
     )
 
 
@@ -329,9 +342,24 @@ def _header(dataset: Any) -> Header:
             f"DICOM keeps its {stored} bits up to bit {int(dataset.HighBit)}; only the lowest bits are handled"
         )
     frames = int(dataset.get("NumberOfFrames", None) or 1)
+    if frames == 1 and _is_mosaic(dataset):
+        raise UnsupportedError(
+            "DICOM image is a mosaic of slices side by side, which would bleed into each other; convert the series to "
+            "NIfTI first (dcm2niix)"
+        )
     return Header(
         "dicom", int(dataset.Columns), int(dataset.Rows), samples, allocated, slices=frames
     )
+
+
+def _is_mosaic(dataset: Any) -> bool:
+    """Mosaics of Siemens, by image type (or its private text, of XA), and grids of United Imaging, by their number of images.
+
+    Siemens XA makes frames of the slices of a mosaic but leaves the image type (dcm2niix#553): only single frames count.
+    """
+    types = (dataset.get("ImageType"), dataset.get((0x0021, 0x1175)))
+    grid = dataset.get((0x0065, 0x1050)) if "UIH" in str(dataset.get("Manufacturer")) else None
+    return any("MOSAIC" in str(text).upper() for text in types) or grid is not None
 
 
 def _values(dataset: Any, header: Header) -> NDArray[Any]:
@@ -339,10 +367,7 @@ def _values(dataset: Any, header: Header) -> NDArray[Any]:
     pydicom = _pydicom()
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed and not syntax.is_deflated:
-        for frame in pydicom.encaps.generate_frames(
-            dataset.PixelData, number_of_frames=header.slices
-        ):
-            _check_frame(frame, header)
+        _trust_streams(dataset, header)
         decoder = pydicom.pixels.get_decoder(syntax)
         if not decoder.is_available:
             raise UnsupportedError(
@@ -362,32 +387,18 @@ def _values(dataset: Any, header: Header) -> NDArray[Any]:
     return values
 
 
-def _check_frame(frame: bytes, header: Header) -> None:
-    """The size that a compressed frame itself claims must be that of the tags, before a decoder believes it."""
-    size = None
-    if (at := frame.find(b"\xff\x4f\xff\x51", 0, 1024)) >= 0:  # JPEG 2000: SOC and SIZ
-        x1, y1, x0, y0 = (
-            int.from_bytes(frame[at + 8 + 4 * i : at + 12 + 4 * i], "big") for i in range(4)
+def _trust_streams(dataset: Any, header: Header) -> None:
+    """Compressed frames know their colour space better than the tags: these are often those of the picture before."""
+    frames = _pydicom().encaps.generate_frames(dataset.PixelData, number_of_frames=header.slices)
+    found = {check_frame(frame, header) for frame in frames}
+    if header.channels != 3 or found == {None}:
+        return
+    if len(found) > 1:
+        raise UnsupportedError(
+            "DICOM mixes frames of RGB and of YCbCr; split it into files of one colour space"
         )
-        size = (x1 - x0, y1 - y0)
-    elif frame.startswith(b"\xff\xd8"):  # JPEG and JPEG-LS: walk the segments to the frame header
-        at = 2
-        while at + 9 <= len(frame) and frame[at] == 0xFF:
-            marker = frame[at + 1]
-            if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-                size = (
-                    int.from_bytes(frame[at + 7 : at + 9], "big"),
-                    int.from_bytes(frame[at + 5 : at + 7], "big"),
-                )
-                break
-            at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    else:
-        return  # RLE has no size of its own
-    if size != (header.width, header.height):
-        claim = "no size" if size is None else f"{size[0]} x {size[1]} pixels"
-        raise InputError(
-            f"DICOM frame claims {claim}, but its tags say {header.width} x {header.height}: damaged"
-        )
+    if ("YBR" in dataset.PhotometricInterpretation) != ("YBR_FULL" in found):
+        (dataset.PhotometricInterpretation,) = found
 
 
 def _levels(dataset: Any, header: Header) -> Levels:
