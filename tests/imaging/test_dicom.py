@@ -117,7 +117,11 @@ ADOBE_YCC = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x01"
 )
 def test_colours_are_those_of_the_stream_whatever_the_label_says(label, how, bare, noted):
     colours = np.zeros((32, 48, 3), np.uint8)
-    colours[:, :16], colours[:, 16:32], colours[:, 32:] = (230, 40, 30), (20, 200, 60), (90, 90, 220)
+    colours[:, :16], colours[:, 16:32], colours[:, 32:] = (
+        (230, 40, 30),
+        (20, 200, 60),
+        (90, 90, 220),
+    )
     ids, adobe = how.get("ids"), how.get("adobe")
     save = {key: value for key, value in how.items() if key not in ("ids", "adobe")}
     out = io.BytesIO()
@@ -179,7 +183,7 @@ def mosaic(kind: str):
 @pytest.mark.parametrize("door", [probe, read_image])
 @pytest.mark.parametrize("kind", ["Siemens", "Siemens XA", "United Imaging"])
 def test_slices_side_by_side_are_refused(kind, door):
-    with pytest.raises(UnsupportedError, match="side by side.*dcm2niix"):
+    with pytest.raises(UnsupportedError, match=r"side by side.*dcm2niix"):
         door(saved(mosaic(kind)))
 
 

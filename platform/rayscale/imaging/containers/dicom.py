@@ -168,9 +168,7 @@ def _notes(told: str, found: str) -> tuple[str, ...]:
     if told == found:
         return ()
     names = ["YCbCr" if "YBR" in space else "RGB" for space in (told, found)]
-    return (
-        f"DICOM says {names[0]}, but its JPEG frames are {names[1]}, and were decoded as such",
-    )
+    return (f"DICOM says {names[0]}, but its JPEG frames are {names[1]}, and were decoded as such",)
 
 
 def _written(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes:
