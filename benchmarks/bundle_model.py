@@ -160,7 +160,7 @@ def figures(
             uri = at_scale(place, scale)
             ours, base = (
                 evaluate(
-                    Upscaler(network, scale, precision="float32"),
+                    Upscaler(network, scale, precision="float32", calibrate=False),
                     read_pairs(uri, scale),
                     protocol=protocol,
                 )

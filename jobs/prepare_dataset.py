@@ -37,6 +37,7 @@ from rayscale import cluster
 from rayscale.data import Manifest, PrepareConfig, prepare
 from rayscale.data.preparation import ShardRecord, ShardTask
 from rayscale.errors import ConfigError, RayscaleError
+from rayscale.imaging.handling import parse_levels
 
 COMPLETE, NOTHING, USAGE, PARTIAL = 0, 1, 2, 3
 LISTED_FAILURES = 20
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     started = time.monotonic()
     try:
+        if options.levels is not None:
+            options.levels = parse_levels(options.levels)
         config = PrepareConfig.create(
             **{
                 name: value
@@ -113,6 +116,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=(),
         metavar="N",
         help="bands from 1, in this order; default: all",
+    )
+    add(
+        "--levels",
+        metavar="BLACK..WHITE",
+        help="stored values that are black and white in every measurement, such as 0..10000; default: taken from each file",
     )
     add("--bits", type=int, help="8 or 16; default: as most images have")
     add(

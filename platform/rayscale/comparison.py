@@ -161,7 +161,9 @@ def _score(
     from rayscale.inference import Upscaler
 
     try:
-        upscaler = Upscaler(network, scale, device=device, precision="float32", ensemble=ensemble)
+        upscaler = Upscaler(
+            network, scale, device=device, precision="float32", ensemble=ensemble, calibrate=False
+        )
         report = evaluate(
             upscaler,
             read_pairs(data, scale, names),
@@ -262,7 +264,9 @@ def _upscaled(
     from rayscale.inference import Upscaler
 
     try:
-        upscaler = Upscaler(network, scale, device=device, precision="float32", ensemble=ensemble)
+        upscaler = Upscaler(
+            network, scale, device=device, precision="float32", ensemble=ensemble, calibrate=False
+        )
         (pair,) = read_pairs(data, scale, [image])
         return enlarge_pair(upscaler, pair)
     except RayscaleError as error:

@@ -16,6 +16,7 @@ from rayscale.data.cutting import Cut
 from rayscale.data.preparation import ShardRecord, ShardTask, write_shard
 from rayscale.data.shards import read_places
 from rayscale.errors import InputError, NotFoundError, StorageError
+from rayscale.imaging import read_image
 from rayscale.resampling import degrade
 from rayscale.settings import get_settings
 from rayscale.storage import connect
@@ -374,7 +375,8 @@ def test_a_scene_is_cut_by_windows_as_the_whole_would_be(
     save_scene: Callable[..., Path], make_noise: Noise, tmp_path: Path
 ) -> None:
     whole = make_noise(205, 130, 4, 16)
-    manifest = prepare(save_scene(whole), tmp_path / "set", SMALL)
+    config = SMALL.model_copy(update={"levels": (0.0, 65535.0)})
+    manifest = prepare(save_scene(whole), tmp_path / "set", config)
     hr = whole[:204, :120]
     for scale in (2, 3, 4):
         lr = degrade(hr, scale)
@@ -390,6 +392,20 @@ def test_a_scene_is_cut_by_windows_as_the_whole_would_be(
     assert manifest.deviation == pytest.approx(hr.std((0, 1)) / 65535, rel=1e-12)
 
 
+def test_measurements_become_what_a_network_sees_of_them(
+    save_scene: Callable[..., Path], make_noise: Noise, tmp_path: Path
+) -> None:
+    """By the levels of each band of the whole scene, as an upscale finds them."""
+    whole = make_noise(96, 96, 2, 16) // 32 + 1000
+    prepare(save_scene(whole), tmp_path / "set", PrepareConfig(size=96, step=96, minimum=48))
+    ((_, _, _, high),) = rows_of(tmp_path / "set", 2)
+    levels = read_image((tmp_path / "scenes" / "a.tif").read_bytes()).levels
+    assert levels is not None
+    expected = (whole - np.array(levels.black)) / np.subtract(levels.white, levels.black) * 65535
+    assert np.abs(high - np.clip(expected, 0, 65535)).max() <= 0.51
+    assert high.std() > 15_000
+
+
 def test_sub_images_are_taken_beside_missing_pixels(
     save_scene: Callable[..., Path], make_noise: Noise, tmp_path: Path
 ) -> None:
@@ -397,7 +413,7 @@ def test_sub_images_are_taken_beside_missing_pixels(
     whole = make_noise(192, 192, 3, 16) // 64 + 20_000
     whole[:50, :50] = 0
     whole[100, 100, 1] = 0
-    config = PrepareConfig(size=48, step=48, minimum=24)
+    config = PrepareConfig(size=48, step=48, minimum=24, levels=(0, 65535))
     manifest = prepare(save_scene(whole, nodata=0), tmp_path / "set", config)
     rows = rows_of(tmp_path / "set", 4)
     for _, place, low, high in rows:
@@ -503,7 +519,8 @@ def test_pairs_of_the_field(shared_data: Path, tmp_path: Path, name: str, scale:
 
 
 def test_nodata_scenes_of_the_field(shared_data: Path, tmp_path: Path) -> None:
-    manifest = prepare(shared_data / "faults" / "nodata_scenes", tmp_path / "set")
+    config = PrepareConfig(levels=(0, 65535))  # else black is the darkest pixel
+    manifest = prepare(shared_data / "faults" / "nodata_scenes", tmp_path / "set", config)
     assert (manifest.failures, manifest.skipped) == ((), ())
     assert (manifest.counts.images, manifest.counts.incomplete) == (2, 1)
     assert all(high.min() > 0 for _, _, _, high in rows_of(tmp_path / "set", 2))

@@ -199,9 +199,18 @@ def test_levels_are_those_of_a_series_not_of_a_slice():
     assert read_image(saved(dark)).levels.black == (0,)  # -1024 HU
     assert read_image(saved(dark)).levels.white == (4095,)
     magnetic = scan(dtype="uint16", Modality="MR", BitsStored=12, HighBit=11)
+    magnetic.SmallestPixelValueInSeries, magnetic.LargestPixelValueInSeries = 3, 1800
     levels = read_image(saved(magnetic)).levels
-    assert (levels.black, levels.white, levels.limits) == ((0,), (4095,), (0, 4095))
+    assert (levels.black, levels.white, levels.limits) == ((3,), (1800,), (0, 4095))
     assert levels.bits > 8
+
+
+def test_levels_of_an_object_that_says_nothing_of_its_series_are_measured():
+    magnetic = scan(dtype="uint16", Modality="MR", BitsStored=12, HighBit=11)
+    image = read_image(saved(magnetic))
+    values = np.sort(image.pixels.ravel())
+    assert (image.levels.black, image.levels.white) == ((values[0],), (values[-1],))
+    assert image.levels.limits == (0, 4095)
 
 
 def test_stored_bits_bound_the_output_and_the_unused_are_dropped():

@@ -65,7 +65,7 @@ def test_a_channel_of_one_value_and_single_channels():
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_a_channel_of_one_value_has_a_range_however_large_it_is(dtype, value):
     pixels = np.full((4, 5, 1), value, dtype)
-    levels = Levels.of_measured(pixels.dtype, [(pixels, True)], (0, 1), "test")
+    levels = Levels.of_measured(pixels.dtype, [(pixels, True)], (0, 1), "test", pixels.size)
     seen = levels.to_network(pixels, 255.0)
     np.testing.assert_array_equal(seen, 0)
     np.testing.assert_array_equal(levels.to_values(seen, 255.0, pixels.dtype), pixels)
@@ -87,9 +87,9 @@ FILL = float(np.float32(-3.4028235e38))
 def test_a_range_that_float32_cannot_resolve_is_refused_across_parts(values):
     parts = [(np.full((2, 2, 1), value, "f4"), True) for value in values]
     with pytest.raises(InputError, match=r"band 1 reaches from .* to .*nodata"):
-        Levels.of_measured(np.dtype("f4"), parts, (0, 1), "test")
+        Levels.of_measured(np.dtype("f4"), parts, (0, 1), "test", 99)
     measured = [(part, np.abs(part) < 1e19) for part, _ in parts]
-    levels = Levels.of_measured(np.dtype("f4"), measured, (0, 1), "test")
+    levels = Levels.of_measured(np.dtype("f4"), measured, (0, 1), "test", 99)
     inside = [value for value in values if abs(value) < 1e19]
     assert levels.black == (min(inside),)
     assert levels.white == (max(inside) if len(inside) > 1 else inside[0] + 1,)
@@ -98,7 +98,7 @@ def test_a_range_that_float32_cannot_resolve_is_refused_across_parts(values):
 @pytest.mark.parametrize("values", [(0, 1), (-9999, 100, 900), (1e-6, 1e-3, 1e3), (1e30, 2e30)])
 def test_wide_ranges_and_two_values_are_taken(values):
     pixels = np.array(values, "f8").reshape(-1, 1, 1)
-    levels = Levels.of_measured(pixels.dtype, [(pixels, True)], (0, 1), "test")
+    levels = Levels.of_measured(pixels.dtype, [(pixels, True)], (0, 1), "test", pixels.size)
     assert (levels.black, levels.white) == ((min(values),), (max(values),))
 
 

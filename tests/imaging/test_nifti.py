@@ -136,7 +136,7 @@ def test_what_the_values_mean_is_kept():
     assert after.header["pixdim"][4] == 2.5
     contents = [extension.get_content() for extension in after.header.extensions]
     assert contents[0] == b"first remark"
-    for word in (b"edsr/3", b"0f" * 32, b"smallest to largest value of the file"):
+    for word in (b"edsr/3", b"0f" * 32, b"0.1% to 99.9% of the values of the volume"):
         assert word in contents[1]
 
 

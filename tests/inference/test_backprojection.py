@@ -103,6 +103,10 @@ def test_the_residual_is_that_of_the_stored_pixels():
     assert Residual().describe() == {"max": 0, "rms": 0}
 
 
+LEVELS = Levels.of_type(np.dtype(np.uint16))
+"""Of the whole, and so of each of its windows."""
+
+
 def pieces(upscaler: Upscaler, pixels: np.ndarray, margin: int, step: int):
     """The image upscaled by windows of ``step`` columns with ``margin`` more on each side, and the sum of residuals."""
     out, total, scale = [], Residual(), upscaler.scale
@@ -111,7 +115,7 @@ def pieces(upscaler: Upscaler, pixels: np.ndarray, margin: int, step: int):
         window = pixels[:, low : start + step + margin]
         core = np.zeros((*window.shape[:2], 1), bool)
         core[:, start - low : start - low + step] = True
-        run = upscaler.run(Image(window), core)
+        run = upscaler.run(Image(window, levels=LEVELS), core)
         out.append(
             run.image.pixels[:, int((start - low) * scale) : int((start - low + step) * scale)]
         )
@@ -125,7 +129,7 @@ def test_windows_equal_the_whole(scale):
     pixels[:, :60] = 777  # nothing to correct here: such a window ends early
     made = network(1) if scale == 2 else create_model("bilinear")
     upscaler = Upscaler(made, scale, precision="float32", consistency=True)
-    run = upscaler.run(Image(pixels))
+    run = upscaler.run(Image(pixels, levels=LEVELS))
     whole = run.image.pixels.astype(int)
     assert upscaler.halo == made.halo(scale) + backprojection.HALO
     assert upscaler.halo < 60

@@ -134,7 +134,8 @@ def test_a_scene_keeps_its_ground_and_has_nan_where_nothing_was_measured():
     hole = np.repeat(np.repeat(pixels == 0, 2, 0), 2, 1)
     np.testing.assert_array_equal(np.isnan(np.moveaxis(values, 0, 2)), hole)
     filled = read_image(data).missing.filled(pixels, reach=20)
-    expected = runs(network(1), filled[..., :1], Levels.of_type(pixels.dtype)).std(axis=0)
+    levels = read_image(data).levels.of_channels(slice(0, 1))
+    expected = runs(network(1), filled[..., :1], levels).std(axis=0)
     measured = ~hole[..., 0]
     assert np.abs(values[0] - expected[..., 0])[measured].max() < 1e-3 * expected.max()
 

@@ -315,6 +315,7 @@ def evaluate(
         device=device,
         precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
         ensemble=ensemble,
+        calibrate=suite is not None,  # figures of papers are of the network alone
     )
     report = score(
         upscaler,

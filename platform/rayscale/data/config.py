@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from rayscale.errors import ConfigError
+from rayscale.imaging.handling import Handling
 
 
 class PrepareConfig(BaseModel):
@@ -36,6 +37,9 @@ class PrepareConfig(BaseModel):
     """8 or 16, which every image must have; None takes those of most images."""
     bands: tuple[int, ...] = ()
     """Bands of every image, numbered from 1, in this order; all of them when empty."""
+    levels: tuple[float, float] | None = None
+    """Stored values that are black and white in every file, as ``rayscale.imaging.Handling`` has them; None takes those
+    of each file. Pictures of 8 bits are taken as they are."""
     exclude: tuple[str, ...] = ()
     """Images whose key matches one of these patterns (``*``, ``?``, ``[...]``) are held out."""
     lr: str = "auto"
@@ -43,6 +47,11 @@ class PrepareConfig(BaseModel):
     them by bicubic whatever there is, anything else is their folder or ``s3://`` prefix."""
     registration: Literal["check", "trust"] = "check"
     """Whether pairs are compared, or taken although HR and LR differ, as those of two sensors may."""
+
+    @property
+    def handling(self) -> Handling:
+        """How files are read; they may have bands of labels that are not taken."""
+        return Handling(levels=self.levels, labels="nearest")
 
     @classmethod
     def create(cls, **options: Any) -> PrepareConfig:

@@ -82,7 +82,7 @@ def _varies(picture: Picture) -> bool:
 def _is_plain(image: Image) -> bool:
     """Whether black and white are the ends of the type."""
     dtype = image.pixels.dtype
-    if image.levels is None:
+    if image.levels is None or dtype == np.uint8:
         return True
     whole = Levels.of_type(dtype) if dtype in PICTURE_TYPES else None
     return whole is not None and (whole.black, whole.white) == (

@@ -355,7 +355,7 @@ def _kind(source: Store, entries: list[Entry], config: PrepareConfig) -> Kind:
             if number > len(sample) and votes:
                 break
             try:
-                own = kind_of(source, entry.key, config.bands, Path(folder))
+                own = kind_of(source, entry.key, config, Path(folder))
             except (InputError, NotFoundError) as error:
                 first = first or error
                 continue

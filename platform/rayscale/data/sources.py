@@ -19,7 +19,6 @@ from rayscale.data.cutting import Cut, columns, complete, crop, cuts, take
 from rayscale.data.pictures import Picture, kind, pictures
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging import Image, ending_of, read_image
-from rayscale.imaging.handling import Handling
 from rayscale.imaging.scene import Scene, is_scene
 from rayscale.imaging.sidecars import heed, tags_of, tags_of_file
 from rayscale.pairs import check_registration, fit
@@ -27,7 +26,6 @@ from rayscale.storage import Store
 from rayscale.storage.local import LocalStore
 
 Pixels = npt.NDArray[Any]
-_LABELS_TOO = Handling(labels="nearest")  # a file may have bands of them that are not taken
 _SCENE_ENDINGS = (".tif", ".tiff")
 
 
@@ -69,13 +67,13 @@ def open_source(store: Store, key: str, scratch: Path) -> Path | None:
     return path if is_scene(path) else None
 
 
-def kind_of(store: Store, key: str, bands: tuple[int, ...], scratch: Path) -> tuple[int, int]:
+def kind_of(store: Store, key: str, config: PrepareConfig, scratch: Path) -> tuple[int, int]:
     """Channels and bits of the pictures of an image; errors as of ``read_image``."""
     path = open_source(store, key, scratch)
     if path is None:
-        return kind(read_image(store.read(key), handling=_LABELS_TOO), bands)
-    with Scene(path, handling=_LABELS_TOO) as scene:
-        return kind(_corner(scene), bands)
+        return kind(read_image(store.read(key), handling=config.handling), config.bands)
+    with Scene(path, handling=config.handling) as scene:
+        return kind(_corner(scene), config.bands)
 
 
 def cut_image(
@@ -97,7 +95,7 @@ def cut_image(
         heed(key, beside, tags_of_file(path) if beside else (), store.read)
         yield from _cut_scene(path, config, expected)
         return
-    image = _read(store, key, beside)
+    image = _read(store, key, beside, config)
     found = pictures(image, config.bands)
     expected.check(*kind(image, config.bands))
     for picture in found:
@@ -117,14 +115,14 @@ def cut_pair(
     Raises:
         SkippedError, InputError: as :func:`cut_image`, and where HR and LR do not fit.
     """
-    image = _read(store, key, beside.get(key, ()))
+    image = _read(store, key, beside.get(key, ()), config)
     expected.check(*kind(image, config.bands))
     hr = _single(image, config)
     found: dict[int, Picture] = {}
     height, width = hr.pixels.shape[:2]
     for scale, (place, low_key) in lows.items():
         try:
-            low = _read(place, low_key, beside.get(low_key, ()) if place == store else ())
+            low = _read(place, low_key, beside.get(low_key, ()) if place == store else (), config)
             if low.pixels.dtype != image.pixels.dtype:
                 raise UnsupportedError(
                     f"is {low.pixels.dtype}, but its HR image {image.pixels.dtype}"
@@ -177,11 +175,11 @@ class Kind:
             )
 
 
-def _read(store: Store, key: str, beside: Sequence[str]) -> Image:
+def _read(store: Store, key: str, beside: Sequence[str], config: PrepareConfig) -> Image:
     """The image; UnsupportedError where a file beside it makes its pixels something else, as a mask does."""
     data = store.read(key)
     heed(key, beside, tags_of(data) if beside else (), store.read)
-    return read_image(data, handling=_LABELS_TOO)
+    return read_image(data, handling=config.handling)
 
 
 def _single(image: Image, config: PrepareConfig) -> Picture:
@@ -214,7 +212,7 @@ def _cut_versions(
 
 def _cut_scene(path: Path, config: PrepareConfig, expected: Kind) -> Iterator[Block]:
     """Window by window, each with the pixels around it that its LR pixels see, so that all are those of the whole."""
-    with Scene(path, handling=_LABELS_TOO) as scene:
+    with Scene(path, handling=config.handling) as scene:
         expected.check(*kind(_corner(scene), config.bands))
         height, width = (
             side // config.grain * config.grain for side in (scene.height, scene.width)

@@ -29,6 +29,9 @@ seven digits of the range from black to white."""
 _RESOLUTION = 2.0**-24
 """Of the range from black to white: where a network sees values that are nearer to each other as one."""
 
+_LEFT_OUT = 0.001
+"""Share of the values beyond black, and beyond white, where they are measured."""
+
 _WAY_OUT = "declare a fill value as nodata or store it as NaN, or rescale the values"
 
 
@@ -89,21 +92,68 @@ class Levels:
         return cls(low, high, rule)
 
     @classmethod
+    def of_picture(cls, pixels: Pixels) -> Levels:
+        """Those of a picture ``(H, W, C)`` that says nothing of them.
+
+        Eight bits are black to white by convention. Sixteen are not: instruments of ten or twelve bits store them as they
+        come, and a network that sees three per cent of its range answers with its own bias. So they are measured.
+        """
+        if pixels.dtype == np.uint8:
+            return cls.of_type(pixels.dtype)
+        return cls.of_measured(pixels.dtype, [(pixels, True)], None, "of the picture", pixels.size)
+
+    @classmethod
     def of_measured(
         cls,
         dtype: np.dtype[Any],
         parts: Iterable[tuple[Pixels, NDArray[np.bool_] | bool]],
         axes: tuple[int, ...] | None,
-        rule: str,
+        whose: str,
+        total: int,
     ) -> Levels:
-        """``of_data`` of all valid values, of which there may be none, over ``axes`` of every part.
+        """Robust ends of all valid values, of which there may be none, over ``axes`` of every part.
+
+        They leave out a thousandth of the values at each end, so that a saturated pixel moves nothing. They are stored values,
+        the same however the file is cut into parts, and scale with the values.
 
         Args:
             parts: pixels of type ``dtype``, and where they are valid.
+            whose: values they are, for the rule.
+            total: number of values of all parts, or per channel where ``axes`` leave channels apart; or more.
 
         Raises:
             InputError: one value lies so far from all others that a network would see these as one.
         """
+        ends: list[_Ends] = []
+
+        def watched() -> Iterable[tuple[Pixels, NDArray[np.bool_] | bool]]:
+            for pixels, valid in parts:
+                planes = _planes(pixels, valid, axes)
+                ends.extend(_Ends(total) for _ in range(len(planes) - len(ends)))
+                for band, plane in zip(ends, planes, strict=True):
+                    band.add(plane)
+                yield pixels, valid
+
+        widest = cls._of_extremes(dtype, watched(), axes)
+        pairs = [
+            (low, high) if low < high else (black, white)
+            for (low, high), black, white in zip(
+                (band.find() for band in ends), widest.black, widest.white, strict=True
+            )
+        ]
+        rule = f"{_LEFT_OUT:.1%} to {1 - _LEFT_OUT:.1%} of the values {whose}"
+        black, white = zip(*pairs, strict=True)
+        bits = 8 if dtype == np.uint8 else 16
+        return cls(tuple(map(float, black)), tuple(map(float, white)), rule, bits)
+
+    @classmethod
+    def _of_extremes(
+        cls,
+        dtype: np.dtype[Any],
+        parts: Iterable[tuple[Pixels, NDArray[np.bool_] | bool]],
+        axes: tuple[int, ...] | None,
+    ) -> Levels:
+        """``of_data`` of all valid values, which are known to be resolved when it returns."""
         kind = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
         least, most = (np.min, np.greater, kind.max), (np.max, np.less, kind.min)
         found = [(_two(*part, axes, *least), _two(*part, axes, *most)) for part in parts]
@@ -115,7 +165,7 @@ class Levels:
             zip(*lows.tolist(), *highs[::-1].tolist(), strict=True), 1
         ):
             _check_range(band, low, then, before, high)
-        return cls.of_data(lows[0], highs[0], rule)
+        return cls.of_data(lows[0], highs[0], "")
 
     def of_channels(self, channels: slice) -> Levels:
         """The levels of some of the channels."""
@@ -189,6 +239,57 @@ class Levels:
         black = np.asarray(self.black, np.float64)
         gain = value_range / (np.asarray(self.white, np.float64) - black)
         return black.astype(exact), gain.astype(exact)
+
+
+class _Ends:
+    """The lowest and highest values of a band, of which ``find`` tells those that leave out a share of all.
+
+    Args:
+        total: the most values that may come.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._kept = int(total * _LEFT_OUT) + 1
+        self._count = 0
+        self._low: Pixels | None = None
+        self._high: Pixels | None = None
+
+    def add(self, values: Pixels) -> None:
+        """Take in a part, ``(n,)``."""
+        self._count += len(values)
+        for name, end in (("_low", 1), ("_high", -1)):
+            before = getattr(self, name)
+            both = values if before is None else np.concatenate([before, values])
+            if len(both) > self._kept:
+                both = (
+                    np.partition(both, self._kept - 1)[: self._kept]
+                    if end > 0
+                    else np.partition(both, -self._kept)[-self._kept :]
+                )
+            setattr(self, name, both)
+
+    def find(self) -> tuple[float, float]:
+        """Black and white; two zeros without any value."""
+        if not self._count or self._low is None or self._high is None:
+            return 0.0, 0.0
+        beyond = int(self._count * _LEFT_OUT)
+        return float(np.sort(self._low)[beyond]), float(np.sort(self._high)[-1 - beyond])
+
+
+def _planes(
+    pixels: Pixels, valid: NDArray[np.bool_] | bool, axes: tuple[int, ...] | None
+) -> list[Pixels]:
+    """The valid values of each channel, or of all together."""
+    if axes is None:
+        planes = [pixels]
+    else:
+        planes = [pixels[..., channel] for channel in range(pixels.shape[-1])]
+    if valid is True:
+        return [plane.ravel() for plane in planes]
+    masks = np.broadcast_to(valid, pixels.shape)
+    if axes is None:
+        return [pixels[masks]]
+    return [plane[masks[..., channel]] for channel, plane in enumerate(planes)]
 
 
 def _two(values: Pixels, where: Any, axes: Any, end: Any, inside: Any, none: Any) -> Pixels:

@@ -102,8 +102,6 @@ class Scene:
                 except BaseException:
                     self.close()
                     raise
-        if levels is None and handling.levels is not None:
-            levels = Levels.of_setting(self.dtype, handling.levels)
         if levels is not None:
             self.levels = levels
 
@@ -131,9 +129,10 @@ class Scene:
 
     @cached_property
     def levels(self) -> Levels:
-        """Black and white of the whole scene; one pass over the file for types other than uint8 and uint16."""
+        """Black and white of the whole scene; one pass over the file where they are measured."""
         squares = (self._read(rows, columns) for rows, columns in self._squares())
-        return geotiff.levels_of(self.dtype, self.metadata.bits, squares)
+        pixels = self.height * self.width
+        return geotiff.levels_of(self.dtype, self.metadata, squares, pixels, self.handling)
 
     @cached_property
     def notes(self) -> tuple[str, ...]:

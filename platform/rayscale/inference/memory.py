@@ -35,7 +35,8 @@ _READING = 2.0  # pixels beside what the decoder needs, per byte of the decoded 
 _STRIPS = (
     96 * MIB
 )  # of a network of 64 filters; a large one takes more on its strips, which do not grow with the picture
-_WINDOW = 640 * MIB  # floats of a window with self-ensemble or back-projection
+_FLOATS = 160 * MIB  # of a window, whose local means are compared
+_WINDOW = 640 * MIB  # the same with self-ensemble or back-projection
 
 _SHARE = 0.75
 """Of the memory of the container or machine, for all processes that upscale together; the rest is for Ray and the system."""
@@ -61,7 +62,7 @@ def working_bytes(header: Header, scale: float, *, windowed: bool = False) -> in
         windowed: with self-ensemble or back-projection, which go window by window.
     """
     # The floats of a window are at most 48 bytes for each of the output.
-    window = min(_WINDOW, 48 * _enlarged_bytes(header, scale)) if windowed else 0
+    window = min(_WINDOW if windowed else _FLOATS, 48 * _enlarged_bytes(header, scale))
     return picture_bytes(header, scale) + _STRIPS + window
 
 

@@ -22,11 +22,13 @@ from rayscale.imaging import Header, check_side
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.missing import MASK_REACH, Missing
-from rayscale.inference import backprojection
+from rayscale.inference import backprojection, localmean
 from rayscale.inference.backprojection import Residual, back_project
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
 from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
+from rayscale.inference.flatfield import FlatField
 from rayscale.inference.folding import folded
+from rayscale.inference.localmean import keep_local_means
 from rayscale.inference.parts import SMALLEST, Parts
 from rayscale.inference.tiles import Tile
 from rayscale.models.spec import NEAREST
@@ -108,6 +110,8 @@ class Upscaler:
         ensemble: average over the eight flips and transpositions (the "+" variants), at eight times the cost.
         consistency: correct the output by back-projection until it gives the source when shrunk.
         uncertainty: the standard deviation over the eight of the ensemble, before any correction; implies ``ensemble``.
+        calibrate: keep the radiometry of the source (``flatfield``, ``localmean``). Without it the network is taken as it is, as
+            published figures are.
         watch: called, unless None, before each strip or tile, in the thread of the call; what it raises ends the work.
 
     Raises ConfigError for settings that are not possible.
@@ -124,6 +128,7 @@ class Upscaler:
         ensemble: bool = False,
         consistency: bool = False,
         uncertainty: bool = False,
+        calibrate: bool = True,
         watch: Callable[[], None] | None = None,
     ) -> None:
         if tile is not None and tile < SMALLEST:
@@ -142,8 +147,10 @@ class Upscaler:
             else None
         )
         self.watch = watch
+        self._calibrates = calibrate and not model.keeps_means
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._paths: dict[int, nn.Module | None] = {}
+        self._flats: dict[tuple[int, torch.dtype], FlatField | None] = {}
         pick_dtype(precision, self.device, 8)  # a wrong name fails here, not at the first image
 
     @property
@@ -153,7 +160,9 @@ class Upscaler:
         Exact for the network, an upper bound for the back-projection. At a scale p/q windows begin at multiples of q.
         """
         margin: int = self.model.halo(self.scale)
-        return margin + backprojection.HALO if self.consistency else margin
+        if self.consistency:
+            return margin + backprojection.HALO
+        return margin + localmean.reach(self.scale) if self._calibrates else margin
 
     @property
     def windowed(self) -> bool:
@@ -201,6 +210,8 @@ class Upscaler:
         Raises UnsupportedError, before anything is computed, for the uncertainty of an image whose container has no
         place for it, and for the consistency of one whose container would lose it.
         """
+        if image.levels is None and image.pixels.dtype != np.uint8:
+            image = replace(image, levels=Levels.of_picture(image.pixels))
         if self.repeats:
             image = replace(image, labels=tuple(range(image.channels)))
         if self.consistency or image.labels:
@@ -232,6 +243,8 @@ class Upscaler:
             for image in images
         ):
             raise InputError("a batch needs pictures of one shape and pixel type")
+        if first.pixels.dtype != np.uint8:
+            return [self.upscale(image) for image in images]  # whose levels are their own
         if first.pixels.ndim != 3 or any(
             image.levels or image.missing or image.labels for image in images
         ):
@@ -245,7 +258,8 @@ class Upscaler:
         out = np.empty((len(images), height, width, first.channels), pixels.dtype)
         for channels in self._groups(first.channels):
             planes = levels.to_network(pixels[..., channels], value_range).transpose(0, 3, 1, 2)
-            y = self.predict(torch.tensor(planes), bits=levels.bits)
+            x = torch.tensor(planes)
+            y = self._calibrated(self.predict(x, bits=levels.bits), x, levels.bits)
             if not torch.isfinite(y).all():
                 return [self.upscale(image) for image in images]  # only some of them may fail
             values = y.permute(0, 2, 3, 1).numpy()
@@ -356,9 +370,9 @@ class Upscaler:
             raise InputError(
                 f"expected (H, W, C) pixels of uint8 or uint16, got shape {pixels.shape} of {pixels.dtype}"
             )
-        levels = levels or Levels.of_type(pixels.dtype)
+        levels = levels or Levels.of_picture(pixels)
         self._check_size(pixels)
-        if not self.windowed:
+        if not self._calibrates and not self.windowed:
             out = self._streamed(pixels, levels)
             if missing is not None:
                 missing.spare(out, levels)
@@ -396,7 +410,8 @@ class Upscaler:
         """
         if side is None:
             # The ensemble and back-projection hold several of them at once.
-            most = WINDOW_BYTES / 2 if self.windowed else WINDOW_BYTES
+            several = self.windowed or self._calibrates
+            most = WINDOW_BYTES / 2 if several else WINDOW_BYTES
             side = math.isqrt(int(most / (4 * channels * self.scale**2)))
         grain = exact_scale(self.scale).denominator
         return Tile.whole(*size).cut(max(side, _SMALLEST_WINDOW), self.halo, grain, size)
@@ -467,6 +482,7 @@ class Upscaler:
             planes = scaling.to_network(pixels[:, :, channels], value_range).transpose(2, 0, 1)
             x = torch.tensor(planes[None])
             y, spread = self._finite(x, levels.bits)
+            y = self._calibrated(y, x, levels.bits)
             if self.consistency:
                 y = self._back_projected(y, x, scaling, pixels.dtype)
             values = y[0].permute(1, 2, 0).numpy()
@@ -544,6 +560,25 @@ class Upscaler:
         dtype = pick_dtype(self.precision, self.device, bits)
         path = self._path(channels)
         return Parts(self.model, path, self.scale, self.device, dtype, self.tile, self.watch)
+
+    def _calibrated(self, y: Tensor, x: Tensor, bits: int) -> Tensor:
+        """``y``, in place, with the radiometry of ``x``: what is flat stays flat, and local means are kept."""
+        if not self._calibrates:
+            return y
+        flat = self._flat(x.shape[1], pick_dtype(self.precision, self.device, bits))
+        if flat is not None:
+            flat.subtract(y, x)
+        # Back-projection keeps more than the means.
+        return y if self.consistency else keep_local_means(y, x, self.scale)
+
+    def _flat(self, channels: int, dtype: torch.dtype) -> FlatField | None:
+        """The flat field of the network for images of ``channels`` channels, measured once and kept."""
+        if (channels, dtype) not in self._flats:
+            flat = FlatField.measure(self.model, self.scale, channels, dtype)
+            if flat is not None and self.ensemble:
+                flat = flat.averaged()
+            self._flats[channels, dtype] = flat
+        return self._flats[channels, dtype]
 
     def _path(self, channels: int) -> nn.Module | None:
         """The path of the network for images of ``channels`` channels, folded once and kept."""

@@ -45,6 +45,8 @@ class APlus(LumaResolver):
     Nothing here learns by gradients: the weights are frozen parameters. Fresh ones are zero, which is bicubic.
     """
 
+    keeps_means = True
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         require_trunk(spec)

@@ -15,6 +15,8 @@ from rayscale.resampling import nearest_places, upsample
 class _Interpolation(SuperResolver):
     """MATLAB's ``imresize``; no parameters, any range of values."""
 
+    keeps_means = True
+
     any_channels = True
     scale_range = (1.0, 16.0)
     method: Literal["bicubic", "bilinear"]

@@ -41,6 +41,7 @@ class MetaUpscale(nn.Module):
     def __init__(self, filters: int, channels: int) -> None:
         super().__init__()
         self.filters, self.channels = filters, channels
+        self.padding_mode = "constant"
         self.predictor = nn.Sequential(
             nn.Linear(3, _HIDDEN),
             nn.ReLU(inplace=True),
@@ -71,7 +72,7 @@ class MetaUpscale(nn.Module):
         height, width = features.shape[-2:]
         # Whole periods where there are several, so that all places modulo q are equally many.
         down, right = (-size % q if size > q else 0 for size in (height, width))
-        padded = functional.pad(features, (1, 1 + right, 1, 1 + down))
+        padded = functional.pad(features, (1, 1 + right, 1, 1 + down), self.padding_mode)
         across = min(q, width)
         columns = range(_first(across, p, q))
         bands = []

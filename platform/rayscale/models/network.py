@@ -29,6 +29,8 @@ class SuperResolver(nn.Module):
     scale_bound: ClassVar[tuple[str, ...]] = ()
     # Whether each channel is computed alone, so that any number of them may come.
     any_channels: ClassVar[bool] = False
+    # Whether local means are those of the input by construction, for any weights.
+    keeps_means: ClassVar[bool] = False
     # (low, high) where every scale in (low, high] is served besides ``scales``; see ``exact_scale``.
     scale_range: ClassVar[tuple[float, float] | None] = None
 

@@ -169,7 +169,7 @@ def train(
     figures["seconds"] = time.monotonic() - started
     if config.validation.uri:
         pairs = read_pairs(config.validation.uri, config.model.scale)
-        report = evaluate(Upscaler(model, config.model.scale, device="cpu"), pairs)
+        report = evaluate(Upscaler(model, config.model.scale, device="cpu", calibrate=False), pairs)
         figures |= {"psnr": report.psnr, "ssim": report.ssim}
     metrics.log_metrics(figures, config.dictionary.iterations)
     result = {

@@ -60,7 +60,11 @@ class Validator:
         reports = []
         for scale, pairs in self.pairs.items():
             upscaler = Upscaler(
-                model, scale, device=str(self.device), precision=self.config.precision
+                model,
+                scale,
+                device=str(self.device),
+                precision=self.config.precision,
+                calibrate=False,  # what is trained is the network
             )
             report = evaluate(upscaler, pairs, protocol=self.protocol)
             reports.append(report)

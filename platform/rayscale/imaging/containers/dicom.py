@@ -156,7 +156,7 @@ def _read(data: bytes, max_pixels: int) -> Image:
     return Image(
         pixels=pixels,
         container="dicom",
-        levels=_levels(dataset, header),
+        levels=_levels(dataset, header, pixels, missing),
         missing=missing,
         metadata=DicomMetadata(dataset),
         notes=_notes(told, dataset.PhotometricInterpretation),
@@ -399,20 +399,29 @@ def _trust_streams(dataset: Any, header: Header) -> None:
         (dataset.PhotometricInterpretation,) = found
 
 
-def _levels(dataset: Any, header: Header) -> Levels:
-    """The same for all slices of a series: they are files of their own, and their contrast must not jump."""
+def _levels(dataset: Any, header: Header, pixels: NDArray[Any], missing: Missing | None) -> Levels:
+    """Known for a whole series where it says so: Hounsfield units, or its smallest and largest value; else measured."""
     stored = int(dataset.get("BitsStored", header.bits))
     signed = int(dataset.get("PixelRepresentation", 0)) == 1
     low = -(1 << (stored - 1)) if signed else 0
     limits = (float(low), float(low + (1 << stored) - 1))
-    black, white = 0.0, limits[1]  # what is negative in a signed image is darker than black
-    rule = f"{black:.0f} to {white:.0f}, the range of {stored} stored bits"
+    black, white, rule = 0.0, limits[1], f"0 to {limits[1]:.0f}, the range of {stored} stored bits"
+    ends = [dataset.get(f"{end}PixelValueInSeries") for end in ("Smallest", "Largest")]
     slope, intercept = (
         float(dataset.get(f"Rescale{name}", None) or 0) for name in ("Slope", "Intercept")
     )
     if dataset.get("Modality") == "CT" and slope > 0:
         black, white = ((value - intercept) / slope for value in _CT_RANGE)
         rule = f"{_CT_RANGE[0]:.0f} to {_CT_RANGE[1]:.0f} Hounsfield units"
+    elif all(isinstance(end, int) for end in ends) and ends[0] < ends[1]:
+        black, white = map(float, ends)
+        rule = f"{black:.0f} to {white:.0f}, smallest to largest value of the series"
+    elif stored > 8:  # eight bits are for screens
+        valid = True if missing is None else missing.valid
+        found = Levels.of_measured(
+            pixels.dtype, [(pixels, valid)], None, "of the object", pixels.size
+        )
+        (black,), (white,), rule = found.black, found.white, found.rule
     if dataset.PhotometricInterpretation == "MONOCHROME1":  # small values are bright
         black, white = white, black
     return Levels((black,), (white,), rule, 16, limits)

@@ -32,7 +32,7 @@ from rayscale.imaging.containers.ifd import MASK, Ifd
 from rayscale.imaging.containers.stacks import count_pages
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
-from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
+from rayscale.imaging.levels import PIXEL_TYPES, Levels
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.missing import Missing
 from rayscale.imaging.provenance import Provenance
@@ -41,6 +41,9 @@ _PLACED = (33550, 33922, 34264, 50844)  # scale, tie points, matrix, RPC
 _SYSTEM = (34735,)  # keys of the coordinate reference system
 _NODATA = 42113
 _SIGNED, _FLOAT = 2, 3
+
+_LEAST_SCALE, _MOST_SCALE = 1e-5, 1e-3
+"""Of stored reflectance."""
 
 MAX_BANDS = 4096
 """More than any instrument has; GDAL keeps an object for each."""
@@ -96,7 +99,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     return Image(
         pixels=pixels,
         container="geotiff",
-        levels=levels_of(pixels.dtype, meta.bits, [(pixels, missing)]),
+        levels=levels_of(pixels.dtype, meta, [(pixels, missing)], header.pixels, handling),
         missing=missing,
         metadata=replace(meta, mask=mask),
         labels=found,
@@ -327,14 +330,35 @@ def _holds(dtype: np.dtype[Any], value: float) -> bool:
 
 
 def levels_of(
-    dtype: np.dtype[Any], bits: int | None, parts: Iterable[tuple[NDArray[Any], Missing | None]]
+    dtype: np.dtype[Any],
+    meta: GeoMetadata,
+    parts: Iterable[tuple[NDArray[Any], Missing | None]],
+    total: int,
+    handling: Handling,
 ) -> Levels:
-    """The range of the type where it is black to white (tiles of a mosaic agree); else that of each band.
+    """As set by the user, else the known scale of the product, else measured for each band of the whole file.
 
-    ``parts`` are the pixels of the file ``(H, W, C)``, piece by piece; only looked at where they are needed.
+    Args:
+        parts: the pixels of the file ``(H, W, C)``, piece by piece; only looked at where they are needed.
+        total: pixels of the file.
     """
-    if dtype in PICTURE_TYPES:
-        return Levels.of_type(dtype, bits)
+    limits = None if meta.bits is None else (0.0, float((1 << meta.bits) - 1))
+    if handling.levels is not None:
+        return replace(Levels.of_setting(dtype, handling.levels), limits=limits)
+    if (reflectance := _reflectance(meta)) is not None:
+        return replace(reflectance, limits=limits)
     valid = ((pixels, True if missing is None else missing.valid) for pixels, missing in parts)
-    rule = "smallest to largest value of each band of the file"
-    return Levels.of_measured(dtype, valid, (0, 1), rule)
+    found = Levels.of_measured(dtype, valid, (0, 1), "of each band of the file", total)
+    return replace(found, limits=limits)
+
+
+def _reflectance(meta: GeoMetadata) -> Levels | None:
+    """Reflectance from 0 to 1, where scale and offset of every band say that the values are one, as those of Sentinel-2
+    (1e-4) and Landsat (2.75e-5, -0.2) do."""
+    if not all(
+        _LEAST_SCALE <= band.scale <= _MOST_SCALE and abs(band.offset) < 1 for band in meta.bands
+    ):
+        return None
+    black = tuple(-band.offset / band.scale for band in meta.bands)
+    white = tuple((1 - band.offset) / band.scale for band in meta.bands)
+    return Levels(black, white, "reflectance 0 to 1, by scale and offset of each band")

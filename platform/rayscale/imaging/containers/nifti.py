@@ -311,6 +311,6 @@ def _labels(
 
 def _levels(pixels: NDArray[Any], missing: Missing | None) -> Levels:
     """One range for all slices and times, so that they stay comparable; never bfloat16, not even for 8 bit."""
-    rule = "smallest to largest value of the file"
     valid = True if missing is None else missing.valid
-    return Levels.of_measured(pixels.dtype, [(pixels, valid)], None, rule)
+    found = Levels.of_measured(pixels.dtype, [(pixels, valid)], None, "of the volume", pixels.size)
+    return replace(found, bits=16)
