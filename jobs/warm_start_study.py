@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
 def compare(options: argparse.Namespace) -> int:
     folder, name = split(options.output)  # a wrong one is told before the runs
     store = connect(folder)
-    curves = study(plan(options), on_ray())
+    configs = {key: config.identified() for key, config in plan(options).items()}
+    curves = study(configs, on_ray())
     save(store, name, curves)
     for curve in curves:
         last = curve["history"][-1]
@@ -86,7 +87,7 @@ def plan(options: argparse.Namespace) -> dict[tuple[int, str], TrainConfig]:
                     "the curves are PSNR over steps: set validation.uri to a benchmark, such as "
                     "--set 'validation.uri=s3://bucket/Set5/x{scale}'"
                 )
-            configs[scale, start] = config.resolved()
+            configs[scale, start] = config
     return configs
 
 

@@ -24,7 +24,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def find_best(options: argparse.Namespace) -> int:
     """Search, show the trials, and write the best configuration."""
     folder, name = split(options.output)  # a wrong one is told before the trials
     store = connect(folder)
-    sweep = plan(options)
+    sweep = plan(options).identified()
     rows = search(sweep)
     show(sweep, rows)
     done = [row for row in rows if sweep.metric in row]
@@ -93,13 +93,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 class Sweep:
     """What is searched: the base of every trial, and how trials are compared."""
 
-    name: str
     base: TrainConfig
     trial: TrainConfig
     space: str
     samples: int
     seed: int
     concurrent: int | None
+
+    @property
+    def name(self) -> str:
+        """A hash of what decides the trials."""
+        what = [self.trial.digest, self.space, self.seed, self.trial.optimizer.steps]
+        digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
+        return f"sweep-{self.base.title}-{digest}"
+
+    def identified(self) -> Sweep:
+        """Named after the dataset itself, wherever it lies."""
+        return replace(self, base=self.base.identified(), trial=self.trial.identified())
 
     @property
     def metric(self) -> str:
@@ -111,7 +121,7 @@ class Sweep:
 
 
 def plan(options: argparse.Namespace) -> Sweep:
-    """The sweep of a command line; its name is a hash of what decides the trials."""
+    """The sweep of a command line."""
     if options.samples < 1 or options.steps < 1:
         raise ConfigError(f"--samples {options.samples} and --steps {options.steps}: at least 1")
     base = load_config(options.config, options.set).resolved()
@@ -128,12 +138,7 @@ def plan(options: argparse.Namespace) -> Sweep:
             "workers.max_failures": 1,
         },
     )
-    what = [trial.digest, options.space, options.seed, options.steps]
-    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
-    name = f"sweep-{base.title}-{digest}"
-    return Sweep(
-        name, base, trial, options.space, options.samples, options.seed, options.concurrent
-    )
+    return Sweep(base, trial, options.space, options.samples, options.seed, options.concurrent)
 
 
 def search(sweep: Sweep) -> list[dict[str, Any]]:
@@ -277,8 +282,11 @@ def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
 
 
 def best_config(sweep: Sweep, best: dict[str, Any]) -> TrainConfig:
-    """The base with the best values: as long as the base says, not as short as a trial, under its own name."""
-    return override(sweep.base, best["values"] | {"run.name": None})
+    """The base with the best values: as long as the base says, not as short as a trial, under its own name.
+
+    The dataset may be another, as that of a sweep is often a small one.
+    """
+    return override(sweep.base, best["values"] | {"run.name": None, "data.digest": None})
 
 
 def open_parent(sweep: Sweep, tracking: str | None) -> Any:

@@ -147,7 +147,6 @@ def train(
     if options.list_options:
         print(options_table(config))
         return COMPLETE
-    config = config.resolved()
     tracking = config.logging.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if tracking:
         os.environ["MLFLOW_TRACKING_URI"] = tracking
@@ -157,6 +156,7 @@ def train(
         from rayscale.registry import check_name
 
         check_name(options.register)  # before the training, not after it
+    config = config.identified()
     print(config.to_yaml())
     print(f"run: {config.uri}")
     print(f"tracking: {'MLflow' if tracking else 'none (MLFLOW_TRACKING_URI is not set)'}")

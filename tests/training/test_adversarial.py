@@ -136,11 +136,11 @@ def test_an_interrupted_run_ends_bit_equal_in_both_networks(make_config: Make) -
     parts = make_config(*GAN, "run.name=parts", "optimizer.steps=4", "validation.every=3")
     with pytest.raises(StopError):
         train(parts, device="cpu", report=stop)
-    assert Run(parts.resolved()).checkpoints.steps() == [2]
+    assert Run(parts.identified()).checkpoints.steps() == [2]
     resumed = train(parts, device="cpu")
     assert resumed.sha256 == whole.sha256
     one, other = (
-        Run(make_config(*GAN, f"run.name={name}").resolved()).checkpoints.load(4).state
+        Run(make_config(*GAN, f"run.name={name}").identified()).checkpoints.load(4).state
         for name in ("whole", "parts")
     )
     for key in ("discriminator", "model"):

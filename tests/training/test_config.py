@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from rayscale.errors import ConfigError, NotFoundError
-from rayscale.training.config import TrainConfig, load_config
+from rayscale.training.aplus import APlusConfig
+from rayscale.training.config import RunConfig, TrainConfig, load_config
 
 
 def test_defaults_are_the_recipe_of_the_paper() -> None:
@@ -97,6 +98,17 @@ def test_the_digest_covers_what_determines_the_weights() -> None:
         assert load_config(None, [other]).digest != base, other
     cosine = load_config(None, ["optimizer.schedule=cosine"]).digest
     assert load_config(None, ["optimizer.schedule=cosine", "optimizer.steps=9"]).digest != cosine
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, APlusConfig])
+def test_a_dataset_counts_by_its_digest_where_that_is_known(kind: type[RunConfig]) -> None:
+    def digest(*overrides: str) -> str:
+        return kind.load(None, overrides).digest
+
+    known = f"data.digest={'a5' * 32}"
+    assert digest("data.uri=/a") != digest("data.uri=/b")
+    assert digest("data.uri=/a", known) == digest("data.uri=s3://b/c", known)
+    assert digest("data.uri=/a", known) != digest("data.uri=/a", f"data.digest={'b6' * 32}")
 
 
 def test_places_and_names_are_filled_in() -> None:

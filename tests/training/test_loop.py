@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -105,13 +106,13 @@ def test_an_interrupted_run_ends_bit_equal(make_config: Make, extra: tuple[str, 
 
     with pytest.raises(StopError):
         train(halves, device="cpu", report=stop)
-    assert Run(halves.resolved()).checkpoints.steps()[-1] == 4
+    assert Run(halves.identified()).checkpoints.steps()[-1] == 4
     result = train(halves, device="cpu")
     assert result.complete
     assert same(weights(str(whole.weights)), weights(str(result.weights)))
     assert whole.sha256 == result.sha256
     last = [
-        Run(c.resolved()).checkpoints.load(6).state
+        Run(c.identified()).checkpoints.load(6).state
         for c in (halves, make_config("run.name=whole", *extra))
     ]
     for key, value in last[0]["optimizer"]["state"][0].items():
@@ -138,19 +139,39 @@ def test_another_configuration_is_refused_under_the_same_name(make_config: Make)
     train(make_config("run.name=a"), device="cpu")
     with pytest.raises(ConfigError, match=r"optimizer\.lr \(0\.001 there, 0\.002 here\).*--fresh"):
         train(make_config("run.name=a", "optimizer.lr=2e-3"), device="cpu")
-    erase(make_config("run.name=a").resolved().uri)
+    erase(make_config("run.name=a").identified().uri)
     assert train(make_config("run.name=a", "optimizer.lr=2e-3"), device="cpu").complete
 
 
-def test_another_dataset_is_refused_on_resume(make_config: Make) -> None:
-    config = make_config("optimizer.steps=2")
-    train(config, device="cpu")
-    run = Run(config.resolved())
-    state = run.checkpoints.load(2).state | {"dataset": "0" * 64}
-    run.checkpoints.save(2, state, load_model(Path(f"{run.config.uri}/model.safetensors")))
-    run.checkpoints.wait()
-    with pytest.raises(ConfigError, match="not the one"):
-        train(make_config("optimizer.steps=4"), device="cpu")
+def test_the_digest_of_a_dataset_decides_and_not_its_address(
+    make_config: Make, small_world: Path, tmp_path: Path
+) -> None:
+    first = train(make_config("optimizer.steps=4"), device="cpu")
+    shutil.copytree(small_world / "dataset", tmp_path / "moved")
+    moved = make_config(f"data.uri={tmp_path / 'moved'}")
+    longer = train(moved, device="cpu")
+    assert (longer.uri, longer.steps) == (first.uri, 6)
+    assert longer.sha256 == train(make_config("run.name=whole"), device="cpu").sha256
+    assert train(moved, device="cpu") == longer, "the result is known at both addresses"
+    assert train(make_config(), device="cpu") == longer
+
+
+def test_another_dataset_at_the_same_address_is_another_run(
+    make_config: Make, small_world: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "dataset"
+    shutil.copytree(small_world / "dataset", place)
+    first = train(make_config(f"data.uri={place}", "run.name=a"), device="cpu")
+    shutil.rmtree(place)
+    config = PrepareConfig(scales=(2, 4), size=96, step=96, minimum=48, images_per_shard=2)
+    manifest = prepare(str(small_world / "source"), str(place), config)
+    with pytest.raises(
+        ConfigError, match=rf"data\.digest \({first.dataset['digest']} there, {manifest.digest}"
+    ):
+        train(make_config(f"data.uri={place}", "run.name=a"), device="cpu")
+    pinned = make_config(f"data.uri={place}", f"data.digest={first.dataset['digest']}")
+    with pytest.raises(ConfigError, match=rf"has the digest {manifest.digest}.*data\.digest=null"):
+        train(pinned, device="cpu")
 
 
 def test_sigterm_leaves_a_checkpoint_and_the_run_resumes(make_config: Make, memory: Any) -> None:
@@ -162,7 +183,7 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_resumes(make_config: Make, memo
     assert not stopped.complete
     assert stopped.steps == 4, "it ends after the step that follows the third"
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert Run(config.resolved()).checkpoints.steps() == [stopped.steps]
+    assert Run(config.identified()).checkpoints.steps() == [stopped.steps]
     longer = make_config(f"optimizer.steps={stopped.steps + 2}")
     assert train(longer, device="cpu").steps == stopped.steps + 2
 

@@ -71,7 +71,7 @@ def test_a_killed_worker_costs_nothing_but_time(make_config: Make, tmp_path: Pat
     config = make_config("run.name=killed", "workers.count=2", "workers.threads=1", *overrides)
     stop = threading.Event()
     thread = threading.Thread(
-        target=kill_after_checkpoint, args=(Run(config.resolved()), tmp_path, stop)
+        target=kill_after_checkpoint, args=(Run(config.identified()), tmp_path, stop)
     )
     thread.start()
     try:

@@ -128,7 +128,8 @@ class APlusConfig(RunConfig):
     def digest(self) -> str:
         parts = self.model_dump(mode="json", include={"model", "data", "dictionary", "regressors"})
         del parts["model"]["name"]  # always the same
-        parts["data"]["samples"] = self.samples
+        parts["data"] |= {"uri": self.data.identity, "samples": self.samples}
+        del parts["data"]["digest"]
         text = json.dumps(parts | {"seed": self.run.seed}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -153,7 +154,7 @@ def train(
         ConfigError: the run was trained with another configuration.
         InputError: the dataset has too few patches.
     """
-    config = config.resolved()
+    config = config.identified()
     if (finished := _finished(config)) is not None:
         return finished
     connect(config.uri).write(CONFIG, config.to_yaml().encode())

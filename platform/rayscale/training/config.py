@@ -108,6 +108,24 @@ class RunConfig(Section):
             resolved = resolved.model_copy(update={"run": run})
         return resolved
 
+    def identified(self) -> Self:
+        """``resolved``, with the digest of the dataset, which names the run wherever the dataset lies.
+
+        Reads its manifest. Raises ConfigError where ``data.digest`` asks for another dataset, and what
+        ``Manifest.load`` does.
+        """
+        from rayscale.data.manifest import Manifest
+
+        uri = self.resolved().data.uri or ""
+        digest = Manifest.load(uri).digest
+        if self.data.digest not in (None, digest):
+            raise ConfigError(
+                f"the dataset {uri} has the digest {digest}, but data.digest is {self.data.digest}; correct data.uri, "
+                "or train on this one with --set data.digest=null"
+            )
+        data = self.data.model_copy(update={"digest": digest})
+        return self.model_copy(update={"data": data}).resolved()
+
     def to_yaml(self) -> str:
         """The configuration as YAML that ``load_config`` reads back."""
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -158,13 +176,15 @@ class TrainConfig(RunConfig):
     def digest(self) -> str:
         """sha256 of everything that determines the weights after a given step.
 
-        Workers, logging, validation, checkpoint intervals and the place of the run are left out; so is the
+        A dataset counts by its digest, and by its address while that is not known. Workers, logging, validation, checkpoint intervals and the place of the run are left out; so is the
         number of steps under the step schedule, where training longer only continues the same curve. With the guard
         on, the interval of checkpoints counts. Those of logging and validation do not, though on a GPU a spike is
         noticed at the next of them: after a spike, runs that differ in them part.
         """
         sections = {"model", "data", "optimizer", "precision"}
         parts = self.model_dump(mode="json", include=sections) | {"seed": self.run.seed}
+        parts["data"]["uri"] = self.data.identity
+        del parts["data"]["digest"]
         if self.optimizer.schedule == "step":
             del parts["optimizer"]["steps"]
         else:

@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 
 from rayscale.data import Prefetch, ScaleStream
-from rayscale.errors import ConfigError
 from rayscale.inference.engine import pick_device
 from rayscale.models.network import SuperResolver
 from rayscale.training import rng
@@ -47,7 +46,7 @@ def train(
     """Train as ``config`` says, from the newest committed checkpoint of the run when there is one.
 
     Args:
-        config: the run; places and name are filled in as ``config.resolved()`` does.
+        config: the run; places and name are filled in as ``config.identified()`` does.
         rank, world: this worker of how many; with more than one, ``torch.distributed`` is initialised.
         device: ``auto``, ``cpu``, ``cuda:N``.
         metrics: where figures and pictures go; used by rank 0 only. The caller closes it.
@@ -56,7 +55,7 @@ def train(
     SIGTERM (in the main thread) ends the run after the current step with a checkpoint; the result is then not
     ``complete``. Raises ConfigError, StorageError, NonFiniteLossError, UnstableError and what the dataset raises.
     """
-    config = config.resolved()
+    config = config.identified()
     device = pick_device(str(device))
     run = Run(config)
     if rank == 0:
@@ -76,9 +75,8 @@ def train(
         world=world,
         mixed=config.data.mixed,
     )
-    manifest = stream.manifest
-    trainer = make_trainer(config, manifest, rank=rank, world=world, device=device)
-    loop = _Loop(config, run, trainer, manifest.digest, metrics=metrics or Loggers(), report=report)
+    trainer = make_trainer(config, stream.manifest, rank=rank, world=world, device=device)
+    loop = _Loop(config, run, trainer, metrics=metrics or Loggers(), report=report)
     loop.resume()
     return loop.run_to_end(stream)
 
@@ -91,7 +89,6 @@ class _Loop:
         config: TrainConfig,
         run: Run,
         trainer: Trainer,
-        digest: str,
         *,
         metrics: MetricLogger,
         report: Report | None,
@@ -99,7 +96,7 @@ class _Loop:
         self.config, self.run, self.trainer = config, run, trainer
         self.metrics, self.report = metrics, report
         self.main = trainer.rank == 0
-        self.dataset = {"uri": config.data.uri, "digest": digest}
+        self.dataset = {"uri": config.data.uri, "digest": config.data.digest}
         self.validator: Validator | None = None
         if self.main and config.validation.uri:
             self.validator = Validator(config, trainer.device)
@@ -118,12 +115,6 @@ class _Loop:
             return
         checkpoint = found or self.run.checkpoints.load(step)
         state = checkpoint.state
-        if state["dataset"] != self.dataset["digest"]:
-            raise ConfigError(
-                f"the dataset {self.dataset['uri']} is not the one that {self.run.config.uri} was trained on "
-                f"(digest {str(self.dataset['digest'])[:12]}, was "
-                f"{state['dataset'][:12]}); choose another run.name, or --fresh to start over"
-            )
         self.trainer.load(state)
         self.trainer.keep()
         self.history = list(state["history"])
@@ -133,7 +124,7 @@ class _Loop:
 
     def run_to_end(self, stream: ScaleStream) -> TrainResult:
         if self.main:
-            self.metrics.log_params(self.config.flat() | {"dataset.digest": self.dataset["digest"]})
+            self.metrics.log_params(self.config.flat())
         steps = self.config.optimizer.steps
         stopped = False
         with (
@@ -201,7 +192,6 @@ class _Loop:
         if not self.main:
             return
         state = (kept or self.trainer.state()) | {
-            "dataset": self.dataset["digest"],
             "history": self.history,
             "rng": rng.capture(),
         }

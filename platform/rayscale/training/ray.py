@@ -44,7 +44,7 @@ def fit(
     """
     from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-    config = config.resolved()
+    config = config.identified()
     if fresh:
         erase(config.uri)
     run = Run(config)

@@ -56,7 +56,7 @@ class TrainResult:
 
 
 class Run:
-    """The folder of one run; ``config`` must be resolved."""
+    """The folder of one run; ``config`` must be identified."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -70,14 +70,9 @@ class Run:
         """
         found = self._found()
         if found is not None and found.digest != self.config.digest and self._has_work():
-            changed = ", ".join(
-                f"{key} ({found.flat()[key]} there, {value} here)"
-                for key, value in self.config.flat().items()
-                if found.flat()[key] != value and not key.startswith(("workers.", "logging."))
-            )
             raise ConfigError(
-                f"{self.config.uri} holds a run with another configuration: {changed}. Choose another "
-                "run.name, or --fresh to delete that run and start over"
+                f"{self.config.uri} holds a run with another configuration: {_changes(found, self.config)}. Choose "
+                "another run.name, or --fresh to delete that run and start over"
             )
         if found != self.config:
             self.store.write(CONFIG, self.config.to_yaml().encode())
@@ -112,6 +107,19 @@ class Run:
 
     def _has_work(self) -> bool:
         return self.store.exists(RESULT) or bool(self.checkpoints.steps())
+
+
+def _changes(there: TrainConfig, here: TrainConfig) -> str:
+    """What makes the run of one configuration another than that of the other."""
+    old, new = there.flat(), here.flat()
+    changed = [key for key in new if old[key] != new[key]]
+    if there.data.identity == here.data.identity:  # it was moved
+        changed = [key for key in changed if not key.startswith("data.")]
+    return ", ".join(
+        f"{key} ({old[key]} there, {new[key]} here)"
+        for key in changed
+        if not key.startswith(("workers.", "logging."))
+    )
 
 
 def erase(uri: str) -> None:

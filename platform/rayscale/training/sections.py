@@ -90,6 +90,16 @@ class DatasetSection(Section):
     uri: str | None = Field(
         default=None, description="a dataset made by jobs/prepare_dataset.py (RAYSCALE_DATASET)"
     )
+    digest: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="digest of that dataset, as its manifest tells; any other dataset at uri is refused",
+    )
+
+    @property
+    def identity(self) -> str | None:
+        """What tells this dataset from others: its digest, or its address while that is not known."""
+        return self.digest or self.uri
 
 
 class DataSection(DatasetSection):
