@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import math
 import zlib
 from dataclasses import dataclass, replace
@@ -30,6 +31,11 @@ from rayscale.resampling import enlarged, exact_scale
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = {1: 348, 2: 540}
 _DATA_OFFSET = {1: 352, 2: 544}
+_ROUNDING = 1e-3
+"""By how much the square of b, c, d may exceed 1: writers round, to three decimals or to float32."""
+
+_PLACED = "NIfTI does not say where its values begin; they were read from byte {}, after the header"
+_SILENT = logging.Logger("nibabel", logging.CRITICAL + 1)
 _COMMENT = 6  # extension code of plain text
 # Intent codes of what is no picture, and those of CIFTI.
 _CLASSES = {1002: "labels", 1003: "names of structures", 2002: "indices of nodes"}
@@ -48,7 +54,10 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class _Layout:
-    """The checked header: version 1 or 2, byte order, sizes of the axes, type, place and intent code of the values."""
+    """The checked header: version 1 or 2, byte order, sizes of the axes, type, place and intent code of the values.
+
+    ``placed`` is False where the header names no place, and the values follow it.
+    """
 
     version: int
     order: str
@@ -56,6 +65,7 @@ class _Layout:
     dtype: np.dtype[Any]
     offset: int
     intent: int
+    placed: bool = True
 
     @property
     def header(self) -> Header:
@@ -167,6 +177,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         missing=missing,
         metadata=metadata,
         labels=found,
+        notes=() if layout.placed else (_PLACED.format(layout.offset),),
     )
 
 
@@ -221,9 +232,28 @@ def _geometry(meta: NiftiMetadata, offset: int) -> Any:
 
 
 def _nibabel_header(meta: NiftiMetadata) -> Any:
+    """The header as readers take it: an axis flip of 0 (qfac) and a voxel size of 0 are 1, a negative size is positive."""
     nibabel = load("nibabel", "medical")
     cls = nibabel.Nifti1Header if meta.layout.version == 1 else nibabel.Nifti2Header
-    return cls(meta.raw, endianness=meta.layout.order, check=False)
+    header = cls(meta.raw, endianness=meta.layout.order, check=False)
+    header.check_fix(_SILENT, error_level=logging.CRITICAL)
+    _normalize_quaternion(header)
+    return header
+
+
+def _normalize_quaternion(header: Any) -> None:
+    """A rotation of half a turn that rounding made longer than 1 has length 1, as nifti1_io and ITK have it."""
+    names = [f"quatern_{part}" for part in "bcd"]
+    square = sum(float(header[name]) ** 2 for name in names)
+    if int(header["qform_code"]) == 0 or not square > 1:
+        return
+    if square > 1 + _ROUNDING:
+        raise InputError(
+            f"NIfTI header is damaged: its quaternion (b, c, d) has length {math.sqrt(square):.7g}, and that of a "
+            "rotation is 1 at most"
+        )
+    for name in names:
+        header[name] = float(header[name]) / math.sqrt(square)
 
 
 def _inflated_head(data: bytes) -> bytes:
@@ -265,13 +295,17 @@ def _layout(head: bytes) -> _Layout:
     if intent in _OTHERS or intent in _CIFTI:
         what = _OTHERS.get(intent, "grey ordinates or their connectivity (CIFTI)")
         raise UnsupportedError(f"NIfTI holds {what} (intent code {intent}), which is no image")
+    # Taken for the end of the header, unless extensions lie there.
+    placed = offset != 0 or bool(head[_HEADER_BYTES[version]])
+    if not placed:
+        offset = _DATA_OFFSET[version]
     if not _DATA_OFFSET[version] <= offset <= _DATA_OFFSET[version] + METADATA_BYTES:  # NaN too
         raise InputError(
             f"NIfTI header is damaged: its values begin at byte {offset}, not from {_DATA_OFFSET[version]} to "
             f"{_DATA_OFFSET[version] + METADATA_BYTES}"
         )
     dtype = np.dtype(order + _TYPES[datatype])
-    return _Layout(version, order, tuple(sizes[:axes]), dtype, int(offset), int(intent))
+    return _Layout(version, order, tuple(sizes[:axes]), dtype, int(offset), int(intent), placed)
 
 
 def _extensions(data: bytes, layout: _Layout) -> bytes:
