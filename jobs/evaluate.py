@@ -16,7 +16,7 @@ scale times LR. {scale} stands for the scale in any --data, --model and --crops.
 are built-in ones, registered references, systems that are bundled (aplus), or SYSTEM=WEIGHTS with a file that this process
 can read; one that does not serve a scale has no figure there. --output saves table.md, table.json, plots and crops (folder
 or s3://...). With MLFLOW_TRACKING_URI set, all of that becomes an MLflow run too.
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
-from rayscale import cluster, launch
+from rayscale import cluster, interruption
 from rayscale.comparison import Comparison, draw_crops, find_crops, open_models, score_all
 from rayscale.evaluation import SUITES, check_scales
 from rayscale.imaging.metrics import PROTOCOLS
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    return launch.run(lambda: run(options), "the same command starts over")
+    return interruption.run(lambda: run(options), "the same command starts over")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         files |= pictures
     if tracked:
         log(comparison, entries, files)
-    return launch.COMPLETE
+    return interruption.COMPLETE
 
 
 def save(uri: str, files: dict[str, bytes]) -> None:

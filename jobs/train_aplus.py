@@ -13,7 +13,7 @@ Cluster, a node's 8 CPUs:
 The defaults are the paper's: 5 million samples, 1024 anchors; memory and time are in docs/lab.md. The run folder
 gets model.safetensors and, last, result.json. A complete run is not trained again; one that was killed starts over
 with the same command, and --fresh trains anew. --list-options prints every key with its default and meaning.
-Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from rayscale import launch
 from rayscale.errors import RayscaleError
+from rayscale.interruption import run
 from rayscale.training.aplus import APlusConfig, train
 from rayscale.training.run import erase
 
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = APlusConfig.load(options.config, options.set)
         return launch.train(options, config, functools.partial(on_ray, fresh=options.fresh), rows)
 
-    return launch.run(work, "the same command starts over")
+    return run(work, "the same command starts over")
 
 
 def on_ray(config: APlusConfig, *, fresh: bool) -> TrainResult:

@@ -15,7 +15,7 @@ validation.uri=s3://rayscale/Set5/x{scale}.
 Resume: the same command again. A run is named after its configuration (or run.name) and goes on from its last
 committed checkpoint, with any number of workers. --list-options prints every key with its value and meaning.
 Metrics and pictures go to MLFLOW_TRACKING_URI when that is set.
-Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Cluster, object storage:
 
 Every curve is a training run of its own with the same budget; the network is edsr-baseline unless --set model.name says
 otherwise. The same command goes on where it was interrupted. Writes OUTPUT.png and OUTPUT.json (a path or s3://...).
-Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from rayscale.errors import ConfigError, RayscaleError
-from rayscale.launch import COMPLETE, run
+from rayscale.interruption import COMPLETE, run
 from rayscale.storage import Store, connect, split
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.run import TrainResult

@@ -11,7 +11,7 @@ Then train with the best values:
 
 A trial is a small Ray Train run below run.uri. The same command again goes on where it was interrupted: finished
 trials are read from storage, others resume. Trials are compared by PSNR where validation.uri is set, else by loss.
-Exit codes: 0 complete, 3 some trials failed, 1 all failed, 2 wrong usage or configuration, 130 interrupted.
+Exit codes: 0 complete, 3 some trials failed, 1 all failed, 2 wrong usage or configuration, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -33,11 +33,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("pl
 from tune.spaces import SPACES
 
 from rayscale.errors import ConfigError
-from rayscale.launch import COMPLETE, FAILED, run
+from rayscale.interruption import COMPLETE, FAILED, PARTIAL, run
 from rayscale.storage import connect, split
 from rayscale.training.config import TrainConfig, load_config
-
-PARTIAL = 3
 
 TRIAL_CPU = 0.1  # of the process that waits for the workers of its trial
 

@@ -64,8 +64,12 @@ def _own_sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:  # that handler's, in the seconds until the one before is back
+        if callable(before):
+            before(signal.SIGTERM, None)
+        raise
     finally:
-        if callable(before) and threading.current_thread() is threading.main_thread():
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 

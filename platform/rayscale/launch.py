@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rayscale.errors import ConfigError, RayscaleError
+from rayscale.errors import ConfigError
+from rayscale.interruption import COMPLETE, run
 from rayscale.training.config import (
     RunConfig,
     TrainConfig,
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rayscale.training.run import TrainResult
 
 Config = TypeVar("Config", bound=RunConfig)
-
-COMPLETE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "jobs/train_edsr.py": ("edsr-baseline", "edsr"),
@@ -52,18 +50,6 @@ def main(arguments: list[str] | None, script: str, usage: str) -> int:
         return train(options, configuration(options, script), fit, describe)
 
     return run(work, "the same command resumes from the last checkpoint")
-
-
-def run(work: Callable[[], int], hint: str) -> int:
-    """The exit code of ``work``; what stops it is told on standard error, an interruption with ``hint``."""
-    try:
-        return work()
-    except RayscaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, ConfigError) else FAILED
-    except KeyboardInterrupt:
-        print(f"interrupted; {hint}", file=sys.stderr)
-        return INTERRUPTED
 
 
 def parse(arguments: list[str] | None, script: str, usage: str) -> argparse.Namespace:

@@ -186,4 +186,4 @@ def test_an_interruption_is_told_in_one_line(
 
     monkeypatch.setattr(job, "run", interrupt)
     assert job.main(["--model", "bicubic", "--data", str(sets), "--scale", "2"]) == 130
-    assert capsys.readouterr().err == "interrupted; the same command starts over\n"
+    assert capsys.readouterr().err == "interrupted: the same command starts over\n"

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from rayscale.cli import images, info, pipeline, stack
-from rayscale.cli.console import fail
-from rayscale.errors import ConfigError, RayscaleError
+from rayscale.interruption import COMPLETE, run
 
-COMPLETE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
+
+class Commands(TyperGroup):
+    """Whatever a command raises for the user ends here, before Typer sees it, in one line and an exit code."""
+
+    def invoke(self, context: Any) -> Any:
+        def work() -> int:
+            super(Commands, self).invoke(context)
+            return COMPLETE
+
+        raise typer.Exit(run(work))
+
 
 app = typer.Typer(
     name="rayscale",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,12 +49,5 @@ for group, commands in (
 
 
 def main() -> None:
-    """Run one command; every error a user can cause ends here in one line and an exit code."""
-    try:
-        app()
-    except RayscaleError as error:
-        fail(str(error))
-        sys.exit(USAGE if isinstance(error, ConfigError) else FAILED)
-    except KeyboardInterrupt:
-        fail("interrupted")
-        sys.exit(130)
+    """Run one command."""
+    app()

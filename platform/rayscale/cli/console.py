@@ -26,11 +26,6 @@ def progress_line() -> Iterator[Callable[[str], None]]:
         print(clear, end="", file=sys.stderr, flush=True)
 
 
-def fail(text: str) -> None:
-    """An error, on standard error."""
-    note(f"error: {text}")
-
-
 def emit(value: object) -> None:
     """A machine-readable result: one JSON document on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False))

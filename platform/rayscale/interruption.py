@@ -1,0 +1,132 @@
+"""How commands end: their exit codes, and what Ctrl-C, SIGTERM and SIGHUP do.
+
+The first signal ends the work in order: what is done is kept. The next one ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from rayscale.errors import ConfigError, RayscaleError
+
+COMPLETE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
+"""Exit codes; after a signal it is 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended the work; the text, if any, says what was kept and how to go on.
+
+    A ``KeyboardInterrupt``, so that whatever cleans up after Ctrl-C does so after SIGTERM too.
+    """
+
+    def __init__(self, number: int, text: str = "") -> None:
+        super().__init__(text)
+        self.number = number
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return 128 + self.number
+
+
+@dataclass
+class _State:
+    """Of the process, as signals are: the first one that came, and how many ``watch`` are open."""
+
+    first: int | None = None
+    depth: int = 0
+
+
+_state = _State()
+
+
+@contextmanager
+def watch(*, deferred: bool = False) -> Iterator[Callable[[], int | None]]:
+    """Until the end of the block, let the first signal raise ``Interrupted``; the next one ends the process at once.
+
+    Gives a function that returns the number of the signal that came, or None. With ``deferred`` it is for the block to
+    ask; nothing is raised before its end. Blocks nest. Outside the main thread, where Python takes no handlers, and for
+    signals that are ignored (``nohup``), nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _state.first is not None:
+            os._exit(128 + _state.first)
+        _state.first = number
+        if not deferred:
+            raise Interrupted(number)
+
+    if _state.depth == 0:
+        _state.first = None
+    _state.depth += 1
+    try:
+        with _handle(handle):
+            yield lambda: _state.first
+    except (Interrupted, SystemExit):
+        raise
+    except BaseException as error:
+        # What comes after a signal comes of it; Ray makes a plain KeyboardInterrupt of any.
+        if _state.first is None and not isinstance(error, KeyboardInterrupt):
+            raise
+        raise Interrupted(_state.first or signal.SIGINT) from error
+    finally:
+        _state.depth -= 1
+    if _state.first is not None:
+        raise Interrupted(_state.first)
+
+
+@contextmanager
+def shield() -> Iterator[None]:
+    """Ignore signals in the block: for cleaning up that takes seconds and would leave processes if it were cut short."""
+    with _handle(signal.SIG_IGN):
+        yield
+
+
+def run(work: Callable[[], int], hint: str = "") -> int:
+    """The exit code of ``work``; what stops it is told on standard error, a signal with what was kept or with ``hint``.
+
+    After a signal the process is expected to end: the next one ends it at once, whatever it still cleans up.
+    """
+    try:
+        with watch():
+            return work()
+    except RayscaleError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return USAGE if isinstance(error, ConfigError) else FAILED
+    except Interrupted as error:
+        if _state.first is not None:
+            for number in _heard():
+                signal.signal(number, lambda *_, code=error.code: os._exit(code))
+        text = str(error) or hint
+        print("interrupted" + (f": {text}" if text else ""), file=sys.stderr, flush=True)
+        return error.code
+
+
+def _heard() -> list[int]:
+    """The signals that are not ignored, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextmanager
+def _handle(handler: Any) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in _heard()}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,0 +1,43 @@
+"""How commands of ``rayscale`` end, whichever it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rayscale.cli import app, main
+
+@app.app.command()
+def wait():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_a_command_clean_up(checkout: Path, number: int, code: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "wait"],
+        env=os.environ | {"PYTHONPATH": str(checkout / "platform")},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (code, "cleaned up\n", "interrupted\n")
