@@ -21,9 +21,10 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,10 @@ def find_best(options: argparse.Namespace) -> int:
     sweep = plan(options).identified()
     rows = search(sweep)
     show(sweep, rows)
-    done = [row for row in rows if sweep.metric in row]
-    if not done:
+    if rows[0]["error"]:
         print("error: no trial came to a result", file=sys.stderr)
         return FAILED
-    store.write(name, best_config(sweep, done[0]).to_yaml().encode())
+    store.write(name, best_config(sweep, rows[0]).to_yaml().encode())
     print(
         f"best configuration: {options.output}\n  python jobs/train_edsr.py --config {options.output}"
     )
@@ -140,7 +140,7 @@ def plan(options: argparse.Namespace) -> Sweep:
 
 
 def search(sweep: Sweep) -> list[dict[str, Any]]:
-    """Run the trials; one row each (the sampled values, the last figures, ``error``), the best first."""
+    """Run the trials; one row each, as ``rank`` orders them."""
     from rayscale import cluster
 
     print(f"sweep: {sweep.name} below {sweep.base.run.uri}")
@@ -189,15 +189,21 @@ def search(sweep: Sweep) -> list[dict[str, Any]]:
             callbacks=[progress(sweep)],
         ),
     )
-    rows = [row_of(result) for result in tuner.fit()]
-    sign = -1 if sweep.mode == "max" else 1
-    rows.sort(key=lambda row: sign * row.get(sweep.metric, -sign * float("inf")))
-    if parent is not None:
-        if sweep.metric in rows[0]:
-            parent.log_metrics({f"best/{sweep.metric}": rows[0][sweep.metric]}, sweep.samples)
-            parent.log_params({f"best.{key}": value for key, value in rows[0]["values"].items()})
-        parent.close()
+    try:
+        rows = rank(sweep, tuner.fit())
+        if parent is not None:
+            log_best(sweep, parent, rows[0])
+    finally:
+        if parent is not None:
+            parent.close()
     return rows
+
+
+def log_best(sweep: Sweep, parent: Any, best: Mapping[str, Any]) -> None:
+    """The best trial's figure and values in the sweep's MLflow run; nothing where all failed."""
+    if not best["error"]:
+        parent.log_metrics({f"best/{sweep.metric}": best[sweep.metric]}, sweep.samples)
+        parent.log_params({f"best.{key}": value for key, value in best["values"].items()})
 
 
 def room(sweep: Sweep, cluster: Mapping[str, float]) -> tuple[int, dict[str, Any]]:
@@ -332,10 +338,23 @@ def progress(sweep: Sweep) -> Any:
     return Progress()
 
 
-def row_of(result: Any) -> dict[str, Any]:
+def rank(sweep: Sweep, results: Iterable[Any]) -> list[dict[str, Any]]:
+    """A row per trial (the sampled values, the last figures, ``error``): the best first, those that failed last.
+
+    A trial that failed after good figures (a loss that became NaN) has failed: its values cannot be trained with.
+    """
+    sign = -1 if sweep.mode == "max" else 1
+    rows = [row_of(result, sweep.metric) for result in results]
+    return sorted(rows, key=lambda row: (1, 0.0) if row["error"] else (0, sign * row[sweep.metric]))
+
+
+def row_of(result: Any, metric: str) -> dict[str, Any]:
+    """What became of a trial; without a finite ``metric`` it has failed."""
     figures = result.metrics or {}
     kept = {key: figures[key] for key in ("step", "loss", "psnr", "ssim") if key in figures}
     lines = str(result.error).strip().splitlines() if result.error else []
+    if not lines and not math.isfinite(kept.get(metric, math.nan)):
+        lines = [f"no finite {metric}: {kept.get(metric, 'it was not measured')}"]
     return {"values": dict(result.config or {}), "error": lines[-1] if lines else "", **kept}
 
 

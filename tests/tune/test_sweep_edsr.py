@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tune.spaces import SPACES
-from tune.sweep_edsr import best_config, main, parse, plan, room
+from tune.sweep_edsr import best_config, log_best, main, parse, plan, rank, room
 
 from rayscale.errors import ConfigError
 from rayscale.training.config import load_config
@@ -72,6 +75,68 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     monkeypatch.delenv("RAYSCALE_DATASET", raising=False)
     assert main([]) == 2
     assert "data.uri" in capsys.readouterr().err
+
+
+@dataclass
+class Trial:
+    """What Tune's results have."""
+
+    config: dict[str, float]
+    metrics: dict[str, float] | None
+    error: Exception | None = None
+
+
+@pytest.mark.parametrize(
+    ("uri", "metric", "figures"),
+    [("s3://b/v", "psnr", (33.0, 34.0, 35.0)), ("", "loss", (3, 2, 1))],
+)
+def test_a_trial_that_failed_is_never_the_best(
+    uri: str, metric: str, figures: tuple[float, ...]
+) -> None:
+    overrides = ["--set", "data.uri=s3://b/d"]
+    sweep = plan(parse([*overrides, "--set", f"validation.uri={uri}"] if uri else overrides))
+    assert sweep.metric == metric
+    fair, good, better = ({"step": 8, metric: figure} for figure in figures)
+    trials = [
+        Trial({"optimizer.lr": 1.0}, better, RuntimeError("x\nthe loss is not finite at step 9")),
+        Trial({"optimizer.lr": 2.0}, None, RuntimeError("the worker died")),
+        Trial({"optimizer.lr": 3.0}, fair),
+        Trial({"optimizer.lr": 4.0}, better | {metric: math.nan}),
+        Trial({"optimizer.lr": 5.0}, {}),
+        Trial({"optimizer.lr": 6.0}, good),
+    ]
+    for order in (trials, trials[::-1]):
+        rows = rank(sweep, order)
+        assert [row["values"]["optimizer.lr"] for row in rows[:2]] == [6.0, 3.0]
+        assert [row["error"] == "" for row in rows] == [True, True, False, False, False, False]
+    errors = {row["values"]["optimizer.lr"]: row["error"] for row in rows}
+    assert errors[1.0] == "the loss is not finite at step 9"
+    assert errors[4.0] == f"no finite {metric}: nan"
+    assert errors[5.0] == f"no finite {metric}: it was not measured"
+
+
+class Parent:
+    """The sweep's run in MLflow."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.told.append((metrics, step))
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        self.told.append(params)
+
+
+def test_the_parent_run_gets_the_best_there_is() -> None:
+    parent = Parent()
+    sweep = plan(parse(["--set", "data.uri=s3://b/d"]))
+    failed = Trial({"optimizer.lr": 1.0}, {"loss": 1.0}, RuntimeError("diverged"))
+    (only,) = rank(sweep, [failed])
+    log_best(sweep, parent, only)
+    assert parent.told == []
+    log_best(sweep, parent, rank(sweep, [failed, Trial({"optimizer.lr": 2.0}, {"loss": 4.0})])[0])
+    assert parent.told == [({"best/loss": 4.0}, 8), {"best.optimizer.lr": 2.0}]
 
 
 @pytest.mark.slow
