@@ -7,30 +7,20 @@ pydicom data sets that it is given, in place, and only on attributes, never on p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from rayscale.imaging.containers.elements import (
+    LAST_PIXELS,
+    PIXEL_COUNTS,
+    SPACINGS,
+    decimal,
+    several,
+    walk,
+)
 from rayscale.imaging.provenance import Provenance
-
-_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-
-# Positions and lengths counted in pixels.
-_PIXEL_COUNTS = (
-    "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "ShutterUpperHorizontalEdge",
-    "ShutterLowerHorizontalEdge", "CenterOfCircularShutter", "RadiusOfCircularShutter",
-    "VerticesOfThePolygonalShutter", "CollimatorLeftVerticalEdge", "CollimatorRightVerticalEdge",
-    "CollimatorUpperHorizontalEdge", "CollimatorLowerHorizontalEdge", "CenterOfCircularCollimator",
-    "RadiusOfCircularCollimator", "VerticesOfThePolygonalCollimator", "RegionLocationMinX0",
-    "RegionLocationMinY0",
-    # Of ultrasound regions, displacements from the reference pixel (C.8.5.5.1.10).
-    "DopplerSampleVolumeXPosition", "DopplerSampleVolumeYPosition", "TMLinePositionX0", "TMLinePositionY0",
-    "TMLinePositionX1", "TMLinePositionY1", "DopplerSampleVolumeXPositionRetired",
-    "DopplerSampleVolumeYPositionRetired", "TMLinePositionX0Retired", "TMLinePositionY0Retired",
-    "TMLinePositionX1Retired", "TMLinePositionY1Retired",
-)  # fmt: skip
-_LAST_PIXELS = ("RegionLocationMaxX1", "RegionLocationMaxY1")  # they belong to the region
 
 # Untrue of other pixels, or of another object: pictures of the old ones, signatures, times of creation.
 _DROPPED = (
@@ -78,10 +68,10 @@ def derive(pydicom: Any, dataset: Any, scale: float, provenance: Provenance) -> 
 def _say_derived(dataset: Any) -> None:
     """Image and frame types. Value 2 of enhanced objects, where most may say PRIMARY alone (C.8.16.1.2), is kept."""
     enhanced, primary = _is_enhanced(dataset), dataset.SOPClassUID in _PRIMARY
-    for item in _walk(dataset):
+    for item in walk(dataset):
         for name in ("ImageType", "FrameType"):
             if name in item:
-                former = _several(item[name].value)
+                former = several(item[name].value)
                 kept = "".join(former[1:2]) if enhanced and not primary else ""
                 second = kept or ("PRIMARY" if enhanced or primary else "SECONDARY")
                 setattr(item, name, ["DERIVED", second, *former[2:]])
@@ -117,7 +107,7 @@ def _explain(pydicom: Any, dataset: Any, source: Any, scale: float, provenance: 
     holder = dataset
     if _is_enhanced(dataset):
         # Enhanced objects tell it in a functional group, for all frames or for each, never both.
-        for item in _walk(dataset):
+        for item in walk(dataset):
             if "DerivationImageSequence" in item:
                 del item.DerivationImageSequence
         holder = pydicom.Dataset()
@@ -176,20 +166,20 @@ def _move_geometry(pydicom: Any, dataset: Any, scale: float) -> None:
     frames = dataset.get("PerFrameFunctionalGroupsSequence", None) or []
     for frame in [*frames] if shared is None else [shared, *frames]:
         _move_frame(pydicom, frame, shared, scale)
-    for item in _walk(dataset):
+    for item in walk(dataset):
         for axis in "XY":
             _move_reference(item, axis, scale)  # counted from the region, thus before this moves
-        for name in _SPACINGS:
-            _replace(item, name, lambda v: _decimal(pydicom, float(v) / scale))
-        for name in _PIXEL_COUNTS:
+        for name in SPACINGS:
+            _replace(item, name, lambda v: decimal(pydicom, float(v) / scale))
+        for name in PIXEL_COUNTS:
             _replace(item, name, lambda v: round(int(v) * scale))
-        for name in _LAST_PIXELS:
+        for name in LAST_PIXELS:
             _replace(item, name, lambda v: round((int(v) + 1) * scale) - 1)
 
 
 def _replace(item: Any, name: str, function: Callable[[Any], Any]) -> None:
     """Every value of an attribute by that of ``function``; what is absent or empty stays so."""
-    values = [function(value) for value in _several(item.get(name))]
+    values = [function(value) for value in several(item.get(name))]
     if values:
         setattr(item, name, values if len(values) > 1 else values[0])
 
@@ -250,12 +240,7 @@ def _move_position(
     shift = (1 / scale - 1) / 2 * (turn[:3] * between_columns + turn[3:] * between_rows)
     moved = np.array([float(v) for v in position[name].value]) + shift
     exact = of == "Volume"
-    setattr(position, name, [float(v) if exact else _decimal(pydicom, v) for v in moved])
-
-
-def _decimal(pydicom: Any, value: float) -> Any:
-    """A decimal string of at most 16 characters."""
-    return pydicom.valuerep.DSfloat(float(value), auto_format=True)
+    setattr(position, name, [float(v) if exact else decimal(pydicom, v) for v in moved])
 
 
 def _drop(dataset: Any) -> None:
@@ -278,24 +263,3 @@ def _is_lossy(pydicom: Any, dataset: Any) -> bool:
         dataset.get("LossyImageCompression") == "01"
         or (syntax.is_compressed and syntax not in lossless)
     )
-
-
-def _walk(dataset: Any) -> Iterator[Any]:
-    """The data set and the items of the sequences that describe its own frames."""
-    yield dataset
-    for name in (
-        "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-        "SequenceOfUltrasoundRegions", "DetectorInformationSequence",
-    ):  # fmt: skip
-        for item in dataset.get(name, None) or []:
-            yield item
-            for element in item:
-                if element.VR == "SQ":
-                    yield from element.value
-
-
-def _several(value: Any) -> list[Any]:
-    """A value of any multiplicity as a list."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, str | int | float) else list(value)

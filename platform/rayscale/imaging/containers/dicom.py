@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.imaging.containers.derivation import derive
+from rayscale.imaging.containers.elements import check_identity, identify, mend, place_of, shelter
 from rayscale.imaging.containers.frames import check_frame
 from rayscale.imaging.extras import load
 from rayscale.imaging.handling import DEFAULT, Handling
@@ -127,7 +128,9 @@ def _discreet(action: Callable[[], T]) -> T:
     except (RayscaleError, MemoryError):
         raise
     except Exception as error:
-        raise InputError(f"DICOM is damaged or not conformant ({type(error).__name__})") from None
+        place = place_of(_pydicom(), error)
+        what = "DICOM" if place is None else f"DICOM element {place}"
+        raise InputError(f"{what} is damaged or not conformant ({type(error).__name__})") from None
 
 
 def _pydicom() -> Any:
@@ -148,6 +151,7 @@ def _read(data: bytes, max_pixels: int) -> Image:
     dataset = _parse(data, header.decoded_bytes)
     if "PixelData" not in dataset:
         raise InputError("DICOM is cut short: it ends before its pixels")
+    mend(_pydicom(), dataset, deep=True)
     told = dataset.PhotometricInterpretation
     values = _values(dataset, header)
     pixels = values.reshape(*values.shape[: 3 if header.slices > 1 else 2], header.channels)
@@ -181,6 +185,8 @@ def _written(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes
         if f"{name}ImagePixelValue" in dataset:
             dataset[f"{name}ImagePixelValue"].value = int(function(image.pixels))
     derive(pydicom, dataset, meta.scale, provenance)
+    if dataset.original_encoding != (False, True):  # else elements are copied without being read
+        shelter(pydicom, dataset)
     stored = np.ascontiguousarray(image.pixels, image.pixels.dtype.newbyteorder("<")).tobytes()
     dataset.add_new(
         0x7FE00010, "OW" if image.bits > 8 else "OB", stored + b"\0" * (len(stored) % 2)
@@ -229,7 +235,14 @@ def _parse(data: bytes, pixel_bytes: int) -> Any:
         raise TooLargeError(f"DICOM has more than {MAX_ITEMS} items in its sequences")
     file = _Elements(data)
     pydicom = _pydicom()
-    dataset = pydicom.dcmread(file, stop_before_pixels=pixel_bytes == 0)
+    try:
+        dataset = pydicom.dcmread(file, stop_before_pixels=pixel_bytes == 0)
+    except (RayscaleError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"DICOM is damaged near byte {file.tell()}: its elements cannot be told apart ({type(error).__name__})"
+        ) from None
     if cut and file.tell() >= len(data):  # else it stopped at the pixels
         raise TooLargeError(
             f"deflated DICOM has more than {METADATA_BYTES} bytes before its pixels; save it uncompressed"
@@ -237,6 +250,7 @@ def _parse(data: bytes, pixel_bytes: int) -> Any:
     if pixel_bytes:  # what is asked of a header lies in no sequence
         _count_folded(pydicom, dataset, file.reads)
     _trust_elements(pydicom, dataset)
+    identify(dataset)
     return dataset
 
 
@@ -312,6 +326,8 @@ def _header(dataset: Any) -> Header:
             raise UnsupportedError(f"DICOM object is {name}: {what} cannot be super-resolved")
     if "Rows" not in dataset or "Columns" not in dataset or "BitsAllocated" not in dataset:
         raise UnsupportedError(f"DICOM object is {name}, which holds no image")
+    check_identity(dataset)
+    mend(pydicom, dataset, deep=False)
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.startswith(_VIDEO):
         raise UnsupportedError(
@@ -371,7 +387,17 @@ def _values(dataset: Any, header: Header) -> NDArray[Any]:
             raise UnsupportedError(
                 f"no decoder for DICOM in {syntax.name} is installed; pip install 'rayscale[medical]'"
             )
-    values: NDArray[Any] = pydicom.pixels.pixel_array(dataset)
+    else:
+        _check_length(dataset, header)
+    try:
+        values: NDArray[Any] = pydicom.pixels.pixel_array(dataset)
+    except (RayscaleError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"DICOM pixels cannot be decoded as {syntax.name}: damaged, or a kind of it that no decoder knows "
+            f"({type(error).__name__})"
+        ) from None
     expected = (header.slices,) * (header.slices > 1) + (header.height, header.width)
     expected += (header.channels,) * (header.channels > 1)
     if values.shape != expected or values.dtype.itemsize * 8 != header.bits:
@@ -383,6 +409,17 @@ def _values(dataset: Any, header: Header) -> NDArray[Any]:
     if unused:
         values = (values << unused) >> unused
     return values
+
+
+def _check_length(dataset: Any, header: Header) -> None:
+    """Uncompressed pixels must be all there."""
+    needed = header.decoded_bytes
+    if dataset.PhotometricInterpretation == "YBR_FULL_422":  # two pixels share their chroma
+        needed = needed // 3 * 2
+    if len(dataset.PixelData) < needed:
+        raise InputError(
+            f"DICOM is cut short: its tags promise {needed} bytes of pixels, {len(dataset.PixelData)} are there"
+        )
 
 
 def _trust_streams(dataset: Any, header: Header) -> None:
