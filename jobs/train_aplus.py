@@ -32,7 +32,6 @@ from rayscale import launch
 from rayscale.errors import RayscaleError
 from rayscale.interruption import run
 from rayscale.training.aplus import APlusConfig, train
-from rayscale.training.run import erase
 
 if TYPE_CHECKING:
     from rayscale.training.run import TrainResult
@@ -58,13 +57,10 @@ def on_ray(config: APlusConfig, *, fresh: bool) -> TrainResult:
     """Train in one task; Ray starts it again when its worker or node is lost."""
     import ray
 
-    if fresh:
-        erase(config.uri)
     task = ray.remote(compute).options(num_cpus=config.workers.cpus)
+    tracking = os.environ.get("MLFLOW_TRACKING_URI")
     try:
-        outcome = ray.get(
-            task.remote(config.model_dump(mode="json"), os.environ.get("MLFLOW_TRACKING_URI"))
-        )
+        outcome = ray.get(task.remote(config.model_dump(mode="json"), fresh, tracking))
     except ray.exceptions.RayError as error:
         raise RayscaleError(
             f"the training failed on the cluster: {error}; the same command starts over"
@@ -75,7 +71,9 @@ def on_ray(config: APlusConfig, *, fresh: bool) -> TrainResult:
     return result
 
 
-def compute(values: dict[str, Any], tracking: str | None) -> TrainResult | RayscaleError:
+def compute(
+    values: dict[str, Any], fresh: bool, tracking: str | None
+) -> TrainResult | RayscaleError:
     """The task; an error for the user is returned, because Ray would bury its message in a traceback."""
     import torch
 
@@ -85,7 +83,9 @@ def compute(values: dict[str, Any], tracking: str | None) -> TrainResult | Raysc
     if tracking:
         logger = launch.mlflow_logger(tracking, config)
     try:
-        result = train(config, metrics=logger, say=lambda line: print(line, flush=True))
+        result = train(
+            config, fresh=fresh, metrics=logger, say=lambda line: print(line, flush=True)
+        )
     except RayscaleError as error:
         return error
     finally:

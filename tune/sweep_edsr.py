@@ -37,6 +37,7 @@ from rayscale.errors import ConfigError
 from rayscale.interruption import COMPLETE, FAILED, PARTIAL, run
 from rayscale.storage import connect, split
 from rayscale.training.config import TrainConfig, load_config
+from rayscale.training.run import lease_of
 
 TRIAL_CPU = 0.1  # of the process that waits for the workers of its trial
 
@@ -51,7 +52,8 @@ def find_best(options: argparse.Namespace) -> int:
     folder, name = split(options.output)  # a wrong one is told before the trials
     store = connect(folder)
     sweep = plan(options).identified()
-    rows = search(sweep)
+    with lease_of(f"{sweep.base.run.uri}/{sweep.name}"):
+        rows = search(sweep)
     show(sweep, rows)
     if rows[0]["error"]:
         print("error: no trial came to a result", file=sys.stderr)

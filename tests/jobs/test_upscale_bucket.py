@@ -20,10 +20,11 @@ import pytest
 import torch
 
 from rayscale import registry, storage
-from rayscale.batch.lease import Lease
+from rayscale.batch.run import LEASE
 from rayscale.local import Addresses
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
+from rayscale.storage.lease import Lease
 
 COUNT = 24
 
@@ -142,9 +143,9 @@ def test_a_second_driver_is_1(
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(png(1))
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--model", "bicubic", "--scale", "2"]
-    with Lease(storage.connect(tmp_path / "out")):
+    with Lease(storage.connect(tmp_path / "out"), LEASE):
         assert job.main(arguments) == 1
-    assert "another driver" in capsys.readouterr().err
+    assert "another process" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_sigterm_is_an_orderly_end(slow: str, s3: Any, checkout: Path) -> None:
     assert "stopped; run the same command again to go on" in said
     rows = [json.loads(line) for line in target.read("_rayscale/manifest.jsonl").splitlines()]
     assert 1 <= len(rows) <= COUNT
-    with Lease(target):
+    with Lease(target, LEASE):
         pass
 
 

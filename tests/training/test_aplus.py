@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
+from rayscale.storage.lease import BusyError
 from rayscale.training.aplus import APlusConfig, train
 from rayscale.training.run import read_result
 
@@ -93,6 +95,22 @@ def test_a_complete_run_is_not_trained_again_and_not_replaced(make):
     assert not lines
     with pytest.raises(ConfigError, match="another configuration"):
         train(make("run.name=only", "model.atoms=8"))
+
+
+def test_a_second_start_is_refused(make):
+    refused = []
+
+    def start_again(line):
+        if not refused:
+            for fresh in (False, True):
+                with pytest.raises(BusyError, match=f"process {os.getpid()}") as caught:
+                    train(make("run.name=twice"), fresh=fresh)
+                refused.append(caught.value)
+
+    result = train(make("run.name=twice"), say=start_again)
+    assert len(refused) == 2
+    assert train(make("run.name=twice")) == result
+    assert train(make("run.name=twice"), fresh=True).metrics["seconds"] != result.metrics["seconds"]
 
 
 def test_too_little_data_says_so(make):

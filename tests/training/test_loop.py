@@ -20,8 +20,10 @@ from rayscale.errors import ConfigError
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
 from rayscale.resampling import degrade
+from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.loop import train
+from rayscale.training.ray import fit
 from rayscale.training.run import Run, describe, erase, read_result
 
 Make = Callable[..., TrainConfig]
@@ -45,7 +47,7 @@ def test_a_run_leaves_a_model_and_its_result(make_config: Make, memory: Any) -> 
     assert result.steps == 6
     folder = Path(result.uri)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "checkpoints", "config.yaml", "model.safetensors", "result.json",
+        "checkpoints", "config.yaml", "lease", "model.safetensors", "result.json",
     ]  # fmt: skip
     assert read_result(result.uri) == result
     stored = json.loads((folder / "result.json").read_text())
@@ -172,6 +174,41 @@ def test_another_dataset_at_the_same_address_is_another_run(
     pinned = make_config(f"data.uri={place}", f"data.digest={first.dataset['digest']}")
     with pytest.raises(ConfigError, match=rf"has the digest {manifest.digest}.*data\.digest=null"):
         train(pinned, device="cpu")
+
+
+def test_a_second_start_of_a_run_is_refused_with_who_trains_it(make_config: Make) -> None:
+    config = make_config()
+    refused: list[BusyError] = []
+
+    def start_again(figures: dict[str, float]) -> None:
+        for second in (
+            lambda: train(config, device="cpu"),
+            lambda: fit(config),
+            lambda: fit(config, fresh=True),
+        ):
+            with pytest.raises(
+                BusyError, match=rf"since \d{{4}}-.*process {os.getpid()}"
+            ) as caught:
+                second()
+            refused.append(caught.value)
+
+    alone = train(make_config("run.name=alone"), device="cpu")
+    result = train(config, device="cpu", report=start_again)
+    assert len(refused) == 3
+    assert result.sha256 == alone.sha256, "the first goes on undisturbed"
+    assert fit(config) == result, "a finished run is read, whoever asks"
+
+
+def test_a_run_that_another_process_took_over_writes_nothing_any_more(make_config: Make) -> None:
+    config = make_config("validation.every=3", "run.name=a")
+    run = Run(config.identified())
+
+    def succeed(figures: dict[str, float]) -> None:
+        run.store.write("lease/00000009.json", b'{"host": "other", "pid": 7}')
+
+    with pytest.raises(BusyError, match="host other, process 7"):
+        train(config, device="cpu", report=succeed)
+    assert run.checkpoints.steps() == [2]
 
 
 def test_sigterm_leaves_a_checkpoint_and_the_run_resumes(make_config: Make, memory: Any) -> None:

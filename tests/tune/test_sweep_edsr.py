@@ -17,6 +17,7 @@ from tune.sweep_edsr import best_config, log_best, main, parse, plan, rank, room
 from rayscale.errors import ConfigError
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
+from rayscale.training.run import lease_of
 
 
 def test_the_plan_keeps_the_recipe_and_shortens_the_trials() -> None:
@@ -69,6 +70,16 @@ def test_too_many_trials_at_a_time_are_refused() -> None:
     sweep = plan(parse(["--set", "data.uri=s3://b/d", "--concurrent", "40"]))
     with pytest.raises(ConfigError, match="lower --concurrent"):
         room(sweep, {"CPU": 2.0})
+
+
+def test_a_second_start_of_a_sweep_is_refused(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--set", f"data.uri={dataset}"]
+    sweep = plan(parse(arguments)).identified()
+    with lease_of(f"{sweep.base.run.uri}/{sweep.name}"):
+        assert main(arguments) == 1
+    assert f"process {os.getpid()}" in capsys.readouterr().err
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayscale.batch.job import check_counts, open_job
-from rayscale.batch.lease import BusyError, Lease
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan
 from rayscale.batch.pool import Pool, Windows
 from rayscale.batch.scenes import FOLDER, scene_id, sweep
 from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.storage import Store
+from rayscale.storage.lease import BusyError, Lease
 
 if TYPE_CHECKING:
     from rayscale.inference import Precision
+
+LEASE = "_rayscale/lease/"
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def upscale_bucket(
     )  # fmt: skip
     recipe, sink = job.recipe, job.target
     summary = Summary(job.source.uri, sink.uri, recipe.model, recipe.digest, recipe.scale)
-    with Lease(sink) as lease:
+    with Lease(sink, LEASE) as lease:
         manifest = Manifest(sink, lease.generation).load()
         plan = job.plan(manifest, retry_failed=retry_failed, limit=limit)
         _count(summary, plan)

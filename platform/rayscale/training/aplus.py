@@ -31,7 +31,7 @@ from rayscale.training.config import RunConfig
 from rayscale.training.dictionary import learn
 from rayscale.training.metrics import Loggers, MetricLogger
 from rayscale.training.patches import Source, principal_features
-from rayscale.training.run import CONFIG, TrainResult, commit, read_result
+from rayscale.training.run import CONFIG, TrainResult, commit, erase, lease_of, read_result
 from rayscale.training.sections import DatasetSection, Section
 
 Say = Callable[[str], None]
@@ -142,23 +142,34 @@ class Pool(NamedTuple):
 
 
 def train(
-    config: APlusConfig, *, metrics: MetricLogger | None = None, say: Say = lambda line: None
+    config: APlusConfig,
+    *,
+    fresh: bool = False,
+    metrics: MetricLogger | None = None,
+    say: Say = lambda line: None,
 ) -> TrainResult:
     """Train as ``config`` says and return the result that the run wrote to storage.
 
-    A run that is complete is not trained again. ``metrics`` gets the progress of the dictionary and the final
+    A run that is complete is not trained again, unless ``fresh`` deletes it first. ``metrics`` gets the progress of the dictionary and the final
     figures; the caller closes it. ``say`` gets a line for each step. Memory: 4 bytes per sample and feature and
     2 per sample and HR pixel of a patch (1 GB at x2, 2 GB at x4 for 5 million samples), and 0.8 GB.
 
     Raises:
         ConfigError: the run was trained with another configuration.
+        BusyError: another process trains it.
         InputError: the dataset has too few patches.
     """
     config = config.identified()
-    if (finished := _finished(config)) is not None:
+    if not fresh and (finished := _finished(config)) is not None:
         return finished
-    connect(config.uri).write(CONFIG, config.to_yaml().encode())
-    metrics = metrics or Loggers()
+    with lease_of(config.uri):
+        if fresh:
+            erase(config.uri)
+        connect(config.uri).write(CONFIG, config.to_yaml().encode())
+        return _train(config, metrics or Loggers(), say)
+
+
+def _train(config: APlusConfig, metrics: MetricLogger, say: Say) -> TrainResult:
     metrics.log_params(config.flat())
     started = time.monotonic()
 

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ def train(
     device: str | torch.device = "auto",
     metrics: MetricLogger | None = None,
     report: Report | None = None,
+    generation: int | None = None,
 ) -> TrainResult:
     """Train as ``config`` says, from the newest committed checkpoint of the run when there is one.
 
@@ -51,34 +52,38 @@ def train(
         device: ``auto``, ``cpu``, ``cuda:N``.
         metrics: where figures and pictures go; used by rank 0 only. The caller closes it.
         report: called by every rank at the same steps with ``step``, ``loss`` and the validation scores.
+        generation: of the run's lease, where the caller holds it; otherwise rank 0 takes it for itself.
 
     SIGTERM (in the main thread) ends the run after the current step with a checkpoint; the result is then not
-    ``complete``. Raises ConfigError, StorageError, NonFiniteLossError, UnstableError and what the dataset raises.
+    ``complete``. Raises ConfigError, BusyError, StorageError, NonFiniteLossError, UnstableError and what the dataset
+    raises.
     """
     config = config.identified()
     device = pick_device(str(device))
     run = Run(config)
-    if rank == 0:
-        run.claim()
     finished = (
         run.result() if _agree(rank == 0 and run.result() is not None, world, device) else None
     )
     if finished is not None:
         return finished
-    stream = ScaleStream(
-        config.data.uri or "",
-        config.model.drawn,
-        patch=config.data.patch,
-        batch=config.data.batch,
-        seed=config.run.seed,
-        rank=rank,
-        world=world,
-        mixed=config.data.mixed,
-    )
-    trainer = make_trainer(config, stream.manifest, rank=rank, world=world, device=device)
-    loop = _Loop(config, run, trainer, metrics=metrics or Loggers(), report=report)
-    loop.resume()
-    return loop.run_to_end(stream)
+    run.lease.generation = generation or 0
+    with run.lease if rank == 0 and generation is None else nullcontext():
+        if rank == 0:
+            run.claim()
+        stream = ScaleStream(
+            config.data.uri or "",
+            config.model.drawn,
+            patch=config.data.patch,
+            batch=config.data.batch,
+            seed=config.run.seed,
+            rank=rank,
+            world=world,
+            mixed=config.data.mixed,
+        )
+        trainer = make_trainer(config, stream.manifest, rank=rank, world=world, device=device)
+        loop = _Loop(config, run, trainer, metrics=metrics or Loggers(), report=report)
+        loop.resume()
+        return loop.run_to_end(stream)
 
 
 class _Loop:
@@ -191,6 +196,7 @@ class _Loop:
         kept = self.trainer.keep()
         if not self.main:
             return
+        self.run.lease.check()
         state = (kept or self.trainer.state()) | {
             "history": self.history,
             "rng": rng.capture(),
@@ -207,6 +213,7 @@ class _Loop:
         if self.validator is not None and not self.scores:
             self._validate(self.trainer.step)  # killed between the last checkpoint and its scores
         self.run.checkpoints.wait()
+        self.run.lease.check()
         result = self.run.finish(self._weights(), self._outcome())
         _agree(0, self.trainer.world, self.trainer.device)
         return result

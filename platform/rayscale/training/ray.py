@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayscale import machine
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
+from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig
 from rayscale.training.run import Run, TrainResult, erase, read_result
 
@@ -40,22 +41,32 @@ def fit(
 
     A lost worker or node costs the steps since the last checkpoint; ``workers.max_failures`` bounds how
     often. What would only fail again (a wrong configuration, data that cannot be read, a loss that is not
-    finite) is raised at once.
+    finite) is raised at once, and so is BusyError where another process trains the same run.
     """
+    config = config.identified()
+    run = Run(config)
+    if not fresh and (finished := run.result()) is not None:
+        return finished
+    with run.lease:
+        if fresh:
+            erase(config.uri)
+        run.claim()
+        run_id = _fit(run, logger_factory, callbacks, verbose)
+    return replace(read_result(config.uri), run_id=run_id)
+
+
+def _fit(
+    run: Run, logger_factory: LoggerFactory | None, callbacks: Iterable[Any], verbose: bool
+) -> str | None:
+    """Train until the result is in storage; the tracker's name of the run."""
     from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-    config = config.identified()
-    if fresh:
-        erase(config.uri)
-    run = Run(config)
-    run.claim()
-    if (finished := run.result()) is not None:
-        return finished
+    config = run.config
     # The attempts are counted here and not in FailureConfig, which would also repeat what is final.
     for left in reversed(range(config.workers.max_failures + 1)):
         try:
-            outcome = _trainer(config, logger_factory, callbacks, verbose).fit()
-            return replace(read_result(config.uri), run_id=outcome.return_value)
+            name: str | None = _trainer(run, logger_factory, callbacks, verbose).fit().return_value
+            return name
         except TrainingFailedError as error:
             cause = _cause(error)
             if _is_final(cause):
@@ -73,7 +84,7 @@ def fit(
 
 
 def _trainer(
-    config: TrainConfig,
+    run: Run,
     logger_factory: LoggerFactory | None,
     callbacks: Iterable[Any],
     verbose: bool,
@@ -85,11 +96,13 @@ def _trainer(
 
     from rayscale import cluster
 
+    config = run.config
     gpu = _use_gpu(config, ray.cluster_resources())
     return TorchTrainer(
         _work,
         train_loop_config={
             "config": config.model_dump(mode="json"),
+            "generation": run.lease.generation,
             "logger_factory": logger_factory,
             "verbose": verbose,
             "gpu": gpu,
@@ -141,6 +154,7 @@ def _work(job: dict[str, Any]) -> str | None:
             device=str(ray.train.torch.get_device()) if job["gpu"] else "cpu",
             metrics=metrics,
             report=ray.train.report,
+            generation=job["generation"],
         )
     finally:
         metrics.close()
@@ -178,5 +192,7 @@ def _is_final(cause: Exception) -> bool:
     """Whether trying again can only give the same."""
     from rayscale.training.guard import NonFiniteLossError, UnstableError
 
-    final = ConfigError | InputError | NotFoundError | NonFiniteLossError | UnstableError
+    final = (
+        BusyError | ConfigError | InputError | NotFoundError | NonFiniteLossError | UnstableError
+    )
     return isinstance(cause, final)

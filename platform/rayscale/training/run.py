@@ -1,6 +1,7 @@
 """A run as a folder in storage: what it was configured to be, and what came of it.
 
-``config.yaml``, ``checkpoints/``, ``model.safetensors`` and, written last, ``result.json``.
+``config.yaml``, ``checkpoints/``, ``model.safetensors`` and, written last, ``result.json``; ``lease/`` says which process
+trains there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.models.network import SuperResolver
 from rayscale.models.weights import save_model
 from rayscale.storage import Store, connect
+from rayscale.storage.lease import Lease
 from rayscale.training.checkpoint import Checkpoints
 from rayscale.training.config import RunConfig, TrainConfig
 
@@ -26,6 +28,7 @@ CONFIG = "config.yaml"
 RESULT = "result.json"
 MODEL = "model.safetensors"
 CHECKPOINTS = "checkpoints"
+LEASE = "lease/"
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,12 @@ class TrainResult:
 
 
 class Run:
-    """The folder of one run; ``config`` must be identified."""
+    """The folder of one run; ``config`` must be identified. Whoever writes there holds the ``lease``."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.store: Store = connect(config.uri)
+        self.lease = lease_of(config.uri)
         self.checkpoints = Checkpoints(self.store.child(CHECKPOINTS), config.checkpoint.keep)
 
     def claim(self) -> None:
@@ -107,6 +111,11 @@ class Run:
 
     def _has_work(self) -> bool:
         return self.store.exists(RESULT) or bool(self.checkpoints.steps())
+
+
+def lease_of(uri: str) -> Lease:
+    """The lease of the run at ``uri``: entering it raises BusyError while another process trains there."""
+    return Lease(connect(uri), LEASE)
 
 
 def _changes(there: TrainConfig, here: TrainConfig) -> str:

@@ -1,8 +1,8 @@
-"""One driver per target: a lease in the target itself, taken over from a driver that died.
+"""One process per place: a lease in the place itself, taken over from a holder that died.
 
-Lease objects are ``_rayscale/lease/<generation>.json``; the highest generation holds. Each generation is
-created with if-absent, so that of several drivers one wins, and is written afterwards by its holder only. No
-clocks are compared: a driver is dead when its heartbeat was seen not to move for a while.
+Lease objects are ``<folder><generation>.json``; the highest generation holds. Each generation is created with
+if-absent, so that of several processes one wins, and is written afterwards by its holder only. No clocks are
+compared: a holder is dead when its heartbeat was seen not to move for a while.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import socket
 import threading
 import time
 import uuid
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from rayscale import machine
 from rayscale.errors import RayscaleError
-from rayscale.storage import Store
+from rayscale.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +28,9 @@ BEAT_S = 2.0
 SILENCE_S = 15.0
 """A holder whose heartbeat does not move for so long is taken for dead."""
 
-_FOLDER = "_rayscale/lease/"
-
 
 class BusyError(RayscaleError):
-    """Another driver works on the same target."""
+    """Another process works on the same place."""
 
     code: ClassVar[str] = "busy"
 
@@ -39,17 +38,21 @@ class BusyError(RayscaleError):
 class Lease:
     """Held from ``__enter__`` to ``__exit__``; ``generation`` grows with every holder.
 
-    Entering raises BusyError while another driver lives. After a takeover (this process was stopped for
+    Entering raises BusyError while another holder lives. After a takeover (this process was stopped for
     long) ``lost`` is true: the caller stops, and whatever it still writes counts as older than its successor's.
+    Who works for a holder in another process sets ``generation`` to the holder's, and asks ``check``.
+
+    Args:
+        folder: where the lease lies below ``store``, with a slash at its end.
     """
 
     def __init__(
-        self, store: Store, *, beat_s: float = BEAT_S, silence_s: float = SILENCE_S
+        self, store: Store, folder: str, *, beat_s: float = BEAT_S, silence_s: float = SILENCE_S
     ) -> None:
         self.generation = 0
         self.lost = False
-        self._store, self._beat_s, self._silence_s = store, beat_s, silence_s
-        self._owner = {
+        self._store, self._folder, self._beat_s, self._silence_s = store, folder, beat_s, silence_s
+        self._owner: dict[str, Any] = {
             "host": socket.gethostname(),
             "machine": machine.identity(),
             "space": _pid_space(),
@@ -65,6 +68,7 @@ class Lease:
         if held and not self._is_free(held):
             self._watch(held)
         self.generation = held + 1
+        self._owner["since"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         content = self._content("held")
         if self._store.write(self._key(self.generation), content, if_absent=True) is None:
             raise self._busy(self.generation)
@@ -72,8 +76,8 @@ class Lease:
         if newest != self.generation:  # others came and went between our listing and our writing
             self._store.delete(self._key(self.generation))
             raise self._busy(newest)
-        for entry in list(self._store.list(_FOLDER)):
-            if _generation(entry.key) < self.generation:
+        for entry in list(self._store.list(self._folder)):
+            if self._generation_of(entry.key) < self.generation:
                 self._store.delete(entry.key)
         self._thread = threading.Thread(target=self._beat_for_ever, name="lease", daemon=True)
         self._thread.start()
@@ -94,6 +98,12 @@ class Lease:
                 self._store.write(self._key(self.generation), self._content("released"))
             except RayscaleError as failure:
                 logger.warning("the lease was not released and will run out: %s", failure)
+
+    def check(self) -> None:
+        """Raise BusyError when another process has taken over."""
+        newest = self._newest()
+        if newest > self.generation:
+            raise self._busy(newest)
 
     def _beat_for_ever(self) -> None:
         while not self._stop.wait(self._beat_s):
@@ -125,17 +135,18 @@ class Lease:
                 return
             if now != first or self._newest() != generation:
                 raise self._busy(generation)
-        logger.warning("taking over from a driver on %s that went silent", first.get("host"))
+        logger.warning("taking over from a process on %s that went silent", first.get("host"))
 
     def _busy(self, generation: int) -> BusyError:
         holder = self._read(generation)
         return BusyError(
-            f"another driver (host {holder.get('host', '?')}, process {holder.get('pid', '?')}) works on "
-            f"{self._store.uri}; wait for it to end, stop it, or choose another target"
+            f"another process has worked on {self._store.uri} since {holder.get('since', '?')} (host "
+            f"{holder.get('host', '?')}, process {holder.get('pid', '?')}); wait for it to end, or stop it"
         )
 
     def _newest(self) -> int:
-        return max((_generation(entry.key) for entry in self._store.list(_FOLDER)), default=0)
+        entries = self._store.list(self._folder)
+        return max((self._generation_of(entry.key) for entry in entries), default=0)
 
     def _read(self, generation: int) -> dict[str, Any]:
         try:
@@ -148,14 +159,12 @@ class Lease:
         holder = {**self._owner, "token": self._token, "beats": self._beats, "state": state}
         return json.dumps(holder).encode()
 
-    @staticmethod
-    def _key(generation: int) -> str:
-        return f"{_FOLDER}{generation:08d}.json"
+    def _key(self, generation: int) -> str:
+        return f"{self._folder}{generation:08d}.json"
 
-
-def _generation(key: str) -> int:
-    text = key.removeprefix(_FOLDER).removesuffix(".json")
-    return int(text) if text.isdigit() else 0
+    def _generation_of(self, key: str) -> int:
+        text = key.removeprefix(self._folder).removesuffix(".json")
+        return int(text) if text.isdigit() else 0
 
 
 def _pid_space() -> str:
