@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from rayscale.errors import InputError
+from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging import probe, read_image, write_image
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra medical")
@@ -33,7 +33,7 @@ def written(name: str, vr: str, value, **elements) -> bytes:
 
 def filled(**elements) -> Dataset:
     """A scan of the same pixels each time."""
-    ds = scan(BitsStored=12, HighBit=11, **elements)
+    ds = scan(**{"BitsStored": 12, "HighBit": 11, **elements})
     ds.PixelData = (np.arange(120, dtype="i2") * 9).tobytes()
     return ds
 
@@ -134,6 +134,31 @@ def test_an_error_names_the_element_and_no_value(door, name, vr, value):
         return
     assert f"DICOM element {name} is damaged" in said
     assert "Muster" not in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SamplesPerPixel", "NumberOfFrames", "BitsStored", "HighBit", "PixelRepresentation", "PixelSpacing",
+        "RescaleSlope", "PixelPaddingValue", "ImagePositionPatient", "SmallestImagePixelValue",
+    ],
+)  # fmt: skip
+def test_an_empty_element_is_as_good_as_none(name):
+    elements = {"PixelRepresentation": 0, "BitsStored": 16, "HighBit": 15}
+    present, absent = filled(**elements), filled(**elements)
+    setattr(present, name, None)
+    if name in absent:
+        delattr(absent, name)
+    assert probe(saved(present)) == probe(saved(absent))
+    result, expected = opened(upscaled(saved(present))), opened(upscaled(saved(absent)))
+    np.testing.assert_array_equal(result.pixel_array, expected.pixel_array)
+
+
+@pytest.mark.parametrize("name", ["Rows", "Columns", "BitsAllocated"])
+def test_an_image_has_a_size(name):
+    for door in (probe, read_image):
+        with pytest.raises(UnsupportedError, match="holds no image"):
+            door(saved(scan(**{name: None})))
 
 
 def test_a_sequence_of_frames_must_be_one():

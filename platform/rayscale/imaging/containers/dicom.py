@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.imaging.containers.derivation import derive
-from rayscale.imaging.containers.elements import check_identity, identify, mend, place_of, shelter
+from rayscale.imaging.containers.elements import check_identity, identify, mend, place_of
 from rayscale.imaging.containers.frames import check_frame
 from rayscale.imaging.extras import load
 from rayscale.imaging.handling import DEFAULT, Handling
@@ -185,8 +185,6 @@ def _written(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes
         if f"{name}ImagePixelValue" in dataset:
             dataset[f"{name}ImagePixelValue"].value = int(function(image.pixels))
     derive(pydicom, dataset, meta.scale, provenance)
-    if dataset.original_encoding != (False, True):  # else elements are copied without being read
-        shelter(pydicom, dataset)
     stored = np.ascontiguousarray(image.pixels, image.pixels.dtype.newbyteorder("<")).tobytes()
     dataset.add_new(
         0x7FE00010, "OW" if image.bits > 8 else "OB", stored + b"\0" * (len(stored) % 2)
@@ -324,17 +322,17 @@ def _header(dataset: Any) -> Header:
     for root, what in _REFUSED.items():
         if sop_class.startswith(root):
             raise UnsupportedError(f"DICOM object is {name}: {what} cannot be super-resolved")
+    mend(pydicom, dataset, deep=False)
     if "Rows" not in dataset or "Columns" not in dataset or "BitsAllocated" not in dataset:
         raise UnsupportedError(f"DICOM object is {name}, which holds no image")
     check_identity(dataset)
-    mend(pydicom, dataset, deep=False)
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.startswith(_VIDEO):
         raise UnsupportedError(
             f"DICOM holds a video ({syntax.name}); only single frames are handled"
         )
     photometric = str(dataset.get("PhotometricInterpretation", ""))
-    samples = int(dataset.get("SamplesPerPixel", 1))
+    samples = int(dataset.SamplesPerPixel)
     if photometric.startswith("PALETTE"):
         raise UnsupportedError(
             "DICOM has a palette (PALETTE COLOR): between two of its values there is no third; convert it to RGB"
@@ -343,15 +341,12 @@ def _header(dataset: Any) -> Header:
         raise UnsupportedError(
             f"DICOM of {samples} samples per pixel is neither {', '.join(_GREY)} nor {', '.join(_COLOUR)}"
         )
-    allocated, stored = (
-        int(dataset.BitsAllocated),
-        int(dataset.get("BitsStored", dataset.BitsAllocated)),
-    )
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     if allocated not in (8, 16) or not 1 < stored <= allocated:
         raise UnsupportedError(
             f"DICOM pixels have {stored} of {allocated} bits; 2 to 16 of 8 or 16 are handled"
         )
-    if int(dataset.get("HighBit", stored - 1)) != stored - 1:
+    if int(dataset.HighBit) != stored - 1:
         raise UnsupportedError(
             f"DICOM keeps its {stored} bits up to bit {int(dataset.HighBit)}; only the lowest bits are handled"
         )
@@ -405,7 +400,7 @@ def _values(dataset: Any, header: Header) -> NDArray[Any]:
             f"DICOM decodes to {values.dtype} {values.shape}, but its tags say {header.bits} bit {expected}: damaged"
         )
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    unused = header.bits - int(dataset.get("BitsStored", header.bits))
+    unused = header.bits - int(dataset.BitsStored)
     if unused:
         values = (values << unused) >> unused
     return values

@@ -71,7 +71,8 @@ def check_identity(dataset: Any) -> None:
 
 
 def mend(pydicom: Any, dataset: Any, *, deep: bool) -> None:
-    """Give the elements that are computed with the type they should have, ``deep`` in the items of :func:`walk` too.
+    """Give the elements that are computed with the type they should have, ``deep`` in the items of :func:`walk` too, and
+    those of the pixels that are missing their usual value.
 
     Raises InputError for the first that holds no finite numbers, or another count of them.
     """
@@ -80,6 +81,8 @@ def mend(pydicom: Any, dataset: Any, *, deep: bool) -> None:
     for item in walk(dataset) if deep else [dataset]:
         for tag in names.keys() & item.keys():
             _mend(pydicom, item, names[tag], signed)
+    if "BitsAllocated" in dataset:
+        _complete(dataset)
 
 
 def walk(dataset: Any) -> Iterator[Any]:
@@ -103,20 +106,6 @@ def several(value: Any) -> list[Any]:
 def decimal(pydicom: Any, value: float) -> Any:
     """A decimal string of at most 16 characters."""
     return pydicom.valuerep.DSfloat(float(value), auto_format=True)
-
-
-def shelter(pydicom: Any, dataset: Any) -> None:
-    """Keep what cannot be read as bytes of unknown type: nothing is computed with it, and a writer would have to read it."""
-    for tag in list(dataset.keys()):
-        try:
-            items = dataset[tag].value if dataset[tag].VR == "SQ" else []
-        except (RayscaleError, MemoryError):
-            raise
-        except Exception:
-            dataset[tag] = pydicom.DataElement(tag, "UN", dataset.get_item(tag).value)
-        else:
-            for item in items or []:
-                shelter(pydicom, item)
 
 
 def place_of(pydicom: Any, error: Exception) -> str | None:
@@ -171,6 +160,9 @@ def _mend(pydicom: Any, item: Any, name: str, signed: bool) -> None:
         raise InputError(
             f"DICOM element {name} is damaged: it holds {len(numbers)} values, and {count} are needed"
         )
+    if not numbers and vr == "US":  # of pixels, where none may be empty: as good as absent
+        del item[element.tag]
+        return
     values: list[Any] = [int(number) if whole else number for number in numbers]
     if vr == "US or SS":
         if not all(-0x8000 <= value < 0x10000 for value in values):
@@ -183,7 +175,22 @@ def _mend(pydicom: Any, item: Any, name: str, signed: bool) -> None:
         return
     if vr == "DS":
         values = [decimal(pydicom, value) for value in values]
-    item.add_new(element.tag, vr, values if len(values) != 1 else values[0])
+    item.add_new(element.tag, vr, values[0] if len(values) == 1 else values or None)
+
+
+def _complete(dataset: Any) -> None:
+    """What every reader takes for the missing ones, though none may be."""
+    _default(dataset, "SamplesPerPixel", 1)
+    _default(dataset, "PixelRepresentation", 0)
+    _default(dataset, "BitsStored", dataset.BitsAllocated)
+    _default(dataset, "HighBit", dataset.BitsStored - 1)
+    if dataset.SamplesPerPixel > 1:
+        _default(dataset, "PlanarConfiguration", 0)
+
+
+def _default(dataset: Any, name: str, value: int) -> None:
+    if name not in dataset:
+        setattr(dataset, name, value)
 
 
 def _numbers_of(value: Any) -> list[float]:
