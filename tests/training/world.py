@@ -166,10 +166,9 @@ def run_world(folder: Path, checkout: Path, world: int, *flags: str) -> list[dic
         return [torch.load(folder / "1-0.pt")]
     environment = os.environ | {"PYTHONPATH": str(checkout / "platform")}
     script = str(checkout / "tests" / "training" / "world.py")
+    command = [sys.executable, "-W", "error::FutureWarning", script, str(folder)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, script, str(folder), str(rank), str(world), *flags], env=environment
-        )
+        subprocess.Popen([*command, str(rank), str(world), *flags], env=environment)
         for rank in range(world)
     ]
     try:

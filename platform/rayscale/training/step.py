@@ -211,7 +211,7 @@ def parallel(
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,  # statistics are those of each worker's own share
         gradient_as_bucket_view=True,
         find_unused_parameters=partial,
     )
