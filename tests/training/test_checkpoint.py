@@ -101,6 +101,30 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     assert again.step == 2
 
 
+def test_a_damaged_checkpoint_takes_no_whole_ones_place(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(connect(tmp_path))
+    for step in (2, 4, 6):
+        save(checkpoints, step)
+    (tmp_path / "step-00000006" / "state.pt").write_bytes(b"")
+    again = Checkpoints(connect(tmp_path), keep=1)
+    found = again.latest()
+    assert found is not None
+    assert found.step == 4
+    again.sweep()
+    assert again.steps() == [4, 6], "the newest whole one, and the damaged one that is ahead"
+    save(again, 5)
+    assert again.steps() == [5, 6]
+    save(again, 6)
+    assert again.steps() == [6], "written anew, it is whole"
+    (tmp_path / "step-00000006" / "state.pt").write_bytes(b"")
+    last = Checkpoints(connect(tmp_path), keep=1)
+    assert last.latest() is None
+    last.sweep()
+    assert last.steps() == [6], "the only one is not thrown away"
+    save(last, 7)
+    assert last.steps() == [7]
+
+
 KILLED = """
 import sys, time
 from rayscale.models.registry import create_model

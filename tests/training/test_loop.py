@@ -211,6 +211,21 @@ def test_a_run_that_another_process_took_over_writes_nothing_any_more(make_confi
     assert run.checkpoints.steps() == [2]
 
 
+def test_fewer_checkpoints_are_kept_only_of_those_that_can_be_read(
+    make_config: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = train(make_config("run.name=whole", "optimizer.steps=8"), device="cpu")
+    run = Run(make_config("run.name=a").identified())
+    train(run.config, device="cpu")
+    Path(run.config.uri, "checkpoints/step-00000006/weights.safetensors").write_bytes(b"")
+    with caplog.at_level("INFO", "rayscale.training.loop"):
+        last = make_config("run.name=a", "optimizer.steps=8", "checkpoint.keep=1")
+        result = train(last, device="cpu")
+    assert f"resumed {run.config.uri} from step 4" in caplog.text
+    assert run.checkpoints.steps() == [8]
+    assert result.sha256 == whole.sha256
+
+
 def test_sigterm_leaves_a_checkpoint_and_the_run_resumes(make_config: Make, memory: Any) -> None:
     config = make_config("optimizer.steps=100", "checkpoint.every=100", "logging.every=3")
     # Sent from inside the training, where its handler is there.

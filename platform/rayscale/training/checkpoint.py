@@ -56,6 +56,7 @@ class Checkpoints:
         self.keep = keep
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """Steps with a marker, increasing; nothing is verified."""
@@ -68,6 +69,7 @@ class Checkpoints:
                 return self.load(step)
             except (NotFoundError, DamagedError) as error:
                 logger.warning("checkpoint of step %d is passed over: %s", step, error)
+                self._damaged.add(step)
         return None
 
     def load(self, step: int) -> Checkpoint:
@@ -122,11 +124,17 @@ class Checkpoints:
             raise
 
     def sweep(self) -> None:
-        """Delete what was never committed and what is older than the newest ``keep``; one process only."""
+        """Delete what was never committed and what is older than the newest ``keep``; one process only.
+
+        Those that ``latest`` found damaged do not count, or they would take the place of whole ones. They stay until
+        the run comes past them: what cannot be read here may be readable elsewhere.
+        """
         folders = self._folders()
-        committed = sorted(step for step, names in folders.items() if MARKER in names)
+        committed = {step for step, names in folders.items() if MARKER in names}
+        kept = sorted(committed - self._damaged)[-self.keep :]
+        damaged = {step for step in committed & self._damaged if step > max(kept, default=0)}
         for step, names in folders.items():
-            if step not in committed[-self.keep :]:
+            if step not in kept and step not in damaged:
                 self._delete(step, names)
 
     def _run(self, work: Callable[[], None]) -> None:
@@ -148,6 +156,7 @@ class Checkpoints:
                 marker[name] = _describe(path)
                 folder.write_file(name, path)
         folder.write(MARKER, json.dumps({"step": step, "files": marker}, indent=1).encode())
+        self._damaged.discard(step)
         self.sweep()
 
     def _marker(self, folder: Store) -> dict[str, dict[str, Any]]:

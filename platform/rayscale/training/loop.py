@@ -113,7 +113,10 @@ class _Loop:
 
     def resume(self) -> None:
         """Load the newest committed checkpoint on every rank; rank 0 says which. Without one, start."""
-        found = self.run.checkpoints.latest() if self.main else None
+        found = None
+        if self.main:
+            found = self.run.checkpoints.latest()
+            self.run.checkpoints.sweep()  # what was left half-written
         step = _agree(found.step if found else 0, self.trainer.world, self.trainer.device)
         if not step:
             self.trainer.keep()

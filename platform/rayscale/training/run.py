@@ -68,7 +68,7 @@ class Run:
         self.checkpoints = Checkpoints(self.store.child(CHECKPOINTS), config.checkpoint.keep)
 
     def claim(self) -> None:
-        """Make the folder this run's, or find that it is; what was left half-written is swept.
+        """Make the folder this run's, or find that it is.
 
         Raises ConfigError when another configuration has trained there.
         """
@@ -80,7 +80,6 @@ class Run:
             )
         if found != self.config:
             self.store.write(CONFIG, self.config.to_yaml().encode())
-        self.checkpoints.sweep()
 
     def result(self) -> TrainResult | None:
         """The result of this run when it has trained as long as configured, else None."""
