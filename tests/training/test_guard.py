@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from rayscale.data import Batch
 from rayscale.models.registry import create_model
+from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig, load_config
-from rayscale.training.guard import Guard, UnstableError
+from rayscale.training.guard import Guard, NonFiniteLossError, UnstableError
 from rayscale.training.loop import train
 from rayscale.training.run import describe
 from rayscale.training.sections import GuardSection
@@ -161,3 +164,35 @@ def test_a_run_that_rolled_back_resumes_bit_equal(make_config: Make) -> None:
     result = train(halves, device="cpu")
     assert result.metrics["rollbacks"] == whole.metrics["rollbacks"]
     assert result.sha256 == whole.sha256
+
+
+def test_a_run_that_gave_up_says_how_its_weights_go_on_with_another_rate(make_config: Make) -> None:
+    """The options that the message ends with, given to the same command, start from the last checkpoint."""
+    spiky = ("guard.spike=0.9", "guard.max_rollbacks=0", "checkpoint.every=1", "run.name=a")
+    with pytest.raises(UnstableError) as caught:
+        train(make_config(*spiky, "optimizer.steps=50"), device="cpu")
+    told = re.search(
+        r"from the weights of step (\d+) .* add (.*) to the command$", str(caught.value)
+    )
+    assert told
+    options = told[2].removeprefix("--set ").split(" --set ")
+    assert "optimizer.lr=0.0005" in options
+    config = make_config(*spiky, *options, "optimizer.steps=1", "guard.spike=0")
+    old = load_model(
+        Path(config.run.uri or "", "a", f"checkpoints/step-{int(told[1]):08d}/weights.safetensors")
+    )
+    assert train(config, device="cpu").name == "a-again"
+    new = load_model(Path(config.run.uri or "", "a-again", "model.safetensors"))
+    for a, b in zip(old.parameters(), new.parameters(), strict=True):
+        assert (a - b).abs().max() <= 0.000501, "one step of Adam away"
+
+
+def test_a_loss_that_is_not_finite_names_what_is_left_of_the_run(make_config: Make) -> None:
+    with pytest.raises(
+        NonFiniteLossError, match=r"not finite at step 2;.* It had no checkpoint yet"
+    ):
+        train(make_config("optimizer.lr=1e30"), device="cpu")
+    with pytest.raises(
+        NonFiniteLossError, match=r"step-00000001/weights\S+ --set optimizer\.lr=5e\+29 to"
+    ):
+        train(make_config("optimizer.lr=1e30", "checkpoint.every=1"), device="cpu")

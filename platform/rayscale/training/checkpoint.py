@@ -88,6 +88,10 @@ class Checkpoints:
                 raise DamagedError(f"{folder.locate(STATE)} cannot be read: {error}") from None
         return Checkpoint(step, state)
 
+    def locate_weights(self, step: int) -> str:
+        """The address of the weights of one checkpoint."""
+        return self.store.child(_name(step)).locate(WEIGHTS)
+
     def fetch_weights(self, step: int, path: Path) -> None:
         """Copy the weights of one checkpoint to ``path``, verified; errors as by ``load``."""
         folder = self.store.child(_name(step))

@@ -74,6 +74,11 @@ class RunConfig(Section):
         return f"{self.run.uri}/{self.run.name}"
 
     @property
+    def own_name(self) -> str:
+        """The name of a run that is given none; another configuration has another."""
+        return f"{self.title}-{self.digest[:8]}"
+
+    @property
     def digest(self) -> str:
         """sha256 of everything that determines the weights."""
         raise NotImplementedError
@@ -103,8 +108,7 @@ class RunConfig(Section):
             update["validation"] = self.validation.model_copy(update={"uri": uri})
         resolved = self.model_copy(update=update)
         if resolved.run.name is None:
-            name = f"{self.title}-{resolved.digest[:8]}"
-            run = resolved.run.model_copy(update={"name": name})
+            run = resolved.run.model_copy(update={"name": resolved.own_name})
             resolved = resolved.model_copy(update={"run": run})
         return resolved
 

@@ -82,8 +82,7 @@ class Guard:
         if bad:
             raise NonFiniteLossError(
                 f"the loss is not finite at step {int(self.bad_step)}; the update was not made. Lower "
-                "optimizer.lr, use precision=float32, or look for damaged images in the dataset; the last checkpoint "
-                "is intact"
+                "optimizer.lr, use precision=float32, or look for damaged images in the dataset"
             )
         return bool(stop), bool(spike)
 
@@ -95,7 +94,7 @@ class Guard:
             raise UnstableError(
                 f"at step {step} the loss was above {self.config.spike:g} times its running mean once more, after "
                 f"{self.config.max_rollbacks} rollbacks (guard.max_rollbacks). Lower optimizer.lr, or raise "
-                "guard.spike if the images of the dataset differ that much; the last checkpoint is intact"
+                "guard.spike if the images of the dataset differ that much"
             )
 
     def mean_loss(self) -> float:

@@ -23,6 +23,7 @@ from rayscale.models.network import SuperResolver
 from rayscale.training import rng
 from rayscale.training.assembly import make_trainer
 from rayscale.training.config import TrainConfig
+from rayscale.training.guard import NonFiniteLossError, UnstableError
 from rayscale.training.metrics import Loggers, MetricLogger
 from rayscale.training.run import Run, TrainResult
 from rayscale.training.schedule import lr_at
@@ -83,7 +84,10 @@ def train(
         trainer = make_trainer(config, stream.manifest, rank=rank, world=world, device=device)
         loop = _Loop(config, run, trainer, metrics=metrics or Loggers(), report=report)
         loop.resume()
-        return loop.run_to_end(stream)
+        try:
+            return loop.run_to_end(stream)
+        except (NonFiniteLossError, UnstableError) as error:
+            raise type(error)(f"{error}. {run.way_on()}") from None
 
 
 class _Loop:

@@ -95,6 +95,20 @@ class Run:
         # Nothing of this place or time: the same training gives the same bytes.
         return commit(self.config, model, result, {"steps": str(result["steps"])})
 
+    def way_on(self) -> str:
+        """How to train on from the newest checkpoint with another learning rate, for a run that cannot go on itself."""
+        steps = self.checkpoints.steps()
+        if not steps:
+            return "It had no checkpoint yet"
+        options = {
+            "model.warm_start": self.checkpoints.locate_weights(steps[-1]),
+            "optimizer.lr": f"{self.config.optimizer.lr / 2:g}",
+        }
+        if self.config.run.name != self.config.own_name:
+            options["run.name"] = f"{self.config.run.name}-again"[:100]
+        words = " ".join(f"--set {key}={value}" for key, value in options.items())
+        return f"To go on from the weights of step {steps[-1]} with another rate, add {words} to the command"
+
     def _found(self) -> TrainConfig | None:
         try:
             text = self.store.read(CONFIG)
