@@ -162,7 +162,12 @@ def _score(
 
     try:
         upscaler = Upscaler(
-            network, scale, device=device, precision="float32", ensemble=ensemble, calibrate=False
+            network,
+            scale,
+            device=device,
+            precision="float32",
+            ensemble=ensemble,
+            calibrate=suite is not None,
         )
         report = evaluate(
             upscaler,

@@ -1,0 +1,197 @@
+"""Means, flat images and invariance: what an upscale must not change, for any network and any weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayscale.imaging import Image, read_image
+from rayscale.imaging.levels import Levels
+from rayscale.inference import Upscaler
+from rayscale.inference.flatfield import FlatField
+from rayscale.inference.localmean import keep_local_means, reach
+from rayscale.models.builtin import open_builtin
+from rayscale.models.network import SuperResolver
+from rayscale.models.registry import SYSTEMS, create_model
+
+TRAINED = [name for name, system in SYSTEMS.items() if not system.network.keeps_means]
+
+
+def make(name: str, seed: int = 1) -> SuperResolver:
+    """A narrow network of random weights."""
+    torch.manual_seed(seed)
+    system = SYSTEMS[name]
+    sizes = {"filters": 8, "blocks": 2}
+    options = {key: value for key, value in sizes.items() if key in system.options}
+    return create_model(name, scale=2 if 2 in system.scales else 4, **options).eval()
+
+
+def colours(model: SuperResolver, seed: int) -> np.ndarray:
+    count = 3 if model.any_channels else model.channels
+    return np.random.default_rng(seed).uniform(500, 3000, count)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_flat_image_stays_flat(name: str) -> None:
+    """Away from the border, up to what lies between the nodes of the table, which random weights make much of."""
+    model = make(name)
+    scale, side = model.scales[0], 2 * model.halo(model.scales[0]) + 12
+    colour = colours(model, 2)
+    pixels = np.broadcast_to(colour, (side, side, len(colour))).astype(np.float32)
+    levels = Levels((0.0,), (4000.0,), "test")
+    inner = slice(side // 2 * scale - 3 * scale, side // 2 * scale + 3 * scale)
+    apart = [
+        np.abs(
+            Upscaler(model, scale, precision="float32", calibrate=calibrate)
+            .upscale_pixels(pixels, levels)[inner, inner]
+            .astype(float)
+            - colour
+        ).max()
+        for calibrate in (True, False)
+    ]
+    assert apart[0] <= max(0.25 * apart[1], 0.02)
+
+
+@pytest.mark.parametrize("name", ["edsr-baseline", "meta-srgan", "srresnet"])
+def test_the_ensemble_has_the_mean_of_eight_flat_fields(name: str) -> None:
+    model = make(name)
+    scale = model.scales[0]
+    field = FlatField.measure(model, scale, model.channels, torch.float32)
+    assert field is not None
+    side = 2 * model.halo(scale) + 8
+    colour = torch.linspace(0.2, 0.7, model.channels) * model.spec.value_range
+    x = colour[None, :, None, None].expand(1, -1, side, side).contiguous()
+    raw = Upscaler(model, scale, precision="float32", ensemble=True, calibrate=False).predict(x)
+    corrected = raw.clone()
+    field.averaged().subtract(corrected, x)
+    inner = slice(side // 2 * scale - 4, side // 2 * scale + 4)
+    before = (raw - colour[None, :, None, None])[..., inner, inner].abs().max()
+    after = (corrected - colour[None, :, None, None])[..., inner, inner].abs().max()
+    assert after <= 0.05 * before
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@given(seed=st.integers(0, 2**31), height=st.integers(8, 40), width=st.integers(8, 40))
+@settings(max_examples=5, deadline=None)
+def test_the_mean_of_each_band_is_kept(name: str, seed: int, height: int, width: int) -> None:
+    model = make(name, seed)
+    random = np.random.default_rng(seed)
+    count = 3 if model.any_channels else model.channels
+    pixels = random.gamma(2.0, 400.0, (height, width, count)).astype(np.float32) + 300
+    image = Image(pixels, levels=Levels((0.0,), (4000.0,), "test"))
+    larger = Upscaler(model, model.scales[0], precision="float32").upscale(image).pixels
+    drift = larger.astype(float).mean((0, 1)) / pixels.astype(float).mean((0, 1)) - 1
+    assert np.abs(drift).max() < 1e-4
+
+
+@given(
+    factor=st.sampled_from([0.5, 3.0, 17.0, 1e-4]),
+    dtype=st.sampled_from(["int16", "uint16", "float32", "float64", "int32"]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=10, deadline=None)
+def test_scaling_or_another_type_scales_the_result_and_nothing_else(
+    factor: float, dtype: str, seed: int
+) -> None:
+    model = make("edsr-baseline")
+    upscaler = Upscaler(model, 2, precision="float32")
+    values = np.random.default_rng(seed).integers(200, 1500, (24, 24, 3))
+
+    def upscale(pixels: np.ndarray) -> np.ndarray:
+        levels = Levels.of_measured(pixels.dtype, [(pixels, True)], (0, 1), "", 24 * 24)
+        return upscaler.upscale_pixels(pixels, levels).astype(float)
+
+    scaled = np.dtype(dtype).kind == "f" or factor in (3.0, 17.0)
+    kind = np.dtype(dtype)
+    times = (
+        factor if scaled and (kind.kind == "f" or 1500 * factor * 1.5 < np.iinfo(kind).max) else 1
+    )
+    first = upscale(values.astype(np.float64))
+    if kind.kind in "iu":  # values beyond the type are clipped, which random weights may make
+        first = np.clip(first, np.iinfo(kind).min / times, np.iinfo(kind).max / times)
+    second = upscale((values * times).astype(kind)) / times
+    unit = 0.51 / times if kind.kind in "iu" else 0.0
+    assert np.abs(first - second).max() <= unit + 2e-4 * np.ptp(first)
+
+
+def test_eight_bits_of_a_measurement_are_measured_too() -> None:
+    values = np.random.default_rng(0).integers(20, 90, (30, 30, 1))
+    found = [
+        Levels.of_measured(np.dtype(t), [(values.astype(t), True)], (0, 1), "", 900)
+        for t in ("u1", "u2", "i2", "f4")
+    ]
+    assert {(levels.black, levels.white) for levels in found} == {(found[0].black, found[0].white)}
+
+
+@given(seed=st.integers(0, 2**31), cut=st.integers(1, 39))
+@settings(max_examples=20, deadline=None)
+def test_levels_leave_out_a_thousandth_however_the_file_is_cut(seed: int, cut: int) -> None:
+    values = np.random.default_rng(seed).normal(1000, 100, (40, 50, 2)).astype(np.float32)
+    values[3, 4], values[5, 6] = 65535, -9999  # saturated; a fill that no one declared
+    whole = Levels.of_measured(values.dtype, [(values, True)], (0, 1), "", 2000)
+    parts = [(values[:cut], True), (values[cut:], True)]
+    assert Levels.of_measured(values.dtype, parts, (0, 1), "", 2000) == whole
+    ordered = np.sort(values.reshape(-1, 2), axis=0)
+    assert whole.black == tuple(ordered[2].tolist())
+    assert whole.white == tuple(ordered[-3].tolist())
+
+
+def test_local_means_are_kept_within_their_reach_alone() -> None:
+    random = np.random.default_rng(0)
+    x = torch.from_numpy(random.random((1, 1, 40, 40), np.float32))
+    y = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    moved = y.clone()
+    moved[..., 40, 40] += 1
+    apart = (keep_local_means(moved, x, 2) - y)[0, 0]
+    assert apart.sum().abs() < 1e-4
+    touched = torch.nonzero(apart.abs() > 1e-7)
+    far = reach(2) * 2
+    assert touched.min() >= 40 - far
+    assert touched.max() < 42 + far
+
+
+SCENES = ("eurosat/SeaLake_3.tif", "eurosat/Highway_3.tif", "eurosat/Industrial_1.tif")
+
+
+@pytest.mark.parametrize("name", ["edsr-baseline-x2", "mdsr-baseline-x234", "srcnn-955-x2"])
+def test_scenes_of_the_field_keep_their_means(shared_data: Path, name: str) -> None:
+    upscaler = Upscaler(open_builtin(name)[0], 2, precision="float32")
+    for scene in SCENES:
+        image = read_image((shared_data / "domain" / "satellite" / scene).read_bytes())
+        image = image.of_channels((3, 2, 1))
+        larger = upscaler.upscale(image).pixels
+        drift = larger.astype(float).mean((0, 1)) / image.pixels.astype(float).mean((0, 1)) - 1
+        assert np.abs(drift).max() < 1e-3
+
+
+def test_the_default_model_keeps_the_colours_of_a_scene_in_16_bits(shared_data: Path) -> None:
+    """Band means were off by +7.8, +4.3 and -7.5 per cent."""
+    found = []
+    upscaler = Upscaler(open_builtin("edsr-baseline-x2")[0], 2, precision="float32")
+    for name in ("s2_rgb_uint16.tif", "s2_rgb_int16_same_values.tif"):
+        image = read_image((shared_data / "faults" / name).read_bytes())
+        larger = upscaler.upscale(image).pixels.astype(float)
+        drift = larger.mean((0, 1)) / image.pixels.astype(float).mean((0, 1)) - 1
+        assert np.abs(drift).max() < 1e-3
+        found.append(larger)
+    assert np.abs(found[0] - found[1]).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["edsr-baseline-x2", "edsr-baseline-x3", "mdsr-baseline-x234"])
+def test_no_grid_lies_over_flat_regions(name: str) -> None:
+    """The places of the output grid differ by rounding alone, though an edge lies in the image."""
+    model, _ = open_builtin(name)
+    scale = model.scales[0]
+    side = 2 * model.halo(scale) + 12
+    pixels = np.broadcast_to(np.array([612, 884, 1041], np.uint16), (side, side, 3)).copy()
+    pixels[:4, :4] = 3000
+    levels = Levels((300.0,), (3000.0,), "test")
+    upscaler = Upscaler(model, scale, precision="float32")
+    larger = upscaler.upscale_pixels(pixels, levels)
+    middle = larger[side // 2 * scale :, side // 2 * scale :][: 4 * scale, : 4 * scale]
+    assert np.ptp(middle, axis=(0, 1)).max() <= 1
