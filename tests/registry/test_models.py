@@ -64,6 +64,50 @@ def test_published_is_what_was_given(name: str, tmp_path: Path) -> None:
     assert version in registry.list_models()
 
 
+def test_the_same_weights_are_one_version(name: str, tmp_path: Path) -> None:
+    save_model(tiny(1), tmp_path / "a")
+    save_model(tiny(2), tmp_path / "b")
+    first = registry.publish(
+        tmp_path / "a", name, scores={"Set5": REPORT, "Set14": REPORT}, description="first"
+    )
+    other = registry.publish(tmp_path / "b", name)
+    again = registry.publish(
+        tmp_path / "a",
+        name,
+        scores={"Set5": REPORT | {"psnr": 34.0}},
+        dataset_digest="d2",
+        alias="best",
+    )
+    assert (first.version, other.version, again.version) == (1, 2, 1)
+    assert [one.version for one in registry.list_models() if one.name == name] == [2, 1]
+    assert again.aliases == ("best",)
+    assert (again.run_id, again.description) == (first.run_id, "first")
+    assert again.dataset_digest == "d2"
+    assert {key: value["psnr"] for key, value in (again.scores or {}).items()} == {
+        "Set5": 34.0, "Set14": 33.1,
+    }  # fmt: skip
+    assert registry.publish(tmp_path / "a", f"{name}-too").version == 1
+
+
+def test_a_version_whose_run_was_deleted_for_good_is_not_taken(name: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    save_model(tiny(1), tmp_path / "w")
+    digest = hashlib.sha256((tmp_path / "w").read_bytes()).hexdigest()
+    client = MlflowClient()
+    client.create_registered_model(name)
+    for run in (None, "0" * 32):
+        client.create_model_version(
+            name, source="s3://mlflow/gone", run_id=run, tags={"rayscale.sha256": digest}
+        )
+    version = registry.publish(tmp_path / "w", name)
+    assert version.version == 3
+    registry.load(version)
+    client.delete_run(version.run_id)  # into the bin: its files are still there
+    assert registry.publish(tmp_path / "w", name).version == 3
+    registry.load(f"{name}/3")
+
+
 def test_references(name: str, tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         save_model(tiny(seed), tmp_path / "w")
@@ -97,6 +141,8 @@ def test_tampered_weights_are_refused(name: str, tmp_path: Path, cache: Path) ->
     with pytest.raises(StorageError, match=version.digest):
         registry.load(version.ref)
     assert not list(cache.rglob("*.safetensors"))
+    assert registry.publish(tmp_path / "w", name).version == version.version  # the way out
+    registry.load(version.ref)
 
 
 def test_what_others_registered_is_refused(name: str) -> None:

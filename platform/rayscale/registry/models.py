@@ -7,6 +7,7 @@ version's tags: weights that do not match it are refused before they are parsed.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import logging
 import re
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 DEFAULT_ALIAS = "default"
 EXPERIMENT = "rayscale-models"
 """Where the runs of models go that were published without a training run."""
+
+SCORES = "rayscale.scores"
+"""The tag of a version with the figures of its benchmarks, as JSON."""
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _ALIAS = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
@@ -110,11 +114,14 @@ def publish(
 ) -> ModelVersion:
     """Register a safetensors file written by ``rayscale.models.save_model`` as the next version of ``name``.
 
+    Weights that are a version of ``name`` already stay that version: its files are written again, scores, tags and
+    description that are given take the place of those it has by the same name, and its run stays.
+
     Args:
         weights: a local path or ``s3://`` URI.
         scores: figures of the model, each with the name of its protocol: a report of ``evaluate`` or several
             by the name of their benchmark.
-        alias: moved to the new version once that is complete.
+        alias: moved to the version once that is complete.
         run_id: the MLflow run that trained it; without one a run is made to hold the files.
 
     Raises:
@@ -134,36 +141,45 @@ def publish(
         spec = load_model(path).spec  # proves that it can be loaded before anyone is offered it
         folder = Path(scratch, "model")
         write_folder(folder, path, spec)
+        # Named by content: a second model of the same run never replaces the files of the first.
+        place = f"model-{digest[:16]}"
+        labels = {
+            **(tags or {}),
+            "rayscale.sha256": digest,
+            SPEC_KEY: spec.to_json(),
+            "rayscale.version": __version__,
+            **({"rayscale.dataset": dataset_digest} if dataset_digest else {}),
+        }
         with asking(f"publish {name!r}"):
-            run, own = _run(client, name, run_id)
-            # Named by content: a second model of the same run never replaces the files of the first.
-            place = f"model-{digest[:16]}"
-            try:
-                client.log_artifacts(run.info.run_id, str(folder), place)
-                _ensure_name(client, name)
-                created = client.create_model_version(
-                    name,
-                    source=f"{run.info.artifact_uri}/{place}",
-                    run_id=run.info.run_id,
-                    description=description,
-                    tags={
-                        **(tags or {}),
-                        "rayscale.sha256": digest,
-                        SPEC_KEY: spec.to_json(),
-                        "rayscale.version": __version__,
-                        "rayscale.scores": json.dumps(figures, sort_keys=True),
-                        **({"rayscale.dataset": dataset_digest} if dataset_digest else {}),
-                    },
-                )
-            except BaseException:
+            version = _published(client, name, digest)
+            if version is not None:
+                client.log_artifacts(version.run_id, str(folder), place)
+                figures = json.loads(version.tags.get(SCORES, "{}")) | figures
+                for key, value in {**labels, SCORES: json.dumps(figures, sort_keys=True)}.items():
+                    client.set_model_version_tag(name, version.version, key, value)
+                if description is not None:
+                    client.update_model_version(name, version.version, description)
+            else:
+                run, own = _run(client, name, run_id)
+                try:
+                    client.log_artifacts(run.info.run_id, str(folder), place)
+                    _ensure_name(client, name)
+                    version = client.create_model_version(
+                        name,
+                        source=f"{run.info.artifact_uri}/{place}",
+                        run_id=run.info.run_id,
+                        description=description,
+                        tags={**labels, SCORES: json.dumps(figures, sort_keys=True)},
+                    )
+                except BaseException:
+                    if own:
+                        client.set_terminated(run.info.run_id, "FAILED")
+                    raise
                 if own:
-                    client.set_terminated(run.info.run_id, "FAILED")
-                raise
-            if own:
-                client.set_terminated(run.info.run_id, "FINISHED")
+                    client.set_terminated(run.info.run_id, "FINISHED")
             if alias is not None:
-                client.set_registered_model_alias(name, alias, created.version)
-    return resolve(f"{name}/{created.version}")
+                client.set_registered_model_alias(name, alias, version.version)
+    return resolve(f"{name}/{version.version}")
 
 
 def resolve(ref: str) -> ModelVersion:
@@ -319,7 +335,7 @@ def _read(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
         spec=ModelSpec.from_json(tags[SPEC_KEY]),
         uri=found.source,
         aliases=tuple(sorted(key for key, at in aliases.items() if str(at) == str(found.version))),
-        scores=json.loads(tags.get("rayscale.scores", "{}")),
+        scores=json.loads(tags.get(SCORES, "{}")),
         dataset_digest=tags.get("rayscale.dataset"),
         run_id=found.run_id or None,
         description=found.description or "",
@@ -342,6 +358,20 @@ def _local(weights: str | Path) -> Iterator[Path]:
         path = Path(scratch, WEIGHTS)
         storage.connect(parent).fetch(key, path)
         yield path
+
+
+def _published(client: Any, name: str, digest: str) -> Any:
+    """The newest version of ``name`` with these weights whose run is still there, or None."""
+    versions = _pages(functools.partial(client.search_model_versions, f"name='{name}'"))
+    same = [one for one in versions if one.tags.get("rayscale.sha256") == digest and one.run_id]
+    for version in sorted(same, key=lambda one: -int(one.version)):
+        try:
+            client.get_run(version.run_id)
+            return version
+        except Exception as error:
+            if not is_missing(error):
+                raise
+    return None
 
 
 def _run(client: Any, name: str, run_id: str | None) -> tuple[Any, bool]:
