@@ -63,3 +63,19 @@ def test_a_refusal_is_a_finding(tmp_path: Path, content: bytes, reason: str) -> 
     assert found.refusal is not None
     assert reason in found.refusal
     assert found.container is None
+
+
+def test_labels_and_memory_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    profile = {"driver": "GTiff", "width": 20, "height": 10, "count": 2, "dtype": "uint8"}
+    place = {"crs": "EPSG:32632", "transform": from_origin(500000, 5400000, 10, 10)}
+    with rasterio.open(path, "w", **profile, **place) as file:
+        file.write(np.arange(400).reshape(2, 10, 20).astype(np.uint8))
+        file.set_band_description(2, "SCL")
+    assert "SCL" in str(inspect_file(path, 2, Handling()).refusal)
+    found = inspect_file(path, 2, Handling(labels="nearest"))
+    assert (found.refusal, found.labels, found.memory_bytes) == (None, [1], None)
+    PillowImage.new("L", (50, 50)).save(tmp_path / "b.png")
+    found = inspect_file(tmp_path / "b.png", 2, Handling())
+    assert found.memory_bytes is not None
+    assert found.memory_bytes > 100 * 100

@@ -63,7 +63,9 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
         ]
     rows += [(name.replace("_", " "), _text(value)) for name, value in found.metadata.items()]
     if found.levels is not None:
-        rows.append(("levels", found.levels["rule"]))
+        ends = zip(found.levels["black"], found.levels["white"], strict=True)
+        ranges = ", ".join(f"{black:g}..{white:g}" for black, white in ends)
+        rows.append(("levels", f"{ranges} ({found.levels['rule']})"))
     if found.missing:
         rows.append(("missing", f"{found.missing:.2%} of the values"))
     if found.labels:
@@ -73,7 +75,9 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     if found.refusal is not None:
         rows.append((f"upscale x{found.scale:g}", f"refused: {found.refusal}"))
     else:
-        how = "by windows" if found.windowed else "as a whole"
+        how = "by windows"
+        if found.memory_bytes is not None:
+            how = f"as a whole, in about {found.memory_bytes >> 20} MiB of memory"
         size = f"{found.output_width} x {found.output_height}"
         rows.append((f"upscale x{found.scale:g}", f"{size}, {how}"))
     return rows

@@ -13,6 +13,7 @@ from rayscale.imaging.image import Metadata
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.scene import Scene, is_scene, probe_scene
+from rayscale.inference.memory import working_bytes
 from rayscale.resampling import enlarged
 
 
@@ -31,6 +32,7 @@ class Inspection:
         refusal: why it cannot be upscaled, None when it can.
         scale, output_width, output_height: of an upscale.
         windowed: whether it is read and written by windows.
+        memory_bytes: an estimate of what an upscale takes besides the process, None for what goes by windows.
     """
 
     file: str
@@ -54,6 +56,7 @@ class Inspection:
     output_width: int | None = None
     output_height: int | None = None
     windowed: bool = False
+    memory_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` shows it."""
@@ -81,6 +84,7 @@ def inspect_file(
         beside = check(path, header)
         if not found.windowed:
             check_output(header, scale)
+            found.memory_bytes = working_bytes(header, scale)
         if found.windowed:
             with Scene(path, handling=handling) as scene:
                 _take_scene(found, scene)
@@ -102,7 +106,7 @@ def _take_header(found: Inspection, header: Header) -> None:
 def _take_scene(found: Inspection, scene: Scene) -> None:
     found.channels, found.pixel_type = scene.channels, str(scene.dtype)
     found.metadata = _describe(scene.metadata)
-    found.levels = scene.levels.describe()
+    found.levels, found.labels = scene.levels.describe(), list(scene.labels)
     found.notes = list(scene.notes)
 
 
@@ -114,8 +118,14 @@ def _take_image(found: Inspection, image: Image) -> None:
         "text": sorted(image.text) or None,
     }
     found.metadata = {key: value for key, value in facts.items() if value is not None}
+    if image.description is not None:
+        blocks = ("exif", "xmp", "iptc")
+        found.metadata["kept"] = [
+            name.upper() for name in blocks if getattr(image.description, name) is not None
+        ]
     found.metadata |= _describe(image.metadata)
-    found.levels = (image.levels or Levels.of_type(image.pixels.dtype)).describe()
+    levels = image.levels or Levels.of_picture(image.pixels)
+    found.levels, found.labels = levels.describe(), list(image.labels)
     missing = image.missing
     found.missing = 0.0 if missing is None else float(1 - missing.valid.mean())
     found.notes = list(image.notes)
