@@ -7,14 +7,16 @@ import tracemalloc
 import warnings
 import zlib
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 
-from rayscale.errors import InputError, TooLargeError
+from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import probe, read_image
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra medical")
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless  # noqa: E402
 from tests.imaging.dicom_objects import (  # noqa: E402
     PATIENT,
     RNG,
@@ -153,6 +155,50 @@ def test_a_compressed_frame_cannot_claim_more_than_its_tags():
     data[at : at + 4] = (60000).to_bytes(4, "big")
     with pytest.raises(InputError, match="60000 x 40 pixels"):
         read_image(bytes(data))
+
+
+def test_a_decoder_that_panics_meets_a_damaged_file(monkeypatch):
+    """The exception of a panic in Rust is no Exception: it would have ended the worker, or the replica."""
+    ds = scan((4, 4), "uint16", Modality="MR")
+    segment = b"\x10" + bytes(17)  # one byte too many
+    places = (2, 64, 64 + len(segment))
+    frame = b"".join(n.to_bytes(4, "little") for n in places).ljust(64, b"\0") + 2 * segment
+    ds.PixelData = encapsulate([frame])
+    ds["PixelData"].is_undefined_length = True
+    data = saved(ds, RLELossless)
+    with pytest.raises(InputError, match=r"damaged RLE Lossless.*PanicException"):
+        read_image(data)
+    monkeypatch.setattr(pydicom.pixels, "pixel_array", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        read_image(data)
+
+
+def test_every_kind_of_damage_is_named():
+    data = saved(scan())
+    syntax = data.index(b"1.2.840.10008.1.2.1\0")
+    unknown = data[:syntax] + b"1.2.840.10008.1.9.1\0" + data[syntax + 20 :]
+    with pytest.raises(UnsupportedError, match="unknown transfer syntax; save it uncompressed"):
+        probe(unknown)
+    packed = deflated()
+    with pytest.raises(InputError, match="cannot be inflated"):
+        probe(packed[:400] + b"\xff" * 200 + packed[600:])
+    ds = scan((40, 48))
+    compress(ds, JPEG2000Lossless)
+    whole = saved(ds, JPEG2000Lossless)
+    frame = whole.index(b"\xff\x4f\xff\x51")
+    with pytest.raises(InputError, match="frames cannot be told apart"):
+        read_image(whole[: frame - 4] + b"\x07" + whole[frame - 3 :])
+    with pytest.raises(InputError, match="damaged JPEG 2000"):
+        read_image(whole[: frame + 200] + b"\xff" * 100 + whole[frame + 300 :])
+
+
+def test_elements_of_messages_and_files_are_left_out_of_an_object():
+    """Those of groups 0 and 2 have their own place in a file, and the writer refuses them elsewhere."""
+    plain = saved(scan())
+    at = plain.rindex(b"\xe0\x7f\x10\0OW")
+    result = upscaled(plain[:at] + b"\x02\0\x16\0AE\x04\0HERE" + plain[at:])
+    assert b"HERE" not in result
+    assert opened(result).Rows == 20
 
 
 def test_an_error_of_a_library_loses_its_text(monkeypatch):

@@ -51,6 +51,10 @@ def filled(**elements) -> Dataset:
         ("RescaleIntercept", "FL", -1000.0, -1000),
         ("ShutterLeftVerticalEdge", "US", 3, 3),
         ("BitsStored", "IS", "12", 12),
+        ("Modality", "LO", "CT", "CT"),
+        ("PhotometricInterpretation", "UT", "MONOCHROME1", "MONOCHROME1"),
+        ("ImageType", "LT", "DERIVED\\PRIMARY\\AXIAL", ["DERIVED", "PRIMARY", "AXIAL"]),
+        ("StudyInstanceUID", "LO", "1.2.3", "1.2.3"),
     ],
 )
 def test_an_element_of_another_type_means_the_same(name, vr, value, right):
@@ -125,6 +129,9 @@ def test_padding_is_written_with_the_sign_of_the_pixels(dtype, vr, right):
         ("NumberOfFrames", "LO", "Muster"),
         ("PixelPaddingValue", "LO", "Muster"),
         ("ShutterLeftVerticalEdge", "LO", "Muster"),
+        ("SeriesDescription", "PN", "Muster"),
+        ("SeriesInstanceUID", "FD", 1.5),
+        ("ImageType", "OB", b"Muster"),
     ],
 )
 def test_an_error_names_the_element_and_no_value(door, name, vr, value):
@@ -227,5 +234,5 @@ def test_what_a_writer_cannot_write_is_named():
     image = read_image(saved(ds, ImplicitVRLittleEndian))
     image.metadata.dataset.AcquisitionMatrix = "Muster"
     said = complaint(partial(write_image, image, PROVENANCE))
-    assert "DICOM element AcquisitionMatrix" in said
+    assert "its element AcquisitionMatrix" in said
     assert "Muster" not in said

@@ -247,8 +247,9 @@ def _drop(dataset: Any) -> None:
     for name in _DROPPED:
         if name in dataset:
             delattr(dataset, name)
-    for tag in [tag for tag in dataset.keys() if 0x6000 <= tag.group <= 0x60FF]:  # noqa: SIM118
-        del dataset[tag]
+    for tag in list(dataset.keys()):
+        if tag.group < 4 or 0x6000 <= tag.group <= 0x60FF:  # of messages and of files; overlays
+            del dataset[tag]
 
 
 def _is_lossy(pydicom: Any, dataset: Any) -> bool:
@@ -258,7 +259,7 @@ def _is_lossy(pydicom: Any, dataset: Any) -> bool:
         pydicom.uid.JPEGLSLossless, pydicom.uid.JPEG2000Lossless, pydicom.uid.HTJ2KLossless,
         pydicom.uid.HTJ2KLosslessRPCL, pydicom.uid.DeflatedExplicitVRLittleEndian,
     }  # fmt: skip
-    syntax = dataset.file_meta.TransferSyntaxUID
+    syntax = pydicom.uid.UID(str(dataset.file_meta.TransferSyntaxUID))
     return bool(
         dataset.get("LossyImageCompression") == "01"
         or (syntax.is_compressed and syntax not in lossless)

@@ -11,9 +11,10 @@ import io
 import logging
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,6 @@ from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.missing import Missing
 from rayscale.imaging.provenance import Provenance
 from rayscale.resampling import exact_scale
-
-T = TypeVar("T")
 
 MAX_ITEMS = 100_000
 """Items of all sequences of a file; each becomes an object of about a kilobyte. 1000 enhanced frames have 20 000."""
@@ -52,6 +51,7 @@ _DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1"
 _VIDEO = "1.2.840.10008.1.2.4.10"  # MPEG-2, MPEG-4, HEVC
 _ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 
+_DAMAGED = "DICOM is damaged or not conformant"
 _CT_RANGE = (-1024.0, 3071.0)
 """The 12 bits of Hounsfield units that every scanner writes; the same for all slices of a series."""
 
@@ -101,12 +101,14 @@ class DicomMetadata:
 
 def probe(data: bytes) -> Header:
     """Header of a DICOM image; at most 4 MiB of a deflated one are inflated."""
-    return _discreet(lambda: _header(_parse(data, 0)))
+    with _discreetly(_DAMAGED):
+        return _header(_parse(data, 0))
 
 
 def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     """Pixels ``(H, W, C)`` as stored, or ``(N, H, W, C)`` of several frames; colours become RGB."""
-    return _discreet(lambda: _read(data, max_pixels))
+    with _discreetly(_DAMAGED):
+        return _read(data, max_pixels)
 
 
 def write(image: Image, provenance: Provenance | None) -> bytes:
@@ -118,19 +120,24 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
         )
     if provenance is None:
         raise UnsupportedError("a derived DICOM object must name what made it; give its provenance")
-    return _discreet(lambda: _written(image, meta, provenance))
+    with _discreetly("DICOM cannot be written"):
+        return _written(image, meta, provenance)
 
 
-def _discreet(action: Callable[[], T]) -> T:
-    """Run ``action``; whatever a library raises leaves as InputError without its text, which may quote the file."""
+@contextmanager
+def _discreetly(failure: str) -> Iterator[None]:
+    """Whatever a library raises leaves as an InputError that says ``failure``, without its text, which may quote the file."""
     try:
-        return action()
+        yield
     except (RayscaleError, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A decoder written in Rust panics with an exception that is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         place = place_of(_pydicom(), error)
-        what = "DICOM" if place is None else f"DICOM element {place}"
-        raise InputError(f"{what} is damaged or not conformant ({type(error).__name__})") from None
+        what = failure if place is None else f"{failure}: its element {place}"
+        raise InputError(f"{what} ({type(error).__name__})") from None
 
 
 def _pydicom() -> Any:
@@ -149,7 +156,7 @@ def _read(data: bytes, max_pixels: int) -> Image:
     header = _header(_parse(data, 0))
     check_size(header, max_pixels)
     dataset = _parse(data, header.decoded_bytes)
-    if "PixelData" not in dataset:
+    if not dataset.get("PixelData"):
         raise InputError("DICOM is cut short: it ends before its pixels")
     mend(_pydicom(), dataset, deep=True)
     told = dataset.PhotometricInterpretation
@@ -219,7 +226,8 @@ def _parse(data: bytes, pixel_bytes: int) -> Any:
     room = METADATA_BYTES + pixel_bytes
     cut = False
     if syntax == _DEFLATED:
-        body = zlib.decompressobj(-15).decompress(data[start:], room + 1)
+        with _discreetly("DICOM is damaged: its elements cannot be inflated"):
+            body = zlib.decompressobj(-15).decompress(data[start:], room + 1)
         cut = len(body) > room
         if cut and pixel_bytes:
             raise TooLargeError(
@@ -233,14 +241,8 @@ def _parse(data: bytes, pixel_bytes: int) -> Any:
         raise TooLargeError(f"DICOM has more than {MAX_ITEMS} items in its sequences")
     file = _Elements(data)
     pydicom = _pydicom()
-    try:
+    with _discreetly("DICOM is damaged: its elements cannot be told apart"):
         dataset = pydicom.dcmread(file, stop_before_pixels=pixel_bytes == 0)
-    except (RayscaleError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(
-            f"DICOM is damaged near byte {file.tell()}: its elements cannot be told apart ({type(error).__name__})"
-        ) from None
     if cut and file.tell() >= len(data):  # else it stopped at the pixels
         raise TooLargeError(
             f"deflated DICOM has more than {METADATA_BYTES} bytes before its pixels; save it uncompressed"
@@ -267,7 +269,10 @@ def _count_folded(pydicom: Any, dataset: Any, reads: int) -> None:
         inner: list[Any] = []
         for holder in level:
             for tag in holder.keys():  # noqa: SIM118
-                element = holder.get_item(tag)
+                try:
+                    element = holder.get_item(tag)
+                except NotImplementedError:  # of a type that does not exist
+                    continue
                 if _is_folded(pydicom, element, holder):
                     value = _Elements(element.value)
                     value.reads = reads
@@ -326,7 +331,7 @@ def _header(dataset: Any) -> Header:
     if "Rows" not in dataset or "Columns" not in dataset or "BitsAllocated" not in dataset:
         raise UnsupportedError(f"DICOM object is {name}, which holds no image")
     check_identity(dataset)
-    syntax = dataset.file_meta.TransferSyntaxUID
+    syntax = _syntax(dataset)
     if syntax.startswith(_VIDEO):
         raise UnsupportedError(
             f"DICOM holds a video ({syntax.name}); only single frames are handled"
@@ -361,6 +366,15 @@ def _header(dataset: Any) -> Header:
     )
 
 
+def _syntax(dataset: Any) -> Any:
+    uid = _pydicom().uid.UID(str(dataset.file_meta.TransferSyntaxUID))
+    if not uid.is_transfer_syntax:
+        raise UnsupportedError(
+            "DICOM is of a private or unknown transfer syntax; save it uncompressed (Explicit VR Little Endian)"
+        )
+    return uid
+
+
 def _is_mosaic(dataset: Any) -> bool:
     """Mosaics of Siemens, by image type (or its private text, of XA), and grids of United Imaging, by their number of images.
 
@@ -374,7 +388,7 @@ def _is_mosaic(dataset: Any) -> bool:
 def _values(dataset: Any, header: Header) -> NDArray[Any]:
     """Decoded and sign-extended; what lies in unused bits (old overlays) is dropped."""
     pydicom = _pydicom()
-    syntax = dataset.file_meta.TransferSyntaxUID
+    syntax = _syntax(dataset)
     if syntax.is_compressed and not syntax.is_deflated:
         _trust_streams(dataset, header)
         decoder = pydicom.pixels.get_decoder(syntax)
@@ -384,15 +398,9 @@ def _values(dataset: Any, header: Header) -> NDArray[Any]:
             )
     else:
         _check_length(dataset, header)
-    try:
+    failure = f"DICOM pixels are damaged {syntax.name}, or of a kind that no decoder knows"
+    with _discreetly(failure):
         values: NDArray[Any] = pydicom.pixels.pixel_array(dataset)
-    except (RayscaleError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(
-            f"DICOM pixels cannot be decoded as {syntax.name}: damaged, or a kind of it that no decoder knows "
-            f"({type(error).__name__})"
-        ) from None
     expected = (header.slices,) * (header.slices > 1) + (header.height, header.width)
     expected += (header.channels,) * (header.channels > 1)
     if values.shape != expected or values.dtype.itemsize * 8 != header.bits:
@@ -419,8 +427,11 @@ def _check_length(dataset: Any, header: Header) -> None:
 
 def _trust_streams(dataset: Any, header: Header) -> None:
     """Compressed frames know their colour space better than the tags: these are often those of the picture before."""
-    frames = _pydicom().encaps.generate_frames(dataset.PixelData, number_of_frames=header.slices)
-    found = {check_frame(frame, header) for frame in frames}
+    with _discreetly("DICOM is damaged: its compressed frames cannot be told apart"):
+        frames = _pydicom().encaps.generate_frames(
+            dataset.PixelData, number_of_frames=header.slices
+        )
+        found = {check_frame(frame, header) for frame in frames}
     if header.channels != 3 or found == {None}:
         return
     if len(found) > 1:

@@ -43,6 +43,10 @@ _COUNTED = (
     "ReferencePixelX0", "ReferencePixelY0", "ReferencePixelPhysicalValueX", "ReferencePixelPhysicalValueY",
 )  # fmt: skip
 _NUMBERS = (*_COUNTED, *SPACINGS[1:], *PIXEL_COUNTS, *LAST_PIXELS)
+_TEXTS = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Manufacturer", "ImageType",
+    "FrameType", "SeriesDescription", "PhotometricInterpretation", "LossyImageCompression",
+)  # fmt: skip
 _SEQUENCES = (
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "SequenceOfUltrasoundRegions", "DetectorInformationSequence",
@@ -51,14 +55,16 @@ _IDENTITY = {
     "SOPClassUID": "MediaStorageSOPClassUID",
     "SOPInstanceUID": "MediaStorageSOPInstanceUID",
 }
-_PLACE = re.compile(r"With tag \(([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})\) got exception")
+_PLACE = re.compile(r"(?:With tag \(([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})\) got exception: )+")
 
 
 def identify(dataset: Any) -> None:
     """What the data set does not say of its class and instance the file meta information says."""
     for name, stored in _IDENTITY.items():
-        if not dataset.get(name) and dataset.file_meta.get(stored):
-            setattr(dataset, name, dataset.file_meta[stored].value)
+        if not _asked(dataset, name, lambda element: element.value):
+            value = _asked(dataset.file_meta, stored, lambda element: element.value)
+            if isinstance(value, str) and value:
+                dataset.add_new(name, "UI", value)
 
 
 def check_identity(dataset: Any) -> None:
@@ -71,16 +77,19 @@ def check_identity(dataset: Any) -> None:
 
 
 def mend(pydicom: Any, dataset: Any, *, deep: bool) -> None:
-    """Give the elements that are computed with the type they should have, ``deep`` in the items of :func:`walk` too, and
-    those of the pixels that are missing their usual value.
+    """Give the elements that are used the type they should have, ``deep`` in the items of :func:`walk` too, and those of
+    the pixels that are missing their usual value.
 
-    Raises InputError for the first that holds no finite numbers, or another count of them.
+    Raises InputError for one that cannot be read, or holds no finite numbers, or another count of them.
     """
     signed = _asked(dataset, "PixelRepresentation", lambda element: int(element.value or 0)) == 1
-    names = {pydicom.datadict.tag_for_keyword(name): name for name in _NUMBERS}
+    tag_of = pydicom.datadict.tag_for_keyword
+    numbers, texts = ({tag_of(name): name for name in names} for names in (_NUMBERS, _TEXTS))
     for item in walk(dataset) if deep else [dataset]:
-        for tag in names.keys() & item.keys():
-            _mend(pydicom, item, names[tag], signed)
+        for tag in texts.keys() & item.keys():
+            _mend_text(pydicom, item, texts[tag])
+        for tag in numbers.keys() & item.keys():
+            _mend_number(pydicom, item, numbers[tag], signed)
     if "BitsAllocated" in dataset:
         _complete(dataset)
 
@@ -108,9 +117,9 @@ def decimal(pydicom: Any, value: float) -> Any:
     return pydicom.valuerep.DSfloat(float(value), auto_format=True)
 
 
-def place_of(pydicom: Any, error: Exception) -> str | None:
+def place_of(pydicom: Any, error: BaseException) -> str | None:
     """Keyword or tag of the element that a writer failed at, which it names in a text that quotes the value too."""
-    found = _PLACE.search(str(error))
+    found = _PLACE.match(str(error))  # the innermost of several
     if found is None:
         return None
     tag = int(found[1] + found[2], 16)
@@ -147,7 +156,17 @@ def _is_sequence(item: Any, tag: Any) -> bool:
         return False
 
 
-def _mend(pydicom: Any, item: Any, name: str, signed: bool) -> None:
+def _mend_text(pydicom: Any, item: Any, name: str) -> None:
+    values = _asked(item, name, lambda element: several(element.value)) or []
+    if not all(isinstance(value, str) for value in values):
+        raise InputError(f"DICOM element {name} is damaged: it must hold text")
+    element, vr = item[name], pydicom.datadict.dictionary_VR(name)
+    if vr != element.VR:
+        parts = [part.strip("\0 ") for value in values for part in value.split("\\")]
+        item.add_new(element.tag, vr, parts[0] if len(parts) == 1 else parts or None)
+
+
+def _mend_number(pydicom: Any, item: Any, name: str, signed: bool) -> None:
     vr, count = pydicom.datadict.dictionary_VR(name), pydicom.datadict.dictionary_VM(name)
     numbers = _asked(item, name, lambda element: _numbers_of(element.value)) or []
     element = item[name]
