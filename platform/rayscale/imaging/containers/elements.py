@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from typing import Any, TypeVar
 
 from rayscale.errors import InputError, RayscaleError
@@ -109,7 +109,7 @@ def several(value: Any) -> list[Any]:
     """A value of any multiplicity as a list."""
     if value is None:
         return []
-    return [value] if isinstance(value, str | int | float) else list(value)
+    return [*value] if isinstance(value, MutableSequence) else [value]
 
 
 def decimal(pydicom: Any, value: float) -> Any:
