@@ -29,6 +29,14 @@ from rayscale.storage.lease import Lease
 
 COUNT = 24
 
+HEEDFUL = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script as a shell with job control does: what runs in the background of others ignores Ctrl-C."""
+
 
 @pytest.fixture(scope="session")
 def job(checkout: Path) -> ModuleType:
@@ -198,15 +206,14 @@ def test_a_signal_ends_the_job_in_order(
         source.write(f"{i}.png", png(i, 64))
     script = str(checkout / "jobs/upscale_bucket.py")
     driver = subprocess.Popen(
-        [sys.executable, script, source.uri, target.uri, "--model", slow, "--ensemble"],
+        [sys.executable, "-c", HEEDFUL, script, source.uri, target.uri, "--model", slow, "--ensemble"],
         stderr=subprocess.PIPE, text=True, env=os.environ,
-        # As in a shell with job control: what runs in the background of others ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert driver.stderr is not None
     said = ""
     while "starting the workers" not in said:
-        assert (line := driver.stderr.readline()), said
+        line = driver.stderr.readline()
+        assert line, said
         said += line
     end = time.monotonic() + 180
     while len(outputs_of(target)) < outputs and driver.poll() is None and time.monotonic() < end:
