@@ -69,6 +69,7 @@ def test_a_bare_call_trains_on_the_dataset_of_the_environment(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "decay_every: 200000" in done.stdout, "the configuration is printed"
     assert "step 3/3" in done.stdout, "progress is printed"
+    assert "PlacementGroupCleaner" not in done.stdout + done.stderr, "Ray Train has nothing to say"
     result = read_result(str(tmp_path / "runs" / "first"))
     assert result.complete
     assert str(result.weights) in done.stdout

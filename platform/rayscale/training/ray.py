@@ -6,7 +6,9 @@ calls the same ``train``, which goes on from the run's own committed checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +67,9 @@ def _fit(
     # The attempts are counted here and not in FailureConfig, which would also repeat what is final.
     for left in reversed(range(config.workers.max_failures + 1)):
         try:
-            name: str | None = _trainer(run, logger_factory, callbacks, verbose).fit().return_value
+            with _named_cluster():
+                outcome = _trainer(run, logger_factory, callbacks, verbose).fit()
+            name: str | None = outcome.return_value
             return name
         except TrainingFailedError as error:
             cause = _cause(error)
@@ -83,6 +87,47 @@ def _fit(
     raise AssertionError("unreachable")
 
 
+@contextmanager
+def _named_cluster() -> Iterator[None]:
+    """Tell Ray Train's cleaner which cluster it is in.
+
+    It gives back what the workers had reserved when their controller was killed, as Ray Tune does to a trial that it
+    stops early. It looks its own cluster up by RAY_ADDRESS, finds none or several on a machine with more than one, and
+    dies (Ray 2.60): what was reserved stays so.
+    """
+    import ray
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RAY_ADDRESS"]
+        else:
+            os.environ["RAY_ADDRESS"] = before
+
+
+def _trainer_class() -> Any:
+    """``TorchTrainer``; without its cleaner where there is no dashboard to ask, of which it would complain every second."""
+    from ray._private.worker import get_dashboard_url
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            if get_dashboard_url():
+                return list(callbacks)
+            return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+
+    return Trainer
+
+
 def _trainer(
     run: Run,
     logger_factory: LoggerFactory | None,
@@ -91,14 +136,13 @@ def _trainer(
 ) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
     from rayscale import cluster
 
     config = run.config
     gpu = _use_gpu(config, ray.cluster_resources())
-    return TorchTrainer(
+    return _trainer_class()(
         _work,
         train_loop_config={
             "config": config.model_dump(mode="json"),
