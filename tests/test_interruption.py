@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rayscale.interruption import Interrupted, shield, watch
+from rayscale.interruption import Interrupted, attend, shield, watch
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -104,6 +104,41 @@ def test_errors_without_a_signal_stay_what_they_are() -> None:
 def test_shielded_work_is_not_cut_short() -> None:
     with watch(), shield():
         send(signal.SIGTERM)
+
+
+def test_attended_work_ends_by_itself() -> None:
+    """The work is told once, and its end awaited; what it gives is not lost to whoever looks where it saved it."""
+    stopped = threading.Event()
+    saved: list[str] = []
+    told: list[int] = []
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped.wait(30)
+        saved.append("saved")
+
+    def stop(number: int) -> None:
+        told.append(number)
+        stopped.set()
+
+    assert interruption_of(lambda: attend(work, stop)).code == 143
+    assert (told, saved) == ([signal.SIGTERM], ["saved"])
+    assert attend(lambda: 3, stop) == 3
+    with pytest.raises(ZeroDivisionError):
+        attend(lambda: 1 // 0, stop)
+
+
+def test_attended_work_that_has_nothing_to_save_is_left() -> None:
+    never = threading.Event()
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        never.wait()
+
+    def stop(number: int) -> None:
+        raise Interrupted(number, "no step was saved yet")
+
+    assert str(interruption_of(lambda: attend(work, stop))) == "no step was saved yet"
 
 
 def test_a_thread_may_watch() -> None:

@@ -10,15 +10,20 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from rayscale.errors import ConfigError, RayscaleError
 
+T = TypeVar("T")
+
 COMPLETE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
 """Exit codes; after a signal it is 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+
+_POLL_S = 0.2
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -93,6 +98,34 @@ def shield() -> Iterator[None]:
     """Ignore signals in the block: for cleaning up that takes seconds and would leave processes if it were cut short."""
     with _handle(signal.SIG_IGN):
         yield
+
+
+def attend(work: Callable[[], T], stop: Callable[[int], None]) -> T:
+    """The result of ``work``, which runs in a thread; at the first signal ``stop`` is called here with its number.
+
+    ``work`` is then expected to end by itself, and ``Interrupted`` is raised after it; ``stop`` may raise it before. For
+    libraries that would take the signals of the main thread for themselves. Outside the main thread it is just called.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    future: Future[T] = Future()
+
+    def complete() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    with watch(deferred=True) as asked:
+        threading.Thread(target=complete, name="work", daemon=True).start()
+        told = False
+        while not future.done():
+            wait([future], timeout=_POLL_S)
+            number = asked()
+            if number is not None and not told:
+                told = True
+                stop(number)
+        return future.result()
 
 
 def run(work: Callable[[], int], hint: str = "") -> int:
