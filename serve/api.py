@@ -18,6 +18,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+from serve.drain import Door, Drain
 from serve.errors import (
     BadParameterError,
     DeadlineError,
@@ -122,8 +123,8 @@ class Readiness:
         return ready
 
 
-def create_app(backend: Backend, settings: ServeSettings) -> FastAPI:
-    """The application over ``backend``, with all limits in front of it."""
+def create_app(backend: Backend, settings: ServeSettings, drain: Drain | None = None) -> FastAPI:
+    """The application over ``backend``, with all limits in front of it; ``drain`` ends it."""
     app = FastAPI(
         title="rayscale",
         version=__version__,
@@ -151,6 +152,7 @@ def create_app(backend: Backend, settings: ServeSettings) -> FastAPI:
         idle_s=settings.body_idle_s,
     )
     app.add_middleware(KeyCheck, hashes=settings.key_hashes())
+    app.add_middleware(Door, drain=drain or Drain())
     app.add_middleware(Guard, retry_after_s=settings.retry_after_s)
     app.add_middleware(Heads)
     if settings.origins():

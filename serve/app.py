@@ -19,6 +19,7 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from serve.drain import Drain
 from serve.errors import OverloadedError, UnavailableError
 from serve.settings import get_serve_settings
 
@@ -91,6 +92,11 @@ class Ingress:
 
     def __init__(self, upscaling: DeploymentHandle) -> None:
         self._backend = Replicas(upscaling)
+        self._drain = Drain()
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more requests; return when those in progress are answered, after ``grace_s`` seconds with 503."""
+        await self._drain.close(grace_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from serve.api import create_app
@@ -98,7 +104,7 @@ class Ingress:
         settings = get_serve_settings()
         # A warning, so that no level of logging hides that a service is open.
         log.warning("rayscale serves %s; access: %s", settings.model, settings.access())
-        return create_app(self._backend, settings)
+        return create_app(self._backend, settings, self._drain)
 
 
 async def _told(work: Awaitable[T]) -> T | RayscaleError:

@@ -85,6 +85,11 @@ class ServeSettings(BaseSettings):
     request_timeout_s: float = Field(
         default=110.0, gt=0, description="seconds from the whole body to the answer"
     )
+    grace_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="seconds that requests in progress have to finish after Ctrl-C or SIGTERM to `rayscale serve`",
+    )
     retry_after_s: int = Field(
         default=2, gt=0, description="seconds a refused client is told to wait"
     )

@@ -8,6 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,66 @@ import pytest
 KEY = "a-key-of-the-command-under-test"
 
 
-@pytest.mark.stack
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order(checkout: Path, tools: Any, sent: signal.Signals) -> None:
-    """Requests in progress are answered, the exit code is 130, one sentence says why, and no process is left."""
+class Service:
+    """``rayscale serve`` on an embedded Ray, and all that it has started."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self.port, self.errors = process, port, ""
+        self.children = psutil.Process(process.pid).children(recursive=True)
+        self.replica = next(c for c in self.children if "Upscaling" in "".join(c.cmdline()))
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.errors += line
+
+    def post(self, data: bytes, query: str = "") -> httpx.Response:
+        url = f"http://127.0.0.1:{self.port}/v1/upscale?{query}"
+        headers = {"X-API-Key": KEY}
+        return httpx.post(url, content=data, headers=headers, timeout=120, trust_env=False)
+
+    def begin(self, data: bytes) -> socket.socket:
+        """A request whose body stops after 100 bytes."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=120)
+        lines = (
+            "POST /v1/upscale HTTP/1.1",
+            "Host: x",
+            f"X-API-Key: {KEY}",
+            f"Content-Length: {len(data)}",
+        )
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + data[:100])
+        return connection
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 100
+        while not until():
+            assert self.process.poll() is None, self.errors
+            assert time.monotonic() < deadline, self.errors
+            time.sleep(0.05)
+
+    def works(self) -> Callable[[], bool]:
+        """A function that says whether the replica has worked since, more than it does for its own sake."""
+        before = self.replica.cpu_times().user
+        return lambda: self.replica.cpu_times().user > before + 0.3
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and standard error, once the command and all that it has started have ended."""
+        code = self.process.wait(timeout=110)
+        self.reader.join(20)
+        assert psutil.wait_procs(self.children, timeout=20)[1] == []
+        return code, self.errors
+
+
+@contextmanager
+def serving(checkout: Path, **settings: str) -> Iterator[Service]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RAYSCALE_"))}
-    environment |= {"RAYSCALE_SERVE_API_KEYS": KEY, "RAYSCALE_SERVE_DEVICE": "cpu"}
-    command = [sys.executable, "-m", "rayscale", "serve", "--port", str(port)]
+    environment |= {"RAYSCALE_SERVE_API_KEYS": KEY, "RAYSCALE_SERVE_DEVICE": "cpu", **settings}
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "rayscale", "serve", "--port", str(port)],
         cwd=checkout,
         env=environment,
         text=True,
@@ -38,39 +90,92 @@ def test_a_signal_ends_it_in_order(checkout: Path, tools: Any, sent: signal.Sign
     )
     try:
         assert process.stdout is not None
-        started = process.stdout.readline()
-        assert "access: keys: 1" in started
-        children = psutil.Process(process.pid).children(recursive=True)
-        statuses: list[int] = []
-        data = tools.encoded(1200, 1200)
-
-        def post() -> None:
-            url = f"http://127.0.0.1:{port}/v1/upscale?ensemble=true"
-            headers = {"X-API-Key": KEY}
-            answer = httpx.post(url, content=data, headers=headers, timeout=120, trust_env=False)
-            statuses.append(answer.status_code)
-
-        client = threading.Thread(target=post)
-        client.start()
-        client.join(1)
-        if sent is signal.SIGINT:
-            os.killpg(process.pid, sent)  # as a terminal does
-        else:
-            process.send_signal(sent)
-        _, errors = process.communicate(timeout=120)
-        client.join(60)
-        assert process.returncode == 130
-        assert statuses == [200]
-        assert errors.count("interrupted: requests in progress are finished first") == 1
-        assert "Traceback" not in errors
-        assert "*** SIG" not in errors
-        assert "stack trace" not in errors.lower()
-        _, left = psutil.wait_procs(children, timeout=20)
-        assert left == []
+        assert "access: keys: 1" in process.stdout.readline()
+        yield Service(process, port)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@pytest.mark.stack
+def test_ctrl_c_ends_it_in_order(checkout: Path, tools: Any) -> None:
+    """What is in progress is answered, in work or still arriving; the exit code is 130, and no process is left.
+
+    A body that arrived after Ctrl-C found no replica any more and held the service until its deadline, 110 s.
+    """
+    large, small = tools.encoded(1000, 1000), tools.encoded(60, 60)
+    done: list[int] = []
+    late: list[socket.socket] = []
+    with serving(
+        checkout, RAYSCALE_SERVE_MAX_ARRIVING="1", RAYSCALE_SERVE_BODY_IDLE_S="60"
+    ) as service:
+
+        def every_ingress_reads() -> bool:
+            """A body, and a look whether the next one is refused because of it and its like."""
+            late.append(service.begin(small))
+            return service.post(small).status_code == 429
+
+        works = service.works()
+        client = threading.Thread(
+            target=lambda: done.append(service.post(large, "ensemble=true").status_code)
+        )
+        client.start()
+        service.wait(works)
+        service.wait(every_ingress_reads)
+        assert client.is_alive()
+        os.killpg(service.process.pid, signal.SIGINT)  # as a terminal does
+        service.wait(lambda: "stopping: requests in progress have 60 s" in service.errors)
+        time.sleep(0.5)
+        arrived = [finish(connection, small[100:]) for connection in late]
+        code, errors = service.end()
+        client.join(20)
+    assert done == [200]
+    assert 200 in arrived
+    assert set(arrived) <= {200, 429}  # one that came to an ingress which was reading another
+    assert code == 130
+    assert errors.count("stopping:") == errors.count("interrupted") == 1
+    assert "Traceback" not in errors
+    assert "*** SIG" not in errors
+    assert "stack trace" not in errors.lower()
+
+
+@pytest.mark.stack
+def test_a_second_signal_ends_it_at_once(checkout: Path, tools: Any) -> None:
+    """Whatever is in progress; the exit code is that of the first signal, and no process is left."""
+    data = tools.encoded(1000, 1000)
+    outcome: list[object] = []
+    with serving(checkout) as service:
+
+        def post() -> None:
+            try:  # a picture of minutes
+                answer = service.post(data, "model=edsr-baseline&scale=2&ensemble=true")
+                outcome.append(answer.status_code)
+            except httpx.TransportError:
+                outcome.append("lost")
+
+        works = service.works()
+        client = threading.Thread(target=post)
+        client.start()
+        service.wait(works)
+        service.process.send_signal(signal.SIGTERM)
+        service.wait(lambda: "stopping:" in service.errors)
+        service.process.send_signal(signal.SIGINT)
+        service.process.wait(timeout=20)
+        code, errors = service.end()
+        client.join(20)
+    assert outcome in (["lost"], [503])  # the latter of an ingress that outlived the replica
+    assert code == 143
+    assert "interrupted" not in errors
+    assert "Traceback" not in errors
+
+
+def finish(connection: socket.socket, rest: bytes) -> int:
+    """The status of the answer, once the rest of the body is sent."""
+    with connection:
+        with suppress(ConnectionError):
+            connection.sendall(rest)
+        return int(connection.recv(65536).split()[1])
 
 
 def test_a_key_variable_without_a_key_starts_nothing(checkout: Path) -> None:

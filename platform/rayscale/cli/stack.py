@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rayscale.cli.console import emit, hint, note
+from rayscale.cli.console import emit, note
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 
@@ -22,8 +22,7 @@ def up(json_: JsonOption = False) -> None:
     from rayscale.settings import get_settings
 
     home = get_settings().home
-    with hint("what this command started is stopped; run it again to start it"):
-        addresses = local.up(home, progress=note)
+    addresses = local.up(home, progress=note)
     if json_:
         emit(asdict(addresses))
         return
@@ -36,8 +35,7 @@ def down() -> None:
     from rayscale import local
     from rayscale.settings import get_settings
 
-    with hint("run the same command again"):
-        local.down(get_settings().home)
+    local.down(get_settings().home)
     note("the local stack is down; its data stays for the next `rayscale up`")
 
 
@@ -80,8 +78,7 @@ def demo(
     """Run the whole product once: bucket, shards, training, registry, batch, HTTP. A few minutes."""
     from rayscale.demo import run
 
-    with hint("the demo starts afresh when it is run again"):
-        run(steps=steps, keep=keep)
+    run(steps=steps, keep=keep)
 
 
 def _print_addresses(addresses: dict[str, object]) -> None:
