@@ -20,7 +20,8 @@ are skipped; failures are listed with their reason and tried again by the next r
 replaced, unless with --overwrite. Rows of all inputs are in _rayscale/ of the target (docs/batch.md). Stores, registry and cluster
 come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_URI and RAY_ADDRESS.
 
-Exit code: 0 all inputs are done; 3 some failed (or are beyond --limit); 1 nothing could be done; 2 wrong usage.
+Exit codes: 0 all inputs are done; 3 some failed (or are beyond --limit); 1 nothing could be done; 2 wrong usage;
+130 Ctrl-C; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -28,19 +29,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
+from rayscale import interruption
 from rayscale.batch import Forecast, Progress, Summary, forecast_bucket, upscale_bucket
-from rayscale.errors import ConfigError, RayscaleError
+from rayscale.errors import RayscaleError
 from rayscale.imaging import Handling
 
 _PROGRESS_S = 2.0
@@ -209,18 +209,16 @@ def outlook(forecast: Forecast) -> str:
     return "\n".join(lines)
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Take SIGTERM (``ray job stop``, a scheduler) as Ctrl-C: the manifest is written before the end."""
-    raise KeyboardInterrupt
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; the exit code."""
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     result = sys.stdout
     with redirect_stdout(sys.stderr):  # Ray reports the death of a worker on standard output
-        return upscale(options, result)
+        return interruption.run(
+            lambda: upscale(options, result),
+            "" if options.dry_run else "what is done is kept; run the same command again to resume",
+        )
 
 
 def upscale(options: argparse.Namespace, result: TextIO) -> int:
@@ -255,11 +253,7 @@ def upscale(options: argparse.Namespace, result: TextIO) -> int:
     except RayscaleError as error:
         if options.json:
             print(json.dumps({"error": error.code, "message": str(error)}), file=result)
-        print(f"error: {error}")
-        return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on")
-        return 130
+        raise
     if options.json:
         text = json.dumps(outcome.to_dict(), indent=2)
     else:
@@ -269,7 +263,6 @@ def upscale(options: argparse.Namespace, result: TextIO) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)
     code = main()
     sys.stdout = sys.stderr  # whatever Ray still reports while it ends is no part of the result
     sys.exit(code)

@@ -14,7 +14,17 @@ import psutil
 import pytest
 from PIL import Image
 
+from rayscale import local
+
 pytestmark = pytest.mark.slow
+
+HEEDFUL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rayscale.cli.app import main
+main()
+"""
+"""``rayscale`` as a shell with job control runs it: what runs in the background of others ignores Ctrl-C."""
 
 
 def _demo(home: Path, checkout: Path) -> subprocess.Popen[str]:
@@ -22,7 +32,7 @@ def _demo(home: Path, checkout: Path) -> subprocess.Popen[str]:
         k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "MLFLOW_", "RAY_"))
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "rayscale", "demo", "--steps", "30"],
+        [sys.executable, "-c", HEEDFUL, "demo", "--steps", "30"],
         env={**variables, "RAYSCALE_HOME": str(home)}, cwd=checkout, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -66,5 +76,31 @@ def test_ctrl_c_leaves_no_process(tmp_path, checkout):
         time.sleep(0.2)
     demo.send_signal(signal.SIGINT)
     output, _ = demo.communicate(timeout=100)
-    assert demo.returncode != 0
+    assert demo.returncode == 130
+    assert output.endswith("interrupted: the demo starts afresh when it is run again\n"), output
     assert not _left(home), output
+
+
+@pytest.mark.timeout(300)
+def test_on_a_stack_that_stays_its_job_ends_with_it(stack, stack_home, checkout):
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    def jobs():
+        return {each.submission_id: each.status for each in client.list_jobs()}
+
+    client = JobSubmissionClient(stack.dashboard)
+    before = jobs()
+    demo = _demo(stack_home, checkout)
+    deadline = time.monotonic() + 200
+    while not (
+        new := {name: status for name, status in jobs().items() if name not in before and name}
+    ):
+        assert demo.poll() is None, demo.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    demo.terminate()
+    output, _ = demo.communicate(timeout=100)
+    assert demo.returncode == 143, output
+    (name,) = new
+    assert jobs()[name] == JobStatus.STOPPED
+    assert all(service.running for service in local.status(stack_home))

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
-from rayscale.interruption import Interrupted, shield, watch
+from rayscale.interruption import Interrupted, attend, shield, watch
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -107,6 +106,41 @@ def test_shielded_work_is_not_cut_short() -> None:
         send(signal.SIGTERM)
 
 
+def test_attended_work_ends_by_itself() -> None:
+    """The work is told once, and its end awaited; what it gives is not lost to whoever looks where it saved it."""
+    stopped = threading.Event()
+    saved: list[str] = []
+    told: list[int] = []
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped.wait(30)
+        saved.append("saved")
+
+    def stop(number: int) -> None:
+        told.append(number)
+        stopped.set()
+
+    assert interruption_of(lambda: attend(work, stop)).code == 143
+    assert (told, saved) == ([signal.SIGTERM], ["saved"])
+    assert attend(lambda: 3, stop) == 3
+    with pytest.raises(ZeroDivisionError):
+        attend(lambda: 1 // 0, stop)
+
+
+def test_attended_work_that_has_nothing_to_save_is_left() -> None:
+    never = threading.Event()
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        never.wait()
+
+    def stop(number: int) -> None:
+        raise Interrupted(number, "no step was saved yet")
+
+    assert str(interruption_of(lambda: attend(work, stop))) == "no step was saved yet"
+
+
 def test_a_thread_may_watch() -> None:
     given: list[int | None] = []
 
@@ -121,16 +155,13 @@ def test_a_thread_may_watch() -> None:
 
 
 PROGRAM = """
-import subprocess, sys, time
+import sys, time
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.interruption import run
 
 def work():
     try:
-        child = subprocess.Popen(
-            ["sleep", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        print("ready", child.pid, flush=True)
+        print("ready", flush=True)
         time.sleep(60)
     finally:
         print("cleaning", flush=True)
@@ -145,8 +176,7 @@ sys.exit(code)
 """
 
 
-def start(cleaning: float, leaving: float) -> tuple[subprocess.Popen[str], psutil.Process]:
-    """The program, and a process that it has started."""
+def start(cleaning: float, leaving: float) -> subprocess.Popen[str]:
     program = PROGRAM.format(cleaning=cleaning, leaving=leaving)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "platform")}
     # As in a shell with job control: what runs in the background of others ignores Ctrl-C.
@@ -156,28 +186,23 @@ def start(cleaning: float, leaving: float) -> tuple[subprocess.Popen[str], psuti
         env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    said, child = process.stdout.readline().split()
-    assert said == "ready"
-    return process, psutil.Process(int(child))
+    assert process.stdout.readline() == "ready\n"
+    return process
 
 
 @pytest.mark.parametrize("number", CODES)
 def test_a_command_cleans_up_and_ends_with_the_code_of_its_signal(number: signal.Signals) -> None:
-    process, child = start(0, 0)
+    process = start(0, 0)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (CODES[number], "cleaning\nended\n")
     assert err == "interrupted: the same command goes on\n"
-    child.kill()
 
 
 @pytest.mark.parametrize(("cleaning", "leaving"), [(60, 0), (0, 60)])
 def test_the_second_signal_ends_at_once(cleaning: float, leaving: float) -> None:
-    """While the command cleans up, and while the interpreter or Ray does after it; the code is that of the first.
-
-    What the command has started ends with it.
-    """
-    process, child = start(cleaning, leaving)
+    """While the command cleans up, and while the interpreter or Ray does after it; the code is that of the first."""
+    process = start(cleaning, leaving)
     assert process.stdout is not None
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "cleaning\n"
@@ -186,7 +211,6 @@ def test_the_second_signal_ends_at_once(cleaning: float, leaving: float) -> None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (143, "")
-    child.wait(timeout=30)
     assert "Traceback" not in err
 
 

@@ -246,7 +246,6 @@ def run_trial(
     from rayscale.training.ray import fit
 
     cluster.connect()  # sets Ray Train's switches for this process
-    _name_the_cluster()
     config = override(TrainConfig.parse(base), values)
     config = override(config, {"run.name": f"{sweep}-{config.digest[:8]}"})
 
@@ -262,20 +261,6 @@ def run_trial(
     factory = functools.partial(child_logger, tracking, parent) if tracking else None
     result = fit(config, logger_factory=factory, callbacks=[ReportUntilTheLast()], verbose=False)
     tune.report({**result.metrics, "step": result.steps})
-
-
-def _name_the_cluster() -> None:
-    """Tell Ray Train's helper which cluster it is in.
-
-    When a trial is stopped early, its controller is killed; a helper process of Ray Train then gives back what
-    the workers had reserved. It looks its own cluster up by RAY_ADDRESS, finds none or several on a machine
-    with more than one, and dies (Ray 2.60): the next trial would wait for ever.
-    """
-    import ray
-    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
-
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
 def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:

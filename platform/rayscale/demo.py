@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from io import BytesIO
@@ -26,6 +27,7 @@ from rich.table import Table
 
 from rayscale import local
 from rayscale.errors import ConfigError, RayscaleError
+from rayscale.interruption import shield
 from rayscale.resampling import degrade, enlarge
 from rayscale.settings import checkout, get_settings
 
@@ -59,6 +61,8 @@ RECIPE = (
     "logging.every=100",
 )
 
+_GRACE_S = 10.0  # for a command to end in order
+
 console = Console(stderr=True)
 
 
@@ -90,8 +94,9 @@ def run(*, steps: int = 600, keep: bool = False) -> None:
         _run(root, home, steps)
     finally:
         if not (keep or was_running):
-            console.print("stopping the local stack ...")
-            local.down(home)
+            with shield():  # whatever the user presses, no process is left
+                console.print("stopping the local stack ...")
+                local.down(home)
 
 
 def _run(root: Path, home: Path, steps: int) -> None:
@@ -119,8 +124,7 @@ def _run(root: Path, home: Path, steps: int) -> None:
             f"checkpoint.every={max(steps // 2, 1)}",
         )
         overrides = [word for setting in settings for word in ("--set", setting)]
-        _call(root, "ray", "job", "submit", "--", "python", "jobs/train_edsr.py", "--fresh",
-              "--register", MODEL, *overrides)  # fmt: skip
+        _submit(root, "python", "jobs/train_edsr.py", "--fresh", "--register", MODEL, *overrides)
     with story.step("Evaluate on photographs it has not seen"):
         _evaluate(story)
     with story.step("Upscale the bucket: jobs/upscale_bucket.py"):
@@ -152,13 +156,35 @@ def _put_photographs() -> None:
     )
 
 
+def _submit(root: Path, *command: str) -> None:
+    """Run a job on the cluster; it ends with us, on a cluster that stays too."""
+    name = f"demo-{secrets.token_hex(4)}"
+    try:
+        _call(root, "ray", "job", "submit", "--submission-id", name, "--", *command)
+    except KeyboardInterrupt:
+        with shield():
+            subprocess.run(_program("ray", "job", "stop", name), check=False, capture_output=True)
+        raise
+
+
 def _call(root: Path, program: str, *arguments: str) -> None:
-    """Run a command as a user would, its output visible; it dies with us."""
-    path = Path(sys.executable).with_name(program)
+    """Run a command as a user would, its output visible; it ends with us."""
     console.print(f"$ {program} {' '.join(arguments)}", soft_wrap=True, highlight=False)
-    code = subprocess.run([str(path), *arguments], cwd=root, check=False).returncode
+    with subprocess.Popen(_program(program, *arguments), cwd=root) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            with shield(), suppress(subprocess.TimeoutExpired):
+                process.terminate()  # it saves what it has done
+                process.wait(timeout=_GRACE_S)
+            process.kill()
+            raise
     if code:
         raise RayscaleError(f"`{program} {' '.join(arguments)}` ended with exit code {code}")
+
+
+def _program(name: str, *arguments: str) -> list[str]:
+    return [str(Path(sys.executable).with_name(name)), *arguments]
 
 
 def _evaluate(story: Story) -> None:

@@ -1,7 +1,6 @@
 """How commands end: their exit codes, and what Ctrl-C, SIGTERM and SIGHUP do.
 
-The first signal ends the work in order: what is done is kept. The next one ends the process, and those it has
-started, at once.
+The first signal ends the work in order: what is done is kept. The next one ends the process at once.
 """
 
 from __future__ import annotations
@@ -11,17 +10,20 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
-
-import psutil
+from typing import Any, TypeVar
 
 from rayscale.errors import ConfigError, RayscaleError
 
+T = TypeVar("T")
+
 COMPLETE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
 """Exit codes; after a signal it is 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+
+_POLL_S = 0.2
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -67,7 +69,7 @@ def watch(*, deferred: bool = False) -> Iterator[Callable[[], int | None]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if _state.first is not None:
-            _end(128 + _state.first)
+            os._exit(128 + _state.first)
         _state.first = number
         if not deferred:
             raise Interrupted(number)
@@ -98,6 +100,34 @@ def shield() -> Iterator[None]:
         yield
 
 
+def attend(work: Callable[[], T], stop: Callable[[int], None]) -> T:
+    """The result of ``work``, which runs in a thread; at the first signal ``stop`` is called here with its number.
+
+    ``work`` is then expected to end by itself, and ``Interrupted`` is raised after it; ``stop`` may raise it before. For
+    libraries that would take the signals of the main thread for themselves. Outside the main thread it is just called.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    future: Future[T] = Future()
+
+    def complete() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    with watch(deferred=True) as asked:
+        threading.Thread(target=complete, name="work", daemon=True).start()
+        told = False
+        while not future.done():
+            wait([future], timeout=_POLL_S)
+            number = asked()
+            if number is not None and not told:
+                told = True
+                stop(number)
+        return future.result()
+
+
 def run(work: Callable[[], int], hint: str = "") -> int:
     """The exit code of ``work``; what stops it is told on standard error, a signal with what was kept or with ``hint``.
 
@@ -112,19 +142,10 @@ def run(work: Callable[[], int], hint: str = "") -> int:
     except Interrupted as error:
         if _state.first is not None:
             for number in _heard():
-                signal.signal(number, lambda *_, code=error.code: _end(code))
+                signal.signal(number, lambda *_, code=error.code: os._exit(code))
         text = str(error) or hint
         print("interrupted" + (f": {text}" if text else ""), file=sys.stderr, flush=True)
         return error.code
-
-
-def _end(code: int) -> None:
-    """End at once with all that was started here: of an embedded Ray, agents would stay for a minute."""
-    with suppress(psutil.Error):
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                process.kill()
-    os._exit(code)
 
 
 def _heard() -> list[int]:

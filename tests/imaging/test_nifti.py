@@ -256,6 +256,32 @@ def test_half_a_turn_is_one_however_it_was_rounded(cls, length):
     )
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("fields", [{"quatern_b": NAN}, {"qoffset_y": NAN}, {"pixdim1": NAN}])
+def test_a_qform_of_no_numbers_hinders_only_who_has_no_other(fields):
+    """Writers of singular maps leave one beside the sform that readers take."""
+    data = altered(saved(volume(9, 7, 5)), **fields)
+    before, after = opened(data), opened(upscaled(data))
+    np.testing.assert_allclose(
+        corners(after, after.affine), corners(before, before.affine), atol=1e-5
+    )
+    with pytest.raises(InputError, match=r"qform \(quaternion.* no numbers"):
+        read_image(altered(data, sform_code=0))
+
+
+def test_a_sform_of_no_numbers_is_refused_where_it_rules():
+    data = altered(saved(volume(9, 7, 5)), srow_x=[NAN, 0, 0, 0])
+    with pytest.raises(InputError, match=r"sform \(srow_x.* no numbers"):
+        read_image(data)
+    without = altered(data, sform_code=0)
+    before, after = opened(without), opened(upscaled(without))
+    np.testing.assert_allclose(
+        corners(after, after.affine), corners(before, before.affine), atol=1e-5
+    )
+
+
 def test_values_of_no_place_follow_the_header():
     for cls in (nibabel.Nifti1Image, nibabel.Nifti2Image):
         data = saved(volume(9, 7, 5, cls=cls))

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from rayscale.storage import connect
+from rayscale.training.checkpoint import Checkpoints
 from rayscale.training.run import read_result
+
+UNSET = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
 
 
 def run_job(checkout: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The job in a bare environment: no package path, no cluster, no servers."""
-    unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
-    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
     return subprocess.run(
         [sys.executable, str(checkout / "jobs" / "train_edsr.py"), *arguments],
         env=environment | variables,
@@ -69,6 +76,56 @@ def test_a_bare_call_trains_on_the_dataset_of_the_environment(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "decay_every: 200000" in done.stdout, "the configuration is printed"
     assert "step 3/3" in done.stdout, "progress is printed"
+    assert "PlacementGroupCleaner" not in done.stdout + done.stderr, "Ray Train has nothing to say"
     result = read_result(str(tmp_path / "runs" / "first"))
     assert result.complete
     assert str(result.weights) in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_signal_leaves_a_checkpoint_and_no_process(
+    checkout: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches Ray's processes too, as in a terminal; the run that SIGTERM ends goes on where Ctrl-C left it."""
+    command = [sys.executable, str(checkout / "jobs" / "train_edsr.py")]
+    keys = [f"data.uri={dataset}", "run.name=a", "model.blocks=1", "model.filters=4"]
+    keys += ["data.patch=12", "data.batch=2", "optimizer.steps=1000000", "logging.every=5"]
+    command += [word for key in keys for word in ("--set", key)]
+    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
+    environment["RAYSCALE_CACHE_DIR"] = str(tmp_path / "cache")
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a child of what ignores it would, too
+    steps = []
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = subprocess.Popen(
+            command, env=environment, cwd="/", text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            said = list(itertools.takewhile(lambda line: "  loss " not in line, process.stdout))
+            children = psutil.Process(process.pid).children(recursive=True)
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+            rest, _ = process.communicate(timeout=120)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        own = [line for line in [*said, *rest.splitlines()] if "pid=" not in line]
+        assert process.returncode == code, own
+        told = re.fullmatch(
+            r"interrupted: saved at step (\d+); run the same command again to resume", own[-1]
+        )
+        assert told, own
+        assert "*** SIG" not in rest
+        assert not any("Traceback" in line for line in own)
+        steps.append(int(told[1]))
+        assert Checkpoints(connect(dataset.parent / "runs/a/checkpoints")).load(steps[-1])
+        _, left = psutil.wait_procs(children, timeout=20)
+        assert left == []
+    assert any(f"from step {steps[0]}" in line for line in said)
+    assert steps[1] > steps[0]

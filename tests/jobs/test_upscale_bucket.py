@@ -16,17 +16,26 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 import torch
 
 from rayscale import registry, storage
 from rayscale.batch.run import LEASE
-from rayscale.local import Addresses
+from rayscale.local import Addresses, processes
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
 from rayscale.storage.lease import Lease
 
 COUNT = 24
+
+HEEDFUL = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script as a shell with job control does: what runs in the background of others ignores Ctrl-C."""
 
 
 @pytest.fixture(scope="session")
@@ -157,28 +166,86 @@ def slow(stack: Addresses, tmp_path_factory: pytest.TempPathFactory) -> str:
     return registry.publish(path, "job-slow").name
 
 
-def test_sigterm_is_an_orderly_end(slow: str, s3: Any, checkout: Path) -> None:
-    """As of ``ray job stop`` and of schedulers: what is done is in the manifest, and the lease is free."""
+def workers(home: Path) -> list[psutil.Process]:
+    """Those that upscale on the stack of ``home``."""
+    found = processes.find(home, ["ray"])
+    return [each for each in found if "UpscaleActor" in " ".join(each.cmdline())]
+
+
+def check_order(said: str, target: storage.Store, home: Path, started: bool) -> None:
+    """What is done is in the manifest, the lease is free, no worker is left, and the user knows how to go on."""
+    last = said.strip().splitlines()[-1]
+    assert last == "interrupted: what is done is kept; run the same command again to resume"
+    for trace in ("Traceback", "*** SIG", "Stack trace"):
+        assert trace not in said
+    rows = [json.loads(line) for line in target.read("_rayscale/manifest.jsonl").splitlines()]
+    assert (1 <= len(rows) < COUNT) if started else rows == []
+    with Lease(target, LEASE):
+        pass
+    end = time.monotonic() + 60
+    while workers(home) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert workers(home) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "outputs"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 8)]
+)
+def test_a_signal_ends_the_job_in_order(
+    slow: str,
+    s3: Any,
+    stack_home: Path,
+    checkout: Path,
+    number: signal.Signals,
+    code: int,
+    outputs: int,
+) -> None:
+    """While the workers start, and among the images: so many that a block of them is through, as rows come by blocks."""
     source, target = storage.connect(f"{s3.uri}/in"), storage.connect(f"{s3.uri}/out")
     for i in range(COUNT):
         source.write(f"{i}.png", png(i, 64))
     script = str(checkout / "jobs/upscale_bucket.py")
-    command = [sys.executable, script, source.uri, target.uri, "--model", slow, "--ensemble"]
     driver = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+        [sys.executable, "-c", HEEDFUL, script, source.uri, target.uri, "--model", slow, "--ensemble"],
+        stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+    assert driver.stderr is not None
+    said = ""
+    while "starting the workers" not in said:
+        line = driver.stderr.readline()
+        assert line, said
+        said += line
+    end = time.monotonic() + 180
+    while len(outputs_of(target)) < outputs and driver.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+    driver.send_signal(number)
+    said += driver.communicate(timeout=60)[1]
+    assert driver.returncode == code, said
+    check_order(said, target, stack_home, started=outputs > 0)
+
+
+def test_ray_job_stop_ends_the_job_in_order(
+    slow: str, s3: Any, stack: Addresses, stack_home: Path
+) -> None:
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    source, target = storage.connect(f"{s3.uri}/in"), storage.connect(f"{s3.uri}/out")
+    for i in range(COUNT):
+        source.write(f"{i}.png", png(i, 64))
+    client = JobSubmissionClient(stack.dashboard)  # `ray job` is a command line around it
+    places = f"{source.uri} {target.uri}"
+    job = client.submit_job(
+        entrypoint=f"python jobs/upscale_bucket.py {places} --model {slow} --ensemble"
     )
     end = time.monotonic() + 180
-    # So many that a block of them is through: rows come by blocks.
-    while len(outputs_of(target)) < 8 and driver.poll() is None and time.monotonic() < end:
+    while len(outputs_of(target)) < 8 and time.monotonic() < end:
         time.sleep(0.1)
-    driver.send_signal(signal.SIGTERM)
-    said = driver.communicate(timeout=60)[1].decode()
-    assert driver.returncode == 130, said
-    assert "stopped; run the same command again to go on" in said
-    rows = [json.loads(line) for line in target.read("_rayscale/manifest.jsonl").splitlines()]
-    assert 1 <= len(rows) <= COUNT
-    with Lease(target, LEASE):
-        pass
+    assert client.stop_job(job)
+    while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
+        time.sleep(0.1)
+    said = client.get_job_logs(job)
+    assert client.get_job_status(job) == JobStatus.STOPPED, said
+    check_order(said, target, stack_home, started=True)
 
 
 def test_a_killed_driver_loses_work_but_never_truth(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -173,19 +174,69 @@ def test_a_port_taken_meanwhile_is_left_to_its_owner(home: Path) -> None:
         assert second.secret_key == first.secret_key
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
-def test_an_interrupted_up_leaves_no_process(home: Path, number: signal.Signals) -> None:
-    program = run_up(home, "s3,mlflow,ray")
-    assert program.stdout is not None
-    for line in program.stdout:
+def run_command(home: Path, command: str) -> subprocess.Popen[str]:
+    """``rayscale COMMAND`` as a shell with job control runs it: what runs in the background of others ignores Ctrl-C."""
+    heedful = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from rayscale.cli.app import main; main()"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", heedful, command],
+        env={
+            **os.environ,
+            "RAYSCALE_HOME": str(home),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_up_leaves_no_process(home: Path, number: signal.Signals, code: int) -> None:
+    program = run_command(home, "up")
+    assert program.stderr is not None
+    for line in program.stderr:
         if line.startswith("starting ray"):
             break
     time.sleep(1.5)  # Ray's own children are being born
     assert len(marked(home)) >= 3
     program.send_signal(number)
-    program.communicate(timeout=60)
-    assert program.returncode != 0
+    said = program.communicate(timeout=60)[1]
+    assert program.returncode == code
+    assert said.splitlines()[-2:] == [
+        "stopping what was started",
+        "interrupted: what this command started is stopped; run it again to start it",
+    ]
     assert marked(home) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_down_leaves_no_process(
+    home: Path, number: signal.Signals, code: int
+) -> None:
+    up_s3(home)
+    (server,) = marked(home)
+    server.suspend()  # it ends when it is killed, seconds after it was asked to
+    program = run_command(home, "down")
+    try:
+        while not asked_to_end(server):
+            assert program.poll() is None
+            time.sleep(0.02)
+        program.send_signal(number)
+        assert program.communicate(timeout=60)[1] == (
+            "interrupted: the local stack is down all the same\n"
+        )
+    finally:
+        program.kill()
+    assert program.returncode == code
+    assert marked(home) == []
+
+
+def asked_to_end(process: psutil.Process) -> bool:
+    """Whether SIGTERM waits for a process that is suspended."""
+    (pending,) = re.findall(r"ShdPnd:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return bool(int(pending, 16) & 1 << signal.SIGTERM - 1)
 
 
 def test_an_interrupted_up_keeps_what_ran_before(home: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from rayscale import cluster
@@ -43,6 +44,7 @@ class SlowLogger:
         self.folder = folder
         with (folder / "pids").open("a") as file:
             file.write(f"{os.getpid()}\n")
+        (folder / "cluster").write_text(os.environ["RAY_ADDRESS"])
 
     def log_metrics(self, metrics: Any, step: int) -> None:
         with (self.folder / "steps").open("a") as file:
@@ -69,7 +71,7 @@ def test_a_killed_worker_costs_nothing_but_time(make_config: Make, tmp_path: Pat
     overrides = ["optimizer.steps=40", "checkpoint.every=10", "logging.every=1"]
     undisturbed = train(make_config("run.name=plain", *overrides), device="cpu")
     config = make_config("run.name=killed", "workers.count=2", "workers.threads=1", *overrides)
-    stop = threading.Event()
+    stop, address = threading.Event(), os.environ.get("RAY_ADDRESS")
     thread = threading.Thread(
         target=kill_after_checkpoint, args=(Run(config.identified()), tmp_path, stop)
     )
@@ -93,6 +95,9 @@ def test_a_killed_worker_costs_nothing_but_time(make_config: Make, tmp_path: Pat
     for key, value in load_model(Path(str(result.weights))).state_dict().items():
         assert torch.allclose(value, expected[key], atol=2e-4), key
     assert fit(config).sha256 == result.sha256  # finished: at once
+    # Ray Train's cleaner asks the cluster of this variable: without it, any other of the machine.
+    assert (tmp_path / "cluster").read_text() == ray.get_runtime_context().gcs_address
+    assert os.environ.get("RAY_ADDRESS") == address, "a Ray that is started later is another"
 
 
 @pytest.mark.usefixtures("ray_cluster")

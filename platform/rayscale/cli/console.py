@@ -7,10 +7,21 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rayscale.interruption import Interrupted
+
 
 def note(text: str) -> None:
     """A line of progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def hint(text: str) -> Iterator[None]:
+    """Tell how to go on when a signal ends the block and says nothing itself."""
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(error.number, str(error) or text) from error
 
 
 @contextmanager

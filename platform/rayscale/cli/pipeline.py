@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import runpy
+import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,8 @@ import typer
 from rayscale.cli.console import emit, note
 from rayscale.errors import ConfigError
 from rayscale.settings import checkout
+
+INTERRUPTED = 130
 
 # A job parses its own arguments, `--help` included.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -109,8 +113,7 @@ def serve(
     """Deploy the HTTP API on Ray Serve, as serve/config.yaml says.
 
     On the cluster of RAY_ADDRESS it stays until `serve shutdown`; without one a Ray of its own runs
-    until Ctrl-C or SIGTERM. New requests are then refused, those in progress have RAYSCALE_SERVE_GRACE_S (60 s) to finish, and
-    Ray Serve has 45 s more to stop. A second signal ends all of it at once. The exit code is 130, after SIGTERM 143.
+    until Ctrl-C or SIGTERM, which end it with 130: requests in progress are finished first, the second Ctrl-C ends them.
 
     rayscale serve --model edsr@production
     """
@@ -120,17 +123,33 @@ def serve(
     sys.path.insert(0, str(root))
     deployment = importlib.import_module("serve.deploy")
     embedded = os.environ.get("RAY_ADDRESS") in (None, "", "local")
-    url = deployment.deploy(host=host, port=port, model=model)
-    print(f"{url}/docs   {url}/v1/upscale?scale=2   access: {deployment.access(url)}", flush=True)
-    if not embedded:
-        return
-    note("running until Ctrl-C ...")
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        note(
-            f"stopping: requests in progress have {deployment.get_serve_settings().grace_s:g} s to finish (RAYSCALE_SERVE_GRACE_S); "
-            "another Ctrl-C ends them at once"
+        url = deployment.deploy(host=host, port=port, model=model)
+        print(
+            f"{url}/docs   {url}/v1/upscale?scale=2   access: {deployment.access(url)}", flush=True
         )
-        deployment.shutdown()
-        raise
+        if embedded:
+            note("running until Ctrl-C ...")
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        if not embedded:
+            raise
+        note("interrupted: requests in progress are finished first; the second Ctrl-C ends them")
+        with suppress(KeyboardInterrupt):
+            deployment.shutdown()
+        _end_cluster()
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_cluster() -> None:
+    """Stop the embedded Ray, whatever signals come: half stopped, it would leave processes."""
+    from rayscale import cluster
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    cluster.shutdown()

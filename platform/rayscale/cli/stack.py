@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rayscale.cli.console import emit, note
+from rayscale.cli.console import emit, hint, note
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 
@@ -22,7 +22,8 @@ def up(json_: JsonOption = False) -> None:
     from rayscale.settings import get_settings
 
     home = get_settings().home
-    addresses = local.up(home, progress=note)
+    with hint("what this command started is stopped; run it again to start it"):
+        addresses = local.up(home, progress=note)
     if json_:
         emit(asdict(addresses))
         return
@@ -35,7 +36,8 @@ def down() -> None:
     from rayscale import local
     from rayscale.settings import get_settings
 
-    local.down(get_settings().home)
+    with hint("run the same command again"):
+        local.down(get_settings().home)
     note("the local stack is down; its data stays for the next `rayscale up`")
 
 
@@ -78,7 +80,8 @@ def demo(
     """Run the whole product once: bucket, shards, training, registry, batch, HTTP. A few minutes."""
     from rayscale.demo import run
 
-    run(steps=steps, keep=keep)
+    with hint("the demo starts afresh when it is run again"):
+        run(steps=steps, keep=keep)
 
 
 def _print_addresses(addresses: dict[str, object]) -> None:

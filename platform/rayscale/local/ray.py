@@ -76,6 +76,8 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         **client_environment(home, ports),
         # Train's controller takes one report per poll; at its default of 2 s a short run mostly waits.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+        # `ray job stop` kills what has not ended after 3 s, which is short for saving what is done.
+        "RAY_JOB_STOP_WAIT_TIME_S": "30",
         # A busy machine may need longer than the default of 30 s until the node is known to its own head.
         "RAY_raylet_start_wait_time_s": "120",
         "PYTHONUNBUFFERED": "1",

@@ -12,8 +12,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rayscale.errors import ConfigError, RayscaleError
+from rayscale.interruption import Interrupted, shield, watch
 from rayscale.local import mlflow, processes, ray, s3
 from rayscale.local.processes import Service
 from rayscale.settings import checkout
@@ -87,7 +86,7 @@ def up(
     home = _resolve(home)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     say = progress or (lambda _: None)
-    with _exclusive(home, say), _interruptible():
+    with _exclusive(home, say), watch():
         state = _State.read(home)
         # The others keep their data in the S3 server, so it is always one of them.
         wanted = [n for n in SERVICES if n == "s3" or n in services or n in state.running()]
@@ -97,24 +96,31 @@ def up(
         try:
             state.stop(set(SERVICES) - kept)
             _start(state, wanted, kept, say, num_cpus)
+            variables = state.environment(wanted)
+            exports = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+            _write_private(home / "stack.env", "".join(exports))
         except BaseException:
-            with _uninterrupted():
+            with shield():  # an impatient second Ctrl-C must not leave half of it
                 say("stopping what was started")
                 state.stop(set(SERVICES) - kept)
             raise
-        variables = state.environment(wanted)
-        exports = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
-        _write_private(home / "stack.env", "".join(exports))
         return state.addresses()
 
 
 def down(home: Path) -> None:
-    """End every process of the stack, also those a crash left; data stays. Nothing running is no error."""
+    """End every process of the stack, also those a crash left; data stays. Nothing running is no error.
+
+    A signal waits until all is done; the second ends this process at once.
+    """
     home = _resolve(home)
-    with _exclusive(home, lambda _: None) if home.is_dir() else nullcontext(), _uninterrupted():
+    alone = _exclusive(home, lambda _: None) if home.is_dir() else nullcontext()
+    with alone, watch(deferred=True) as asked:
+        before = asked()  # this may be the cleaning up after a signal
         _State.read(home).stop(set(SERVICES))
         ray.clear_temporary(home)
         (home / "stack.env").unlink(missing_ok=True)
+        if (number := asked()) and not before:
+            raise Interrupted(number, "the local stack is down all the same")
 
 
 def status(home: Path) -> list[ServiceStatus]:
@@ -343,36 +349,3 @@ def _exclusive(home: Path, say: Progress) -> Iterator[None]:
             say("another command is working on this stack; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let a request to end (TERM, HUP) unwind the program as Ctrl-C does, so that cleaning up happens."""
-
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    with _handling({signal.SIGTERM: leave, signal.SIGHUP: leave}):
-        yield
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Cleaning up takes seconds; an impatient second Ctrl-C must not leave half of it."""
-    with _handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
-        yield
-
-
-@contextmanager
-def _handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # Python handles signals there only
-        yield
-        return
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

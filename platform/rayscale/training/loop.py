@@ -6,11 +6,9 @@ Ray joins in ``rayscale.training.ray``; one update is ``rayscale.training.step``
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +31,11 @@ from rayscale.training.validation import Validator, frozen
 logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float]], None]
+Ask = Callable[[], bool]
+
+
+def _never() -> bool:
+    return False
 
 
 def train(
@@ -43,6 +46,8 @@ def train(
     device: str | torch.device = "auto",
     metrics: MetricLogger | None = None,
     report: Report | None = None,
+    stop: Ask = _never,
+    preempted: Ask = _never,
     generation: int | None = None,
 ) -> TrainResult:
     """Train as ``config`` says, from the newest committed checkpoint of the run when there is one.
@@ -53,10 +58,13 @@ def train(
         device: ``auto``, ``cpu``, ``cuda:N``.
         metrics: where figures and pictures go; used by rank 0 only. The caller closes it.
         report: called by every rank at the same steps with ``step``, ``loss`` and the validation scores.
+        stop: asked at every step; once any rank's is true the run ends with a checkpoint, and its result is not
+            ``complete``. On several GPUs that is at the next step whose figures are looked at.
+        preempted: asked by every rank at the steps whose figures are looked at; true once the machine is about to be
+            taken away: a checkpoint is saved, and the run goes on.
         generation: of the run's lease, where the caller holds it; otherwise rank 0 takes it for itself.
 
-    SIGTERM (in the main thread) ends the run after the current step with a checkpoint; the result is then not
-    ``complete``. Raises ConfigError, BusyError, StorageError, NonFiniteLossError, UnstableError and what the dataset
+    Raises ConfigError, BusyError, StorageError, NonFiniteLossError, UnstableError and what the dataset
     raises.
     """
     config = config.identified()
@@ -85,7 +93,7 @@ def train(
         loop = _Loop(config, run, trainer, metrics=metrics or Loggers(), report=report)
         loop.resume()
         try:
-            return loop.run_to_end(stream)
+            return loop.run_to_end(stream, stop, preempted)
         except (NonFiniteLossError, UnstableError) as error:
             raise type(error)(f"{error}. {run.way_on()}") from None
 
@@ -112,6 +120,7 @@ class _Loop:
         self.figures: dict[str, float] = {}
         self.scores: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
+        self.notice = False  # whether the machine is about to be taken away
         self.clock = _Clock()
         self.total = _Clock()
 
@@ -134,31 +143,30 @@ class _Loop:
         rng.restore(state["rng"])
         logger.info("resumed %s from step %d", self.run.config.uri, step)
 
-    def run_to_end(self, stream: ScaleStream) -> TrainResult:
+    def run_to_end(self, stream: ScaleStream, stop: Ask, preempted: Ask) -> TrainResult:
         if self.main:
             self.metrics.log_params(self.config.flat())
         steps = self.config.optimizer.steps
         stopped = False
         with (
             self.run.checkpoints.committing(),
-            _sigterm() as asked,
             Prefetch(stream.batches, self.trainer.step, steps) as steps_ahead,
         ):
             while self.trainer.step < steps and not stopped:
                 started = time.perf_counter()
                 batches = next(steps_ahead)
                 ready = time.perf_counter()
-                stopped = self.trainer.advance(*batches, stop=asked())
+                stopped = self.trainer.advance(*batches, stop=stop())
                 for clock in (self.clock, self.total):
                     clock.add(ready - started, time.perf_counter() - started)
-                stopped = self._after(self.trainer.step, stopped)
+                stopped = self._after(self.trainer.step, stopped, preempted)
         if stopped:
             self._save()
             self.run.checkpoints.wait()
             return self._partial()
         return self._finish()
 
-    def _after(self, step: int, stopped: bool) -> bool:
+    def _after(self, step: int, stopped: bool, preempted: Ask) -> bool:
         """What is due after a step; True when the run has to stop."""
         config = self.config
         last = step >= config.optimizer.steps
@@ -170,6 +178,8 @@ class _Loop:
             waited = time.perf_counter() - started
             for clock in (self.clock, self.total):
                 clock.add(0.0, waited, steps=0)
+            notice, self.notice = self.notice, preempted()
+            saving = saving or (self.notice and not notice)
         if scoring or step % config.logging.every == 0:
             self._log(step)
         if scoring:
@@ -276,17 +286,3 @@ def _agree(value: int, world: int, device: torch.device) -> int:
     shared = torch.tensor(int(value), device=device)
     dist.broadcast(shared, 0)
     return int(shared)
-
-
-@contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come since; outside the main thread, where Python takes no handler, never."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    event = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""The plain loop on Ray Train: workers, their resources, and what happens when one is lost.
+"""The plain loop on Ray Train: workers, their resources, what happens when one is lost or all are told to stop.
 
 The only file of this room that knows Ray. Resuming does not use Ray's checkpoints: a new group of workers
 calls the same ``train``, which goes on from the run's own committed checkpoint.
@@ -6,20 +6,27 @@ calls the same ``train``, which goes on from the run's own committed checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rayscale import machine
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
+from rayscale.interruption import Interrupted, attend
 from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig
-from rayscale.training.run import Run, TrainResult, erase, read_result
+from rayscale.training.run import Run, TrainResult, erase
 
 if TYPE_CHECKING:
     from rayscale.training.metrics import MetricLogger
 
 LoggerFactory = Callable[[TrainConfig], "MetricLogger"]
+
+_ANSWER_S = 10.0  # for an actor that only answers
 
 
 def fit(
@@ -29,6 +36,7 @@ def fit(
     callbacks: Iterable[Any] = (),
     fresh: bool = False,
     verbose: bool = True,
+    switch: Any = None,
 ) -> TrainResult:
     """Train on the connected Ray cluster and return the result that the run wrote to storage.
 
@@ -38,35 +46,65 @@ def fit(
         callbacks: ``ray.train.UserCallback``s of the controller, such as Tune's ``TuneReportCallback``.
         fresh: delete what the run has trained so far.
         verbose: rank 0 prints a line per logged step.
+        switch: of ``make_switch``, where the caller stops several runs with it; the result is then not ``complete``.
 
     A lost worker or node costs the steps since the last checkpoint; ``workers.max_failures`` bounds how
     often. What would only fail again (a wrong configuration, data that cannot be read, a loss that is not
-    finite) is raised at once, and so is BusyError where another process trains the same run.
+    finite) is raised at once, and so is BusyError where another process trains the same run. In the main thread, Ctrl-C
+    and SIGTERM end the run after the current step with a checkpoint, and raise ``Interrupted``, which says at which step.
     """
     config = config.identified()
     run = Run(config)
     if not fresh and (finished := run.result()) is not None:
         return finished
+    switch = switch or make_switch()
+
+    def stop(number: int) -> None:
+        import ray
+
+        switch.stop.remote()
+        try:
+            begun = ray.get(switch.begun.remote(), timeout=_ANSWER_S)
+        except ray.exceptions.RayError:
+            begun = False
+        if not begun:  # there is nothing to save, and the workers may be waiting for a place
+            raise Interrupted(number)
+        print("stopping after this step ...", flush=True)
+
     with run.lease:
         if fresh:
             erase(config.uri)
         run.claim()
-        run_id = _fit(run, logger_factory, callbacks, verbose)
-    return replace(read_result(config.uri), run_id=run_id)
+        try:
+            return attend(lambda: _fit(run, logger_factory, callbacks, verbose, switch), stop)
+        except Interrupted as error:
+            raise Interrupted(error.number, _kept(run)) from None
+
+
+def _kept(run: Run) -> str:
+    steps = run.checkpoints.steps()
+    what = f"saved at step {steps[-1]}" if steps else "no step was saved yet"
+    return f"{what}; run the same command again to resume"
 
 
 def _fit(
-    run: Run, logger_factory: LoggerFactory | None, callbacks: Iterable[Any], verbose: bool
-) -> str | None:
-    """Train until the result is in storage; the tracker's name of the run."""
+    run: Run,
+    logger_factory: LoggerFactory | None,
+    callbacks: Iterable[Any],
+    verbose: bool,
+    switch: Any,
+) -> TrainResult:
+    """Train until the result is in storage, or the switch has stopped the workers."""
     from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
     config = run.config
     # The attempts are counted here and not in FailureConfig, which would also repeat what is final.
     for left in reversed(range(config.workers.max_failures + 1)):
         try:
-            name: str | None = _trainer(run, logger_factory, callbacks, verbose).fit().return_value
-            return name
+            with _named_cluster():
+                trainer = _trainer(run, logger_factory, callbacks, verbose, switch)
+                result: TrainResult = trainer.fit().return_value
+            return result
         except TrainingFailedError as error:
             cause = _cause(error)
             if _is_final(cause):
@@ -83,28 +121,123 @@ def _fit(
     raise AssertionError("unreachable")
 
 
+@contextmanager
+def _named_cluster() -> Iterator[None]:
+    """Tell Ray Train's cleaner which cluster it is in.
+
+    It gives back what the workers had reserved when their controller was killed, as Ray Tune does to a trial that it
+    stops early. It looks its own cluster up by RAY_ADDRESS, finds none or several on a machine with more than one, and
+    dies (Ray 2.60): what was reserved stays so.
+    """
+    import ray
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RAY_ADDRESS"]
+        else:
+            os.environ["RAY_ADDRESS"] = before
+
+
+def _trainer_class() -> Any:
+    """``TorchTrainer``; without its cleaner where there is no dashboard to ask, of which it would complain every second."""
+    from ray._private.worker import get_dashboard_url
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            if get_dashboard_url():
+                return list(callbacks)
+            return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+
+    return Trainer
+
+
+class Switch:
+    """An actor: the process that was told to stop turns it, and workers that listen end together after a step."""
+
+    def __init__(self) -> None:
+        self._stop = asyncio.Event()
+        self._begun = False
+
+    async def begin(self) -> None:
+        """A worker is at its first step."""
+        self._begun = True
+
+    async def begun(self) -> bool:
+        """Whether a worker has come to its first step."""
+        return self._begun
+
+    async def stop(self) -> None:
+        """Let the workers end."""
+        self._stop.set()
+
+    async def stopped(self) -> None:
+        """Returns when the workers have to end."""
+        await self._stop.wait()
+
+
+def make_switch() -> Any:
+    """A ``Switch`` on the connected cluster; it lives as long as somebody holds it."""
+    import ray
+
+    return ray.remote(num_cpus=0)(Switch).remote()
+
+
+class _Listener:
+    """In a worker: whether the switch was turned. The first time it is asked, training has begun."""
+
+    def __init__(self, switch: Any) -> None:
+        self._switch = switch
+        self._begun = self._stopped = False
+        threading.Thread(target=self._listen, name="stop", daemon=True).start()
+
+    def __call__(self) -> bool:
+        if not self._begun:
+            self._begun = True
+            self._switch.begin.remote()
+        return self._stopped
+
+    def _listen(self) -> None:
+        import ray
+
+        with suppress(ray.exceptions.RayError):
+            ray.get(self._switch.stopped.remote())
+            self._stopped = True
+
+
 def _trainer(
     run: Run,
     logger_factory: LoggerFactory | None,
     callbacks: Iterable[Any],
     verbose: bool,
+    switch: Any,
 ) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
     from rayscale import cluster
 
     config = run.config
     gpu = _use_gpu(config, ray.cluster_resources())
-    return TorchTrainer(
+    return _trainer_class()(
         _work,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "generation": run.lease.generation,
             "logger_factory": logger_factory,
             "verbose": verbose,
+            "switch": switch,
             "gpu": gpu,
         },
         scaling_config=ScalingConfig(
@@ -123,11 +256,8 @@ def _trainer(
     )
 
 
-def _work(job: dict[str, Any]) -> str | None:
-    """One worker: what Ray knows of ranks and devices becomes the arguments of ``train``.
-
-    Returns the tracker's name of the run.
-    """
+def _work(job: dict[str, Any]) -> TrainResult:
+    """One worker: what Ray knows of ranks, devices and notices becomes the arguments of ``train``."""
     import ray.train.torch
     import torch
 
@@ -147,18 +277,21 @@ def _work(job: dict[str, Any]) -> str | None:
             loggers.append(job["logger_factory"](config))
     metrics = Loggers(*loggers)
     try:
-        train(
+        result = train(
             config,
             rank=rank,
             world=world,
             device=str(ray.train.torch.get_device()) if job["gpu"] else "cpu",
             metrics=metrics,
             report=ray.train.report,
+            stop=_Listener(job["switch"]),
+            preempted=lambda: ray.train.get_preemption_info() is not None,
             generation=job["generation"],
         )
     finally:
         metrics.close()
-    return next((name for logger in loggers if (name := getattr(logger, "run_id", None))), None)
+    names = (getattr(logger, "run_id", None) for logger in loggers)
+    return replace(result, run_id=next(filter(None, names), None))
 
 
 def _use_gpu(config: TrainConfig, cluster: dict[str, float]) -> bool:

@@ -169,7 +169,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     found = _labels(pixels, missing, layout.intent, handling)
     head = data[: _HEADER_BYTES[layout.version]]
     metadata = NiftiMetadata(head, _extensions(data, layout), layout)
-    _nibabel_header(metadata).get_qform(coded=True)  # refuses a quaternion that is no rotation
+    _forms(_nibabel_header(metadata))  # what could not be written is refused here
     return Image(
         pixels=pixels,
         container=header.container,
@@ -218,17 +218,36 @@ def _geometry(meta: NiftiMetadata, offset: int) -> Any:
         return header
     shift = (1 - r) / (2 * r)
     step = np.array([[1 / r, 0, 0, shift], [0, 1 / r, 0, shift], [0, 0, 1, 0], [0, 0, 0, 1]])
-    if int(header["qform_code"]) > 0:
-        origin = header.get_qform() @ step[:, 3]
-        for name, value in zip("xyz", origin, strict=False):
+    qform, sform = _forms(header)
+    if qform is not None:
+        for name, value in zip("xyz", qform @ step[:, 3], strict=False):
             header[f"qoffset_{name}"] = value
-    sform = np.array([header[f"srow_{name}"] for name in "xyz"], np.float64)
-    for name, row in zip("xyz", sform @ step, strict=True):
-        header[f"srow_{name}"] = row
+    if sform is not None:
+        for name, row in zip("xyz", sform @ step, strict=True):
+            header[f"srow_{name}"] = row
     header["pixdim"][1:3] /= r
     if int(header["dim_info"]) >> 4 in (1, 2):  # slices were acquired along an enlarged axis
         header["slice_code"] = header["slice_start"] = header["slice_end"] = 0
     return header
+
+
+def _forms(header: Any) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """The maps of quaternion and rows to the world; None for one that holds no numbers and is not the one that rules."""
+    rows: NDArray[Any] | None = np.array([header[f"srow_{name}"] for name in "xyz"], np.float64)
+    with np.errstate(invalid="ignore"):
+        turn: NDArray[Any] | None = header.get_qform() if int(header["qform_code"]) > 0 else None
+    if int(header["sform_code"]) > 0:
+        name, ruling = "sform (srow_x, srow_y, srow_z)", rows
+    else:
+        name, ruling = "qform (quaternion, offsets, voxel sizes)", turn
+    if ruling is not None and not np.isfinite(ruling).all():
+        raise InputError(
+            f"NIfTI header is damaged: its {name} holds values that are no numbers; set it anew, or its code to 0"
+        )
+    qform, sform = (
+        None if form is None or not np.isfinite(form).all() else form for form in (turn, rows)
+    )
+    return qform, sform
 
 
 def _nibabel_header(meta: NiftiMetadata) -> Any:
