@@ -19,7 +19,7 @@ Pairs: HR and LR images of their own, in the layouts of DIV2K, EDSR-PyTorch, Bas
 
 A GeoTIFF is cut by windows; where pixels are missing, sub-images are taken beside them. Run again after an interruption: finished
 shards are kept. A new dataset at the same place replaces the old one, whose shards are deleted. Exit codes: 0 complete, 3 some
-images are left out (they are listed, the dataset is usable), 1 no dataset was made, 2 wrong usage.
+images are left out (they are listed, the dataset is usable), 1 no dataset was made, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -36,33 +36,36 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 from rayscale import cluster
 from rayscale.data import Manifest, PrepareConfig, prepare
 from rayscale.data.preparation import ShardRecord, ShardTask
-from rayscale.errors import ConfigError, RayscaleError
+from rayscale.errors import RayscaleError
 from rayscale.imaging.handling import parse_levels
+from rayscale.interruption import COMPLETE, PARTIAL, run
 
-COMPLETE, NOTHING, USAGE, PARTIAL = 0, 1, 2, 3
 LISTED_FAILURES = 20
 PATCH = 48  # LR pixels: the default of training
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    return run(
+        lambda: cut(options), "finished shards are kept; run the same command again to go on"
+    )
+
+
+def cut(options: argparse.Namespace) -> int:
+    """Prepare as the options say, and print what is in the dataset."""
     started = time.monotonic()
-    try:
-        if options.levels is not None:
-            options.levels = parse_levels(options.levels)
-        config = PrepareConfig.create(
-            **{
-                name: value
-                for name, value in vars(options).items()
-                if name in PrepareConfig.model_fields and value is not None
-            }
-        )
-        manifest = prepare(
-            options.source, options.target, config, run=on_ray(options.concurrency), progress=show
-        )
-    except RayscaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, ConfigError) else NOTHING
+    if options.levels is not None:
+        options.levels = parse_levels(options.levels)
+    config = PrepareConfig.create(
+        **{
+            name: value
+            for name, value in vars(options).items()
+            if name in PrepareConfig.model_fields and value is not None
+        }
+    )
+    manifest = prepare(
+        options.source, options.target, config, run=on_ray(options.concurrency), progress=show
+    )
     print(summary(manifest, options.target, time.monotonic() - started))
     return PARTIAL if manifest.failures or manifest.skipped else COMPLETE
 
@@ -152,7 +155,7 @@ def on_ray(
     operators have nothing to add: only names go in and counts come out.
     """
 
-    def run(
+    def work_through(
         function: Callable[[ShardTask], ShardRecord], tasks: Iterable[ShardTask]
     ) -> Iterator[ShardRecord]:
         waiting = list(tasks)[::-1]
@@ -184,7 +187,7 @@ def on_ray(
                 f"a shard failed on the cluster: {error}; run the same command again to go on"
             ) from error
 
-    return run
+    return work_through
 
 
 def show(done: int, total: int) -> None:

@@ -24,7 +24,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("pl
 from tune.spaces import SPACES
 
 from rayscale.errors import ConfigError
-from rayscale.interruption import COMPLETE, FAILED, PARTIAL, run
+from rayscale.interruption import COMPLETE, FAILED, PARTIAL, attend, run
 from rayscale.storage import connect, split
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.run import lease_of
@@ -44,7 +44,10 @@ TRIAL_CPU = 0.1  # of the process that waits for the workers of its trial
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    return run(lambda: find_best(options), "the same command goes on")
+    return run(
+        lambda: find_best(options),
+        "every trial is saved; run the same command again to resume",
+    )
 
 
 def find_best(options: argparse.Namespace) -> int:
@@ -155,12 +158,16 @@ def search(sweep: Sweep) -> list[dict[str, Any]]:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
+    from rayscale.training.ray import make_switch
+
     concurrent, shares = room(sweep, ray.cluster_resources())
     tracking = sweep.base.logging.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     parent = open_parent(sweep, tracking)
+    switch, watcher = make_switch(), watch_trials(sweep)
     trainable = tune.with_resources(
         functools.partial(
             run_trial,
+            switch=switch,
             sweep=sweep.name,
             base=override(sweep.trial, shares).model_dump(mode="json"),
             tracking=tracking,
@@ -188,11 +195,18 @@ def search(sweep: Sweep) -> list[dict[str, Any]]:
             # Trials keep their state in their own runs; Tune's bookkeeping is not needed afterwards.
             storage_path=cluster.scratch(sweep.base.run.uri or ""),
             verbose=0,
-            callbacks=[progress(sweep)],
+            callbacks=[watcher],
+            stop=watcher,
         ),
     )
+
+    def stop(number: int) -> None:
+        print("stopping: the trials end after their current steps ...", flush=True)
+        watcher.stop = True
+        switch.stop.remote()
+
     try:
-        rows = rank(sweep, tuner.fit())
+        rows = rank(sweep, attend(tuner.fit, stop))
         if parent is not None:
             log_best(sweep, parent, rows[0])
     finally:
@@ -233,6 +247,7 @@ def room(sweep: Sweep, cluster: Mapping[str, float]) -> tuple[int, dict[str, Any
 def run_trial(
     values: dict[str, Any],
     *,
+    switch: Any,
     sweep: str,
     base: dict[str, Any],
     tracking: str | None,
@@ -259,7 +274,13 @@ def run_trial(
                 super().after_report(run_context, metrics, checkpoint)
 
     factory = functools.partial(child_logger, tracking, parent) if tracking else None
-    result = fit(config, logger_factory=factory, callbacks=[ReportUntilTheLast()], verbose=False)
+    result = fit(
+        config,
+        logger_factory=factory,
+        callbacks=[ReportUntilTheLast()],
+        verbose=False,
+        switch=switch,
+    )
     tune.report({**result.metrics, "step": result.steps})
 
 
@@ -303,11 +324,23 @@ def child_logger(tracking: str, parent: str | None, config: TrainConfig) -> Any:
     return MlflowLogger(config.logging.experiment, config.run.name or "", tags=tags)
 
 
-def progress(sweep: Sweep) -> Any:
-    """A Tune callback that prints a line per report."""
+def watch_trials(sweep: Sweep) -> Any:
+    """A Tune callback that prints a line per report, and a stopper: once its ``stop`` is set, when no trial runs any more."""
     from ray import tune
 
-    class Progress(tune.Callback):  # type: ignore[misc]
+    class Watcher(tune.Callback, tune.Stopper):  # type: ignore[misc]
+        stop = False
+        trials: Sequence[Any] = ()
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+            self.trials = trials
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return self.stop and not any(trial.status == "RUNNING" for trial in self.trials)
+
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
         ) -> None:
@@ -322,7 +355,7 @@ def progress(sweep: Sweep) -> Any:
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             print(f"{trial.trial_id}  failed", flush=True)
 
-    return Progress()
+    return Watcher()
 
 
 def rank(sweep: Sweep, results: Iterable[Any]) -> list[dict[str, Any]]:

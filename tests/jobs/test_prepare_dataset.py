@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +81,44 @@ def test_prepares_on_ray_lists_failures_and_resumes(
     assert "5 used, 0 failed, 1 without a usable sub-image" in small.stdout
     assert "small.png: Skipped: 20x40 pixels" in small.stdout
     assert "20 of 20 sub-images are smaller than 96 pixels: training at x2" in small.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.usefixtures("stack")
+def test_a_signal_keeps_the_finished_shards(
+    checkout: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    (tmp_path / "images").mkdir()
+    random = np.random.default_rng(0)
+    for index in range(40):
+        pixels = random.integers(0, 256, (60, 72, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    command = [sys.executable, str(checkout / "jobs" / "prepare_dataset.py"), "images", "set"]
+    options = [*SMALL[:-1], "1", "--concurrency", "1"]
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a child of what ignores it would, too
+    process = subprocess.Popen(
+        [*command, *options],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    said = list(itertools.takewhile(lambda line: "shards: 2/40" not in line, process.stdout))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, [said, err]
+    kept = "interrupted: finished shards are kept; run the same command again to go on\n"
+    assert err.endswith(kept)
+    assert "Traceback" not in err
+    again = run(checkout, "images", "set", *options[:-2], cwd=tmp_path)
+    assert again.returncode == 0
+    first = re.search(r"shards: (\d+)/40", again.stdout)
+    assert first
+    assert int(first[1]) >= 2
+    assert "40 used, 0 failed" in again.stdout
 
 
 def test_pairs_by_the_command_line(checkout: Path, folder: Path, tmp_path: Path) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tune.spaces import SPACES
 from tune.sweep_edsr import best_config, log_best, main, parse, plan, rank, room
 
 from rayscale.errors import ConfigError
+from rayscale.storage import connect
+from rayscale.training.checkpoint import Checkpoints
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
 from rayscale.training.run import lease_of
@@ -150,19 +156,61 @@ def test_the_parent_run_gets_the_best_there_is() -> None:
     assert parent.told == [({"best/loss": 4.0}, 8), {"best.optimizer.lr": 2.0}]
 
 
+def command_and_environment(
+    checkout: Path, dataset: Path, *arguments: str
+) -> tuple[list[str], dict[str, str]]:
+    """A sweep of small networks, without a cluster or servers."""
+    small = [f"data.uri={dataset}", "model.blocks=1", "model.filters=4"]
+    small += ["data.patch=12", "data.batch=2", "optimizer.steps=5"]
+    command = [sys.executable, str(checkout / "tune" / "sweep_edsr.py"), "--samples", "2"]
+    command += ["--output", str(dataset.parent / "best.yaml"), *arguments]
+    command += [word for key in small for word in ("--set", key)]
+    unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    return command, environment | {"RAYSCALE_CACHE_DIR": str(dataset.parent / "cache")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_signal_saves_the_trials(checkout: Path, dataset: Path) -> None:
+    """The one way through Tune, Ray Train and their signals is the real one."""
+    command, environment = command_and_environment(checkout, dataset, "--steps", "8000")
+    process = subprocess.Popen(
+        command, env=environment, cwd="/", text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        said = list(
+            itertools.takewhile(lambda line: not line.startswith("tracking"), process.stdout)
+        )
+        while not (runs := list((dataset.parent / "runs").glob("*/checkpoints/*/COMMITTED"))):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=200)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 143, [*said, rest]
+    assert rest.endswith(
+        "interrupted: every trial is saved; run the same command again to resume\n"
+    )
+    checkpoints = Checkpoints(connect(runs[0].parents[1]))
+    step = checkpoints.steps()[-1]
+    assert step % 1000 != 0, "it was saved when the signal came"
+    assert checkpoints.load(step)
+    _, left = psutil.wait_procs(children, timeout=20)
+    assert left == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_writes_a_configuration_that_trains(
     checkout: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    small = [f"data.uri={dataset}", "model.blocks=1", "model.filters=4"]
-    small += ["data.patch=12", "data.batch=2", "optimizer.steps=5"]
-    command = [sys.executable, str(checkout / "tune" / "sweep_edsr.py"), "--samples", "2"]
-    command += ["--steps", "2", "--output", str(tmp_path / "best.yaml")]
-    command += [word for key in small for word in ("--set", key)]
-    unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
-    environment = {key: value for key, value in os.environ.items() if key not in unset}
-    environment["RAYSCALE_CACHE_DIR"] = str(tmp_path / "cache")
+    command, environment = command_and_environment(checkout, dataset, "--steps", "2")
     done = subprocess.run(
         command, env=environment, cwd="/", capture_output=True, text=True, timeout=850, check=False
     )
