@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
@@ -225,25 +225,6 @@ def test_the_limit_is_exact_and_named(data):
         TooLargeError, match=r"20 x 24 = 480 pixels.*479.*RAYSCALE_MAX_INPUT_PIXELS"
     ):
         read_image(data, max_pixels=24 * 20 - 1)
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data())
-def test_mutated_files_read_or_raise_input_errors(choice):
-    data = bytearray(choice.draw(st.sampled_from(SAMPLES)))
-    changes = st.lists(
-        st.tuples(st.integers(0, len(data) - 1), st.integers(0, 255)), min_size=1, max_size=8
-    )
-    for at, value in choice.draw(changes):
-        data[at] = value
-    end = choice.draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))
-    damaged = bytes(data[:end])
-    try:
-        header = probe(damaged)
-        image = read_image(damaged, max_pixels=1_000_000)
-    except InputError:
-        return
-    assert (header.height, header.width, header.channels) == image.pixels.shape
 
 
 @given(st.binary(max_size=200))

@@ -423,32 +423,6 @@ def test_damage_is_an_input_error():
         read_image(bytes(damaged))
 
 
-SAMPLES = [
-    scene(noise(30, 31, 2), compress="deflate", nodata=7),
-    scene(
-        noise(30, 31, 3, dtype="uint8", low=0, high=99),
-        lambda d: d.write_mask(True),
-        compress="lzw",
-    ),
-    scene(noise(30, 31, 1, dtype="float32"), lambda d: d.update_tags(1, A="b")),
-]
-
-
-def test_mutated_headers_read_or_raise_input_errors():
-    for _ in range(300):
-        damaged = bytearray(SAMPLES[RNG.integers(3)])
-        for at in RNG.integers(0, 600, RNG.integers(1, 8)):
-            damaged[at] = RNG.integers(256)
-        try:
-            header = probe(bytes(damaged))
-            image = read_image(bytes(damaged), max_pixels=1_000_000)
-        except InputError:
-            continue
-        assert (header.height, header.width) == (image.height, image.width)
-        if image.container == "geotiff":
-            write_image(image)
-
-
 def test_the_missing_extra_is_named(monkeypatch):
     data = scene(noise(5, 5, 1))
     monkeypatch.setitem(sys.modules, "rasterio", None)

@@ -225,7 +225,8 @@ def _geometry(meta: NiftiMetadata, offset: int) -> Any:
     if sform is not None:
         for name, row in zip("xyz", sform @ step, strict=True):
             header[f"srow_{name}"] = row
-    header["pixdim"][1:3] /= r
+    with np.errstate(invalid="ignore"):
+        header["pixdim"][1:3] /= r
     if int(header["dim_info"]) >> 4 in (1, 2):  # slices were acquired along an enlarged axis
         header["slice_code"] = header["slice_start"] = header["slice_end"] = 0
     return header
@@ -233,8 +234,8 @@ def _geometry(meta: NiftiMetadata, offset: int) -> Any:
 
 def _forms(header: Any) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """The maps of quaternion and rows to the world; None for one that holds no numbers and is not the one that rules."""
-    rows: NDArray[Any] | None = np.array([header[f"srow_{name}"] for name in "xyz"], np.float64)
     with np.errstate(invalid="ignore"):
+        rows: NDArray[Any] | None = np.array([header[f"srow_{name}"] for name in "xyz"], float)
         turn: NDArray[Any] | None = header.get_qform() if int(header["qform_code"]) > 0 else None
     if int(header["sform_code"]) > 0:
         name, ruling = "sform (srow_x, srow_y, srow_z)", rows
