@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rayscale.interruption import Interrupted, attend, shield, watch
@@ -155,13 +156,16 @@ def test_a_thread_may_watch() -> None:
 
 
 PROGRAM = """
-import sys, time
+import subprocess, sys, time
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.interruption import run
 
 def work():
     try:
-        print("ready", flush=True)
+        child = subprocess.Popen(
+            ["sleep", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        print("ready", child.pid, flush=True)
         time.sleep(60)
     finally:
         print("cleaning", flush=True)
@@ -176,7 +180,8 @@ sys.exit(code)
 """
 
 
-def start(cleaning: float, leaving: float) -> subprocess.Popen[str]:
+def start(cleaning: float, leaving: float) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """The program, and a process that it has started."""
     program = PROGRAM.format(cleaning=cleaning, leaving=leaving)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "platform")}
     # As in a shell with job control: what runs in the background of others ignores Ctrl-C.
@@ -186,23 +191,28 @@ def start(cleaning: float, leaving: float) -> subprocess.Popen[str]:
         env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    said, child = process.stdout.readline().split()
+    assert said == "ready"
+    return process, psutil.Process(int(child))
 
 
 @pytest.mark.parametrize("number", CODES)
 def test_a_command_cleans_up_and_ends_with_the_code_of_its_signal(number: signal.Signals) -> None:
-    process = start(0, 0)
+    process, child = start(0, 0)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (CODES[number], "cleaning\nended\n")
     assert err == "interrupted: the same command goes on\n"
+    child.kill()
 
 
 @pytest.mark.parametrize(("cleaning", "leaving"), [(60, 0), (0, 60)])
 def test_the_second_signal_ends_at_once(cleaning: float, leaving: float) -> None:
-    """While the command cleans up, and while the interpreter or Ray does after it; the code is that of the first."""
-    process = start(cleaning, leaving)
+    """While the command cleans up, and while the interpreter or Ray does after it; the code is that of the first.
+
+    What the command has started ends with it.
+    """
+    process, child = start(cleaning, leaving)
     assert process.stdout is not None
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "cleaning\n"
@@ -211,6 +221,7 @@ def test_the_second_signal_ends_at_once(cleaning: float, leaving: float) -> None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (143, "")
+    child.wait(timeout=30)
     assert "Traceback" not in err
 
 

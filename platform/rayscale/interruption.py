@@ -1,6 +1,7 @@
 """How commands end: their exit codes, and what Ctrl-C, SIGTERM and SIGHUP do.
 
-The first signal ends the work in order: what is done is kept. The next one ends the process at once.
+The first signal ends the work in order: what is done is kept. The next one ends the process, and those it has
+started, at once.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
+
+import psutil
 
 from rayscale.errors import ConfigError, RayscaleError
 
@@ -69,7 +72,7 @@ def watch(*, deferred: bool = False) -> Iterator[Callable[[], int | None]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if _state.first is not None:
-            os._exit(128 + _state.first)
+            _end(128 + _state.first)
         _state.first = number
         if not deferred:
             raise Interrupted(number)
@@ -142,10 +145,19 @@ def run(work: Callable[[], int], hint: str = "") -> int:
     except Interrupted as error:
         if _state.first is not None:
             for number in _heard():
-                signal.signal(number, lambda *_, code=error.code: os._exit(code))
+                signal.signal(number, lambda *_, code=error.code: _end(code))
         text = str(error) or hint
         print("interrupted" + (f": {text}" if text else ""), file=sys.stderr, flush=True)
         return error.code
+
+
+def _end(code: int) -> None:
+    """End at once with all that was started here: of an embedded Ray, agents would stay for a minute."""
+    with suppress(psutil.Error):
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                process.kill()
+    os._exit(code)
 
 
 def _heard() -> list[int]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import runpy
-import signal
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +15,6 @@ import typer
 from rayscale.cli.console import emit, note
 from rayscale.errors import ConfigError
 from rayscale.settings import checkout
-
-INTERRUPTED = 130
 
 # A job parses its own arguments, `--help` included.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -113,7 +109,8 @@ def serve(
     """Deploy the HTTP API on Ray Serve, as serve/config.yaml says.
 
     On the cluster of RAY_ADDRESS it stays until `serve shutdown`; without one a Ray of its own runs
-    until Ctrl-C or SIGTERM, which end it with 130: requests in progress are finished first, the second Ctrl-C ends them.
+    until Ctrl-C or SIGTERM. New requests are then refused, those in progress have RAYSCALE_SERVE_GRACE_S (60 s) to finish, and
+    Ray Serve has 45 s more to stop. A second signal ends all of it at once. The exit code is 130, after SIGTERM 143.
 
     rayscale serve --model edsr@production
     """
@@ -123,33 +120,17 @@ def serve(
     sys.path.insert(0, str(root))
     deployment = importlib.import_module("serve.deploy")
     embedded = os.environ.get("RAY_ADDRESS") in (None, "", "local")
-    signal.signal(signal.SIGTERM, _interrupt)
+    url = deployment.deploy(host=host, port=port, model=model)
+    print(f"{url}/docs   {url}/v1/upscale?scale=2   access: {deployment.access(url)}", flush=True)
+    if not embedded:
+        return
+    note("running until Ctrl-C ...")
     try:
-        url = deployment.deploy(host=host, port=port, model=model)
-        print(
-            f"{url}/docs   {url}/v1/upscale?scale=2   access: {deployment.access(url)}", flush=True
-        )
-        if embedded:
-            note("running until Ctrl-C ...")
-            threading.Event().wait()
+        threading.Event().wait()
     except KeyboardInterrupt:
-        if not embedded:
-            raise
-        note("interrupted: requests in progress are finished first; the second Ctrl-C ends them")
-        with suppress(KeyboardInterrupt):
-            deployment.shutdown()
-        _end_cluster()
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _end_cluster() -> None:
-    """Stop the embedded Ray, whatever signals come: half stopped, it would leave processes."""
-    from rayscale import cluster
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    cluster.shutdown()
+        note(
+            f"stopping: requests in progress have {deployment.get_serve_settings().grace_s:g} s to finish (RAYSCALE_SERVE_GRACE_S); "
+            "another Ctrl-C ends them at once"
+        )
+        deployment.shutdown()
+        raise
