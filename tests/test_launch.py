@@ -127,10 +127,14 @@ def test_a_name_that_cannot_be_published_is_refused_before_the_training(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    command = ["--set", "data.uri=/nowhere", "--register", "bicubic"]
     for script in ("jobs/train_edsr.py", "jobs/train_aplus.py"):
-        assert job(script).main(command) == 2
-        assert "another name, such as my-bicubic" in capsys.readouterr().err
+        for options, told in (
+            (["--register", "bicubic"], "another name, such as my-bicubic"),
+            (["--register", "mine", "--alias", "latest"], "'latest' is no alias"),
+            (["--alias", "production"], "--alias production goes with --register NAME"),
+        ):
+            assert job(script).main(["--set", "data.uri=/nowhere", *options]) == 2
+            assert told in capsys.readouterr().err
     assert not plain_loop
 
 

@@ -141,7 +141,11 @@ def train(
     if options.register:
         from rayscale.registry import check_name
 
-        check_name(options.register)  # before the training, not after it
+        check_name(options.register, options.alias)  # before the training, not after it
+    elif options.alias is not None:
+        raise ConfigError(
+            f"--alias {options.alias} goes with --register NAME, the model that it points to"
+        )
     config = config.identified()
     print(config.to_yaml())
     print(f"run: {config.uri}")

@@ -41,3 +41,16 @@ def test_a_signal_lets_a_command_clean_up(checkout: Path, number: int, code: int
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (code, "cleaned up\n", "interrupted\n")
+
+
+def test_an_alias_that_cannot_be_is_refused_before_the_scores(checkout: Path) -> None:
+    command = [sys.executable, "-m", "rayscale", "register", "/no/weights", "--name", "mine"]
+    done = subprocess.run(
+        [*command, "--alias", "latest", "--data", "/no/benchmark"],
+        env=os.environ | {"PYTHONPATH": str(checkout / "platform")},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "'latest' is no alias" in done.stderr

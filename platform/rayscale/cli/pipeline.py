@@ -70,6 +70,7 @@ def register(
     """
     from rayscale import registry
 
+    registry.check_name(name, alias)  # before the scores, which take longer
     version = registry.publish(
         weights, name, alias=alias, scores=_scores(weights, data, scale) if data else None
     )

@@ -129,9 +129,7 @@ def publish(
         ConfigError: a name or alias that cannot be referred to, or a figure without protocol.
         RegistryError: the server is gone or refuses.
     """
-    check_name(name)
-    if alias is not None:
-        _check_alias(alias)
+    check_name(name, alias)
     figures = _checked_scores(scores)
     client = connect()
     from rayscale.models.weights import load_model, sha256_of
@@ -427,8 +425,8 @@ def _listed(values: Any, most: int = 20) -> str:
     return ", ".join(texts[:most]) + more if texts else "none"
 
 
-def check_name(name: str) -> str:
-    """``name`` when a model can be published under it, else ConfigError; no server is asked.
+def check_name(name: str, alias: str | None = None) -> str:
+    """``name`` when a model can be published under it and with ``alias``, else ConfigError; no server is asked.
 
     Jobs call it before they train, so that hours do not end in a refusal.
     """
@@ -438,6 +436,8 @@ def check_name(name: str) -> str:
         )
     if name in builtin_names():
         raise ConfigError(f"{name!r} is built in; publish under another name, such as my-{name}")
+    if alias is not None:
+        _check_alias(alias)
     return name
 
 
