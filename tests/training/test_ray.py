@@ -5,22 +5,25 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from rayscale import cluster
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig
 from rayscale.training.guard import NonFiniteLossError
 from rayscale.training.loop import train
-from rayscale.training.ray import _resources, fit
+from rayscale.training.ray import _interface_of, _resources, fit
 from rayscale.training.run import Run
 
 Make = Callable[..., TrainConfig]
@@ -45,6 +48,7 @@ class SlowLogger:
         with (folder / "pids").open("a") as file:
             file.write(f"{os.getpid()}\n")
         (folder / "cluster").write_text(os.environ["RAY_ADDRESS"])
+        (folder / "interface").write_text(os.environ["GLOO_SOCKET_IFNAME"])
 
     def log_metrics(self, metrics: Any, step: int) -> None:
         with (self.folder / "steps").open("a") as file:
@@ -95,17 +99,45 @@ def test_a_killed_worker_costs_nothing_but_time(make_config: Make, tmp_path: Pat
     for key, value in load_model(Path(str(result.weights))).state_dict().items():
         assert torch.allclose(value, expected[key], atol=2e-4), key
     assert fit(config).sha256 == result.sha256  # finished: at once
+    assert (tmp_path / "interface").read_text() == _interface_of("127.0.0.1"), "both on one node"
     # Ray Train's cleaner asks the cluster of this variable: without it, any other of the machine.
     assert (tmp_path / "cluster").read_text() == ray.get_runtime_context().gcs_address
     assert os.environ.get("RAY_ADDRESS") == address, "a Ray that is started later is another"
 
 
+class FailsOnce(WorkerGroupCallback):
+    """In the controller: the first group of workers cannot be started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mark = folder / "failed"
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        if not self.mark.exists():
+            self.mark.touch()
+            raise RuntimeError("connectFullMesh failed")
+
+
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_final_error_is_raised_once_and_as_it_is(make_config: Make, tmp_path: Path) -> None:
-    config = make_config("optimizer.lr=1e30")
+def test_workers_that_fail_to_start_are_started_again_but_a_final_error_is_raised_as_it_is(
+    make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    factory = functools.partial(SlowLogger, tmp_path)
     with pytest.raises(NonFiniteLossError, match="not finite at step 2"):
-        fit(config, logger_factory=functools.partial(SlowLogger, tmp_path), verbose=False)
+        fit(
+            make_config("optimizer.lr=1e30"),
+            logger_factory=factory, callbacks=[FailsOnce(tmp_path)], verbose=False,
+        )  # fmt: skip
+    assert "the workers could not be started (connectFullMesh failed)" in capsys.readouterr().out
     assert len((tmp_path / "pids").read_text().split()) == 1
+
+
+def test_an_address_belongs_to_an_interface() -> None:
+    assert _interface_of("127.0.0.1") == _interface_of("127.0.0.2") == _interface_of("::1") == "lo"
+    assert _interface_of("203.0.113.254") is None
+    for name, entries in psutil.net_if_addrs().items():
+        for entry in entries:
+            if entry.family == socket.AF_INET and name != "lo":
+                assert _interface_of(entry.address) == name
 
 
 def test_workers_fit_a_machine_with_fewer_cores(make_config: Make) -> None:

@@ -7,7 +7,9 @@ calls the same ``train``, which goes on from the run's own committed checkpoint.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -48,10 +50,11 @@ def fit(
         verbose: rank 0 prints a line per logged step.
         switch: of ``make_switch``, where the caller stops several runs with it; the result is then not ``complete``.
 
-    A lost worker or node costs the steps since the last checkpoint; ``workers.max_failures`` bounds how
-    often. What would only fail again (a wrong configuration, data that cannot be read, a loss that is not
-    finite) is raised at once, and so is BusyError where another process trains the same run. In the main thread, Ctrl-C
-    and SIGTERM end the run after the current step with a checkpoint, and raise ``Interrupted``, which says at which step.
+    A lost worker or node costs the steps since the last checkpoint; ``workers.max_failures`` bounds how often, and
+    how often the workers may fail to start. What would only fail again (a wrong configuration, data that cannot be
+    read, a loss that is not finite) is raised at once, and so is BusyError where another process trains the same run.
+    In the main thread, Ctrl-C and SIGTERM end the run after the current step with a checkpoint, and raise
+    ``Interrupted``, which says at which step.
     """
     config = config.identified()
     run = Run(config)
@@ -110,14 +113,17 @@ def _fit(
             if _is_final(cause):
                 raise cause from None
             reason = str(cause).strip().partition("\n")[0][:300] or type(cause).__name__
-            if not left or not isinstance(error, WorkerGroupError):
+            if not left:
                 failures = config.workers.max_failures + 1 - left
                 raise RayscaleError(
                     f"training stopped after {failures} failures (workers.max_failures="
                     f"{config.workers.max_failures}), the last one: {reason}. Start the same command again "
                     f"to resume {config.uri}"
                 ) from error
-            print(f"a worker was lost ({reason}); resuming from the last checkpoint", flush=True)
+            # Anything else than a lost worker happens while the group starts, where the network may fail for once.
+            lost = isinstance(error, WorkerGroupError)
+            what = "a worker was lost" if lost else "the workers could not be started"
+            print(f"{what} ({reason}); resuming from the last checkpoint", flush=True)
     raise AssertionError("unreachable")
 
 
@@ -240,6 +246,7 @@ def _trainer(
             "switch": switch,
             "gpu": gpu,
         },
+        torch_config=_torch_config(),
         scaling_config=ScalingConfig(
             num_workers=config.workers.count,
             use_gpu=gpu,
@@ -254,6 +261,53 @@ def _trainer(
             callbacks=list(callbacks),
         ),
     )
+
+
+def _torch_config() -> Any:
+    """How the workers find each other: gloo would ask the host name for an address, which often has none or a loopback's.
+
+    Workers of one node talk over loopback, others over the interface by which Ray knows their nodes.
+    """
+    import ray
+    from ray.train.torch import TorchConfig
+    from ray.train.torch.config import _TorchBackend
+
+    class Backend(_TorchBackend):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            addresses = worker_group.execute(ray.util.get_node_ip_address)
+            alone = len(set(addresses)) == 1
+            for rank, address in enumerate(addresses):
+                worker_group.execute_single(rank, _bind_gloo, "127.0.0.1" if alone else address)
+            super().on_start(worker_group, backend_config)
+
+    class Config(TorchConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Backend
+
+    return Config()
+
+
+def _bind_gloo(address: str) -> None:
+    """In a worker: gloo takes the interface of ``address``, unless the node says another."""
+    name = _interface_of(address)
+    if name:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _interface_of(address: str) -> str | None:
+    """The network interface of this machine that has ``address``, or None; every loopback address is the loopback's."""
+    import psutil
+
+    wanted = ipaddress.ip_address(address)
+    for name, entries in psutil.net_if_addrs().items():
+        for entry in entries:
+            if entry.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            found = ipaddress.ip_address(entry.address.partition("%")[0])
+            if found == wanted or (found.is_loopback and wanted.is_loopback):
+                return str(name)
+    return None
 
 
 def _work(job: dict[str, Any]) -> TrainResult:
@@ -318,6 +372,8 @@ def _cause(error: Exception) -> Exception:
     """The exception behind a failed group of workers: a final one before those it caused elsewhere."""
     causes: list[Exception] = list(getattr(error, "worker_failures", {}).values())
     causes += [failure] if (failure := getattr(error, "controller_failure", None)) else []
+    # What was raised in a task, not Ray's report of it.
+    causes = [getattr(cause, "cause", None) or cause for cause in causes]
     return next((cause for cause in causes if _is_final(cause)), (causes or [error])[0])
 
 
