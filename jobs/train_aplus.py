@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
-from rayscale import launch
+from rayscale import cluster, launch
 from rayscale.errors import RayscaleError
 from rayscale.interruption import run
 from rayscale.training.aplus import APlusConfig, train
@@ -57,6 +57,7 @@ def on_ray(config: APlusConfig, *, fresh: bool) -> TrainResult:
     """Train in one task; Ray starts it again when its worker or node is lost."""
     import ray
 
+    cluster.check_room(1, {"CPU": config.workers.cpus}, "lower workers.cpus")
     task = ray.remote(compute).options(num_cpus=config.workers.cpus)
     tracking = os.environ.get("MLFLOW_TRACKING_URI")
     try:

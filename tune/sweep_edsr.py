@@ -161,6 +161,11 @@ def search(sweep: Sweep) -> list[dict[str, Any]]:
     from rayscale.training.ray import make_switch
 
     concurrent, shares = room(sweep, ray.cluster_resources())
+    need = {"CPU": shares["workers.cpus"]} | ({"GPU": 1.0} if shares["workers.gpu"] else {})
+    workers = sweep.trial.workers
+    cluster.check_room(
+        workers.count, need, "change workers.count or workers.gpu", wait=workers.wait
+    )
     tracking = sweep.base.logging.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     parent = open_parent(sweep, tracking)
     switch, watcher = make_switch(), watch_trials(sweep)

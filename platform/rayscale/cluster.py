@@ -16,7 +16,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,35 @@ def takes_gpus(device: str) -> bool:
             "this cluster has no GPU yet; the work waits until its autoscaler adds one (--device auto does without)"
         )
     return device == "cuda"
+
+
+def check_room(count: int, need: Mapping[str, float], way_out: str, *, wait: bool = False) -> None:
+    """Raise ConfigError unless the connected cluster has room for ``count`` processes that each reserve ``need``.
+
+    What others hold at the moment counts as room: it will be free. With ``wait`` a missing place is said and nothing is
+    raised: an autoscaler may add it. ``way_out`` ends the message.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    places = [
+        min(int(node.get(name, 0.0) / each + 1e-6) for name, each in need.items() if each)
+        for node in nodes
+    ]
+    if sum(places) >= count:
+        return
+    listed = "; ".join(_amounts({name: node.get(name, 0.0) for name in need}) for node in nodes)
+    lacking = (
+        f"{count} x {_amounts(need)} {'is' if count == 1 else 'are'} needed, but the cluster has "
+        f"{len(nodes)} node{'s' * (len(nodes) != 1)} ({listed})"
+    )
+    if not wait:
+        raise ConfigError(f"{lacking}; {way_out}")
+    print(f"waiting: {lacking}", flush=True)
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
 
 
 def scratch(uri: str) -> str:

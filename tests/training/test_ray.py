@@ -19,6 +19,7 @@ import torch
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from rayscale import cluster
+from rayscale.errors import ConfigError
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig
 from rayscale.training.guard import NonFiniteLossError
@@ -138,6 +139,12 @@ def test_an_address_belongs_to_an_interface() -> None:
         for entry in entries:
             if entry.family == socket.AF_INET and name != "lo":
                 assert _interface_of(entry.address) == name
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_gpus_that_are_not_there_are_not_waited_for(make_config: Make) -> None:
+    with pytest.raises(ConfigError, match=r"1 CPU and 1 GPU .*\(2 CPU and 0 GPU\); change workers"):
+        fit(make_config("workers.gpu=true"))
 
 
 def test_workers_fit_a_machine_with_fewer_cores(make_config: Make) -> None:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 LoggerFactory = Callable[[TrainConfig], "MetricLogger"]
 
+_WAY_OUT = (
+    "change workers.count, workers.gpu (auto takes what there is) or workers.cpus, or wait for an autoscaler with "
+    "workers.wait=true"
+)
 _ANSWER_S = 10.0  # for an actor that only answers
 
 
@@ -236,6 +240,8 @@ def _trainer(
 
     config = run.config
     gpu = _use_gpu(config, ray.cluster_resources())
+    resources = _resources(config, gpu, ray.nodes())
+    cluster.check_room(config.workers.count, resources, _WAY_OUT, wait=config.workers.wait)
     return _trainer_class()(
         _work,
         train_loop_config={
@@ -250,7 +256,7 @@ def _trainer(
         scaling_config=ScalingConfig(
             num_workers=config.workers.count,
             use_gpu=gpu,
-            resources_per_worker=_resources(config, gpu, ray.nodes()),
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=config.run.name,

@@ -216,6 +216,10 @@ class WorkersSection(Section):
         ge=1,
         description="torch threads of a worker; an equal share of the node by default",
     )
+    wait: bool = Field(
+        default=False,
+        description="wait for nodes that an autoscaler adds, instead of refusing what the cluster has no room for",
+    )
     max_failures: int = Field(
         default=3,
         ge=0,
