@@ -179,14 +179,15 @@ class Watcher(threading.Thread):
 
 
 class Batch:
-    """The driver, started again whenever it ended with work left."""
+    """The driver, started again whenever it ended with work left, ``starts`` times in all; then RuntimeError."""
 
-    def __init__(self, source: Store, target: Store, model: str, log: Path) -> None:
+    def __init__(self, source: Store, target: Store, model: str, log: Path, starts: int) -> None:
         self.command = [
             sys.executable, str(JOB), source.uri, target.uri,
             "--model", model, "--scale", str(SCALE), "--device", "cpu", "--json",
         ]  # fmt: skip
-        self._log = log.open("ab")
+        self._log = log.open("a+b")
+        self._most = starts
         self.starts = 0
         self.process = self._start()
 
@@ -203,6 +204,10 @@ class Batch:
             failed = {row["error"] for row in json.loads(output)["failed"]}
             if failed <= {"bad_image", "unsupported_media"}:
                 return True
+        if self.starts == self._most:
+            self._log.seek(0)
+            end = self._log.read()[-4000:].decode(errors="replace")
+            raise RuntimeError(f"work is left after {self.starts} starts; the log ends with\n{end}")
         self.process = self._start()
         return False
 
@@ -367,7 +372,7 @@ def run(
             source.write_file(SCENE, path)
         start = time.monotonic()
         watcher = Watcher(target, expected, report)
-        batch = Batch(source, target, model, home / "log")
+        batch = Batch(source, target, model, home / "log", starts=2 * kills + 5)
         watcher.start()
         try:
             points = choose_points(kills, expected, rng)
@@ -377,7 +382,7 @@ def run(
                 if number == kills or watcher.progress < points[number]:
                     continue
                 # Of the assembly nothing is seen from outside; it takes less than the scene took in all.
-                longest = LONGEST_PAUSE_S + (expected.seconds / 8 if points[number] == 2 else 0)
+                longest = expected.seconds / 8 if points[number] == 2 else LONGEST_PAUSE_S
                 time.sleep(rng.uniform(0, longest))
                 progress, victim = watcher.progress, VICTIMS[number % len(VICTIMS)]
                 if progress < 3 and kill(victim, home, batch, rng):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from rayscale import local
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 HEEDFUL = """
 import signal

@@ -43,6 +43,7 @@ def test_what_was_seen_must_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_and_nothing_double(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
