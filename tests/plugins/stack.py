@@ -25,13 +25,16 @@ class Bucket:
     uri: str
 
 
-_SHARED = {"stack_home", "s3_server", "s3", "stack"}
+_SHARED = {"stack_home", "s3_server", "s3", "stack", "moto_server", "moto"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the stack: it runs in one process, which shares one; all else runs in parallel."""
     for item in items:
-        if _SHARED & set(getattr(item, "fixturenames", ())):
+        asked = {*getattr(item, "fixturenames", ())}
+        if call := getattr(item, "callspec", None):  # a fixture may name another by its parameter
+            asked |= {value for value in call.params.values() if isinstance(value, str)}
+        if _SHARED & asked:
             item.add_marker(pytest.mark.stack)
 
 
@@ -53,13 +56,13 @@ def s3_server(stack_home: Path) -> local.Addresses:
 @pytest.fixture
 def s3(s3_server: local.Addresses, stack_home: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A fresh bucket, with the variables set that lead boto3 and rayscale to it."""
-    import boto3
+    from rayscale.storage.s3_client import get_client
 
     for name, value in local.environment(stack_home).items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
     bucket = f"test-{uuid4().hex[:12]}"
-    boto3.session.Session().client("s3", endpoint_url=s3_server.s3).create_bucket(Bucket=bucket)
+    get_client().create_bucket(Bucket=bucket)
     return Bucket(s3_server.s3, bucket, f"s3://{bucket}")
 
 

@@ -1,4 +1,4 @@
-"""What every store promises, on a local folder and on the real S3 server alike."""
+"""What every store promises, alike on a local folder, on the S3 server of the stack and on another one."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ KEYS = [
 ]
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "moto"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return connect(tmp_path / "a folder")
-    return connect(f"{request.getfixturevalue('s3').uri}/a prefix")
+    return connect(f"{request.getfixturevalue(request.param).uri}/a prefix")
 
 
 def test_an_empty_store_lists_nothing(store: Store) -> None:
