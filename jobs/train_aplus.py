@@ -105,6 +105,7 @@ def rows(result: TrainResult) -> dict[str, str]:
         "time": f"{metrics['seconds']:.0f} s",
     }
     if result.protocol:
+        table["benchmark"] = result.benchmark.get("uri", "not known")
         table[f"PSNR ({result.protocol})"] = f"{metrics['psnr']:.2f} dB"
         table[f"SSIM ({result.protocol})"] = f"{metrics['ssim']:.4f}"
     return table | {"weights": str(result.weights)}

@@ -103,16 +103,18 @@ def on_ray() -> Fit:
 def study(configs: dict[tuple[int, str], TrainConfig], fit: Fit) -> list[dict[str, Any]]:
     """The curves, each ``{"scale", "start", "run", "protocol", "history": [{"step", "psnr", "ssim"}]}``.
 
-    RayscaleError for a run without scores: the digest knows no benchmark, so a finished run may never have seen one.
+    RayscaleError for a run without scores on the way: the digest of a run knows no benchmark, so a finished one may have
+    trained without any, or with another.
     """
     curves = []
     for (scale, start), config in configs.items():
         print(f"x{scale} {start}: {config.uri}", flush=True)
         result = fit(config)
-        if not result.history:
+        first = min(config.validation.every, config.optimizer.steps)
+        if not result.history or result.history[0]["step"] > first:
             raise RayscaleError(
-                f"{result.uri} has no scores to draw: it was stopped before its first, or trained without "
-                "validation.uri; set run.uri to another place to train it anew"
+                f"{result.uri} has no scores of step {first} to draw: it was stopped before, or trained without "
+                f"{config.validation.uri} as it is now; set run.uri to another place to train it anew"
             )
         curves.append(
             {

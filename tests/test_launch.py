@@ -191,13 +191,16 @@ def test_a_registry_that_fails_does_not_hide_the_weights(
 
 
 def test_scores_of_one_and_of_several_scales() -> None:
-    one = TrainResult("a", "u", True, 1, {"psnr": 30.0, "ssim": 0.9}, "p", model={"scales": [3]})
-    expected = {"protocol": "p", "scale": 3, "psnr": 30.0, "ssim": 0.9}
+    benchmark = {"uri": "/b", "digests": {"x3": "d"}}
+    one = TrainResult("a", "u", True, 1, {"psnr": 30.0, "ssim": 0.9}, "p", benchmark)
+    expected = {"protocol": "p", "benchmark": "d", "scale": 3, "psnr": 30.0, "ssim": 0.9}
     assert launch.scores_of(one) == {"validation": expected}
     figures = {"psnr_x2": 32.0, "ssim_x2": 0.9, "psnr_x4": 28.0, "ssim_x4": 0.8}
     means = {"psnr": 30.0, "ssim": 0.85}
-    several = TrainResult("a", "u", True, 1, figures | means, "p", model={"scales": [2, 3, 4]})
+    benchmark = {"uri": "/b", "digests": {"x2": "d", "x4": "e"}}
+    several = TrainResult("a", "u", True, 1, figures | means, "p", benchmark)
     scores = launch.scores_of(several)
     assert list(scores) == ["validation-x2", "validation-x4"]
-    assert scores["validation-x4"] == {"protocol": "p", "scale": 4, "psnr": 28.0, "ssim": 0.8}
+    expected = {"protocol": "p", "benchmark": "e", "scale": 4, "psnr": 28.0, "ssim": 0.8}
+    assert scores["validation-x4"] == expected
     assert launch.scores_of(TrainResult("a", "u", True, 1, {})) == {}

@@ -33,11 +33,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("pl
 
 from tune.spaces import SPACES
 
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, RayscaleError
 from rayscale.interruption import COMPLETE, FAILED, PARTIAL, attend, run
 from rayscale.storage import connect, split
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.run import lease_of
+from rayscale.training.validation import read_digests
 
 TRIAL_CPU = 0.1  # of the process that waits for the workers of its trial
 
@@ -56,8 +57,14 @@ def find_best(options: argparse.Namespace) -> int:
     store = connect(folder)
     sweep = plan(options).identified()
     with lease_of(f"{sweep.base.run.uri}/{sweep.name}"):
+        benchmark = sweep.benchmark
         rows = search(sweep)
     show(sweep, rows)
+    if sweep.benchmark != benchmark:
+        raise RayscaleError(
+            f"the images at {sweep.base.validation.uri} changed during the sweep, so that its trials cannot be compared; run "
+            "the same command again to score them on those of now"
+        )
     if rows[0]["error"]:
         print("error: no trial came to a result", file=sys.stderr)
         return FAILED
@@ -117,6 +124,12 @@ class Sweep:
     @property
     def metric(self) -> str:
         return "psnr" if self.base.validation.uri else "loss"
+
+    @property
+    def benchmark(self) -> dict[str, str]:
+        """The digests of the images that trials are scored on, as they are now; none where they are compared by loss."""
+        uri = self.base.validation.uri
+        return read_digests(uri, self.base.model.drawn) if uri else {}
 
     @property
     def mode(self) -> str:

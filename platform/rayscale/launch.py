@@ -198,18 +198,24 @@ def register(result: TrainResult, name: str, alias: str | None) -> str:
 
 
 def scores_of(result: TrainResult) -> dict[str, Any]:
-    """The validation scores as the registry stores them: ``validation``, or ``validation-x2``, ... of several."""
+    """The validation scores as the registry stores them: ``validation``, or ``validation-x2``, ... of several.
+
+    Each has the digest of the ``benchmark`` that it was measured on.
+    """
     from rayscale.training.run import scale_suffixes
 
     if not result.protocol:
         return {}
-    suffixes = scale_suffixes(result.metrics)
-    return {
-        "validation" + suffix.replace("_", "-"): {
+    digests = result.benchmark.get("digests", {})
+    scores = {}
+    for suffix in scale_suffixes(result.metrics) or [""]:
+        # Of several scales a benchmark may have one.
+        name = suffix.removeprefix("_") or next(iter(digests), "")
+        scores["validation" + suffix.replace("_", "-")] = {
             "protocol": result.protocol,
-            "scale": int(suffix.removeprefix("_x")) if suffix else result.model["scales"][0],
+            "benchmark": digests.get(name),
+            "scale": int(name.removeprefix("x")) if name else result.model["scales"][0],
             "psnr": result.metrics[f"psnr{suffix}"],
             "ssim": result.metrics[f"ssim{suffix}"],
         }
-        for suffix in suffixes or [""]
-    }
+    return scores

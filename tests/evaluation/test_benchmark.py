@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
 from rayscale.errors import ConfigError, InputError, NotFoundError
 from rayscale.evaluation import check_scales, evaluate, list_pairs, read_pairs
-from rayscale.imaging.metrics import RGB
+from rayscale.imaging.metrics import EDSR_PAPER, RGB
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.resampling import degrade
@@ -62,6 +64,30 @@ def test_the_report_names_its_protocol_and_every_image(benchmark_folder):
     assert report["protocol"] == "rgb"
     assert [image["name"] for image in report["images"]] == ["colour", "grey"]
     assert report["psnr"] == pytest.approx(np.mean([image["psnr"] for image in report["images"]]))
+
+
+def test_a_benchmark_is_known_by_its_images_scale_and_protocol(benchmark_folder, tmp_path):
+    def identity(folder, protocol=RGB, scale=2):
+        network = create_model("bicubic", scale=scale)
+        return evaluate(Upscaler(network, scale), read_pairs(folder, scale), protocol=protocol)
+
+    first = identity(benchmark_folder)
+    assert first.to_dict()["benchmark"] == first.benchmark
+    assert identity(benchmark_folder, EDSR_PAPER).benchmark != first.benchmark
+    moved = shutil.copytree(benchmark_folder, tmp_path / "moved")
+    for kind in ("HR", "LR"):  # the other way round
+        (moved / kind / f"grey_{kind}.png").rename(moved / kind / f"a_{kind}.png")
+    assert identity(moved).benchmark == first.benchmark
+    for kind in ("HR", "LR"):
+        (moved / kind / f"a_{kind}.png").unlink()
+    assert identity(moved).benchmark != first.benchmark
+    for kind in ("HR", "LR"):
+        shutil.copy(benchmark_folder / kind / f"grey_{kind}.png", moved / kind / f"grey_{kind}.png")
+    assert identity(moved).benchmark == first.benchmark
+    pixels = np.asarray(PillowImage.open(moved / "LR" / "grey_LR.png")).copy()
+    pixels[0, 0] ^= 1
+    PillowImage.fromarray(pixels).save(moved / "LR" / "grey_LR.png")
+    assert identity(moved).benchmark != first.benchmark
 
 
 def test_the_first_use_of_a_network_is_before_the_clock(benchmark_folder, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,7 +81,11 @@ def test_a_study_needs_a_benchmark(
 
 def test_a_run_without_scores_is_no_curve(job: SimpleNamespace) -> None:
     """A finished run that was trained without a benchmark has the same name as one with it."""
-    blind = TrainResult("a", "/runs/a", True, 4, {})
+    blind = TrainResult("a", "/runs/a", True, 4000, {})
     config = TrainConfig(run=RunSection(uri="/runs", name="a"))
-    with pytest.raises(RayscaleError, match=r"/runs/a has no scores .* set run\.uri"):
-        job.study({(3, "from x2"): config}, lambda config: blind)
+    for history in ([], [{"step": 4000.0, "psnr": 30.0}]):  # scored again on other images
+        result = replace(blind, history=history)
+        with pytest.raises(
+            RayscaleError, match=r"/runs/a has no scores of step 1000 .* set run\.uri"
+        ):
+            job.study({(3, "from x2"): config}, lambda config, result=result: result)

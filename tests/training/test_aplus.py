@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
 from rayscale.storage.lease import BusyError
 from rayscale.training.aplus import APlusConfig, train
-from rayscale.training.run import read_result
+from rayscale.training.run import lease_of, read_result
 
 Make = Callable[..., APlusConfig]
 
@@ -66,7 +67,7 @@ def test_it_beats_bicubic_and_writes_what_it_says(make, memory, small_world):
     assert result.metrics["samples"] == pytest.approx(20_000, rel=0.01)
     assert any("dictionary 3/3" in line for line in lines)
     assert memory.params["dictionary.sparsity"] == 3
-    assert memory.points[-1][1]["psnr"] == result.metrics["psnr"]
+    assert memory.points[-1][1]["edsr-paper-y/psnr"] == result.metrics["psnr"]
 
     model = load_model(result.weights)
     assert model.spec == make().spec
@@ -95,6 +96,27 @@ def test_a_complete_run_is_not_trained_again_and_not_replaced(make):
     assert not lines
     with pytest.raises(ConfigError, match="another configuration"):
         train(make("run.name=only", "model.atoms=8"))
+
+
+def test_a_complete_run_is_scored_on_the_benchmark_of_today(make, small_world, tmp_path):
+    first = train(make())
+    shutil.copytree(small_world / "validation", tmp_path / "moved")
+    assert train(make(f"validation.uri={tmp_path / 'moved'}")) == first
+    one = [f"{tmp_path / 'moved'}/{kind}/101_{kind}.png" for kind in ("HR", "LR")]
+    for path in one:
+        Path(path).unlink()
+    lines: list[str] = []
+    again = train(make(f"validation.uri={tmp_path / 'moved'}"), say=lines.append)
+    assert [line for line in lines if "scoring it on" in line] == lines
+    upscaler = Upscaler(load_model(again.weights), 2, device="cpu", precision="float32")
+    report = evaluate(upscaler, read_pairs(tmp_path / "moved", 2))
+    assert again.metrics["psnr"] == pytest.approx(report.psnr, abs=1e-6)
+    assert again.benchmark["digests"] == {"x2": report.benchmark}
+    assert again.metrics["psnr"] != first.metrics["psnr"]
+    assert (again.sha256, again.history[:-1]) == (first.sha256, first.history)
+    assert read_result(again.uri) == again
+    with lease_of(again.uri), pytest.raises(BusyError):
+        train(make())
 
 
 def test_a_second_start_is_refused(make):

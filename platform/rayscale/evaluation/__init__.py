@@ -14,6 +14,7 @@ from rayscale.evaluation.benchmark import (
     check_scales,
     enlarge_pair,
     evaluate,
+    identify,
     list_pairs,
     read_pairs,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "check_scales",
     "enlarge_pair",
     "evaluate",
+    "identify",
     "list_pairs",
     "read_pairs",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -16,7 +18,7 @@ from rayscale.errors import ConfigError, InputError, NotFoundError
 from rayscale.evaluation.suites import Suite
 from rayscale.imaging import Image, read_image
 from rayscale.imaging.image import Pixels
-from rayscale.imaging.metrics import EDSR_PAPER, Protocol, psnr, ssim
+from rayscale.imaging.metrics import EDSR_PAPER, PROTOCOLS, Protocol, psnr, ssim
 from rayscale.inference import Upscaler
 from rayscale.pairs import Partners, check_registration, find_pairs, fit
 from rayscale.storage import Store, connect
@@ -31,18 +33,23 @@ _WARM_UP = 32  # LR pixels a side that are upscaled before the clock starts
 
 @dataclass(frozen=True)
 class Pair:
-    """One benchmark image: ``hr`` is exactly ``scale`` times as large as ``lr``, fractions of a pixel cut."""
+    """One benchmark image: ``hr`` is exactly ``scale`` times as large as ``lr``, fractions of a pixel cut.
+
+    ``digest`` is the sha256 of both files.
+    """
 
     name: str
     lr: Image
     hr: Image
+    digest: str
 
 
 @dataclass(frozen=True)
 class ImageScore:
     """The scores of one image: PSNR in dB, SSIM in [-1, 1], the seconds that its upscaling took.
 
-    ``megapixels`` are those of the result; ``measures`` those of a suite, see ``rayscale.evaluation.suites``.
+    ``megapixels`` are those of the result; ``measures`` those of a suite, see ``rayscale.evaluation.suites``; ``digest``
+    that of its ``Pair``.
     """
 
     name: str
@@ -51,6 +58,7 @@ class ImageScore:
     seconds: float
     megapixels: float
     measures: dict[str, float] = field(default_factory=dict)
+    digest: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """All of it on one level."""
@@ -84,6 +92,11 @@ class Report:
         }
 
     @property
+    def benchmark(self) -> str:
+        """Which images were scored, as ``identify`` tells."""
+        return identify(self.scale, self.protocol, (image.digest for image in self.images))
+
+    @property
     def seconds_per_megapixel(self) -> float:
         """Seconds of upscaling per megapixel of the results."""
         return sum(i.seconds for i in self.images) / sum(i.megapixels for i in self.images)
@@ -94,6 +107,7 @@ class Report:
             "model": self.model,
             "scale": self.scale,
             "protocol": self.protocol,
+            "benchmark": self.benchmark,
             "psnr": self.psnr,
             "ssim": self.ssim,
             "seconds": sum(image.seconds for image in self.images),
@@ -105,6 +119,16 @@ class Report:
 def at_scale(text: str, scale: float) -> str:
     """The text with its scale filled in, as ``2`` or ``2.5``; other braces stay as they are."""
     return text.replace(PLACEHOLDER, f"{scale:g}")
+
+
+def identify(scale: float, protocol: str, pairs: Iterable[str]) -> str:
+    """sha256 of a benchmark: figures can be compared where it is the same, wherever the files lie and whatever they are called.
+
+    It is over the ``digest`` of each pair, the scale, and how ``protocol`` compares them.
+    """
+    how = PROTOCOLS[protocol]
+    parts = [f"{scale:g}", how.name, how.luma, how.margin, sorted(pairs)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def check_scales(uri: str, scales: Iterable[float]) -> None:
@@ -169,7 +193,8 @@ def read_pairs(
             continue
         low = partners.at(scale)
         assert low is not None
-        lr, hr = read_image(store.read(low.key)), read_image(store.read(partners.hr.key))
+        files = [store.read(low.key), store.read(partners.hr.key)]
+        lr, hr = map(read_image, files)
         try:
             pixels = fit(lr.pixels, hr.pixels, scale)
         except InputError as error:
@@ -179,7 +204,9 @@ def read_pairs(
                 check_registration(*pixels, int(scale))
             except InputError as error:
                 logger.warning("%s: %s: %s", uri, name, error)
-        yield Pair(name, *map(_cropped, (lr, hr), pixels))
+        digest = hashlib.sha256(b"".join(hashlib.sha256(file).digest() for file in files))
+        lr, hr = map(_cropped, (lr, hr), pixels)
+        yield Pair(name, lr, hr, digest.hexdigest())
 
 
 def _cropped(image: Image, pixels: Pixels) -> Image:
@@ -218,6 +245,7 @@ def evaluate(
                 seconds,
                 pair.hr.height * pair.hr.width / 1e6,
                 {} if suite is None else suite(pixels, hr, lr, upscaler.scale),
+                pair.digest,
             )
         )
     label = name or upscaler.model.spec.system

@@ -70,13 +70,21 @@ def train(
     config = config.identified()
     device = pick_device(str(device))
     run = Run(config)
+    metrics = metrics or Loggers()
     finished = (
         run.result() if _agree(rank == 0 and run.result() is not None, world, device) else None
     )
-    if finished is not None:
+    if finished is not None and rank > 0:
+        return finished
+    validator = _validator(config, device) if rank == 0 and config.validation.uri else None
+    if finished is not None and (
+        validator is None or (finished.protocol and validator.knows(finished.benchmark))
+    ):
         return finished
     run.lease.generation = generation or 0
     with run.lease if rank == 0 and generation is None else nullcontext():
+        if finished is not None and validator is not None:
+            return validator.score_again(finished, metrics)
         if rank == 0:
             run.claim()
         stream = ScaleStream(
@@ -90,12 +98,22 @@ def train(
             mixed=config.data.mixed,
         )
         trainer = make_trainer(config, stream.manifest, rank=rank, world=world, device=device)
-        loop = _Loop(config, run, trainer, metrics=metrics or Loggers(), report=report)
+        loop = _Loop(config, run, trainer, validator, metrics=metrics, report=report)
         loop.resume()
         try:
             return loop.run_to_end(stream, stop, preempted)
         except (NonFiniteLossError, UnstableError) as error:
             raise type(error)(f"{error}. {run.way_on()}") from None
+
+
+def _validator(config: TrainConfig, device: torch.device) -> Validator:
+    return Validator(
+        config.validation.uri or "",
+        config.model.drawn,
+        device=device,
+        precision=config.precision,
+        images=config.validation.images,
+    )
 
 
 class _Loop:
@@ -106,6 +124,7 @@ class _Loop:
         config: TrainConfig,
         run: Run,
         trainer: Trainer,
+        validator: Validator | None,
         *,
         metrics: MetricLogger,
         report: Report | None,
@@ -114,9 +133,8 @@ class _Loop:
         self.metrics, self.report = metrics, report
         self.main = trainer.rank == 0
         self.dataset = {"uri": config.data.uri, "digest": config.data.digest}
-        self.validator: Validator | None = None
-        if self.main and config.validation.uri:
-            self.validator = Validator(config, trainer.device)
+        self.validator = validator
+        self.benchmark = validator.benchmark if validator else {}
         self.figures: dict[str, float] = {}
         self.scores: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
@@ -138,14 +156,30 @@ class _Loop:
         state = checkpoint.state
         self.trainer.load(state)
         self.trainer.keep()
-        self.history = list(state["history"])
-        self.scores = {k: v for k, v in (self.history or [{}])[-1].items() if k != "step"}
+        self._recall(state)
         rng.restore(state["rng"])
         logger.info("resumed %s from step %d", self.run.config.uri, step)
 
+    def _recall(self, state: dict[str, Any]) -> None:
+        """The scores so far, where they are of the benchmark that is scored from now on."""
+        history, benchmark = list(state["history"]), state.get("benchmark", {})
+        if self.validator is None:
+            self.history, self.benchmark = history, benchmark
+        elif self.validator.knows(benchmark):
+            self.history = history
+            self.scores = {k: v for k, v in (history or [{}])[-1].items() if k != "step"}
+        elif history:
+            logger.warning(
+                "the scores up to step %d were measured on other images than those of %s now; they are left out",
+                history[-1]["step"],
+                self.benchmark["uri"],
+            )
+
     def run_to_end(self, stream: ScaleStream, stop: Ask, preempted: Ask) -> TrainResult:
         if self.main:
-            self.metrics.log_params(self.config.flat())
+            digests = self.benchmark.get("digests", {})
+            named = {f"validation.digest.{scale}": digest for scale, digest in digests.items()}
+            self.metrics.log_params(self.config.flat() | named)
         steps = self.config.optimizer.steps
         stopped = False
         with (
@@ -204,9 +238,7 @@ class _Loop:
     def _validate(self, step: int) -> None:
         if self.validator is None:
             return
-        self.scores = self.validator.score(
-            self.trainer.model.spec, self.trainer.averaged_state(), step, self.metrics
-        )
+        self.scores = self.validator.score(self._weights(), step, self.metrics)
         self.history = [*self.history, {"step": float(step), **self.scores}]
 
     def _save(self) -> None:
@@ -216,6 +248,7 @@ class _Loop:
         self.run.lease.check()
         state = (kept or self.trainer.state()) | {
             "history": self.history,
+            "benchmark": self.benchmark,
             "rng": rng.capture(),
         }
         self.run.checkpoints.save(self.trainer.step, state, self._weights())
@@ -227,8 +260,9 @@ class _Loop:
         if not self.main:
             _agree(0, self.trainer.world, self.trainer.device)
             return self._partial()
-        if self.validator is not None and not self.scores:
-            self._validate(self.trainer.step)  # killed between the last checkpoint and its scores
+        step = self.trainer.step
+        if not self.history or self.history[-1]["step"] != step:
+            self._validate(step)  # stopped after its last scores, and asked for no more steps
         self.run.checkpoints.wait()
         self.run.lease.check()
         result = self.run.finish(self._weights(), self._outcome())
@@ -250,6 +284,7 @@ class _Loop:
             "steps": self.trainer.step,
             "metrics": {**self.figures, **measured, **self.scores},
             "protocol": self.validator.protocol.name if self.validator and self.scores else None,
+            "benchmark": self.benchmark,
             "history": self.history,
             "dataset": self.dataset,
             "precision": str(self.trainer.dtype).removeprefix("torch."),

@@ -60,10 +60,14 @@ def fit(
     In the main thread, Ctrl-C and SIGTERM end the run after the current step with a checkpoint, and raise
     ``Interrupted``, which says at which step.
     """
+    from rayscale.training.validation import is_scored
+
     config = config.identified()
     run = Run(config)
     if not fresh and (finished := run.result()) is not None:
-        return finished
+        if is_scored(finished, config.validation.uri, config.model.drawn):
+            return finished
+        print(f"{config.uri} is complete; scoring it on {config.validation.uri}", flush=True)
     switch = switch or make_switch()
 
     def stop(number: int) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.models.network import SuperResolver
-from rayscale.models.weights import save_model
+from rayscale.models.weights import load_model, save_model, sha256_of
 from rayscale.storage import Store, connect
 from rayscale.storage.lease import Lease
 from rayscale.training.checkpoint import Checkpoints
@@ -36,7 +36,8 @@ class TrainResult:
     """What a run came to; ``result.json`` holds the same.
 
     ``metrics`` are the last training figures (``loss``, ``steps_per_s``, ...) and, with validation data,
-    ``psnr`` (dB) and ``ssim`` under ``protocol``. A run that was stopped before its last step is not
+    ``psnr`` (dB) and ``ssim`` under ``protocol``; these and ``history`` are of ``benchmark``, with its ``uri`` and the
+    ``digests`` of its scales (``x2``: as of ``rayscale.evaluation.identify``). A run that was stopped before its last step is not
     ``complete`` and has no weights; starting it again resumes it. ``run_id`` is the tracker's name of the run,
     known to the process that has just trained it only.
     """
@@ -47,6 +48,7 @@ class TrainResult:
     steps: int
     metrics: dict[str, float]
     protocol: str | None = None
+    benchmark: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     weights: str | None = None
     sha256: str | None = None
@@ -182,8 +184,27 @@ def commit(
         config_digest=config.digest,
         **result,
     )
-    store.write(RESULT, json.dumps(asdict(complete), indent=1).encode())
+    record(complete)
     return complete
+
+
+def record(result: TrainResult) -> None:
+    """Write the result of a complete run."""
+    connect(result.uri).write(RESULT, json.dumps(asdict(result), indent=1).encode())
+
+
+def fetch_model(result: TrainResult) -> SuperResolver:
+    """The network of a complete run; StorageError where its weights are not those of the result."""
+    store = connect(result.uri)
+    with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
+        path = Path(temporary, MODEL)
+        store.fetch(MODEL, path)
+        if (found := sha256_of(path)) != result.sha256:
+            raise StorageError(
+                f"{store.locate(MODEL)} has sha256 {found}, its result {result.sha256}; it was damaged or replaced: train "
+                "again with --fresh"
+            )
+        return load_model(path)
 
 
 def read_result(uri: str) -> TrainResult:
@@ -203,7 +224,8 @@ def describe(result: TrainResult) -> dict[str, str]:
     rows = {"run": result.uri, "steps": str(result.steps)}
     if "loss" in metrics:
         rows["loss"] = f"{metrics['loss']:.4f}"
-    if "psnr" in metrics:
+    if result.protocol:
+        rows["benchmark"] = result.benchmark.get("uri", "not known")
         for suffix in ["", *scale_suffixes(metrics)]:
             label = f"{suffix.replace('_', ' ')} ({result.protocol})"
             rows[f"PSNR{label}"] = f"{metrics[f'psnr{suffix}']:.2f} dB"

@@ -1,7 +1,13 @@
-"""Scores and pictures while training: the validation images through the one ``Upscaler``."""
+"""Scores and pictures while training: the validation images through the one ``Upscaler``.
+
+Figures belong to a benchmark, which is known by the digests of its scales and not by its address: what was measured on
+another is never told as of this one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,15 +16,15 @@ import torch
 from torch import Tensor
 
 from rayscale.errors import ConfigError
-from rayscale.evaluation import Pair, at_scale, check_scales, evaluate, read_pairs
-from rayscale.imaging.metrics import EDSR_PAPER, RGB
-from rayscale.inference import Upscaler
+from rayscale.evaluation import Pair, at_scale, check_scales, evaluate, identify, read_pairs
+from rayscale.imaging.metrics import EDSR_PAPER, RGB, Protocol
+from rayscale.inference import Precision, Upscaler
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import build
 from rayscale.models.spec import ModelSpec
 from rayscale.resampling import enlarge
-from rayscale.training.config import TrainConfig
 from rayscale.training.metrics import MetricLogger
+from rayscale.training.run import TrainResult, fetch_model, record
 
 _VIEW = 160  # LR pixels that a picture shows at most, per side
 
@@ -28,34 +34,40 @@ Pixels = npt.NDArray[Any]
 class Validator:
     """The validation images of a run, read once; rank 0 only.
 
-    ``protocol`` is the EDSR paper's for grey and RGB, all channels for images of any other number of them. ``{scale}`` in their address stands for each integer scale of the run.
-    Raises ConfigError where the run has several and the address is of one.
+    Args:
+        uri: where they lie; ``{scale}`` in it stands for each scale.
+        scales: of the run; those that are integers are scored.
+        images: that are logged as pictures too.
+
+    ``protocol`` is the EDSR paper's for grey and RGB, all channels for images of any other number of them; ``benchmark``
+    is what ``TrainResult`` has under that name.
+
+    Raises ConfigError where no scale is an integer, and where there are several and the address is of one.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        uri = config.validation.uri
-        assert uri is not None
-        self.config = config
-        self.device = device
-        scales = [scale for scale in config.model.drawn if isinstance(scale, int)]
-        if not scales:
-            raise ConfigError(
-                f"validation.uri is given, but none of the scales {list(config.model.drawn)} is an integer, as those of "
-                "benchmarks are; add one to model.scales, or leave validation.uri out"
-            )
-        check_scales(uri, scales)
-        self.pairs = {scale: list(read_pairs(at_scale(uri, scale), scale)) for scale in scales}
-        channels = {pair.hr.channels for pairs in self.pairs.values() for pair in pairs}
-        self.protocol = EDSR_PAPER if channels <= {1, 3} else RGB
+    def __init__(
+        self,
+        uri: str,
+        scales: Sequence[float],
+        *,
+        device: torch.device | str,
+        precision: Precision = "auto",
+        images: int = 0,
+    ) -> None:
+        self.device, self.precision, self.images = device, precision, images
+        self.pairs = {scale: list(pairs) for scale, pairs in _read(uri, scales)}
+        self.protocol, digests = _identify(self.pairs.items())
+        self.benchmark: dict[str, Any] = {"uri": uri, "digests": digests}
 
-    def score(
-        self, spec: ModelSpec, state: dict[str, Tensor], step: int, logger: MetricLogger
-    ) -> dict[str, float]:
-        """PSNR (dB) and SSIM of the weights ``state``, logged under the protocol's name with pictures.
+    def knows(self, benchmark: Mapping[str, Any]) -> bool:
+        """Whether figures of ``benchmark`` are figures of these images."""
+        return bool(benchmark.get("digests") == self.benchmark["digests"])
+
+    def score(self, model: SuperResolver, step: int, logger: MetricLogger) -> dict[str, float]:
+        """PSNR (dB) and SSIM of ``model``, logged under the protocol's name with pictures.
 
         With several scales these are the means over them; ``psnr_x2``, ``ssim_x2``, ... are those of each.
         """
-        model = frozen(spec, state)
         scores: dict[str, float] = {}
         reports = []
         for scale, pairs in self.pairs.items():
@@ -63,14 +75,14 @@ class Validator:
                 model,
                 scale,
                 device=str(self.device),
-                precision=self.config.precision,
+                precision=self.precision,
                 calibrate=False,  # what is trained is the network
             )
             report = evaluate(upscaler, pairs, protocol=self.protocol)
             reports.append(report)
             if len(self.pairs) > 1:
                 scores |= {f"psnr_x{scale}": report.psnr, f"ssim_x{scale}": report.ssim}
-            for pair in pairs[: self.config.validation.images]:
+            for pair in pairs[: self.images]:
                 if pair.lr.channels == model.channels or model.any_channels:
                     name = pair.name if len(self.pairs) == 1 else f"{pair.name}_x{scale}"
                     logger.log_image(name, comparison(pair, upscaler), step)
@@ -80,6 +92,69 @@ class Validator:
             {f"{self.protocol.name}/{key}": value for key, value in scores.items()}, step
         )
         return scores
+
+    def score_again(self, result: TrainResult, logger: MetricLogger) -> TrainResult:
+        """The result of a complete run, now and in storage with the figures of these images.
+
+        Raises StorageError where the weights are not there or not those of the result.
+        """
+        scores = self.score(fetch_model(result), result.steps, logger)
+        history = [
+            row for row in result.history if self.knows(result.benchmark) or "psnr" not in row
+        ]
+        again = replace(
+            result,
+            metrics=_without_scores(result.metrics) | scores,
+            protocol=self.protocol.name,
+            benchmark=self.benchmark,
+            history=[*history, {"step": float(result.steps), **scores}],
+        )
+        record(again)
+        return again
+
+
+def is_scored(result: TrainResult, uri: str | None, scales: Sequence[float]) -> bool:
+    """Whether the figures of a complete run are those of the benchmark at ``uri``, as it is now; true where none is given."""
+    if uri is None:
+        return True
+    return result.protocol is not None and result.benchmark.get("digests") == read_digests(
+        uri, scales
+    )
+
+
+def read_digests(uri: str, scales: Sequence[float]) -> dict[str, str]:
+    """The digests of the benchmark at ``uri`` by scale (``x2``), as of ``rayscale.evaluation.identify``."""
+    return _identify(_read(uri, scales))[1]
+
+
+def _read(uri: str, scales: Sequence[float]) -> Iterator[tuple[int, Iterator[Pair]]]:
+    whole = [scale for scale in scales if isinstance(scale, int)]
+    if not whole:
+        raise ConfigError(
+            f"validation.uri is given, but none of the scales {list(scales)} is an integer, as those of "
+            "benchmarks are; add one to model.scales, or leave validation.uri out"
+        )
+    check_scales(uri, whole)
+    for scale in whole:
+        yield scale, read_pairs(at_scale(uri, scale), scale)
+
+
+def _identify(
+    pairs: Iterable[tuple[int, Iterable[Pair]]],
+) -> tuple[Protocol, dict[str, str]]:
+    """How a benchmark is compared, and the digest of each scale."""
+    found: dict[int, list[str]] = {}
+    channels = set()
+    for scale, some in pairs:
+        for pair in some:
+            found.setdefault(scale, []).append(pair.digest)
+            channels.add(pair.hr.channels)
+    protocol = EDSR_PAPER if channels <= {1, 3} else RGB
+    return protocol, {f"x{scale}": identify(scale, protocol.name, found[scale]) for scale in found}
+
+
+def _without_scores(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {key: metrics[key] for key in metrics if not key.startswith(("psnr", "ssim"))}
 
 
 def frozen(spec: ModelSpec, state: dict[str, Tensor]) -> SuperResolver:
