@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
+from rayscale import strictjson
 from rayscale.errors import InputError, NotFoundError, RayscaleError
 from rayscale.evaluation import at_scale, evaluate, read_pairs
 from rayscale.imaging.metrics import PROTOCOLS, Protocol
@@ -104,7 +105,7 @@ def bundle(options: argparse.Namespace) -> None:
             "history": trained.history,
             "figures": figures(read.model, benchmarks, PROTOCOLS[options.protocol]),
         }
-        card.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        card.write_text(strictjson.dumps(facts, indent=1) + "\n", encoding="utf-8")
         weights.replace(BUNDLED / f"{options.name}.safetensors")
         card.replace(BUNDLED / f"{options.name}.json")
 

@@ -27,7 +27,6 @@ Exit codes: 0 all inputs are done; 3 some failed (or are beyond --limit); 1 noth
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -38,7 +37,7 @@ from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
-from rayscale import interruption
+from rayscale import interruption, strictjson
 from rayscale.batch import Forecast, Progress, Summary, forecast_bucket, upscale_bucket
 from rayscale.errors import RayscaleError
 from rayscale.imaging import Handling
@@ -252,10 +251,10 @@ def upscale(options: argparse.Namespace, result: TextIO) -> int:
             )
     except RayscaleError as error:
         if options.json:
-            print(json.dumps({"error": error.code, "message": str(error)}), file=result)
+            print(strictjson.dumps({"error": error.code, "message": str(error)}), file=result)
         raise
     if options.json:
-        text = json.dumps(outcome.to_dict(), indent=2)
+        text = strictjson.dumps(outcome.to_dict(), indent=2)
     else:
         text = outlook(outcome) if isinstance(outcome, Forecast) else report(outcome)
     print(text, file=result, flush=True)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.interruption import COMPLETE, run
 from rayscale.storage import Store, connect, split
@@ -143,7 +143,7 @@ def save(store: Store, name: str, curves: list[dict[str, Any]]) -> None:
         panel.legend()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    store.write(f"{name}.json", (json.dumps(curves, indent=1) + "\n").encode())
+    store.write(f"{name}.json", (strictjson.dumps(curves, indent=1) + "\n").encode())
     store.write(f"{name}.png", picture.getvalue())
 
 

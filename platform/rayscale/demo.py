@@ -6,7 +6,6 @@ HTTP answer, each by the command a user would type. The photographs come from in
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -25,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rayscale import local
+from rayscale import local, strictjson
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.interruption import shield
 from rayscale.resampling import degrade, enlarge
@@ -244,7 +243,7 @@ def _before_after(path: Path, pictures: Mapping[str, np.ndarray]) -> Path:
 
 
 def _finish(story: Story, addresses: local.Addresses, out: Path, picture: Path) -> None:
-    (out / "scores.json").write_text(json.dumps(story.scores, indent=2))
+    (out / "scores.json").write_text(strictjson.dumps(story.scores, indent=2))
     screen = Console()
     table = Table("", "PSNR dB", "SSIM", title=f"Held-out photographs, x{SCALE}",
                   caption="Y channel, shave = scale (protocol edsr-paper-y)")  # fmt: skip

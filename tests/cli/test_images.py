@@ -366,6 +366,24 @@ def test_evaluate_json_has_the_fixed_form(rayscale, shared_data):
     assert set(report["images"][0]) >= {"name", "psnr", "ssim"}
 
 
+def test_a_picture_that_comes_out_exactly_leaves_the_json_valid(rayscale, tmp_path):
+    """A flat one, as any of the sea or of the sky may be: PSNR is infinite, which JSON cannot say."""
+    for kind, side in (("HR", 64), ("LR", 32)):
+        (tmp_path / kind).mkdir()
+        Image.new("RGB", (side, side), (9, 9, 9)).save(tmp_path / kind / f"a_{kind}.png")
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    for suite in (None, "medical", "satellite"):
+        options = ["--suite", suite] if suite else []
+        code, out, _ = rayscale("evaluate", "-m", "nearest", "--data", tmp_path, *options, "--json")
+        assert code == 0
+        report = json.loads(out, parse_constant=refuse)
+        for values in (report, report["images"][0]):
+            assert (values["psnr"], values["psnr_is"], values["ssim"]) == (None, "Infinity", 1)
+
+
 def test_evaluate_adds_a_suite_and_shows_what_was_published(rayscale, photo):
     folder = photo.parent / "Set5" / "x2"
     for kind, pixels in (("HR", _read(photo)), ("LR", degrade(_read(photo), 2))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -80,6 +81,16 @@ def test_measures_of_a_suite_have_a_table_and_the_better_way():
     assert "|set|scale|model|cPSNRdB↑|SAMdeg↓|" in cells
     assert "|Set5|x2|a|_40.00_|**1.500**|" in cells
     assert "|Set5|x2|b|**41.00**|_1.600_|" in cells
+
+
+def test_json_knows_no_infinity():
+    score = ImageScore("a", math.inf, 1.0, 0.5, 0.25, {"sam": math.nan})
+    report = Report("m", 2, "rgb", [score])
+    spec = create_model("nearest").spec
+    text = to_json([Entry("Set5/x2", report, "nearest", "none", count(spec, 2), "CPU")])
+    assert "Infinity," not in text
+    (row,) = json.loads(text, parse_constant=pytest.fail)
+    assert (row["psnr"], row["psnr_is"], row["sam_is"]) == (None, "Infinity", "NaN")
 
 
 def test_json_of_a_real_evaluation(benchmark):

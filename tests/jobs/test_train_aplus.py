@@ -6,10 +6,16 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from rayscale import registry
+from rayscale.evaluation import evaluate, read_pairs
+from rayscale.inference import Upscaler
 from rayscale.local import Addresses
+from rayscale.models.weights import load_model
+from rayscale.resampling import degrade
 from rayscale.training.run import read_result
 
 
@@ -68,6 +74,22 @@ def test_it_trains_registers_and_tells_what_is_wrong(
     assert version.digest == result.sha256
     assert version.spec.system == "aplus"
     assert version.dataset_digest == result.dataset["digest"]
+
+    # The version has the figures of the images that are there, and says of which.
+    pixels = np.asarray(PIL.Image.open(dataset.parent / "source/0.png"))
+    for side in (48, 96):
+        (dataset.parent / "set").mkdir(exist_ok=True)
+        for kind, image in (("HR", pixels[:side]), ("LR", degrade(pixels[:side], 2))):
+            PIL.Image.fromarray(image).save(dataset.parent / "set" / f"a_{kind}.png")
+        scored = [*arguments, "--set", f"validation.uri={dataset.parent / 'set'}"]
+        assert job.main([*scored, "--register", "aplus-tiny"]) == 0
+        upscaler = Upscaler(load_model(Path(str(result.weights))), 2, precision="float32")
+        report = evaluate(upscaler, read_pairs(dataset.parent / "set", 2))
+        again = registry.resolve("aplus-tiny")
+        assert (again.version, again.digest) == (version.version, version.digest)
+        figures = (again.scores or {})["validation"]
+        assert figures["benchmark"] == report.benchmark
+        assert figures["psnr"] == pytest.approx(report.psnr, abs=0.01)
 
     other = [*arguments, "--set", "run.seed=2"]
     assert job.main(other) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -87,6 +89,18 @@ def test_the_same_weights_are_one_version(name: str, tmp_path: Path) -> None:
         "Set5": 34.0, "Set14": 33.1,
     }  # fmt: skip
     assert registry.publish(tmp_path / "a", f"{name}-too").version == 1
+
+
+def test_an_infinite_figure_is_kept_as_json(name: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    save_model(tiny(1), tmp_path / "w")
+    exact = {"protocol": "edsr-paper-y", "psnr": math.inf, "ssim": 1.0}
+    registry.publish(tmp_path / "w", name, scores={"flat": exact})
+    version = registry.publish(tmp_path / "w", name, scores={"Set5": REPORT})
+    assert (version.scores or {})["flat"] == exact
+    stored = MlflowClient().get_model_version(name, "1").tags["rayscale.scores"]
+    assert json.loads(stored, parse_constant=pytest.fail)["flat"]["psnr_is"] == "Infinity"
 
 
 def test_a_version_whose_run_was_deleted_for_good_is_not_taken(name: str, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.loop import train
 from rayscale.training.ray import fit
-from rayscale.training.run import Run, TrainResult, describe, erase, read_result
+from rayscale.training.run import Run, TrainResult, describe, erase, read_result, record
 
 Make = Callable[..., TrainConfig]
 
@@ -136,6 +138,14 @@ def test_a_finished_run_is_not_repeated(make_config: Make, memory: Any) -> None:
     first = train(make_config(), device="cpu")
     assert train(make_config(), device="cpu", metrics=memory) == first
     assert memory.points == []
+
+
+def test_a_result_is_json_whatever_its_figures(make_config: Make) -> None:
+    result = train(make_config(), device="cpu")
+    exact = replace(result, metrics=result.metrics | {"psnr": math.inf}, protocol="rgb")
+    record(exact)
+    json.loads(Path(result.uri, "result.json").read_text(), parse_constant=pytest.fail)
+    assert read_result(result.uri) == exact
 
 
 def test_another_configuration_is_refused_under_the_same_name(make_config: Make) -> None:

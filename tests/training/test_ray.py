@@ -72,7 +72,9 @@ def kill_after_checkpoint(run: Run, folder: Path, stop: threading.Event) -> None
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_worker_costs_nothing_but_time(make_config: Make, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_nothing_but_time(
+    make_config: Make, small_world: Path, tmp_path: Path
+) -> None:
     overrides = ["optimizer.steps=40", "checkpoint.every=10", "logging.every=1"]
     undisturbed = train(make_config("run.name=plain", *overrides), device="cpu")
     config = make_config("run.name=killed", "workers.count=2", "workers.threads=1", *overrides)
@@ -100,6 +102,9 @@ def test_a_killed_worker_costs_nothing_but_time(make_config: Make, tmp_path: Pat
     for key, value in load_model(Path(str(result.weights))).state_dict().items():
         assert torch.allclose(value, expected[key], atol=2e-4), key
     assert fit(config).sha256 == result.sha256  # finished: at once
+    benchmark = [f"validation.uri={small_world / 'validation'}", "workers.count=2"]
+    scored = fit(make_config("run.name=killed", *benchmark, *overrides), verbose=False)
+    assert (scored.sha256, scored.history[-1]["psnr"]) == (result.sha256, scored.metrics["psnr"])
     assert (tmp_path / "interface").read_text() == _interface_of("127.0.0.1"), "both on one node"
     # Ray Train's cleaner asks the cluster of this variable: without it, any other of the machine.
     assert (tmp_path / "cluster").read_text() == ray.get_runtime_context().gcs_address

@@ -13,17 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import psutil
 import pytest
+from tune import sweep_edsr
 from tune.spaces import SPACES
 from tune.sweep_edsr import best_config, log_best, main, parse, plan, rank, room
 
 from rayscale.errors import ConfigError
+from rayscale.evaluation import evaluate, read_pairs
+from rayscale.inference import Upscaler
+from rayscale.models.weights import load_model
+from rayscale.resampling import degrade
 from rayscale.storage import connect
 from rayscale.training.checkpoint import Checkpoints
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
-from rayscale.training.run import lease_of
+from rayscale.training.run import lease_of, read_result
 
 
 def test_the_plan_keeps_the_recipe_and_shortens_the_trials() -> None:
@@ -86,6 +93,34 @@ def test_a_second_start_of_a_sweep_is_refused(
     with lease_of(f"{sweep.base.run.uri}/{sweep.name}"):
         assert main(arguments) == 1
     assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def make_benchmark(folder: Path, side: int) -> str:
+    """A benchmark of one image of a dataset's source."""
+    pixels = np.asarray(PIL.Image.open(folder / "source" / "0.png"))[:side, :side]
+    (folder / "set").mkdir(exist_ok=True)
+    for kind, image in (("HR", pixels), ("LR", degrade(pixels, 2))):
+        PIL.Image.fromarray(image).save(folder / "set" / f"a_{kind}.png")
+    return str(folder / "set")
+
+
+def test_trials_that_were_scored_on_different_images_are_not_compared(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = dataset.parent / "best.yaml"
+    uri = make_benchmark(dataset.parent, 48)
+    row = {"values": {"optimizer.lr": 1.0}, "error": "", "step": 8, "psnr": 30.0}
+    arguments = ["--set", f"data.uri={dataset}", "--set", f"validation.uri={uri}"]
+    for side, code in ((48, 0), (96, 1)):
+        best.unlink(missing_ok=True)
+        monkeypatch.setattr(
+            sweep_edsr,
+            "search",
+            lambda _, side=side: make_benchmark(dataset.parent, side) and [row],
+        )
+        assert main([*arguments, "--output", str(best)]) == code
+        assert best.exists() == (code == 0)
+    assert f"the images at {uri} changed during the sweep" in capsys.readouterr().err
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +251,26 @@ def test_a_sweep_writes_a_configuration_that_trains(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "complete" in done.stdout
+    # The same trials, now with images to score them on: nothing is trained, and PSNR decides.
+    weights = {path: path.read_bytes() for path in (tmp_path / "runs").glob("*/model.safetensors")}
+    assert len(weights) == 2
+    uri = make_benchmark(tmp_path, 48)
+    done = subprocess.run(
+        [*command, "--set", f"validation.uri={uri}"],
+        env=environment, cwd="/", capture_output=True, text=True, timeout=850, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [read_result(str(path.parent)) for path in weights]
+    for result in results:
+        model = load_model(Path(str(result.weights)))
+        report = evaluate(Upscaler(model, 2, calibrate=False), read_pairs(uri, 2))
+        assert result.metrics["psnr"] == pytest.approx(report.psnr, abs=0.05)
+    assert weights == {path: path.read_bytes() for path in weights}
+    winner = max(results, key=lambda result: result.metrics["psnr"])
     best = load_config(tmp_path / "best.yaml")
     assert best.optimizer.steps == 5
     assert best.model.residual_scaling in (0.1, 0.2, 0.5, 1.0)
+    assert best.model.residual_scaling == winner.model["residual_scaling"]
     result = train(best, device="cpu")
     assert result.complete
     assert result.model["residual_scaling"] == best.model.residual_scaling

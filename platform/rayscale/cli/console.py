@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rayscale import strictjson
 from rayscale.interruption import Interrupted
 
 
@@ -39,4 +39,4 @@ def progress_line() -> Iterator[Callable[[str], None]]:
 
 def emit(value: object) -> None:
     """A machine-readable result: one JSON document on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(strictjson.dumps(value, indent=2, ensure_ascii=False))

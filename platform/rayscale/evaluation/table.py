@@ -5,11 +5,11 @@ Markdown for people, JSON for programs. Pictures of the same scores are drawn by
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rayscale import strictjson
 from rayscale.evaluation.benchmark import Report
 from rayscale.evaluation.cost import SIDE, Cost
 from rayscale.evaluation.published import Figure, find, set_name
@@ -62,7 +62,7 @@ class Entry:
 
 def to_json(entries: Sequence[Entry]) -> str:
     """A list with one object per entry."""
-    return json.dumps([entry.to_dict() for entry in entries], indent=2, ensure_ascii=False)
+    return strictjson.dumps([entry.to_dict() for entry in entries], indent=2, ensure_ascii=False)
 
 
 def to_markdown(entries: Sequence[Entry]) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayscale import __version__
+from rayscale import __version__, strictjson
 from rayscale.errors import (
     ConfigError,
     InputError,
@@ -152,8 +152,11 @@ def publish(
             version = _published(client, name, digest)
             if version is not None:
                 client.log_artifacts(version.run_id, str(folder), place)
-                figures = json.loads(version.tags.get(SCORES, "{}")) | figures
-                for key, value in {**labels, SCORES: json.dumps(figures, sort_keys=True)}.items():
+                figures = strictjson.loads(version.tags.get(SCORES, "{}")) | figures
+                for key, value in {
+                    **labels,
+                    SCORES: strictjson.dumps(figures, sort_keys=True),
+                }.items():
                     client.set_model_version_tag(name, version.version, key, value)
                 if description is not None:
                     client.update_model_version(name, version.version, description)
@@ -167,7 +170,7 @@ def publish(
                         source=f"{run.info.artifact_uri}/{place}",
                         run_id=run.info.run_id,
                         description=description,
-                        tags={**labels, SCORES: json.dumps(figures, sort_keys=True)},
+                        tags={**labels, SCORES: strictjson.dumps(figures, sort_keys=True)},
                     )
                 except BaseException:
                     if own:
@@ -333,7 +336,7 @@ def _read(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
         spec=ModelSpec.from_json(tags[SPEC_KEY]),
         uri=found.source,
         aliases=tuple(sorted(key for key, at in aliases.items() if str(at) == str(found.version))),
-        scores=json.loads(tags.get(SCORES, "{}")),
+        scores=strictjson.loads(tags.get(SCORES, "{}")),
         dataset_digest=tags.get("rayscale.dataset"),
         run_id=found.run_id or None,
         description=found.description or "",

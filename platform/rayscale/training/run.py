@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.models.network import SuperResolver
 from rayscale.models.weights import load_model, save_model, sha256_of
@@ -190,7 +191,7 @@ def commit(
 
 def record(result: TrainResult) -> None:
     """Write the result of a complete run."""
-    connect(result.uri).write(RESULT, json.dumps(asdict(result), indent=1).encode())
+    connect(result.uri).write(RESULT, strictjson.dumps(asdict(result), indent=1).encode())
 
 
 def fetch_model(result: TrainResult) -> SuperResolver:
@@ -211,7 +212,7 @@ def read_result(uri: str) -> TrainResult:
     """The result of the run at ``uri``; NotFoundError while it is not complete."""
     store = connect(uri)
     try:
-        return TrainResult(**json.loads(store.read(RESULT)))
+        return TrainResult(**strictjson.loads(store.read(RESULT)))
     except NotFoundError:
         raise NotFoundError(f"{uri} has no {RESULT}: the run is not complete") from None
     except (ValueError, TypeError) as error:
