@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A process per core, each with one thread; what needs S3, MLflow and Ray shares one stack in one process afterwards.
 PARALLEL = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
-.PHONY: help install install-dev demo test test-fast lint up down status lock clean
+.PHONY: help install install-dev demo test test-fast coverage lint docs docs-pages up down status lock clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/'
@@ -36,11 +36,20 @@ test: install-dev                    ## Lint, types, import rules and every test
 test-fast: install-dev               ## The tests without those that need the stack or take long
 	$(PARALLEL) -m "not stack and not slow"
 
-lint: install-dev                    ## ruff, mypy strict, import rules between the rooms
+coverage: install-dev                ## Branch coverage of the library by every test: a table, and htmlcov/
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n logical --dist worksteal -m "not stack"
+	$(BIN)/coverage run -m pytest -m stack
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage html -q
+	$(BIN)/coverage report
+
+lint: install-dev                    ## ruff, mypy strict, import rules between the rooms, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 up: install                          ## Start the local stack: S3, MLflow, Ray
 	$(BIN)/rayscale up
@@ -58,6 +67,9 @@ lock: install-dev                    ## Pin the newest versions pyproject.toml a
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --extra local --extra geo --extra medical --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements-dev.lock
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --extra docs -c requirements-dev.lock -o requirements-docs.lock pyproject.toml
+	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements-docs.lock
 
 clean:                               ## Remove the environment and the caches (data of the stack stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

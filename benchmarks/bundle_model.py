@@ -2,6 +2,7 @@
 
     python benchmarks/bundle_model.py s3://rayscale/runs/edsr-x2 edsr-baseline-x2 \\
         --summary "EDSR-baseline x2 for 8-bit photographs" --data "T91 and BSDS500 train and test: 490 images" \\
+        --data-licence "T91: no licence stated; BSDS500: non-commercial research" \\
         --command "python jobs/train_edsr.py --set model.scale=2 ..." --benchmark "Set5=Set5/x{scale}"
 
 RUN is the folder of a run, complete or not: what has trained longest there is taken, its newest checkpoint or its result,
@@ -59,6 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
     add("name", help="of the bundled model, such as edsr-baseline-x2")
     add("--summary", required=True, help="what it is for, in one line")
     add("--data", required=True, help="what it was trained on, in words")
+    add(
+        "--data-licence", required=True, help="what the owners of the training data allow, in words"
+    )
+    add("--licence", default="Apache-2.0", help="of the weights")
     add("--command", required=True, help="the command that trained it")
     add(
         "--dtype",
@@ -97,8 +102,10 @@ def bundle(options: argparse.Namespace) -> None:
             "summary": options.summary,
             "specification": json.loads(read.model.spec.to_json()),
             "sha256": read.sha256,
+            "licence": options.licence,
             "dtype": options.dtype,
             "data": options.data,
+            "data_licence": options.data_licence,
             "command": options.command,
             "steps": trained.steps,
             "recipe": recipe(run),

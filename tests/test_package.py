@@ -12,7 +12,9 @@ import pytest
 
 TOP_LEVEL = {
     "platform", "jobs", "serve", "tune", "tests", "infra", "docs", "benchmarks", ".ci",
-    "pyproject.toml", "README.md", "Makefile", "requirements.lock", "requirements-dev.lock", ".gitignore", ".dockerignore",
+    "pyproject.toml", "README.md", "Makefile", "requirements.lock", "requirements-dev.lock", "requirements-docs.lock",
+    "LICENSE", "NOTICE", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "mkdocs.yml",
+    ".gitignore", ".dockerignore", ".github", ".pre-commit-config.yaml",
 }  # fmt: skip
 
 
@@ -70,6 +72,11 @@ def test_the_lock_satisfies_the_declared_dependencies(checkout):
 
 
 def test_locks_name_no_registry(checkout):
-    for name in ("requirements.lock", "requirements-dev.lock", "pyproject.toml"):
+    for name in (
+        "requirements.lock",
+        "requirements-dev.lock",
+        "requirements-docs.lock",
+        "pyproject.toml",
+    ):
         text = (checkout / name).read_text()
         assert not re.search(r"--(extra-)?index-url|--find-links|https?://", text), name

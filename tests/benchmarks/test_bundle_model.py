@@ -77,7 +77,7 @@ def benchmark(tmp_path: Path) -> str:
 
 
 def bundle(job: ModuleType, run: Run, *options: str) -> int:
-    words = ("--summary", "tiny", "--data", "none", "--command", "train")
+    words = ("--summary", "tiny", "--data", "none", "--data-licence", "CC0", "--command", "train")
     code: int = job.main([run.config.uri, "tiny-x2", *words, *options])
     return code
 

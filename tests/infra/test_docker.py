@@ -101,6 +101,8 @@ def test_user_and_group_are_those_of_the_manifests(stages: dict[str, Stage], inf
     "path",
     [
         "README.md",
+        "LICENSE",
+        "NOTICE",
         "pyproject.toml",
         "requirements.lock",
         "platform/rayscale/__init__.py",

@@ -45,6 +45,8 @@ def test_card_file_and_network_agree(name):
     assert read_spec(name) == (model.spec, digest)
     assert json.loads(model.spec.to_json()) == card["specification"]
     assert {"summary", "data", "command", "steps", "figures"} <= card.keys()
+    assert card["licence"] == "Apache-2.0"
+    assert card["data_licence"]
     assert all(row["protocol"] for row in card["figures"])
     assert not model.training
 

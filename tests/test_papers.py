@@ -1,0 +1,57 @@
+"""The papers of the house say what the code says."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+from rayscale.batch import plan
+from rayscale.data import manifest
+from rayscale.models import weights
+from rayscale.models.builtin import bundled_names, read_card
+
+TABLE_ROW = re.compile(r"^\| ([^|(]+?) (?:\([^|]*\) )?\| [^|]* \| `(\d+)` \|", re.M)
+
+
+def test_compatibility_names_the_format_numbers_of_the_code(checkout: Path):
+    page = (checkout / "docs/compatibility.md").read_text()
+    assert dict(TABLE_ROW.findall(page)) == {
+        "weights": weights.FORMAT,
+        "dataset": str(manifest.FORMAT),
+        "outputs of a batch": str(plan._FORMAT),
+    }
+
+
+def test_notice_names_every_data_set_and_model(checkout: Path):
+    notice = (checkout / "NOTICE").read_text()
+    listed = re.sub(r", -", ", ", notice)
+    for name in bundled_names():
+        card = read_card(name)
+        system, scales = name.rsplit("-", 1)
+        assert re.search(rf"\b{system}-[^;:]*{scales}\b", listed), name
+        for source in re.split(r"; ", card["data_licence"]):
+            assert source.split(",")[0].split(" (")[0] in notice, source
+
+
+def test_ci_runs_what_every_machine_runs_on_each_python(checkout: Path):
+    workflow = yaml.safe_load((checkout / ".github/workflows/ci.yml").read_text())
+    job = workflow["jobs"]["test"]
+    assert any(step.get("run") == ".ci/run" for step in job["steps"])
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    pythons = job["strategy"]["matrix"]["python"]
+    assert project["requires-python"] == f">={pythons[0]},<3.{int(pythons[-1].split('.')[1]) + 1}"
+    assert [f"Programming Language :: Python :: {each}" for each in pythons] == [
+        each for each in project["classifiers"] if "Python ::" in each
+    ]
+
+
+def test_hooks_call_the_locked_tools(checkout: Path):
+    hooks = yaml.safe_load((checkout / ".pre-commit-config.yaml").read_text())
+    locked = (checkout / "requirements-dev.lock").read_text()
+    for hook in hooks["repos"][0]["hooks"]:
+        tool = hook["entry"].split()[0].removeprefix(".venv/bin/")
+        package = {"lint-imports": "import-linter"}.get(tool, tool)
+        assert re.search(rf"^{package}==", locked, re.M), tool
