@@ -309,7 +309,7 @@ class Deadly(torch.nn.Module):
         self.inner, self.spec = inner, inner.spec
         self.scales, self.channels, self.halo = inner.scales, inner.channels, inner.halo
         self.resolve_scale, self.path = inner.resolve_scale, inner.path
-        self.keeps_means = inner.keeps_means
+        self.keeps_means, self.linear = inner.keeps_means, inner.linear
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         if x.shape[-1] == 13:

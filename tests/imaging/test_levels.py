@@ -105,5 +105,5 @@ def test_wide_ranges_and_two_values_are_taken(values):
 def test_values_that_leave_their_type_are_an_error():
     levels = Levels((FILL,), (-FILL,), "test")
     beyond = np.full((1, 1, 1), 1.01, np.float32)
-    with pytest.raises(InputError, match=r"-3.40282e\+38 to 3.40282e\+38 leave float32.*nodata"):
+    with pytest.raises(InputError, match=r"next to 3.40282e\+38, where float32 ends.*nodata"):
         levels.to_values(beyond, 1.0, np.dtype("f4"))

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayscale.errors import InputError
 from rayscale.imaging import Image, read_image
 from rayscale.imaging.levels import Levels
 from rayscale.inference import Upscaler
@@ -18,6 +19,7 @@ from rayscale.inference.localmean import keep_local_means, reach
 from rayscale.models.builtin import open_builtin
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import SYSTEMS, create_model
+from rayscale.resampling import upsample
 
 TRAINED = [name for name, system in SYSTEMS.items() if not system.network.keeps_means]
 
@@ -117,6 +119,64 @@ def test_scaling_or_another_type_scales_the_result_and_nothing_else(
     second = upscale((values * times).astype(kind)) / times
     unit = 0.51 / times if kind.kind in "iu" else 0.0
     assert np.abs(first - second).max() <= unit + 2e-4 * np.ptp(first)
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "aplus"])
+@pytest.mark.parametrize("value", [1e4, -1e4, 1e23])
+def test_a_value_out_of_range_is_interpolated_and_moves_no_other(name: str, value: float) -> None:
+    """What lies beyond the range by more than itself is added by bicubic interpolation, which reaches two pixels."""
+    model = open_builtin("aplus-x2")[0] if name == "aplus" else make(name)
+    scale, side = model.scales[0], 24
+    upscaler = Upscaler(model, scale, precision="float32")
+    pixels = np.random.default_rng(0).uniform(0, 1, (side, side, 3)).astype(np.float32)
+    levels = Levels((0.0,), (1.0,), "test")
+
+    def upscale(outlier: float) -> np.ndarray:
+        source = pixels.copy()
+        source[12, 11, 0] = outlier
+        return upscaler.upscale_pixels(source, levels).astype(float)
+
+    limit = 2.0 if value > 0 else -1.0
+    rest = torch.zeros(side, side, dtype=torch.float64)
+    rest[12, 11] = value - limit
+    expected = upscale(limit)
+    expected[..., 0] += upsample(rest, scale).numpy()
+    np.testing.assert_allclose(upscale(value), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(upscale(value) - upscale(limit))[: 9 * scale].max() == 0
+
+
+def test_windows_agree_beside_a_value_out_of_range() -> None:
+    model = make("edsr-baseline")
+    upscaler = Upscaler(model, 2, precision="float32")
+    pixels = np.random.default_rng(0).uniform(0, 1, (90, 20, 3)).astype(np.float32)
+    pixels[40, 9] = 5000
+    levels = Levels((0.0,), (1.0,), "test")
+    whole = upscaler.upscale_pixels(pixels, levels)
+    halo = upscaler.halo
+    for core in (slice(0, 39), slice(39, 90)):
+        seen = slice(max(core.start - halo, 0), min(core.stop + halo, 90))
+        part = upscaler.upscale_pixels(pixels[seen], levels)
+        inner = part[2 * (core.start - seen.start) :][: 2 * (core.stop - core.start)]
+        np.testing.assert_allclose(inner, whole[2 * core.start : 2 * core.stop], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bicubic", "edsr-baseline-x2"])
+def test_values_at_the_end_of_a_type_are_named_not_the_weights(name: str) -> None:
+    upscaler = Upscaler(open_builtin(name)[0], 2)
+    for dtype, value, white, message in (
+        ("f4", 3.4e38, 1e38, r"next to 3\.40282e\+38, where float32 ends.*nodata"),
+        (
+            "f4",
+            3.4e38,
+            1,
+            r"the value 3\.4e\+38 is out of all proportion to the range from 0 to 1 ",
+        ),
+        ("f8", -1e300, 1, r"the value -1e\+300 is out of all proportion.*nodata"),
+    ):
+        pixels = np.full((12, 12, 3), 0.5, dtype)
+        pixels[5, 5:7] = value
+        with pytest.raises(InputError, match=message):
+            upscaler.upscale_pixels(pixels, Levels((0.0,), (white,), "test"))
 
 
 def test_eight_bits_of_a_measurement_are_measured_too() -> None:

@@ -174,11 +174,25 @@ class Levels:
         return replace(self, black=self.black[channels], white=self.white[channels])
 
     def to_network(self, pixels: Pixels, value_range: float) -> NDArray[np.float32]:
-        """Stored ``(H, W, C)`` to float32, black at 0 and white at ``value_range``."""
+        """Stored ``(H, W, C)`` to float32, black at 0 and white at ``value_range``.
+
+        Raises:
+            InputError: a value lies so far from black and white that float32 cannot hold it.
+        """
         black, gain = self._black_and_gain(pixels.dtype, value_range)
-        if not black.any():  # the common case, without a copy
-            return np.asarray(pixels * gain, np.float32)
-        return np.asarray((pixels - black) * gain, np.float32)
+        if pixels.dtype.kind != "f":
+            if not black.any():  # the common case, without a copy
+                return np.asarray(pixels * gain, np.float32)
+            return np.asarray((pixels - black) * gain, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            seen = np.asarray((pixels - black) * gain, np.float32)
+        if not np.isfinite(seen).all():
+            value = pixels[~np.isfinite(seen)][0]
+            raise InputError(
+                f"the value {value:g} is out of all proportion to the range from {min(self.black):g} to {max(self.white):g} of "
+                f"the others; {_WAY_OUT}"
+            )
+        return seen
 
     def to_values(
         self, output: NDArray[np.float32], value_range: float, dtype: np.dtype[Any]
@@ -201,13 +215,11 @@ class Levels:
         """``values`` in stored units, if all of them are finite.
 
         Raises:
-            InputError: some are not, because black and white are at the ends of the type.
+            InputError: some are not, because they were next to the end of the type.
         """
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            ends = self.black + self.white
             raise InputError(
-                f"values from {min(ends):g} to {max(ends):g} leave {values.dtype}, which ends at "
-                f"{np.finfo(values.dtype).max:g}, when enlarged; {_WAY_OUT}"
+                f"values next to {np.finfo(values.dtype).max:g}, where {values.dtype} ends, leave it when enlarged; {_WAY_OUT}"
             )
         return values
 

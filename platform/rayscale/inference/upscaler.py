@@ -22,7 +22,7 @@ from rayscale.imaging import Header, check_side
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.missing import MASK_REACH, Missing
-from rayscale.inference import backprojection, localmean
+from rayscale.inference import backprojection, excess, localmean
 from rayscale.inference.backprojection import Residual, back_project
 from rayscale.inference.engine import Precision, pick_device, pick_dtype
 from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
@@ -32,7 +32,7 @@ from rayscale.inference.localmean import keep_local_means
 from rayscale.inference.parts import SMALLEST, Parts
 from rayscale.inference.tiles import Tile
 from rayscale.models.spec import NEAREST
-from rayscale.resampling import enlarge, enlarged, exact_scale, nearest
+from rayscale.resampling import enlarge, enlarged, exact_scale, nearest, upsample
 
 if TYPE_CHECKING:
     from rayscale.imaging import Handling, Image
@@ -110,8 +110,8 @@ class Upscaler:
         ensemble: average over the eight flips and transpositions (the "+" variants), at eight times the cost.
         consistency: correct the output by back-projection until it gives the source when shrunk.
         uncertainty: the standard deviation over the eight of the ensemble, before any correction; implies ``ensemble``.
-        calibrate: keep the radiometry of the source (``flatfield``, ``localmean``). Without it the network is taken as it is, as
-            published figures are.
+        calibrate: keep the radiometry of the source (``flatfield``, ``localmean``, ``excess``). Without it the network is taken
+            as it is, as published figures are.
         watch: called, unless None, before each strip or tile, in the thread of the call; what it raises ends the work.
 
     Raises ConfigError for settings that are not possible.
@@ -148,6 +148,7 @@ class Upscaler:
         )
         self.watch = watch
         self._calibrates = calibrate and not model.keeps_means
+        self._splits = calibrate and not model.linear
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._paths: dict[int, nn.Module | None] = {}
         self._flats: dict[tuple[int, torch.dtype], FlatField | None] = {}
@@ -372,7 +373,8 @@ class Upscaler:
             )
         levels = levels or Levels.of_picture(pixels)
         self._check_size(pixels)
-        if not self._calibrates and not self.windowed:
+        splits = self._splits and excess.exceeds(pixels, levels)
+        if not (self._calibrates or self.windowed or splits):
             out = self._streamed(pixels, levels)
             if missing is not None:
                 missing.spare(out, levels)
@@ -448,7 +450,7 @@ class Upscaler:
                 made: Pixels = made,
                 scaling: Levels = scaling,
             ) -> None:
-                if not torch.isfinite(y).all():
+                if not self._is_sound(y):
                     raise _NonFiniteError
                 values = y[0].permute(1, 2, 0).float().cpu().numpy()
                 made[rows, columns] = scaling.to_values(values, value_range, made.dtype)
@@ -481,8 +483,11 @@ class Upscaler:
             scaling = levels.of_channels(channels)
             planes = scaling.to_network(pixels[:, :, channels], value_range).transpose(2, 0, 1)
             x = torch.tensor(planes[None])
-            y, spread = self._finite(x, levels.bits)
-            y = self._calibrated(y, x, levels.bits)
+            seen, beyond = excess.split(x, value_range) if self._splits else (x, None)
+            y, spread = self._finite(seen, levels.bits)
+            y = self._calibrated(y, seen, levels.bits)
+            if beyond is not None:
+                y += upsample(beyond, self.scale)
             if self.consistency:
                 y = self._back_projected(y, x, scaling, pixels.dtype)
             values = y[0].permute(1, 2, 0).numpy()
@@ -508,9 +513,13 @@ class Upscaler:
         """
         for depth in (bits, 16):  # overflow of a narrow type is no reason to fail
             y, spread = self._moments(x, depth)
-            if torch.isfinite(y).all():
+            if self._is_sound(y):
                 return y, spread
         raise RayscaleError(_NON_FINITE)
+
+    def _is_sound(self, y: Tensor) -> bool:
+        """Whether the network did its part; interpolation always does, and values that leave their type are told by levels."""
+        return self.model.linear or bool(torch.isfinite(y).all())
 
     def _moments(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
         single = self._single

@@ -16,6 +16,7 @@ class _Interpolation(SuperResolver):
     """MATLAB's ``imresize``; no parameters, any range of values."""
 
     keeps_means = True
+    linear = True
 
     any_channels = True
     scale_range = (1.0, 16.0)

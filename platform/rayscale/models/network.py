@@ -31,6 +31,8 @@ class SuperResolver(nn.Module):
     any_channels: ClassVar[bool] = False
     # Whether local means are those of the input by construction, for any weights.
     keeps_means: ClassVar[bool] = False
+    # Whether the output is a linear function of the input, so that no value is too large for it.
+    linear: ClassVar[bool] = False
     # (low, high) where every scale in (low, high] is served besides ``scales``; see ``exact_scale``.
     scale_range: ClassVar[tuple[float, float] | None] = None
 
