@@ -21,6 +21,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -r requirements-dev.lock
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.lock
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -r requirements-docs.lock
+	touch $@
+
 install: $(VENV)/.installed          ## Make .venv with the locked dependencies and the `rayscale` command
 
 install-dev: $(VENV)/.installed-dev  ## The same, with the tools of the tests
@@ -50,6 +54,13 @@ lint: install-dev                    ## ruff, mypy strict, import rules between 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+docs: $(VENV)/.installed-docs        ## Build the documentation into site/, strictly and without network
+	$(BIN)/python docs/pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
+docs-pages: install                  ## Write the generated pages of the reference anew
+	$(BIN)/python docs/pages.py
 
 up: install                          ## Start the local stack: S3, MLflow, Ray
 	$(BIN)/rayscale up
