@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -178,12 +181,15 @@ def test_the_command_line(job: ModuleType, sets: Path, capsys: pytest.CaptureFix
     assert "leaves the image of 42x48" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_is_told_in_one_line(
-    job: ModuleType, sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    job: ModuleType, sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals, code: int,
+) -> None:  # fmt: skip
     def interrupt(options: Any) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(10)
 
     monkeypatch.setattr(job, "run", interrupt)
-    assert job.main(["--model", "bicubic", "--data", str(sets), "--scale", "2"]) == 130
+    assert job.main(["--model", "bicubic", "--data", str(sets), "--scale", "2"]) == code
     assert capsys.readouterr().err == "interrupted: the same command starts over\n"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 
 from rayscale import registry
@@ -16,7 +22,7 @@ from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.weights import load_model
 from rayscale.resampling import degrade
-from rayscale.training.run import read_result
+from rayscale.training.run import lease_of, read_result
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +102,43 @@ def test_it_trains_registers_and_tells_what_is_wrong(
     assert "--fresh" in capsys.readouterr().err
     assert job.main([*other, "--fresh"]) == 0
     assert read_result(result.uri).sha256 != result.sha256
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_task_too(
+    checkout: Path, dataset: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """Nothing is saved on the way; the run is free for the next start at once, and no process is left."""
+    keys = [f"data.uri={dataset}", "run.name=a", "model.atoms=64", "dictionary.iterations=100000"]
+    command = [sys.executable, str(checkout / "jobs/train_aplus.py")]
+    command += [word for key in keys for word in ("--set", key)]
+    unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a child of what ignores it would, too
+    process = subprocess.Popen(
+        command, env=environment, cwd="/", text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        said = list(itertools.takewhile(lambda line: "dictionary 2/" not in line, process.stdout))
+        children = psutil.Process(process.pid).children(recursive=True)
+        if number == signal.SIGINT:  # reaches Ray's processes too, as in a terminal
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        rest, _ = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    own = [line for line in [*said, *rest.splitlines()] if "pid=" not in line]
+    assert process.returncode == code, own
+    assert own[-1] == "interrupted: the same command starts over"
+    assert "Traceback" not in "".join(own)
+    assert "*** SIG" not in rest
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+    with lease_of(str(tmp_path / "runs/a")):
+        pass

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,12 +12,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.errors import RayscaleError
 from rayscale.resampling import degrade
-from rayscale.training.config import TrainConfig, load_config
+from rayscale.training.config import load_config
 from rayscale.training.loop import train
 from rayscale.training.run import TrainResult
-from rayscale.training.sections import RunSection
 
 SMALL = [
     "model.blocks=1",
@@ -79,13 +77,16 @@ def test_a_study_needs_a_benchmark(
     assert "s3://bucket names no object" in capsys.readouterr().err
 
 
-def test_a_run_without_scores_is_no_curve(job: SimpleNamespace) -> None:
-    """A finished run that was trained without a benchmark has the same name as one with it."""
-    blind = TrainResult("a", "/runs/a", True, 4000, {})
-    config = TrainConfig(run=RunSection(uri="/runs", name="a"))
-    for history in ([], [{"step": 4000.0, "psnr": 30.0}]):  # scored again on other images
-        result = replace(blind, history=history)
-        with pytest.raises(
-            RayscaleError, match=r"/runs/a has no scores of step 1000 .* set run\.uri"
-        ):
-            job.study({(3, "from x2"): config}, lambda config, result=result: result)
+def test_a_run_without_scores_is_no_curve(
+    job: SimpleNamespace, world: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A finished run that was trained without a benchmark, or with another, has the same name as one with it."""
+    options = [f"data.uri={world / 'dataset'}", f"validation.uri={world}/x{{scale}}", *SMALL]
+    arguments = ["x2.safetensors", *(word for key in options for word in ("--set", key))]
+    for history in ([], [{"step": 4.0, "psnr": 30.0}]):  # scored again on other images
+        result = TrainResult("a", "/runs/a", True, 4, {}, history=history)
+        monkeypatch.setitem(job.main.__globals__, "on_ray", lambda result=result: lambda _: result)
+        assert job.main(arguments) == 1
+        told = capsys.readouterr().err
+        assert re.search(r"/runs/a has no scores of step 2 .* set run\.uri", told)

@@ -6,20 +6,26 @@ import hashlib
 import json
 import math
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
 from rayscale import registry, storage
+from rayscale.cli import main
 from rayscale.errors import InputError, NotFoundError, StorageError
+from rayscale.evaluation import evaluate, read_pairs
+from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
+from rayscale.resampling import degrade
 from rayscale.settings import get_settings
 
 REPORT = {"protocol": "edsr-paper-y", "scale": 2, "psnr": 33.1, "ssim": 0.9, "images": [1, 2]}
@@ -89,6 +95,27 @@ def test_the_same_weights_are_one_version(name: str, tmp_path: Path) -> None:
         "Set5": 34.0, "Set14": 33.1,
     }  # fmt: skip
     assert registry.publish(tmp_path / "a", f"{name}-too").version == 1
+
+
+def test_the_command_publishes_with_the_figures_of_a_benchmark(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny(1)
+    save_model(model, tmp_path / "w")
+    hr = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    for kind, pixels in (("HR", hr), ("LR", degrade(hr, 2))):
+        PIL.Image.fromarray(pixels).save(tmp_path / f"a_{kind}.png")
+    command = ["rayscale", "register", str(tmp_path / "w"), "--name", name]
+    monkeypatch.setattr(sys, "argv", [*command, "--data", str(tmp_path), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    upscaler = Upscaler(model, 2, precision="float32", calibrate=False)
+    report = evaluate(upscaler, read_pairs(tmp_path, 2))
+    assert scores["benchmark"] == report.benchmark
+    assert scores["psnr"] == pytest.approx(report.psnr)
+    assert registry.resolve(name).scores == scores
 
 
 def test_an_infinite_figure_is_kept_as_json(name: str, tmp_path: Path) -> None:

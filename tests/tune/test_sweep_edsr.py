@@ -123,6 +123,20 @@ def test_trials_that_were_scored_on_different_images_are_not_compared(
     assert f"the images at {uri} changed during the sweep" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("errors", "code"), [("", 0), ("x", 1), (" x", 3)])
+def test_the_code_says_how_many_trials_failed(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, errors: str, code: int
+) -> None:
+    rows = [
+        {"values": {"optimizer.lr": 1.0}, "error": error.strip(), "step": 8, "loss": 3.0}
+        for error in errors or " "
+    ]
+    monkeypatch.setattr(sweep_edsr, "search", lambda sweep: rows)
+    best = dataset.parent / "best.yaml"
+    assert main(["--set", f"data.uri={dataset}", "--output", str(best)]) == code
+    assert best.exists() == (code != 1)
+
+
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAYSCALE_DATASET", raising=False)
     assert main([]) == 2
@@ -208,36 +222,53 @@ def command_and_environment(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_signal_saves_the_trials(checkout: Path, dataset: Path) -> None:
-    """The one way through Tune, Ray Train and their signals is the real one."""
+    """The one way through Tune, Ray Train and their signals is the real one; what SIGTERM ends goes on where Ctrl-C left it.
+
+    Ctrl-C reaches Ray's processes too, as in a terminal.
+    """
     command, environment = command_and_environment(checkout, dataset, "--steps", "8000")
-    process = subprocess.Popen(
-        command, env=environment, cwd="/", text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        said = list(
-            itertools.takewhile(lambda line: not line.startswith("tracking"), process.stdout)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a child of what ignores it would, too
+    saved: list[int] = []
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = subprocess.Popen(
+            command, env=environment, cwd="/", text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            said = list(
+                itertools.takewhile(lambda line: not line.startswith("tracking"), process.stdout)
+            )
+            while (run := newest(dataset)) is None or run.steps()[-1] in saved:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.2)
+            children = psutil.Process(process.pid).children(recursive=True)
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+            rest, _ = process.communicate(timeout=200)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == code, [*said, rest]
+        assert rest.endswith(
+            "interrupted: every trial is saved; run the same command again to resume\n"
         )
-        while not (runs := list((dataset.parent / "runs").glob("*/checkpoints/*/COMMITTED"))):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.2)
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        rest, _ = process.communicate(timeout=200)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 143, [*said, rest]
-    assert rest.endswith(
-        "interrupted: every trial is saved; run the same command again to resume\n"
-    )
-    checkpoints = Checkpoints(connect(runs[0].parents[1]))
-    step = checkpoints.steps()[-1]
-    assert step % 1000 != 0, "it was saved when the signal came"
-    assert checkpoints.load(step)
-    _, left = psutil.wait_procs(children, timeout=20)
-    assert left == []
+        saved.append(run.steps()[-1])
+        assert saved[-1] % 1000 != 0, "it was saved when the signal came"
+        assert run.load(saved[-1])
+        _, left = psutil.wait_procs(children, timeout=20)
+        assert left == []
+    assert saved[0] < saved[1]
+
+
+def newest(dataset: Path) -> Checkpoints | None:
+    """The checkpoints of the one trial that has any."""
+    found = {path.parents[1] for path in dataset.parent.glob("runs/*/checkpoints/*/COMMITTED")}
+    return Checkpoints(connect(found.pop())) if found else None
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def down() -> None:
 
 
 def status(json_: JsonOption = False) -> None:
-    """Show which parts of the local stack run, and where. Exit code 1 when a part is missing."""
+    """Show which parts of the local stack run, and where. Exit code 1 when a part is missing, or none was ever started."""
     from dataclasses import asdict
 
     from rayscale import local
@@ -55,7 +55,9 @@ def status(json_: JsonOption = False) -> None:
         for service in services:
             state = f"running at {service.address}" if service.running else "not running"
             print(f"{service.name:10} {state}")
-    if not all(service.running for service in services):
+    if not services:
+        note(f"there is no local stack in {get_settings().home}; `rayscale up` starts one")
+    if not services or not all(service.running for service in services):
         raise typer.Exit(1)
 
 
