@@ -315,6 +315,7 @@ def test_a_finished_run_is_scored_on_the_benchmark_of_today(
     shorten(benchmark)
     again = train(config, device="cpu", metrics=memory)
     report = score(again, benchmark)
+    assert memory.params == {"validation.digest.x2": report.benchmark}
     assert (again.metrics["psnr"], again.metrics["ssim"]) == pytest.approx(
         (report.psnr, report.ssim)
     )

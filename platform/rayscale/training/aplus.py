@@ -178,13 +178,13 @@ def _validator(config: APlusConfig) -> Validator:
 
 
 def _train(config: APlusConfig, metrics: MetricLogger, say: Say) -> TrainResult:
-    metrics.log_params(config.flat())
+    validator = _validator(config) if config.validation.uri else None
+    metrics.log_params(config.flat() | (validator.params if validator else {}))
     started = time.monotonic()
 
     def stamped(line: str) -> None:
         say(f"{time.monotonic() - started:6.0f} s  {line}")
 
-    validator = _validator(config) if config.validation.uri else None
     dataset = Dataset(config.data.uri or "", config.model.scale)
     model, figures, history = fit(config, dataset, metrics, stamped)
     figures["seconds"] = time.monotonic() - started

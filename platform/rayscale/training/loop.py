@@ -177,9 +177,8 @@ class _Loop:
 
     def run_to_end(self, stream: ScaleStream, stop: Ask, preempted: Ask) -> TrainResult:
         if self.main:
-            digests = self.benchmark.get("digests", {})
-            named = {f"validation.digest.{scale}": digest for scale, digest in digests.items()}
-            self.metrics.log_params(self.config.flat() | named)
+            benchmark = self.validator.params if self.validator else {}
+            self.metrics.log_params(self.config.flat() | benchmark)
         steps = self.config.optimizer.steps
         stopped = False
         with (

@@ -59,6 +59,12 @@ class Validator:
         self.protocol, digests = _identify(self.pairs.items())
         self.benchmark: dict[str, Any] = {"uri": uri, "digests": digests}
 
+    @property
+    def params(self) -> dict[str, str]:
+        """What a tracker stores of the images."""
+        digests = self.benchmark["digests"]
+        return {f"validation.digest.{scale}": digest for scale, digest in digests.items()}
+
     def knows(self, benchmark: Mapping[str, Any]) -> bool:
         """Whether figures of ``benchmark`` are figures of these images."""
         return bool(benchmark.get("digests") == self.benchmark["digests"])
@@ -98,6 +104,7 @@ class Validator:
 
         Raises StorageError where the weights are not there or not those of the result.
         """
+        logger.log_params(self.params)
         scores = self.score(fetch_model(result), result.steps, logger)
         history = [
             row for row in result.history if self.knows(result.benchmark) or "psnr" not in row
