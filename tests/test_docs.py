@@ -7,6 +7,7 @@ need servers, clusters or hours: commands in them must exist with the options th
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -24,13 +25,13 @@ from tests.imaging.dicom_objects import saved, scan
 from typer.testing import CliRunner
 
 from rayscale.cli.app import app
+from rayscale.models.builtin import bundled_names, read_card
+from rayscale.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 WRITTEN = [page for page in PAGES if page.parent.name != "reference" or page.name == "python.md"]
-WRITTEN.remove(ROOT / "README.md")
-PAGES.remove(ROOT / "README.md")  # it has tests of its own
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 
@@ -94,26 +95,59 @@ def _run(line: str) -> None:
     assert answer.exit_code == 0, (line, answer.output)
 
 
-def test_commands_that_are_not_run_exist():
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+def _unrun() -> list[list[str]]:
+    """The commands of blocks marked ``sh`` and of tables, `ray job submit` taken off, without comments; each once."""
+    lines = [
+        line
+        for page in PAGES
+        for line in (
+            *(line for _, text in _blocks(page, "sh") for line in _lines(text)),
+            *re.findall(
+                r"^\|.*\| `((?:rayscale|python|make|ray job) [^`]+)` ", page.read_text(), re.M
+            ),
+        )
+    ]
+    lines = [re.sub(r"^ray job submit .*?-- ", "", line) for line in dict.fromkeys(lines)]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [each for each in words if each and "..." not in each]
+
+
+@pytest.mark.parametrize("command", [c for c in _unrun() if c[0] == "make"], ids=" ".join)
+def test_make_targets_exist(command: list[str]):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
-    seen = 0
-    for page in PAGES:
-        for _, text in _blocks(page, "sh"):
-            for line in _lines(text):
-                words = shlex.split(re.sub(r"^ray job submit .*?-- ", "", line), comments=True)
-                where = (_name(page), line)
-                seen += 1
-                if words[:1] == ["make"]:
-                    assert set(words[1:]) <= set(targets), where
-                elif words[:1] == ["python"]:
-                    assert (ROOT / words[1]).is_file(), where
-                elif words[:1] == ["rayscale"]:
-                    known = {name for p in commands[words[1]].params for name in p.opts}
-                    takes_any = commands[words[1]].context_settings.get("ignore_unknown_options")
-                    given = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
-                    assert takes_any or given <= known | {"--help"}, where
-    assert seen > 30
+    assert set(command[1:]) <= set(targets)
+
+
+@pytest.mark.parametrize("command", [c for c in _unrun() if c[0] == "rayscale"], ids=" ".join)
+def test_commands_exist_with_these_options(command: list[str]):
+    known = typer.main.get_command(app).commands[command[1]]  # type: ignore[attr-defined]
+    if not known.context_settings.get("ignore_unknown_options"):  # else a job parses them
+        given = {word.split("=")[0] for word in command[2:] if word.startswith("--")}
+        assert given <= {name for each in known.params for name in each.opts} | {"--help"}
+
+
+@pytest.mark.parametrize("command", [c for c in _unrun() if c[0] == "python"], ids=" ".join)
+def test_scripts_take_these_arguments(command: list[str]):
+    script, *arguments = command[1:]
+    if script.startswith(("jobs/", "tune/")):
+        options = runpy.run_path(str(ROOT / script))["parse"](arguments)
+        load_config(None, getattr(options, "set", []))
+    else:
+        assert (ROOT / script).is_file()
+
+
+def test_the_readme_is_short_and_begins_with_two_commands():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 120
+    assert re.search(r"## Two commands.*?```sh\nmake demo .*\nmake test .*\n```", readme, re.S)
+
+
+def test_the_zoo_shows_what_the_cards_say():
+    page = (DOCS / "zoo.md").read_text()
+    for name in bundled_names():
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        for row in read_card(name)["figures"]:
+            assert f"{row['psnr']:.2f}" in line, (name, row)
 
 
 def test_generated_pages_are_up_to_date():
