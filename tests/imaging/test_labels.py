@@ -12,6 +12,7 @@ import tifffile
 from rayscale.errors import UnsupportedError
 from rayscale.imaging import Handling, Image, probe, read_image, write_image
 from rayscale.imaging.labels import MOST, Census, named
+from rayscale.imaging.scene import Scene
 from rayscale.inference import Upscaler, upscale_scene
 from rayscale.models.registry import create_model
 from rayscale.resampling import nearest
@@ -89,6 +90,58 @@ def test_measurements_are_no_labels(name):
     assert not told(MEASURED[name])
 
 
+DOUBTFUL = {
+    "classes from 1 on": patches(*range(1, 13)),
+    "classes in tens": patches(10, 20, 30, 40, 50, 60),
+    "three classes": patches(1, 5, 9),
+    "a drawing of four greys": patches(0, 85, 170, 255),
+}
+
+
+@pytest.mark.parametrize("name", [*MEASURED, *DOUBTFUL])
+def test_classes_without_gaps_are_doubted_and_no_measurement_is(name):
+    census = Census(1)
+    census.add((MEASURED | DOUBTFUL)[name][..., None])
+    assert bool(census.doubts()) == (name in DOUBTFUL)
+    assert not census.reasons()
+
+
+@pytest.mark.parametrize("container", ["geotiff", "tiff", "nifti", "png"])
+def test_doubtful_classes_are_noted_and_repeated_on_demand(container):
+    values = patches(*range(1, 13)).astype(np.uint8)
+    if container == "geotiff":
+        data = tiff(values, extratags=[(33550, "d", 3, (10.0, 10.0, 0.0), True)])
+    elif container == "png":
+        data = write_image(Image(values[..., None], "png"))
+    else:
+        data = tiff(values) if container == "tiff" else nifti(values)
+    image = read_image(data)
+    assert image.container == container
+    assert not image.labels
+    (note,) = [note for note in image.notes if "12 different values, from 1 to 12" in note]
+    assert "--labels nearest" in note
+    repeated = read_image(data, handling=NEAREST)
+    assert repeated.labels == (0,)
+    assert not [note for note in repeated.notes if "different values" in note]
+    larger = bicubic().upscale(repeated)
+    assert set(np.unique(larger.pixels)) == set(range(1, 13))
+
+
+def test_classes_of_a_scene_are_noted(tmp_path):
+    path = tmp_path / "classes.tif"
+    values = patches(*range(1, 13)).astype(np.uint8)
+    path.write_bytes(tiff(values, extratags=[(33550, "d", 3, (10.0, 10.0, 0.0), True)]))
+    with Scene(path) as scene:
+        assert "band 1 of the GeoTIFF holds only 12 different values" in scene.notes[0]
+
+
+def test_a_mask_in_grey_is_read_as_the_picture_it_may_be():
+    """A PNG of few greys with gaps may be a drawing as well as the classes of a training set."""
+    data = write_image(Image(patches(0, 7, 8, 33).astype(np.uint8)[..., None], "png"))
+    assert "if they are classes" in read_image(data).notes[0]
+    assert read_image(data, handling=NEAREST).labels == (0,)
+
+
 def test_missing_pixels_count_for_nothing():
     measured = (200 + 9 * relief()).astype(np.int16)
     valid = patches(0, 1, seed=3) > 0
@@ -125,7 +178,9 @@ def test_no_file_of_the_field_is_taken_for_labels(shared_data):
             if not path.is_file():
                 continue
             try:
-                count += read_image(path.read_bytes()).channels > 0
+                image = read_image(path.read_bytes())
+                count += image.channels > 0
+                found |= {path.name: note for note in image.notes if "different values" in note}
             except UnsupportedError as error:
                 if "classes or bit fields" in str(error):
                     found[path.name] = str(error)

@@ -2,7 +2,7 @@
 
 A band is one by what its file says of it (name, colour table, layer type, intent), which the containers know, or by its
 values: few, whole, far apart, in patches that border on each other without anything in between. Measurements of few values
-have neighbouring ones. When in doubt a band is a measurement.
+have neighbouring ones. When in doubt, as where classes are numbered from 1 on, a band is a measurement, with a note.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _COARSE = 0.6  # borders per pixel outside the largest class: patches of some pi
 _SPARSE = 2 / 3  # of the places between smallest and largest value that are taken
 _GAPS = 1 / 5  # of the distances from value to value; some outliers make a range wide, but no gaps
 _LEAPS = 1 / 3  # of the borders that pass over a place
+_DOUBTED = 32  # values that classes numbered one after the other may have, and be noted
+_DOUBTFUL_LEAPS = 1 / 4
 
 # Products of the field, as their bands are named: Sentinel-2 and its clouds, Landsat, MODIS, Planet, land cover.
 _CODES = re.compile(
@@ -85,7 +87,12 @@ class Census:
     def reasons(self) -> dict[int, str]:
         """Channel to why it holds labels."""
         found = {channel: self._judge(band) for channel, band in self._bands.items()}
-        return {channel: reason for channel, reason in found.items() if reason is not None}
+        return {channel: reason for channel, (reason, sure) in found.items() if reason and sure}
+
+    def doubts(self) -> dict[int, str]:
+        """Channel to why it may hold labels as well as measurements."""
+        found = {channel: self._judge(band) for channel, band in self._bands.items()}
+        return {channel: reason for channel, (reason, sure) in found.items() if reason and not sure}
 
     def _count(self, band: _Band, plane: NDArray[Any], valid: NDArray[np.bool_] | None) -> bool:
         """Add a part; False when the band holds no labels."""
@@ -108,21 +115,24 @@ class Census:
             return True
         return len(band.values) <= MOST and _spread(band.values)[2] >= _GAPS
 
-    def _judge(self, band: _Band) -> str | None:
+    def _judge(self, band: _Band) -> tuple[str | None, bool]:
+        """Why a band is one of labels, and whether that is sure."""
         count, total = len(band.values), band.values.total()
         if count < 3 or total < _PER_VALUE * count:
-            return None
+            return None, False
         if band.steps.total() > _COARSE * (total - max(band.values.values())):
-            return None
+            return None, False
         values, step, gaps = _spread(band.values)
         told = f"only {count} different values, from {values[0]:g} to {values[-1]:g}"
         if count <= self._few:
-            return told
+            return told, True
         taken = count / ((values[-1] - values[0]) / step + 1)
         leaps = sum(number for size, number in band.steps.items() if size > 1.5 * step)
         if taken < _SPARSE and gaps >= _GAPS and leaps >= _LEAPS * band.steps.total():
-            return f"{told}, with nothing in between"
-        return None
+            return f"{told}, with nothing in between", True
+        if count <= _DOUBTED and leaps >= _DOUBTFUL_LEAPS * band.steps.total():
+            return f"{told}, in patches", False
+        return None, False
 
 
 def _spread(values: Collection[float]) -> tuple[NDArray[np.float64], float, float]:
@@ -146,34 +156,49 @@ def _spacing(values: NDArray[np.float64]) -> float:
 
 
 def settle(
-    reasons: dict[int, str], handling: Handling, name: Callable[[int], str]
-) -> tuple[int, ...]:
-    """The channels to enlarge by nearest neighbour, which the user wants of those that hold labels.
+    reasons: dict[int, str], doubts: dict[int, str], handling: Handling, name: Callable[[int], str]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The channels to enlarge by nearest neighbour, which the user wants of those that hold labels or may do so; and notes
+    of those that may.
 
     Args:
-        reasons: channel to why it holds labels.
-        name: of a channel, for the message.
+        reasons: channel to why it holds labels. doubts: to why it may.
+        name: of a channel, for the messages.
 
     Raises:
-        UnsupportedError: there are some, and the user does not.
+        UnsupportedError: there are labels, and the user does not want them.
     """
-    if reasons and handling.labels != "nearest":
+    if handling.labels == "nearest":
+        return tuple(sorted({*reasons, *doubts})), ()
+    if reasons:
         channel = min(reasons)
         more = f" (and so do {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise UnsupportedError(
             f"{name(channel)} holds classes or bit fields{more}: {reasons[channel]}. Between two classes there is no third, "
             "so they are not interpolated; use --labels nearest (labels=nearest over HTTP) to enlarge them by nearest neighbour"
         )
-    return tuple(sorted(reasons))
+    return (), doubtful(doubts, name)
+
+
+def doubtful(doubts: dict[int, str], name: Callable[[int], str]) -> tuple[str, ...]:
+    """The note of bands that may hold labels and are interpolated all the same."""
+    if not doubts:
+        return ()
+    channel = min(doubts)
+    more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
+    return (
+        f"{name(channel)}{more} holds {doubts[channel]}, and is interpolated; if they are classes, use --labels nearest "
+        "(labels=nearest over HTTP)",
+    )
 
 
 def survey(
     parts: Iterable[tuple[NDArray[Any], NDArray[np.bool_] | None]], census: Census
-) -> dict[int, str]:
-    """The reasons of a census over parts of a file, which is read no further than needed."""
+) -> Census:
+    """The census of parts of a file, which is read no further than needed."""
     if not census.settled:
         for part in parts:
             census.add(*part)
             if census.settled:
                 break
-    return census.reasons()
+    return census

@@ -115,7 +115,7 @@ class Scene:
         self.height, self.width = int(dataset.height), int(dataset.width)
         self.channels, self.dtype = len(layout.indexes), np.dtype(dataset.dtypes[0])
         parts = (self._read(*square) for square in self._squares())
-        self.labels = geotiff.labels_of(dataset, layout, self.handling, parts)
+        self.labels, self._doubts = geotiff.labels_of(dataset, layout, self.handling, parts)
 
     def __enter__(self) -> Scene:
         return self
@@ -138,7 +138,7 @@ class Scene:
     def notes(self) -> tuple[str, ...]:
         """As of ``Image``; one pass over an alpha band."""
         masks = (self.mask(*square) for square in self._squares())
-        return geotiff.notes_of(self._layout, self.metadata, masks)
+        return self._doubts + geotiff.notes_of(self._layout, self.metadata, masks)
 
     @property
     def masked(self) -> bool:

@@ -95,7 +95,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         pixels, mask = read_bands(dataset, layout), read_mask(dataset, layout)
         meta = metadata_of(dataset, ifd, layout.indexes, layout.alpha)
         missing = missing_of(pixels, mask, meta.nodata)
-        found = labels_of(dataset, layout, handling, [(pixels, missing)])
+        found, doubts = labels_of(dataset, layout, handling, [(pixels, missing)])
     return Image(
         pixels=pixels,
         container="geotiff",
@@ -103,7 +103,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         missing=missing,
         metadata=replace(meta, mask=mask),
         labels=found,
-        notes=notes_of(layout, meta, [mask]),
+        notes=doubts + notes_of(layout, meta, [mask]),
     )
 
 
@@ -220,8 +220,8 @@ def labels_of(
     layout: Layout,
     handling: Handling,
     parts: Iterable[tuple[NDArray[Any], Missing | None]],
-) -> tuple[int, ...]:
-    """The channels that are labels, by what is said of them or by their values; see ``rayscale.imaging.labels``.
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The channels that are labels, by what is said of them or by their values, and notes; see ``rayscale.imaging.labels``.
 
     ``parts`` are as of :func:`levels_of`. Raises UnsupportedError when there are some and ``handling`` refuses them.
     """
@@ -241,8 +241,11 @@ def labels_of(
             apart.add(channel)
     census = labels.Census(len(layout.indexes), apart)
     seen = ((pixels, None if missing is None else missing.valid) for pixels, missing in parts)
-    reasons |= labels.survey(seen, census)
-    return labels.settle(reasons, handling, lambda at: f"band {layout.indexes[at]} of the GeoTIFF")
+    labels.survey(seen, census)
+    reasons |= census.reasons()
+    return labels.settle(
+        reasons, census.doubts(), handling, lambda at: f"band {layout.indexes[at]} of the GeoTIFF"
+    )
 
 
 def read_bands(dataset: Any, layout: Layout, window: Any = None) -> NDArray[Any]:

@@ -166,7 +166,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     missing = None
     if pixels.dtype.kind == "f":
         missing = Missing.where(np.isfinite(pixels))
-    found = _labels(pixels, missing, layout.intent, handling)
+    found, doubts = _labels(pixels, missing, layout.intent, handling)
     head = data[: _HEADER_BYTES[layout.version]]
     metadata = NiftiMetadata(head, _extensions(data, layout), layout)
     _forms(_nibabel_header(metadata))  # what could not be written is refused here
@@ -177,7 +177,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         missing=missing,
         metadata=metadata,
         labels=found,
-        notes=() if layout.placed else (_PLACED.format(layout.offset),),
+        notes=doubts + (() if layout.placed else (_PLACED.format(layout.offset),)),
     )
 
 
@@ -351,16 +351,16 @@ def _extension(layout: _Layout, text: bytes) -> bytes:
 
 def _labels(
     pixels: NDArray[Any], missing: Missing | None, intent: int, handling: Handling
-) -> tuple[int, ...]:
-    """Whether the one channel is labels, by the intent or, as most programs write none, by its values."""
-    reasons = {}
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Whether the one channel is labels, by the intent or, as most programs write none, by its values; and notes."""
+    reasons, doubts = {}, {}
     if intent in _CLASSES:
         reasons[0] = f"its intent code {intent} stands for {_CLASSES[intent]}"
     else:
         census = labels.Census(1, few=_FEW)
         census.add(pixels, None if missing is None else missing.valid)
-        reasons = census.reasons()
-    return labels.settle(reasons, handling, lambda _: "NIfTI")
+        reasons, doubts = census.reasons(), census.doubts()
+    return labels.settle(reasons, doubts, handling, lambda _: "NIfTI")
 
 
 def _levels(pixels: NDArray[Any], missing: Missing | None) -> Levels:

@@ -12,10 +12,13 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.imaging import labels
 from rayscale.imaging.containers import jpeg
 from rayscale.imaging.description import Description
 from rayscale.imaging.handling import DEFAULT, Handling
@@ -162,18 +165,29 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         packet=chunks.xmp,
         iptc=chunks.iptc,
     )
+    found, doubts = _labels(pixels, handling)
     profiles = {_XMP, *_STALE, *(_RAW + kind for kind in _RAW_PROFILES)}
     return Image(
         pixels=pixels,
         container="png",
+        labels=found,
         alpha=None if alpha is None else upright(alpha, orientation),
         icc=_profile(chunks),
         dpi=upright_dpi(_dpi(chunks), orientation),
         text={name: value for name, value in chunks.text.items() if name not in profiles},
         description=description,
         encoding=_encoding(chunks),
-        notes=(*chunks.notes, *notes),
+        notes=(*doubts, *chunks.notes, *notes),
     )
+
+
+def _labels(pixels: NDArray[Any], handling: Handling) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Grey that may be classes, as programs for segmentation write them, and notes: a drawing of few greys looks the same."""
+    if pixels.shape[2] != 1:
+        return (), ()
+    census = labels.Census(1)
+    census.add(pixels)
+    return labels.settle({}, census.doubts() | census.reasons(), handling, lambda _: "PNG")
 
 
 def write(image: Image) -> bytes:

@@ -119,7 +119,9 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
     colours = range(3 if page.photometric in (_RGB, _YCBCR) else 0)
     census = labels.Census(pixels.shape[2], colours)
     census.add(pixels)
-    found = labels.settle(census.reasons(), handling, lambda band: f"band {band + 1} of the TIFF")
+    found, doubts = labels.settle(
+        census.reasons(), census.doubts(), handling, lambda band: f"band {band + 1} of the TIFF"
+    )
     description, notes = _description(page)
     return Image(
         pixels=pixels,
@@ -130,7 +132,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
         dpi=upright_dpi(remarks.read_dpi(page.ifd), page.orientation),
         text=remarks.read_text(page.ifd),
         description=description,
-        notes=notes + remarks.notes_of(page.ifd),
+        notes=doubts + notes + remarks.notes_of(page.ifd),
         encoding=_encoding(page),
     )
 
