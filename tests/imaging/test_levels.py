@@ -102,6 +102,14 @@ def test_wide_ranges_and_two_values_are_taken(values):
     assert (levels.black, levels.white) == ((min(values),), (max(values),))
 
 
+@pytest.mark.parametrize("axes", [(0, 1), None])
+def test_values_that_no_network_can_see_are_known_when_levels_are_found(axes):
+    pixels = np.random.default_rng(0).uniform(0, 1, (60, 60, 2))
+    pixels[3, :3, 1] = 1e300, 2e300, -3e300
+    with pytest.raises(InputError, match=r"e\+300 is out of all proportion.*nodata"):
+        Levels.of_measured(pixels.dtype, [(pixels, True)], axes, "test", pixels.size)
+
+
 def test_values_that_leave_their_type_are_an_error():
     levels = Levels((FILL,), (-FILL,), "test")
     beyond = np.full((1, 1, 1), 1.01, np.float32)

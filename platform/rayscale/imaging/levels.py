@@ -144,7 +144,11 @@ class Levels:
         rule = f"{_LEFT_OUT:.1%} to {1 - _LEFT_OUT:.1%} of the values {whose}"
         black, white = zip(*pairs, strict=True)
         bits = 8 if dtype == np.uint8 else 16
-        return cls(tuple(map(float, black)), tuple(map(float, white)), rule, bits)
+        found = cls(tuple(map(float, black)), tuple(map(float, white)), rule, bits)
+        if dtype.kind == "f":  # known here, not in the middle of an upscale
+            for end in (widest.black, widest.white):
+                found.to_network(np.array(end, dtype), 255.0)
+        return found
 
     @classmethod
     def _of_extremes(
@@ -186,11 +190,11 @@ class Levels:
             return np.asarray((pixels - black) * gain, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # told below
             seen = np.asarray((pixels - black) * gain, np.float32)
-        if not np.isfinite(seen).all():
-            value = pixels[~np.isfinite(seen)][0]
+        lost = ~np.isfinite(seen)
+        if lost.any():
             raise InputError(
-                f"the value {value:g} is out of all proportion to the range from {min(self.black):g} to {max(self.white):g} of "
-                f"the others; {_WAY_OUT}"
+                f"the value {pixels[lost][0]:g} is out of all proportion to the range from {min(self.black):g} to "
+                f"{max(self.white):g} of the others; {_WAY_OUT}"
             )
         return seen
 
