@@ -7,7 +7,6 @@ What does the work is a :class:`Backend`: model replicas reached through Ray Ser
 from __future__ import annotations
 
 import asyncio
-import json
 import textwrap
 import time
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ from serve.settings import ServeSettings
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayscale import __version__
+from rayscale import __version__, strictjson
 from rayscale.errors import UnsupportedError
 from rayscale.imaging import MIME, probe
 from rayscale.imaging.handling import LabelPolicy, MetadataPolicy
@@ -347,7 +346,9 @@ def _result_headers(result: Result, total: float) -> dict[str, str]:
     }
     if result.notes:
         notes = [textwrap.shorten(note, _NOTE_CHARS) for note in result.notes[:_NOTES]]
-        headers["X-Rayscale-Notes"] = json.dumps(notes)  # ASCII, whatever a file calls its bands
+        headers["X-Rayscale-Notes"] = strictjson.dumps(
+            notes
+        )  # ASCII, whatever a file calls its bands
     return headers
 
 

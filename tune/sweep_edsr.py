@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import json
 import logging
 import math
 import os
@@ -33,6 +32,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("pl
 
 from tune.spaces import SPACES
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.interruption import COMPLETE, FAILED, PARTIAL, attend, run
 from rayscale.storage import connect, split
@@ -114,7 +114,7 @@ class Sweep:
     def name(self) -> str:
         """A hash of what decides the trials."""
         what = [self.trial.digest, self.space, self.seed, self.trial.optimizer.steps]
-        digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(strictjson.dumps(what).encode()).hexdigest()[:8]
         return f"sweep-{self.base.title}-{digest}"
 
     def identified(self) -> Sweep:

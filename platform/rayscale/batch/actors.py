@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from rayscale import strictjson
 from rayscale.batch.inputs import ChangedError
 from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import Placed, Slot, find_slot
@@ -387,7 +388,7 @@ class SceneActor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """The numbers of a block to ``{"row": [[number, class and reason of its failure], ...]}``, as JSON."""
-        return {"row": [json.dumps([n, *self._compute(n)]) for n in map(int, _items(batch))]}
+        return {"row": [strictjson.dumps([n, *self._compute(n)]) for n in map(int, _items(batch))]}
 
     def _compute(self, number: int) -> tuple[str, str]:
         from rayscale.inference import windows_of

@@ -8,12 +8,12 @@ truth. ``manifest.parquet``, ``manifest.jsonl`` and ``failures.jsonl`` are copie
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from rayscale import strictjson
 from rayscale.errors import StorageError
 from rayscale.storage import Store
 
@@ -62,12 +62,12 @@ class Row:
 
     def to_json(self) -> str:
         """One line of ASCII."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return strictjson.dumps(asdict(self), sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> Row:
         """Fields of other versions are passed over. Raises ValueError for text that is no row."""
-        values: dict[str, Any] = json.loads(text)
+        values: dict[str, Any] = strictjson.loads(text)
         known = {each.name for each in fields(Row)}
         try:
             row = Row(**{name: value for name, value in values.items() if name in known})
@@ -147,7 +147,7 @@ class Manifest:
         failures = [record for record in records if record["error"]]
         self._store.write(_TABLE, _parquet(records))
         for key, some in ((_LINES, records), (_FAILURES, failures)):
-            self._store.write(key, "".join(f"{json.dumps(each)}\n" for each in some).encode())
+            self._store.write(key, "".join(f"{strictjson.dumps(each)}\n" for each in some).encode())
 
     def compact(self) -> None:
         """Make one part of many; a kill in between leaves parts that say the same twice."""
@@ -181,8 +181,8 @@ def _parquet(records: list[dict[str, Any]]) -> bytes:
     rows = [
         {
             **_printable(record),
-            "parameters": json.dumps(record["parameters"], sort_keys=True),
-            "notes": json.dumps(record["notes"]),
+            "parameters": strictjson.dumps(record["parameters"], sort_keys=True),
+            "notes": strictjson.dumps(record["notes"]),
         }
         for record in records
     ]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rayscale import strictjson
 from rayscale.batch.plan import Recipe, Task
 from rayscale.errors import NotFoundError, RayscaleError
 from rayscale.storage import Entry, Store
@@ -55,7 +56,7 @@ class Mark:
             return None
 
     def to_text(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return strictjson.dumps(asdict(self), separators=(",", ":"))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from rayscale import strictjson
 from rayscale.batch.inputs import Inputs
 from rayscale.batch.manifest import Row
 from rayscale.imaging import Provenance
@@ -39,7 +40,7 @@ class Recipe:
         values = {**self.parameters, "digest": self.digest, "format": _FORMAT}
         if not self.consistency:
             del values["consistency"]  # outputs of before there was such an option keep their id
-        text = json.dumps(values, sort_keys=True)
+        text = strictjson.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def upscaler(self, network: SuperResolver, device: str) -> Upscaler:
@@ -85,7 +86,7 @@ class Task:
 
     def to_json(self) -> str:
         """One line; carries any name a store may have."""
-        return json.dumps(asdict(self))
+        return strictjson.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Task:

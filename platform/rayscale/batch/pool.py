@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from rayscale import strictjson
 from rayscale.batch.actors import SCENE, SceneActor, UpscaleActor, assemble
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task, start_row
@@ -164,7 +165,7 @@ class Pool:
         # Paths travel, never pixels; JSON carries any name a store may have.
         blocks = -(-len(items) // block)
         ends = [number * len(items) // blocks for number in range(blocks + 1)]
-        rows = [{"items": json.dumps(items[a:b])} for a, b in pairwise(ends)]
+        rows = [{"items": strictjson.dumps(items[a:b])} for a, b in pairwise(ends)]
         # A block that is lost is no error here, and whoever keeps the record of one keeps its actor (see _free_actors).
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rayscale import strictjson
 from rayscale.batch.inputs import ChangedError
 from rayscale.batch.outputs import Placed, find_slot
 from rayscale.batch.plan import Recipe, Task
@@ -92,7 +93,7 @@ class SceneWork:
 
     def label(self) -> None:
         """Say beside the parts whose they are; before the first of them."""
-        self.parts.write(_LABEL, json.dumps(self.task.entry.key).encode())
+        self.parts.write(_LABEL, strictjson.dumps(self.task.entry.key).encode())
 
     def missing(self, windows: int) -> list[int]:
         """The windows of which there is no part yet."""
@@ -189,7 +190,7 @@ def notes_beside(
 
 def scene_id(key: str, etag: str, recipe: str) -> str:
     """Of one version of a source, enlarged by one recipe."""
-    text = json.dumps([key, etag, recipe])
+    text = strictjson.dumps([key, etag, recipe])
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -224,7 +225,7 @@ def _packed(part: Part, residual: Residual | None, seconds: float) -> bytes:
     if part.mask is not None:
         arrays["mask"] = part.mask
     if residual is not None:
-        arrays["residual"] = np.array(json.dumps(asdict(residual)))
+        arrays["residual"] = np.array(strictjson.dumps(asdict(residual)))
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     return stream.getvalue()
@@ -237,7 +238,9 @@ def _unpacked(data: bytes) -> tuple[Part, Residual, float]:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         row, column = (int(value) for value in arrays["place"])
         mask = arrays.get("mask")
-        share = Residual(**json.loads(str(arrays["residual"]))) if "residual" in arrays else None
+        share = (
+            Residual(**strictjson.loads(str(arrays["residual"]))) if "residual" in arrays else None
+        )
         seconds = float(arrays["seconds"]) if "seconds" in arrays else 0.0  # of an older version
         return Part(row, column, arrays["pixels"], mask), share or Residual(), seconds
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rayscale import strictjson
 from rayscale.data.config import PrepareConfig
 from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.storage import Store, connect
@@ -161,5 +162,5 @@ def content_digest(manifest: Manifest) -> str:
     }
     if manifest.lr != "bicubic":  # not told otherwise, so that older datasets keep their digest
         content["lr"] = manifest.lr
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    text = strictjson.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

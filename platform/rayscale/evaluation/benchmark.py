@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError, InputError, NotFoundError
 from rayscale.evaluation.suites import Suite
 from rayscale.imaging import Image, read_image
@@ -128,7 +128,7 @@ def identify(scale: float, protocol: str, pairs: Iterable[str]) -> str:
     """
     how = PROTOCOLS[protocol]
     parts = [f"{scale:g}", how.name, how.luma, how.margin, sorted(pairs)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return hashlib.sha256(strictjson.dumps(parts).encode()).hexdigest()
 
 
 def check_scales(uri: str, scales: Iterable[float]) -> None:

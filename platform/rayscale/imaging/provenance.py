@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rayscale import __version__
+from rayscale import __version__, strictjson
 
 
 @dataclass(frozen=True)
@@ -45,4 +44,4 @@ class Provenance:
             **self.parameters,
             **self.measures,
         }
-        return json.dumps(content, sort_keys=True, default=str)
+        return strictjson.dumps(content, sort_keys=True, default=str)

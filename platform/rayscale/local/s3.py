@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError
 from rayscale.local.processes import Service, answers
 
@@ -71,7 +72,7 @@ def keys(home: Path) -> tuple[str, str]:
         }
         temporary = path.with_suffix(".part")
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(written, file)
+            file.write(strictjson.dumps(written))
         temporary.replace(path)
     read = json.loads(path.read_text())
     return read["access_key"], read["secret_key"]
@@ -238,7 +239,7 @@ class _Memory:
         return json.loads(text) if expires > time.time() else None
 
     def set(self, key: str, value: object, time: float = 0, **_: object) -> None:
-        self._values[key] = (_now() + (time or 86400), json.dumps(value))
+        self._values[key] = (_now() + (time or 86400), strictjson.dumps(value))
         self._values.move_to_end(key)
         while len(self._values) > _CACHE_ENTRIES:
             self._values.popitem(last=False)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.interruption import Interrupted, shield, watch
 from rayscale.local import mlflow, processes, ray, s3
@@ -158,7 +159,7 @@ class _State:
         return cls(home, kept.get("ports", {}), kept.get("services", {}))
 
     def write(self) -> None:
-        text = json.dumps({"ports": self.ports, "services": self.services}, indent=1)
+        text = strictjson.dumps({"ports": self.ports, "services": self.services}, indent=1)
         _write_private(self.home / "stack.json", text)
 
     def is_running(self, name: str) -> bool:
@@ -232,7 +233,7 @@ class _State:
 
     def settings(self, name: str, wanted: Sequence[str]) -> str:
         """A digest of the variables a service gets: where it changes, the service must start anew."""
-        text = json.dumps(self.environment(_before(name, wanted)), sort_keys=True)
+        text = strictjson.dumps(self.environment(_before(name, wanted)), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def start(self, name: str, wanted: Sequence[str], num_cpus: int | None) -> Service:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError
 
 # Means of the DIV2K training images, as in the official code, as a fraction of the value range.
@@ -104,7 +105,7 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """The specification as one line of JSON with sorted keys; the same text for equal values."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return strictjson.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:

@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
 from rayscale.models import foreign
 from rayscale.models.network import SuperResolver
@@ -90,7 +91,7 @@ def save_model(
     packed = safetensors.torch.save(state)
     length = int.from_bytes(packed[:8], "little")
     header = json.loads(packed[8 : 8 + length])
-    text = json.dumps({"__metadata__": metadata, **header}, sort_keys=True).encode()
+    text = strictjson.dumps({"__metadata__": metadata, **header}, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
     content = (len(text).to_bytes(8, "little"), text, memoryview(packed)[8 + length :])
 

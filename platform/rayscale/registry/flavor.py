@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rayscale import __version__
+from rayscale import __version__, strictjson
 
 if TYPE_CHECKING:
     from rayscale.models.network import SuperResolver
@@ -38,7 +38,7 @@ def write_folder(folder: Path, weights: Path, spec: ModelSpec) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights, folder / WEIGHTS)
     (folder / "spec.json").write_text(
-        json.dumps(json.loads(spec.to_json()), indent=2) + "\n", encoding="utf-8"
+        strictjson.dumps(json.loads(spec.to_json()), indent=2) + "\n", encoding="utf-8"
     )
     channels = -1 if find_system(spec.system).network.any_channels else spec.channels
     planes = Schema([TensorSpec(np.dtype(np.float32), (-1, channels, -1, -1))])

@@ -8,7 +8,6 @@ Points keep the time of their measurement. What a run could not deliver before i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rayscale import strictjson
 from rayscale.errors import without_passwords
 from rayscale.registry.client import connect, is_permanent, tracking_uri
 from rayscale.registry.models import ensure_experiment
@@ -272,13 +272,13 @@ class MlflowLogger:
         with self._lock:
             kept = {"points": list(self._points), "params": self._params}
         partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(kept), encoding="utf-8")
+        partial.write_text(strictjson.dumps(kept), encoding="utf-8")
         partial.replace(path)
         return path
 
     def _recover(self) -> None:
         try:
-            kept = json.loads(self._spool().read_text(encoding="utf-8"))
+            kept = strictjson.loads(self._spool().read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
         self._points.extend((str(n), float(v), int(t), int(s)) for n, v, t, s in kept["points"])

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from rayscale import machine
+from rayscale import machine, strictjson
 from rayscale.errors import RayscaleError
 from rayscale.storage.store import Store
 
@@ -157,7 +157,7 @@ class Lease:
 
     def _content(self, state: str) -> bytes:
         holder = {**self._owner, "token": self._token, "beats": self._beats, "state": state}
-        return json.dumps(holder).encode()
+        return strictjson.dumps(holder).encode()
 
     def _key(self, generation: int) -> str:
         return f"{self._folder}{generation:08d}.json"

@@ -7,7 +7,6 @@ here are the configuration and the order. It takes minutes, so that a killed run
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -17,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from rayscale import strictjson
 from rayscale.data import Dataset
 from rayscale.errors import ConfigError, NotFoundError
 from rayscale.models.aplus import APlus
@@ -128,7 +128,7 @@ class APlusConfig(RunConfig):
         del parts["model"]["name"]  # always the same
         parts["data"] |= {"uri": self.data.identity, "samples": self.samples}
         del parts["data"]["digest"]
-        text = json.dumps(parts | {"seed": self.run.seed}, sort_keys=True)
+        text = strictjson.dumps(parts | {"seed": self.run.seed}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from rayscale import strictjson
 from rayscale.errors import NotFoundError, StorageError
 from rayscale.models.network import SuperResolver
 from rayscale.models.weights import save_model
@@ -159,7 +160,7 @@ class Checkpoints:
                 path = Path(temporary, name)
                 marker[name] = _describe(path)
                 folder.write_file(name, path)
-        folder.write(MARKER, json.dumps({"step": step, "files": marker}, indent=1).encode())
+        folder.write(MARKER, strictjson.dumps({"step": step, "files": marker}, indent=1).encode())
         self._damaged.discard(step)
         self.sweep()
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError, NotFoundError, without_passwords
 from rayscale.storage import connect, split
 from rayscale.training.recipes import ADVERSARIAL, recipe_of
@@ -197,7 +198,7 @@ class TrainConfig(RunConfig):
             parts["adversarial"] = self.adversarial.model_dump(mode="json")
         if self.guard.spike:  # what a spike goes back to depends on when checkpoints are made
             parts["guard"] = [self.guard.spike, self.checkpoint.every]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(strictjson.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def is_adversarial(self) -> bool:

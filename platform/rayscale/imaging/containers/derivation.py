@@ -6,12 +6,12 @@ pydicom data sets that it is given, in place, and only on attributes, never on p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from rayscale import strictjson
 from rayscale.imaging.containers.elements import (
     LAST_PIXELS,
     PIXEL_COUNTS,
@@ -88,7 +88,7 @@ def _rename(pydicom: Any, dataset: Any, provenance: Provenance) -> None:
     """New instance and series; the series is one for all slices, so levels (part of each) stay out of it."""
     parameters = {key: value for key, value in provenance.parameters.items() if key != "levels"}
     made_by = [
-        provenance.software, provenance.model, provenance.digest, json.dumps(parameters, sort_keys=True, default=str),
+        provenance.software, provenance.model, provenance.digest, strictjson.dumps(parameters, sort_keys=True, default=str),
     ]  # fmt: skip
     for name in ("SOPInstanceUID", "SeriesInstanceUID"):
         source = str(dataset.get(name, ""))
