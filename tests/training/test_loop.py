@@ -144,8 +144,15 @@ def test_a_result_is_json_whatever_its_figures(make_config: Make) -> None:
     result = train(make_config(), device="cpu")
     exact = replace(result, metrics=result.metrics | {"psnr": math.inf}, protocol="rgb")
     record(exact)
-    json.loads(Path(result.uri, "result.json").read_text(), parse_constant=pytest.fail)
+    path = Path(result.uri, "result.json")
+    values = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert read_result(result.uri) == exact
+    path.write_text(json.dumps(values | {"of_a_later_version": 1}))
+    assert read_result(result.uri) == exact
+    for damage in ("[]", "{", '{"name": "a"}'):
+        path.write_text(damage)
+        with pytest.raises(StorageError, match="is damaged"):
+            read_result(result.uri)
 
 
 def test_another_configuration_is_refused_under_the_same_name(make_config: Make) -> None:

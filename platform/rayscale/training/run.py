@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -212,10 +212,12 @@ def read_result(uri: str) -> TrainResult:
     """The result of the run at ``uri``; NotFoundError while it is not complete."""
     store = connect(uri)
     try:
-        return TrainResult(**strictjson.loads(store.read(RESULT)))
+        values = strictjson.loads(store.read(RESULT))
+        known = {each.name for each in fields(TrainResult)}  # later versions may add others
+        return TrainResult(**{key: value for key, value in values.items() if key in known})
     except NotFoundError:
         raise NotFoundError(f"{uri} has no {RESULT}: the run is not complete") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise StorageError(f"{store.locate(RESULT)} is damaged: {error}") from None
 
 
