@@ -59,8 +59,9 @@ docs: $(VENV)/.installed-docs        ## Build the documentation into site/, stri
 	$(BIN)/python docs/pages.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
-docs-pages: install                  ## Write the generated pages of the reference anew
+docs-pages: install                  ## Write the generated pages of the reference, wrap the others
 	$(BIN)/python docs/pages.py
+	$(BIN)/python docs/wrap.py
 
 up: install                          ## Start the local stack: S3, MLflow, Ray
 	$(BIN)/rayscale up

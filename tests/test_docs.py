@@ -202,4 +202,4 @@ def test_lines_are_wrapped(page: Path):
         for line in text.splitlines()
         if len(line) > 120 and not line.startswith(("|", "!", "<", "`"))
     ]
-    assert not long
+    assert not long, "run `make docs-pages`"
