@@ -84,7 +84,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--strip-metadata", action="store_true", help="drop EXIF, XMP, GPS and remarks")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: GPUs if any")
-    add("--actors", type=int, help="most workers (default: one per GPU, or one per CPU)")
+    add(
+        "--actors",
+        type=int,
+        help="most workers (default: one per GPU, or one per CPU, as the cluster grows)",
+    )
     add(
         "--keys",
         metavar="FILE",

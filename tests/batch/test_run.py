@@ -411,3 +411,79 @@ def test_workers_on_gpus(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     assert told.stdout == "6 0\n", told.stderr
+
+
+_ON_A_GROWING_CLUSTER = """
+import os, shutil, subprocess, sys, tempfile, threading, time
+from pathlib import Path
+
+# Ray notes there which cluster is the newest: others are not to join this one. Names of sockets are short.
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
+import ray
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from rayscale.batch import job, upscale_bucket
+
+WORKERS, COUNT, DEADLINE = Path(sys.argv[3]), 3, time.time() + 120
+cloudpickle.register_pickle_by_value(sys.modules["__main__"])
+
+
+def begun():
+    return len(list(WORKERS.iterdir()))
+
+
+network, recipe = job.open_recipe("bicubic", 2, None, False, "auto")
+
+
+class Patient(type(network)):
+    # Leaves a file of its process, and works when as many have begun as the cluster has room for at last.
+    def forward(self, x, scale):
+        (WORKERS / str(os.getpid())).touch()
+        while begun() < COUNT and time.time() < DEADLINE:
+            time.sleep(0.1)
+        return super().forward(x, scale)
+
+
+def grow():
+    while not begun():
+        time.sleep(0.1)
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}"]
+    nodes.append(subprocess.Popen([*start, f"--num-cpus={COUNT - 1}", "--block"], stdout=sys.stderr))
+
+
+nodes = []
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+try:
+    os.environ["RAY_ADDRESS"] = cluster.address
+    threading.Thread(target=grow, daemon=True).start()
+    network.__class__ = Patient
+    job.open_recipe = lambda *_: (network, recipe)
+    summary = upscale_bucket(sys.argv[1], sys.argv[2], model="bicubic", scale=2)
+    print(summary.done, len(summary.failed), begun())
+finally:
+    for node in nodes:
+        node.terminate()
+        node.wait()
+    ray.shutdown()
+    cluster.shutdown()
+    shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
+"""
+
+
+@pytest.mark.stack
+def test_workers_follow_a_cluster_that_grows(tmp_path: Path) -> None:
+    """A second node joins when the first worker is at work. It takes half a minute: so often Ray Data looks at the cluster."""
+    source = storage.connect(tmp_path / "in")
+    for i in range(40):
+        source.write(f"{i}.png", encoded(pixels(i)))
+    (tmp_path / "workers").mkdir()
+    told = subprocess.run(
+        [sys.executable, "-c", _ON_A_GROWING_CLUSTER, *(tmp_path / name for name in ("in", "out", "workers"))],
+        capture_output=True, text=True, timeout=240, check=False,
+        env={
+            **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+            "PYTHONPATH": str(Path(batch.__file__).parents[2]),
+        },
+    )  # fmt: skip
+    assert told.stdout.splitlines()[-1:] == ["40 0 3"], told.stderr

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _BLOCK = 16  # inputs of one Ray task at most: what a kill may cost
 _TASK_RETRIES = 2  # after the death of an actor
 _SMALL_CLUSTER = 4  # CPUs up to which other services may hold all of them
+_GROWTH = 4  # by how much a joined cluster may grow before workers wait for the blocks of others
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Windows:
 
 
 class Pool:
-    """Actors in the number that fits the cluster; ``run`` hands them the work."""
+    """Actors in the number that fits the cluster, also when it grows or shrinks; ``run`` hands them the work."""
 
     def __init__(
         self,
@@ -56,21 +57,23 @@ class Pool:
 
         from rayscale import cluster
 
-        cluster.connect(log_to_driver=False)
+        address = cluster.connect(log_to_driver=False)
         total, free = ray.cluster_resources(), ray.available_resources()
         on_gpu = cluster.takes_gpus(device)
-        cpus = total.get("CPU", 1.0)
+        cpus = total.get("CPU", 0.0)
+        workers = actors or max(1, int(total.get("GPU", 0) if on_gpu else cpus))
         # One core per actor: convolution on many small tiles scales better over processes than over threads.
         # On a laptop whose Serve and trainers hold every CPU, a share of one still gets through.
-        share = 1.0 if cpus > _SMALL_CLUSTER or free.get("CPU", 0) >= 1 else 0.1
-        most = actors or max(1, int(total.get("GPU", 0) if on_gpu else cpus))
-        self._resources = {"num_cpus": share, "num_gpus": 1 if on_gpu else 0}
-        self.most = most
+        crowded = cpus <= _SMALL_CLUSTER and free.get("CPU", 0) < 1 and _head_works()
+        self._resources = {"num_cpus": 0.1 if crowded else 1.0, "num_gpus": 1 if on_gpu else 0}
+        # Ray Data starts as many as the cluster has room for at the time; shares of a CPU would be too many.
+        self._most = actors or (workers if crowded and not on_gpu else None)
+        self._expected = workers * (1 if self._most or address == "embedded" else _GROWTH)
         self._source, self._target, self._recipe = source, target, recipe
         self._arguments = (source, target, ray.put(model), recipe, overwrite)
         self._options = {
             "device": "auto" if on_gpu else "cpu",
-            "threads": max(1, int(cpus) // most) if cpus <= _SMALL_CLUSTER else 1,
+            "threads": max(1, int(cpus) // workers) if cpus <= _SMALL_CLUSTER else 1,
             "variables": shared_variables(),
         }
 
@@ -85,7 +88,7 @@ class Pool:
         def waiting() -> list[str]:
             return [task.to_json() for key, task in missing.items() if key not in scenes]
 
-        block = max(1, min(_BLOCK, len(todo) // (4 * self.most)))
+        block = max(1, min(_BLOCK, len(todo) // (4 * self._expected)))
         for texts in self._passes(UpscaleActor, self._arguments, waiting, block):
             rows = [Row.from_json(text) for text in texts]
             scenes |= {row.key: row for row in rows if row.error == SCENE}
@@ -181,7 +184,7 @@ class Pool:
                     batch_size=1,
                     compute=ActorPoolStrategy(
                         min_size=1,
-                        max_size=min(self.most, blocks),
+                        max_size=min(self._most or blocks, blocks),
                         max_tasks_in_flight_per_actor=2,
                     ),
                     fn_constructor_args=arguments,
@@ -201,6 +204,14 @@ class Pool:
                 f"the workers failed: {str(error).strip().splitlines()[-1][:300]}. What is done is kept; "
                 "run the same command again to go on"
             ) from error
+
+
+def _head_works() -> bool:
+    """Whether the head of the cluster takes work; one that does not leaves it to nodes that come and go."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any("node:__internal_head__" in each and each.get("CPU", 0) > 0 for each in nodes)
 
 
 def _free_actors() -> None:

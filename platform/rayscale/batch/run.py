@@ -126,7 +126,7 @@ def upscale_bucket(
         consistency: correct every output until it gives its source when shrunk; what is left is in its provenance.
         handling: levels, labels and metadata of all files, see :class:`rayscale.imaging.Handling`.
         device: ``auto`` takes the GPUs of the cluster when it has some; ``cpu``, ``cuda``.
-        actors: at most so many workers; default one per GPU, or one per CPU.
+        actors: at most so many workers; default one per GPU or CPU of the cluster, as it grows and shrinks.
         limit: at most so many inputs in this run.
         retry_failed: try the failures of earlier runs again.
         overwrite: replace objects at output keys that no batch wrote, instead of failing on them.
