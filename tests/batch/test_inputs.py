@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tests.plugins.stack import Bucket
 
 from rayscale.batch.inputs import (
     find_inputs,
@@ -17,8 +18,10 @@ from rayscale.batch.inputs import (
     read_keys,
     split_pattern,
 )
+from rayscale.batch.plan import Recipe, make_plan
 from rayscale.errors import ConfigError, InputError, NotFoundError
 from rayscale.storage import Store, connect
+from rayscale.storage.s3_client import get_client
 
 
 @pytest.mark.parametrize(
@@ -214,3 +217,24 @@ def test_one_object_is_a_source(where: str, tmp_path: Path, request: pytest.Fixt
         assert find_object(f"{uri}/{other}") is None
     assert find_object("s3://no-such-bucket") is None
     assert find_object("no such file.png") is None
+
+
+def test_keys_that_no_output_can_have_are_failures_and_folders_are_counted(s3: Bucket) -> None:
+    """A folder made in a console is an empty object with a slash at its end, whatever its name."""
+    image = {"/lead.png": b"1", "img.png/": b"1", "in/a.png": b"1"}
+    client = get_client()
+    for key, data in {**image, "folder/": b"", "folder.png/": b"", "in/": b""}.items():
+        client.put_object(Bucket=s3.name, Key=key, Body=data)
+    target = connect(f"{s3.uri}/out")
+    found = find_inputs(connect(s3.uri), target)
+    assert [entry.key for entry in found.entries] == ["in/a.png"]
+    assert sorted(found.missing) == ["/lead.png", "img.png/"]
+    assert found.ignored == 1  # the folder that one may have taken for an image
+    plan = make_plan(found, {}, {}, Recipe("bicubic", "d", 2.0))
+    assert [(row.key, row.error) for row in plan.missing] == [
+        ("/lead.png", "bad_configuration"),
+        ("img.png/", "bad_configuration"),
+    ]
+    assert all(row.key in row.message and "another key" in row.message for row in plan.missing)
+    listed = find_inputs(connect(s3.uri), target, keys=["/lead.png", "img.png/", "in/a.png"])
+    assert sorted(listed.missing) == ["/lead.png", "img.png/"]

@@ -47,8 +47,10 @@ class Inputs:
 
     Attributes:
         entries: inputs, sorted by key.
-        missing: inputs that cannot be had whole, with the reason: keys of the list, rasters with a mask beside them.
-        ignored: objects of the source that are no inputs: hidden, outside the pattern, sidecars of others, or outputs.
+        missing: inputs that cannot be had whole, with the reason: keys of the list, rasters with a mask beside them, names
+            that no output can have.
+        ignored: objects of the source that are no inputs: hidden, outside the pattern, sidecars of others, outputs, or
+            folders with the ending of an image.
         beside: of inputs that have some, the keys of their sidecars (``imaging.sidecars``).
         covers: whether a key, were it in the source, would be an input.
     """
@@ -65,6 +67,11 @@ class Inputs:
 
         if entry.key + MASK in beside:
             self.missing[entry.key] = masked_apart(PurePosixPath(entry.key).name)
+            return
+        if entry.key.startswith("/") or entry.key.endswith("/"):
+            self.missing[entry.key] = ConfigError(
+                f"the key {entry.key!r} begins or ends with a slash, which a folder cannot hold; copy the object to another key"
+            )
             return
         self.entries.append(entry)
         if beside:
@@ -174,6 +181,7 @@ def find_inputs(
     Hidden objects (``rayscale.storage.is_hidden``) are inputs only when ``keys`` names them. Outputs are what
     lies below ``target`` and beside any state of a batch (``_rayscale/``).
     """
+    from rayscale.imaging.files import ending_of
     from rayscale.imaging.sidecars import is_sidecar, names_beside
 
     inside = inner_prefix(source, target)
@@ -181,7 +189,7 @@ def find_inputs(
         return _look_up(source, inside, keys)
     expression = matcher(pattern) if pattern else None
     fixed = re.split(r"[*?\[]", pattern)[0] if pattern else ""
-    listing = list(source.list(fixed))
+    listing = list(source.list(fixed, folders=True))
     there = {entry.key for entry in listing}
     made = {place for entry in listing if (place := _state_beside(entry.key))}
     if inside:
@@ -190,6 +198,11 @@ def find_inputs(
     if expression:
         found.covers = lambda key: expression.fullmatch(key) is not None
     for entry in listing:
+        if (
+            entry.key.endswith("/") and not entry.size
+        ):  # a folder, by the ending perhaps taken for an image
+            found.ignored += bool(ending_of(entry.key.rstrip("/")))
+            continue
         own = entry.key.startswith(OWN) or any(
             entry.key[: at + 1] in made for at, sign in enumerate(entry.key) if sign == "/"
         )

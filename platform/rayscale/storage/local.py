@@ -34,7 +34,7 @@ class LocalStore(Store):
         prefix = prefix.strip("/")
         return LocalStore(self._path(prefix)) if prefix else self
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", *, folders: bool = False) -> Iterator[Entry]:
         top, _, _ = prefix.rpartition("/")
         start = self._path(top) if top else self.root
         # Sorted as a whole, because S3 sorts keys as text: "a-b" comes before "a/b".

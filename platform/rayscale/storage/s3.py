@@ -56,13 +56,10 @@ class S3Store(Store):
         prefix = prefix.strip("/")
         return S3Store(self.locate(prefix)) if prefix else self
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", *, folders: bool = False) -> Iterator[Entry]:
         with self._errors(prefix, listing=True):
             for item in self._items(self._prefix + prefix):
-                marker = (
-                    item["Key"].endswith("/") and not item["Size"]
-                )  # of a folder, from a console
-                if not marker:
+                if folders or item["Size"] or not item["Key"].endswith("/"):
                     key = item["Key"][len(self._prefix) :]
                     yield Entry(key, item["Size"], item["ETag"].strip('"'))
 

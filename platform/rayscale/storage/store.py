@@ -58,8 +58,11 @@ class Store(ABC):
         """The store rooted at ``prefix`` below this root; it need not exist."""
 
     @abstractmethod
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every object whose key starts with ``prefix``, at any depth, sorted by key; none is no error."""
+    def list(self, prefix: str = "", *, folders: bool = False) -> Iterator[Entry]:
+        """Every object whose key starts with ``prefix``, at any depth, sorted by key; none is no error.
+
+        With ``folders`` also the empty objects by which consoles of S3 stand for folders: their keys end with a slash.
+        """
 
     @abstractmethod
     def stat(self, key: str) -> Entry:
