@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.plugins import patients
 
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.inference import Upscaler
@@ -487,3 +488,23 @@ def test_broken_files_never_fail_the_service(http: httpx.Client, shared_data: Pa
         response = http.post("/v1/upscale?model=bicubic", content=path.read_bytes())
         assert response.status_code in (200, 413, 415, 422), path.name
     assert http.get("/readyz").status_code == 200
+
+
+def test_no_patient_is_named_by_an_answer_or_a_log(
+    http: httpx.Client, stack: Any, stack_home: Path
+) -> None:
+    """The logs of replicas, ingresses and proxies lie with those of Ray."""
+    pytest.importorskip("pydicom", reason="needs the extra medical")
+    from rayscale.local.ray import temporary_folder
+
+    told = []
+    for name, data in patients.make_files().items():
+        answer = http.post("/v1/upscale?model=bicubic&scale=2", content=data)
+        told.append(answer.status_code)
+        told_of = {**answer.headers, "body": "" if answer.is_success else answer.text}
+        assert "QXZPatie" not in str(told_of), name
+    assert told.count(200) >= 1
+    assert sum(status in (413, 415, 422) for status in told) == len(told) - told.count(200)
+    logs = temporary_folder(stack_home)
+    assert list(logs.glob("session_2*/logs/serve/replica_*"))
+    assert list(patients.find_patient([logs, stack_home / "logs"])) == []
