@@ -171,11 +171,11 @@ def on_ray(
                 return str(error)
 
         remote = ray.remote(work)
-        limit = concurrency or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
         running: list[Any] = []
         try:
             while waiting or running:
-                while waiting and len(running) < limit:
+                cpus = int(ray.cluster_resources().get("CPU", 1))  # nodes may join
+                while waiting and len(running) < (concurrency or max(2, 2 * cpus)):
                     running.append(remote.remote(waiting.pop()))
                 done, running = ray.wait(running)
                 for record in ray.get(done):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from jobs.prepare_dataset import on_ray
 
 from rayscale.data import Dataset, Manifest, PrepareConfig, ShardCache, prepare
 from rayscale.local import Addresses
@@ -81,6 +82,31 @@ def test_prepares_on_ray_lists_failures_and_resumes(
     assert "5 used, 0 failed, 1 without a usable sub-image" in small.stdout
     assert "small.png: Skipped: 20x40 pixels" in small.stdout
     assert "20 of 20 sub-images are smaller than 96 pixels: training at x2" in small.stdout
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize(("concurrency", "most"), [(None, [2, 12]), (3, [3, 3])])
+def test_shards_at_a_time_follow_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, concurrency: int | None, most: list[int]
+) -> None:
+    """Ray tells of more CPUs after the tenth shard than before."""
+    import ray
+
+    done: list[int] = []
+    running: list[list[int]] = [[], []]
+    wait = ray.wait
+
+    def watched(tasks: list[Any]) -> Any:
+        running[len(done) >= 10].append(len(tasks))
+        return wait(tasks)
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1 if len(done) < 10 else 6})
+    monkeypatch.setattr(ray, "wait", watched)
+    tasks: Any = range(40)
+    for number in on_ray(concurrency)(lambda task: task, tasks):
+        done.append(number)  # type: ignore[arg-type]
+    assert sorted(done) == list(range(40))
+    assert [max(counts) for counts in running] == most
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
