@@ -102,6 +102,31 @@ def test_wide_ranges_and_two_values_are_taken(values):
     assert (levels.black, levels.white) == ((min(values),), (max(values),))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "fill"), [("f4", -9999), ("i2", -32768), ("u2", 65535), ("u2", 0)]
+)
+@pytest.mark.parametrize("share", [1, 300, 1500])
+def test_a_fill_that_no_one_declared_is_left_out_however_often_it_occurs(dtype, fill, share):
+    values = np.random.default_rng(0).integers(3000, 5000, (40, 50, 1)).astype(dtype)
+    rest = np.sort(values.ravel()[share:])
+    values.ravel()[:share] = fill
+    found = [
+        Levels.of_measured(values.dtype, parts, (0, 1), "here", 2000)
+        for parts in ([(values, True)], [(values[:7], True), (values[7:], True)])
+    ]
+    assert found[0] == found[1]
+    assert rest[0] <= found[0].black[0] <= rest[2]
+    assert rest[-3] <= found[0].white[0] <= rest[-1]
+    assert ("far from all others" in found[0].rule) == (share > 2)
+
+
+def test_a_background_no_farther_than_the_values_from_each_other_is_part_of_the_picture():
+    values = np.random.default_rng(0).integers(300, 900, (40, 50, 1))
+    values[:20] = 0
+    levels = Levels.of_measured(values.dtype, [(values, True)], (0, 1), "", 2000)
+    assert levels.black == (0,)
+
+
 @pytest.mark.parametrize("axes", [(0, 1), None])
 def test_values_that_no_network_can_see_are_known_when_levels_are_found(axes):
     pixels = np.random.default_rng(0).uniform(0, 1, (60, 60, 2))

@@ -242,9 +242,9 @@ def test_extreme_values_are_refused_whole_and_by_windows(tmp_path, kind):
     else:
         pixels = np.where(pixels > np.median(pixels), largest, -largest)
     source, upscaler = save(tmp_path / "scene.tif", pixels), bicubic(2)
-    with pytest.raises(InputError, match=r"from -3.4.*e\+38 to .*nodata"):
+    with pytest.raises(InputError, match=r"3.4.*e\+38.*nodata"):
         whole(upscaler, source, tmp_path / "whole.tif")
-    with pytest.raises(InputError, match=r"from -3.4.*e\+38 to .*nodata"):
+    with pytest.raises(InputError, match=r"3.4.*e\+38.*nodata"):
         upscale_scene(upscaler, source, tmp_path / "windows.tif", PROVENANCE, window=64)
     assert not (tmp_path / "windows.tif").exists()
 

@@ -113,8 +113,9 @@ class Levels:
     ) -> Levels:
         """Robust ends of all valid values, of which there may be none, over ``axes`` of every part.
 
-        They leave out a thousandth of the values at each end, so that a saturated pixel moves nothing. They are stored values,
-        the same however the file is cut into parts, and scale with the values.
+        They leave out a thousandth of the values at each end, so that a saturated pixel moves nothing, and a fill that no one
+        declared, however often it occurs. They are stored values, the same however the file is cut into parts, and scale with
+        the values.
 
         Args:
             parts: pixels of type ``dtype``, and where they are valid.
@@ -134,14 +135,29 @@ class Levels:
                     band.add(plane)
                 yield pixels, valid
 
-        widest = cls._of_extremes(dtype, watched(), axes)
-        pairs = [
-            (low, high) if low < high else (black, white)
-            for (low, high), black, white in zip(
-                (band.find() for band in ends), widest.black, widest.white, strict=True
-            )
-        ]
+        lows, highs = _extremes(dtype, watched(), axes)
+        widest = cls.of_data(lows[0], highs[0], "")
+        pairs, apart = [], False
+        for band, (low, then), (high, before), whole in zip(
+            ends,
+            lows.T.tolist(),
+            highs.T.tolist(),
+            zip(widest.black, widest.white, strict=True),
+            strict=True,
+        ):
+            least, most = band.find()
+            if least >= most:
+                least, most = whole
+            # One value farther from all others than these from each other is a fill, or saturated: a network sees the others.
+            inner = before - then
+            if 0 < inner < then - low and least < then:
+                least, apart = then, True
+            if 0 < inner < high - before and most > before:
+                most, apart = before, True
+            pairs.append((least, most))
         rule = f"{_LEFT_OUT:.1%} to {1 - _LEFT_OUT:.1%} of the values {whose}"
+        if apart:
+            rule += ", without one that is far from all others"
         black, white = zip(*pairs, strict=True)
         bits = 8 if dtype == np.uint8 else 16
         found = cls(tuple(map(float, black)), tuple(map(float, white)), rule, bits)
@@ -149,27 +165,6 @@ class Levels:
             for end in (widest.black, widest.white):
                 found.to_network(np.array(end, dtype), 255.0)
         return found
-
-    @classmethod
-    def _of_extremes(
-        cls,
-        dtype: np.dtype[Any],
-        parts: Iterable[tuple[Pixels, NDArray[np.bool_] | bool]],
-        axes: tuple[int, ...] | None,
-    ) -> Levels:
-        """``of_data`` of all valid values, which are known to be resolved when it returns."""
-        kind = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-        least, most = (np.min, np.greater, kind.max), (np.max, np.less, kind.min)
-        found = [(_two(*part, axes, *least), _two(*part, axes, *most)) for part in parts]
-        lows = _two(np.concatenate([low for low, _ in found]), True, 0, *least)
-        highs = _two(np.concatenate([high for _, high in found]), True, 0, *most)
-        empty = lows[0] > highs[0]
-        lows[:, empty], highs[:, empty] = 0, 1
-        for band, (low, then, before, high) in enumerate(
-            zip(*lows.tolist(), *highs[::-1].tolist(), strict=True), 1
-        ):
-            _check_range(band, low, then, before, high)
-        return cls.of_data(lows[0], highs[0], "")
 
     def of_channels(self, channels: slice) -> Levels:
         """The levels of some of the channels."""
@@ -290,6 +285,27 @@ class _Ends:
             return 0.0, 0.0
         beyond = int(self._count * _LEFT_OUT)
         return float(np.sort(self._low)[beyond]), float(np.sort(self._high)[-1 - beyond])
+
+
+def _extremes(
+    dtype: np.dtype[Any],
+    parts: Iterable[tuple[Pixels, NDArray[np.bool_] | bool]],
+    axes: tuple[int, ...] | None,
+) -> tuple[Pixels, Pixels]:
+    """The smallest value of each band and the one next to it, ``(2, bands)``, and the largest likewise; 0 and 1 where there is
+    none. They are known to be resolved when this returns."""
+    kind = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    least, most = (np.min, np.greater, kind.max), (np.max, np.less, kind.min)
+    found = [(_two(*part, axes, *least), _two(*part, axes, *most)) for part in parts]
+    lows = _two(np.concatenate([low for low, _ in found]), True, 0, *least)
+    highs = _two(np.concatenate([high for _, high in found]), True, 0, *most)
+    empty = lows[0] > highs[0]
+    lows[:, empty], highs[:, empty] = 0, 1
+    for band, (low, then, before, high) in enumerate(
+        zip(*lows.tolist(), *highs[::-1].tolist(), strict=True), 1
+    ):
+        _check_range(band, low, then, before, high)
+    return lows, highs
 
 
 def _planes(
