@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-REFERENCE = Path(__file__).parent / "reference"
-ROOT = Path(__file__).parents[1]
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
 
 sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
@@ -27,7 +27,7 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
-    stale = [(REFERENCE / name, text) for name, text in render_all()]
+    stale = [(DOCS / name, text) for name, text in render_all()]
     stale = [(page, text) for page, text in stale if not page.is_file() or page.read_text() != text]
     for page, text in stale:
         print(page.relative_to(ROOT), "is out of date" if check else "written")
@@ -37,10 +37,11 @@ def main() -> int:
 
 
 def render_all() -> Iterator[tuple[str, str]]:
-    """File names in docs/reference and their texts."""
-    yield "cli.md", render_commands()
-    yield "settings.md", render_settings()
-    yield "http.md", render_http()
+    """File names in docs and their texts."""
+    yield "reference/cli.md", render_commands()
+    yield "reference/settings.md", render_settings()
+    yield "reference/http.md", render_http()
+    yield "examples/index.md", render_examples()
 
 
 def render_commands() -> str:
@@ -183,6 +184,33 @@ def _values(schema: dict[str, Any]) -> str:
             text += f" above {schema['exclusiveMinimum']}"
     default = schema.get("default")
     return text if default in (None, "") else f"{text}; default `{default}`"
+
+
+EXAMPLES = {
+    "photograph": ("A photograph", "Detail of a photograph of gb82 (CC0), reduced by two."),
+    "scene": (
+        "A Sentinel-2 scene",
+        "A EuroSAT tile, bands 4 3 2 (contains modified Copernicus Sentinel data).",
+    ),
+    "series": ("A DICOM series", "Middle of an MR slice (niivue-demo-images, BSD-2-Clause)."),
+    "benchmark": ("A benchmark", "Set5 at x2."),
+    "call": ("An HTTP call", "The answer to the photograph above, at x2."),
+}
+
+
+def render_examples() -> str:
+    """Every script with its picture."""
+    lines = [
+        "# Examples",
+        NOTE,
+        "Five scripts to start from. Each runs as its first lines say; the tests run them on small files.\n"
+        "`picture.py`, beside them in `docs/examples/`, draws images side by side.",
+    ]
+    for name, (title, caption) in EXAMPLES.items():
+        code = (DOCS / f"examples/{name}.py").read_text()
+        lines += [f"## {title}", f"![{title}](../images/examples/{name}.png)", f"*{caption}*"]
+        lines.append(f"```py\n{code}```")
+    return "\n\n".join(lines) + "\n"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -45,3 +46,34 @@ def dataset(tmp_path: Path) -> Path:
     config = PrepareConfig(size=96, step=96, minimum=48)
     prepare(str(tmp_path / "source"), str(tmp_path / "dataset"), config)
     return tmp_path / "dataset"
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that pages and examples speak of, small ones; it is the current one."""
+    import nibabel
+    import rasterio
+    from tests.imaging.dicom_objects import saved, scan
+
+    random = np.random.default_rng(0)
+    monkeypatch.chdir(tmp_path)
+    pixels = random.integers(0, 256, (32, 24, 3), np.uint8)
+    PIL.Image.fromarray(pixels).resize((48, 64)).save("photo.png")
+    geo: dict[str, Any] = {
+        "driver": "GTiff",
+        "width": 32,
+        "height": 24,
+        "count": 3,
+        "dtype": "uint16",
+    }
+    place = rasterio.transform.from_origin(500_000, 5_000_000, 10, 10)
+    with rasterio.open("scene.tif", "w", **geo, crs="EPSG:32632", transform=place) as scene:
+        scene.write(random.integers(500, 4000, (3, 24, 32), np.uint16))
+    Path("slices").mkdir()
+    for number in (1, 2):
+        elements = {"InstanceNumber": number, "SOPInstanceUID": f"1.2.3.{number}"}
+        Path(f"slices/{number}.dcm").write_bytes(saved(scan(**elements)))
+    Path("slice.dcm").write_bytes(Path("slices/1.dcm").read_bytes())
+    volume = random.integers(0, 1000, (20, 24, 3)).astype(np.int16)
+    nibabel.Nifti1Image(volume, np.diag([1.0, 1.0, 2.0, 1.0])).to_filename("brain.nii.gz")
+    return tmp_path
