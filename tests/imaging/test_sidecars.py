@@ -71,17 +71,19 @@ def test_statistics_and_overviews_are_no_loss():
 
 CATEGORIES = "<CategoryNames><Category/><Category>water</Category></CategoryNames>"
 TABLE = '<GDALRasterAttributeTable tableType="thematic"/>'
+OLD = '<GDALRasterAttributeTable><FieldDefn index="0"><Usage>{}</Usage></FieldDefn></GDALRasterAttributeTable>'
 LAYER = '<Metadata><MDI key="LAYER_TYPE">thematic</MDI></Metadata>'
 PALETTE = '<ColorTable><Entry c1="1" c2="2" c3="3" c4="255"/></ColorTable>'
 
 
-@pytest.mark.parametrize("band", [CATEGORIES, TABLE, LAYER, PALETTE])
+@pytest.mark.parametrize("band", [CATEGORIES, TABLE, OLD.format(2), LAYER, PALETTE])
 def test_classes_that_a_sidecar_names_are_for_the_nearest_model_alone(band):
     files = {"a.tif.aux.xml": pam("", band)}
     with pytest.raises(UnsupportedError, match=r"a\.tif\.aux\.xml says.*--model nearest"):
         heeded(files)
     assert heeded(files, repeats=True) == ()
     assert heeded({"a.tif.aux.xml": pam("", '<GDALRasterAttributeTable tableType="athematic"/>')}) == ()  # fmt: skip
+    assert heeded({"a.tif.aux.xml": pam("", OLD.format(1))}) == ()  # a histogram
 
 
 def test_nodata_and_masks_beside_a_raster_are_refused():

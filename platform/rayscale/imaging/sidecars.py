@@ -173,8 +173,12 @@ def _classes(root: ElementTree.Element) -> str:
         return "category names"
     if next(root.iter("ColorTable"), None) is not None:
         return "a palette"
-    tables = root.iter("GDALRasterAttributeTable")
+    tables = list(root.iter("GDALRasterAttributeTable"))
     thematic = any(table.get("tableType") == "thematic" for table in tables)
+    # Before GDAL 2.4 tables said nothing of their type; one with names of classes (usage 2) is of classes.
+    untold = (table for table in tables if table.get("tableType") is None)
+    if any((use.text or "").strip() == "2" for table in untold for use in table.iter("Usage")):
+        return "names of classes"
     layers = (item for item in root.iter("MDI") if item.get("key") == "LAYER_TYPE")
     if thematic or any(re.fullmatch("thematic", (item.text or "").strip()) for item in layers):
         return "a thematic layer"
