@@ -37,7 +37,7 @@ Fit = Callable[[TrainConfig], TrainResult]
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    return run(lambda: compare(options), "the same command goes on")
+    return run(lambda: compare(options), "run the same command again to resume")
 
 
 def compare(options: argparse.Namespace) -> int:

@@ -124,7 +124,7 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         schema = ServeDeploySchema.model_validate(raw)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no Serve configuration: {error}") from error
+        raise ConfigError(f"{path} is not a Serve configuration: {error}") from error
     if len(schema.applications) != 1:
         raise ConfigError(f"{path} has {len(schema.applications)} applications; needed is one")
     if host is not None:

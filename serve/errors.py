@@ -213,7 +213,8 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         kinds = [kind for kind, code in STATUS.items() if code == status]
         texts = [f"`{kind.code}`: {(kind.__doc__ or '').strip()}" for kind in kinds]
         entries[status] = {
-            "description": "\n\n".join(texts) or "Unexpected failure; no internals are told.",
+            "description": "\n\n".join(texts)
+            or "Unexpected failure; the message names no internals.",
             "content": {"application/json": {"schema": form}},
             **({"headers": retry} if status in _RETRIED else {}),
         }

@@ -143,7 +143,7 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         if not self._refused:
-            self._refuse(400, "bad_request", "this is no valid HTTP request")
+            self._refuse(400, "bad_request", "this is not a valid HTTP request")
 
     def _wait(self) -> None:
         self._stop_waiting()

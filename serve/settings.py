@@ -91,7 +91,7 @@ class ServeSettings(BaseSettings):
         description="seconds that requests in progress have to finish after Ctrl-C or SIGTERM to `rayscale serve`",
     )
     retry_after_s: int = Field(
-        default=2, gt=0, description="seconds a refused client is told to wait"
+        default=2, gt=0, description="seconds that a refused client should wait (Retry-After)"
     )
 
     def key_hashes(self) -> tuple[str, ...]:

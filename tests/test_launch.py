@@ -130,7 +130,7 @@ def test_a_name_that_cannot_be_published_is_refused_before_the_training(
     for script in ("jobs/train_edsr.py", "jobs/train_aplus.py"):
         for options, told in (
             (["--register", "bicubic"], "another name, such as my-bicubic"),
-            (["--register", "mine", "--alias", "latest"], "'latest' is no alias"),
+            (["--register", "mine", "--alias", "latest"], "'latest' is not an alias"),
             (["--alias", "production"], "--alias production goes with --register NAME"),
         ):
             assert job(script).main(["--set", "data.uri=/nowhere", *options]) == 2

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="seconds without a byte before a storage request is retried"
     )
     s3_requester_pays: bool = Field(
-        default=False, description="pay for requests to buckets of others that ask for it"
+        default=False, description="pay for requests to buckets whose owner lets the requester pay"
     )
     s3_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = Field(
         default="",

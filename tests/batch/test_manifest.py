@@ -103,5 +103,5 @@ def test_a_manifest_without_rows_is_a_table_too(tmp_path: Path) -> None:
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     store = connect(tmp_path)
     store.write("_rayscale/manifest/00000001-000000.jsonl", b'{"key": "x"}\n')
-    with pytest.raises(StorageError, match=r"00000001-000000\.jsonl is no part of a manifest"):
+    with pytest.raises(StorageError, match=r"00000001-000000\.jsonl is not a part of a manifest"):
         Manifest(store, 2).load()

@@ -348,7 +348,7 @@ def test_a_bad_model_or_scale_is_one_error(model: str, tmp_path: Path) -> None:
         upscale_bucket(*places, model="batch-tinny")
     with pytest.raises(ConfigError, match="serves scale 2, not 3"):
         upscale_bucket(*places, model=model, scale=3)
-    with pytest.raises(ConfigError, match="no model reference"):
+    with pytest.raises(ConfigError, match="not a model reference"):
         upscale_bucket(*places, model="s3://elsewhere/model")
     with pytest.raises(ConfigError, match="actors must be at least 1"):
         upscale_bucket(*places, model=model, actors=0)

@@ -53,4 +53,4 @@ def test_an_alias_that_cannot_be_is_refused_before_the_scores(checkout: Path) ->
         check=False,
     )
     assert done.returncode == 2
-    assert "'latest' is no alias" in done.stderr
+    assert "'latest' is not an alias" in done.stderr

@@ -44,7 +44,7 @@ def test_equal_content_is_equal_bytes(
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.arrow"
     path.write_bytes(b"not arrow at all" * 10)
-    with pytest.raises(StorageError, match="no shard"):
+    with pytest.raises(StorageError, match="not a shard"):
         open_shard(path)
     with pytest.raises(FileNotFoundError):
         open_shard(tmp_path / "missing.arrow")

@@ -267,13 +267,13 @@ def test_a_qform_of_no_numbers_hinders_only_who_has_no_other(fields):
     np.testing.assert_allclose(
         corners(after, after.affine), corners(before, before.affine), atol=1e-5
     )
-    with pytest.raises(InputError, match=r"qform \(quaternion.* no numbers"):
+    with pytest.raises(InputError, match=r"qform \(quaternion.* not numbers"):
         read_image(altered(data, sform_code=0))
 
 
 def test_a_sform_of_no_numbers_is_refused_where_it_rules():
     data = altered(saved(volume(9, 7, 5)), srow_x=[NAN, 0, 0, 0])
-    with pytest.raises(InputError, match=r"sform \(srow_x.* no numbers"):
+    with pytest.raises(InputError, match=r"sform \(srow_x.* not numbers"):
         read_image(data)
     without = altered(data, sform_code=0)
     before, after = opened(without), opened(upscaled(without))

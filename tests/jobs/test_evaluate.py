@@ -176,7 +176,7 @@ def test_the_command_line(job: ModuleType, sets: Path, capsys: pytest.CaptureFix
     assert job.main([*two, "--output", "o", "--crops", "nobody"]) == 1
     assert "img0, img1" in capsys.readouterr().err
     assert job.main([*two, "--output", "o", "--crops", "img1:1,2,3"]) == 2
-    assert "is no window" in capsys.readouterr().err
+    assert "is not a window" in capsys.readouterr().err
     assert job.main([*two, "--output", "o", "--crops", "img1:20,5,24,20"]) == 1
     assert "leaves the image of 42x48" in capsys.readouterr().err
 

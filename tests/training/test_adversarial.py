@@ -230,7 +230,7 @@ def test_vgg54_is_the_last_convolution_after_its_activation(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"features\.10\.weight.*missing"):
         VGGFeatures(str(tmp_path / "short.pth"), "vgg54")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ConfigError, match="no file of weights"):
+    with pytest.raises(ConfigError, match="not a file of weights"):
         VGGFeatures(str(tmp_path / "text.pth"), "vgg54")
 
 

@@ -116,7 +116,7 @@ class Manifest:
                 rows = [Row.from_json(line) for line in lines]
             except ValueError as error:
                 raise StorageError(
-                    f"{self._store.locate(key)} is no part of a manifest ({error}); it was damaged or is of "
+                    f"{self._store.locate(key)} is not a part of a manifest ({error}); it was damaged or is of "
                     "another version of rayscale. Delete it: what it lists is done again"
                 ) from error
             self.rows.update((row.key, row) for row in rows)

@@ -125,7 +125,7 @@ def _mixed_sides(patch: int, scales: Sequence[float]) -> dict[float, int]:
     sides = {scale: hr / exact_scale(scale) for scale in scales}
     if any(side.denominator != 1 for side in sides.values()):
         raise ConfigError(
-            f"data.patch {patch} is {float(hr):g} HR pixels at x{min(scales):g}, which is no whole number of LR pixels "
+            f"data.patch {patch} is {float(hr):g} HR pixels at x{min(scales):g}, which is not a whole number of LR pixels "
             f"at every scale; with data.mixed make it a multiple of {_mixed_grain(scales)}"
         )
     return {scale: int(side) for scale, side in sides.items()}
@@ -141,7 +141,7 @@ def _whole_side(patch: int, scale: float, scales: Sequence[float]) -> int:
     side = patch * exact_scale(scale)
     if side.denominator != 1:
         raise ConfigError(
-            f"a patch of {patch} LR pixels is {float(side):g} HR pixels at x{scale:g}, which is no whole number; make "
+            f"a patch of {patch} LR pixels is {float(side):g} HR pixels at x{scale:g}, which is not a whole number; make "
             f"data.patch a multiple of {_grain(scales)}"
         )
     return int(side)

@@ -84,7 +84,7 @@ def open_shard(path: str | Path) -> list[Pixels]:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, IndexError) as error:
-        raise StorageError(f"{path} is no shard of this format: {error}") from error
+        raise StorageError(f"{path} is not a shard of this format: {error}") from error
 
 
 def read_places(path: str | Path) -> list[tuple[str, Cut]]:

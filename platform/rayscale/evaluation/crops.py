@@ -44,7 +44,7 @@ class Window:
             x, y, width, height = (int(part) for part in text.split(","))
         except ValueError:
             raise ConfigError(
-                f"{text!r} is no window; give left, top, width and height in HR pixels, as 120,80,64,64"
+                f"{text!r} is not a window; give left, top, width and height in HR pixels, as 120,80,64,64"
             ) from None
         if min(x, y) < 0 or min(width, height) < _SMALLEST:
             raise ConfigError(

@@ -282,7 +282,7 @@ def convert_image(image: Image, container: str) -> Image:
     colour = sorted(set(image.encoding.get("colour", {})) - {"sRGB", "sBIT", "bKGD"})
     if colour and not (image.icc and set(colour) <= {"gAMA", "cHRM"}):
         notes.append(
-            f"{container.upper()} has no place for the colour description of the PNG ({', '.join(colour)}); colours may look "
+            f"{container.upper()} cannot hold the colour description of the PNG ({', '.join(colour)}); colours may look "
             "different"
         )
     lost = [
@@ -295,7 +295,7 @@ def convert_image(image: Image, container: str) -> Image:
         )
     ]
     if lost:
-        notes.append(f"{container.upper()} has no place for the {' and '.join(lost)} of this file")
+        notes.append(f"{container.upper()} cannot hold the {' and '.join(lost)} of this file")
     block = _blocks(image)[0]
     if container == "tiff" and block and exif.has_maker_note(Ifd.first(block)):
         notes.append(exif.MAKER_NOTE_LOST)

@@ -174,8 +174,8 @@ def settle(
         channel = min(reasons)
         more = f" (and so do {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise UnsupportedError(
-            f"{name(channel)} holds classes or bit fields{more}: {reasons[channel]}. Between two classes there is no third, "
-            "so they are not interpolated; use --labels nearest (labels=nearest over HTTP) to enlarge them by nearest neighbour"
+            f"{name(channel)} holds classes or bit fields{more}: {reasons[channel]}. Class numbers must not be "
+            "interpolated; use --labels nearest (labels=nearest over HTTP) to enlarge them by nearest neighbour"
         )
     return (), doubtful(doubts, name)
 

@@ -140,7 +140,7 @@ def _heed_pam(
         return {"content, which is damaged": False}
     if not repeats and (_classes(root)):
         raise UnsupportedError(
-            f"{file} says that {name} holds classes ({_classes(root)}), and between two classes there is no third; enlarge it by "
+            f"{file} says that {name} holds classes ({_classes(root)}), which must not be interpolated; enlarge it by "
             "nearest neighbour with --model nearest"
         )
     nodata = [element.text for element in root.iter("NoDataValue") if (element.text or "").strip()]

@@ -90,7 +90,7 @@ def _steps(stage: nn.Module) -> Iterator[Step]:
     elif isinstance(stage, _POINTWISE):
         yield lambda rows, last: stage(rows)
     else:
-        raise TypeError(f"{type(stage).__name__} is no stage that strips know")
+        raise TypeError(f"{type(stage).__name__} is not a stage that strips know")
 
 
 class _Convolution:

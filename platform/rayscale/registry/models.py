@@ -195,7 +195,7 @@ def resolve(ref: str) -> ModelVersion:
     """
     match = _REFERENCE.fullmatch(ref)
     if match is None:
-        raise ConfigError(f"{ref!r} is no model reference; {_FORMS}")
+        raise ConfigError(f"{ref!r} is not a model reference; {_FORMS}")
     name, alias, version = match.groups()
     client = connect()
     with asking(f"resolve model {ref!r}"):
@@ -435,7 +435,7 @@ def check_name(name: str, alias: str | None = None) -> str:
     """
     if not re.fullmatch(_NAME, name):
         raise ConfigError(
-            f"{name!r} is no model name; use up to 100 letters, digits, '.', '_' and '-'"
+            f"{name!r} is not a model name; use up to 100 letters, digits, '.', '_' and '-'"
         )
     if name in builtin_names():
         raise ConfigError(f"{name!r} is built in; publish under another name, such as my-{name}")
@@ -447,7 +447,7 @@ def check_name(name: str, alias: str | None = None) -> str:
 def _check_alias(alias: str) -> None:
     if not re.fullmatch(_ALIAS, alias) or _RESERVED_ALIAS.fullmatch(alias):
         raise ConfigError(
-            f"{alias!r} is no alias; use up to 64 letters, digits, '.', '_' and '-', beginning with a letter, "
+            f"{alias!r} is not an alias; use up to 64 letters, digits, '.', '_' and '-', beginning with a letter, "
             "and neither 'latest' nor 'v' with a number"
         )
 

@@ -256,7 +256,7 @@ class MlflowLogger:
             try:
                 PIL.Image.fromarray(pixels).save(path)
             except (TypeError, ValueError) as error:
-                logger.warning("%r of shape %s is no picture: %s", name, pixels.shape, error)
+                logger.warning("%r of shape %s is not a picture: %s", name, pixels.shape, error)
                 return
             client.log_artifact(run_id, str(path), f"images/{safe}")
 

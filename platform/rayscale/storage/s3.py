@@ -349,7 +349,7 @@ class S3Store(Store):
                 f"no keys to open {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
         except exceptions.ParamValidationError as error:
-            raise ConfigError(f"{place} is no S3 address: {error}") from error
+            raise ConfigError(f"{place} is not an S3 address: {error}") from error
         except (exceptions.BotoCoreError, Boto3Error, ConnectionError, ValueError) as error:
             if is_untrusted(error):
                 raise StorageError(

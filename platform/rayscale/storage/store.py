@@ -198,7 +198,7 @@ def check_key(key: str) -> str:
     """Refuse keys that could point out of the root: empty, absolute, or with ``.`` or ``..`` as a part."""
     if not key or key.startswith("/") or "\0" in key or {".", ".."} & set(key.split("/")):
         raise ConfigError(
-            f"{key!r} is no key: expected a relative name like 'images/a.png', without '.' or '..' parts"
+            f"{key!r} is not a key: expected a relative name like 'images/a.png', without '.' or '..' parts"
         )
     return key
 

@@ -121,7 +121,7 @@ def _read(uri: str) -> dict[str, Any]:
                 return dict(safetensors.torch.load_file(path))
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, safetensors.SafetensorError):
-            raise ConfigError(f"adversarial.vgg: {uri} is no file of weights") from None
+            raise ConfigError(f"adversarial.vgg: {uri} is not a file of weights") from None
     if not isinstance(content, dict):
         raise ConfigError(f"adversarial.vgg: {uri} holds no state dict")
     return content

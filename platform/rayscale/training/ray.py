@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LoggerFactory = Callable[[TrainConfig], "MetricLogger"]
 
 _WAY_OUT = (
-    "change workers.count, workers.gpu (auto takes what there is) or workers.cpus, or wait for an autoscaler with "
+    "change workers.count, workers.gpu (auto uses GPUs if there are any) or workers.cpus, or wait for an autoscaler with "
     "workers.wait=true"
 )
 _ANSWER_S = 10.0  # for an actor that only answers

@@ -173,5 +173,7 @@ def recipe_of(system: str, recipe: object) -> Mapping[str, Any]:
     if recipes is None:
         return {}
     if recipe not in recipes:
-        raise ConfigError(f"recipe: {recipe!r} is none; the recipes are {', '.join(recipes)}")
+        raise ConfigError(
+            f"recipe: {recipe!r} is not a recipe; the recipes are {', '.join(recipes)}"
+        )
     return recipes[str(recipe)]

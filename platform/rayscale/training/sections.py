@@ -158,7 +158,7 @@ class GuardSection(Section):
         default=0.0,
         ge=0,
         description="a loss above this many times its running mean rolls back to the weights of the last "
-        "checkpoint; training goes on with the next step; 0 is off",
+        "checkpoint, and training continues with the next step; 0 turns it off",
     )
     max_rollbacks: int = Field(default=5, ge=0, description="rollbacks after which a run gives up")
 

@@ -95,7 +95,7 @@ class DicomMetadata:
     def of_deviations(self) -> DicomMetadata:
         """Refused: of the classes that hold floating values none is an image of the source's class."""
         raise UnsupportedError(
-            "uncertainty has no place in a DICOM image, whose pixels are integers; convert the series to NIfTI first"
+            "a DICOM image cannot hold uncertainty, because its pixels are integers; convert the series to NIfTI first"
         )
 
 
@@ -340,7 +340,7 @@ def _header(dataset: Any) -> Header:
     samples = int(dataset.SamplesPerPixel)
     if photometric.startswith("PALETTE"):
         raise UnsupportedError(
-            "DICOM has a palette (PALETTE COLOR): between two of its values there is no third; convert it to RGB"
+            "DICOM has a palette (PALETTE COLOR): its values must not be interpolated; convert it to RGB"
         )
     if (samples, photometric) not in {(1, grey) for grey in _GREY} | {(3, rgb) for rgb in _COLOUR}:
         raise UnsupportedError(

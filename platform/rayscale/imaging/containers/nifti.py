@@ -243,7 +243,7 @@ def _forms(header: Any) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
         name, ruling = "qform (quaternion, offsets, voxel sizes)", turn
     if ruling is not None and not np.isfinite(ruling).all():
         raise InputError(
-            f"NIfTI header is damaged: its {name} holds values that are no numbers; set it anew, or its code to 0"
+            f"NIfTI header is damaged: its {name} holds values that are not numbers; correct it, or set its code to 0"
         )
     qform, sform = (
         None if form is None or not np.isfinite(form).all() else form for form in (turn, rows)
@@ -314,7 +314,7 @@ def _layout(head: bytes) -> _Layout:
         )
     if intent in _OTHERS or intent in _CIFTI:
         what = _OTHERS.get(intent, "grey ordinates or their connectivity (CIFTI)")
-        raise UnsupportedError(f"NIfTI holds {what} (intent code {intent}), which is no image")
+        raise UnsupportedError(f"NIfTI holds {what} (intent code {intent}), which is not an image")
     # Taken for the end of the header, unless extensions lie there.
     placed = offset != 0 or bool(head[_HEADER_BYTES[version]])
     if not placed:
