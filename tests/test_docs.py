@@ -161,6 +161,14 @@ def test_links_lead_to_files(page: Path):
             assert (page.parent / link.split("#")[0]).is_file(), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_phrases_are_plain_english(page: Path):
+    """Of pages, and of the messages and descriptions that generated pages show: "not a key", "forever", "about"."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    odd = r"(?<!there )\b(?:is|are) no (?!longer|more)\w+|\bfor ever\b|\bany more\b|\btold of\b"
+    assert not re.findall(odd, text, re.I)
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=_name)
 def test_lines_are_wrapped(page: Path):
     """Tables, code and links cannot be wrapped."""
