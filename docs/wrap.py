@@ -15,8 +15,8 @@ from pathlib import Path
 WIDTH = 120
 ROOT = Path(__file__).parents[1]
 
-_ITEM = re.compile(r"\s*(?:[-*]|\d+\.|:)\s+")
-_APART = re.compile(r"\s*$|\s*\||[#<!]|:::|---|    ")  # what is not prose
+_ITEM = re.compile(r"\s*(?:[-*]|\d+\.)\s+")
+_APART = re.compile(r"\s*$|\s*\||[#<>!]|:::|---|    ")  # what is not prose
 _TOKEN = re.compile(r"(?:`[^`]*`|\[[^\]]*\]\([^)]*\)|[^\s`\[]|\[(?![^\]]*\]\()|`)+")
 
 
