@@ -12,6 +12,7 @@ from rayscale.batch import plan
 from rayscale.data import manifest
 from rayscale.models import weights
 from rayscale.models.builtin import bundled_names, read_card
+from rayscale.training import checkpoint
 
 TABLE_ROW = re.compile(r"^\| ([^|(]+?) (?:\([^|]*\) )?\| [^|]* \| `(\d+)` \|", re.M)
 
@@ -21,6 +22,7 @@ def test_compatibility_names_the_format_numbers_of_the_code(checkout: Path):
     assert dict(TABLE_ROW.findall(page)) == {
         "weights": weights.FORMAT,
         "dataset": str(manifest.FORMAT),
+        "checkpoint": str(checkpoint.FORMAT),
         "outputs of a batch": str(plan._FORMAT),
     }
 

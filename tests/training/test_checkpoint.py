@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rayscale.errors import NotFoundError, StorageError
+from rayscale.errors import InputError, NotFoundError, StorageError
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
 from rayscale.storage import connect
-from rayscale.training.checkpoint import Checkpoints, DamagedError
+from rayscale.training.checkpoint import FORMAT, Checkpoints, DamagedError
 
 STATE = {"step": 0, "model": {"w": torch.arange(6.0).reshape(2, 3)}, "list": [1, 2.5, None, "x"]}
 
@@ -54,6 +54,22 @@ def test_the_marker_names_sizes_and_digests(tmp_path: Path) -> None:
     assert {name: file["bytes"] for name, file in marker["files"].items()} == {
         name: (folder / name).stat().st_size for name in ("state.pt", "weights.safetensors")
     }
+
+
+def test_markers_without_a_format_are_read_and_later_ones_are_no_damage(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(connect(tmp_path))
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    marker = tmp_path / "step-00000002" / "COMMITTED"
+    content = json.loads(marker.read_text())
+    assert content.pop("format") == FORMAT
+    marker.write_text(json.dumps(content))  # as before there was a number
+    found = checkpoints.latest()
+    assert found is not None
+    assert found.step == 2
+    marker.write_text(json.dumps({**content, "format": FORMAT + 1}))
+    with pytest.raises(InputError, match="has format 2, this version reads 1; resume with the"):
+        checkpoints.latest()
 
 
 def test_only_the_newest_stay(tmp_path: Path) -> None:
@@ -130,7 +146,7 @@ import sys, time
 from rayscale.models.registry import create_model
 from rayscale.storage import connect
 from rayscale.storage.local import LocalStore
-from rayscale.training.checkpoint import Checkpoints, DamagedError
+from rayscale.training.checkpoint import FORMAT, Checkpoints, DamagedError
 
 def write_file(self, key, path, original=LocalStore.write_file):
     if "slow" in sys.argv and key == "weights.safetensors":

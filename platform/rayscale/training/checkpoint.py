@@ -1,6 +1,6 @@
 """Checkpoints in storage that exist when their marker does: saved whole or not at all, verified when read.
 
-``step-00001000/{state.pt, weights.safetensors, COMMITTED}``; the marker is written last, names size and
+``step-00001000/{state.pt, weights.safetensors, COMMITTED}``; the marker is written last, names the format and size and
 sha256 of every file, and is deleted first. What a state holds is the business of ``training.step`` and
 ``training.loop``.
 """
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from rayscale import strictjson
-from rayscale.errors import NotFoundError, StorageError
+from rayscale.errors import InputError, NotFoundError, StorageError
 from rayscale.models.network import SuperResolver
 from rayscale.models.weights import save_model
 from rayscale.storage import Store
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 MARKER = "COMMITTED"
 STATE = "state.pt"
 WEIGHTS = "weights.safetensors"
+FORMAT = 1
+"""What a state holds, and what the marker says; markers without a number are of format 1."""
 
 _STEP = re.compile(r"step-(\d{8,})/(.+)")
 
@@ -64,7 +66,10 @@ class Checkpoints:
         return sorted(step for step, names in self._folders().items() if MARKER in names)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole; damaged ones are passed over with a warning. None without any."""
+        """The newest checkpoint that is whole; damaged ones are passed over with a warning. None without any.
+
+        Raises InputError for one of a later format.
+        """
         for step in reversed(self.steps()):
             try:
                 return self.load(step)
@@ -76,7 +81,8 @@ class Checkpoints:
     def load(self, step: int) -> Checkpoint:
         """Read and verify one checkpoint, tensors on the CPU.
 
-        Raises NotFoundError without a marker and DamagedError when a file is not what the marker says.
+        Raises NotFoundError without a marker, DamagedError when a file is not what the marker says, and InputError for
+        a checkpoint of a later format.
         """
         folder = self.store.child(_name(step))
         marker = self._marker(folder)
@@ -160,7 +166,8 @@ class Checkpoints:
                 path = Path(temporary, name)
                 marker[name] = _describe(path)
                 folder.write_file(name, path)
-        folder.write(MARKER, strictjson.dumps({"step": step, "files": marker}, indent=1).encode())
+        content = {"format": FORMAT, "step": step, "files": marker}
+        folder.write(MARKER, strictjson.dumps(content, indent=1).encode())
         self._damaged.discard(step)
         self.sweep()
 
@@ -168,8 +175,14 @@ class Checkpoints:
         try:
             content = json.loads(folder.read(MARKER))
             files: dict[str, dict[str, Any]] = content["files"]
-        except (ValueError, KeyError, TypeError):
+            found = content.get("format", FORMAT)
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise DamagedError(f"{folder.locate(MARKER)} cannot be read") from None
+        if found != FORMAT:  # not damage: falling back to an older one would overwrite it
+            raise InputError(
+                f"{folder.locate(MARKER)} has format {found!r}, this version reads {FORMAT}; resume with the rayscale "
+                "that wrote it, or start another run from its weights (model.warm_start)"
+            )
         if not {STATE, WEIGHTS} <= set(files) or any("/" in name for name in files):
             raise DamagedError(f"{folder.locate(MARKER)} does not name the files of a checkpoint")
         return files
