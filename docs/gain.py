@@ -1,6 +1,6 @@
 """Draw docs/images/gain.png: a satellite tile and a photograph, made smaller by bicubic and enlarged again.
 
-    python docs/gain.py EuroSAT/Residential_3.tif gb82/city-lossless.webp
+    python docs/gain.py EuroSAT/Highway_1.tif gb82/sumac-lossless.webp --crop 112,448,128
 
 The tile (bands 4, 3, 2) is enlarged by x2, the crop of the photograph by x4, by bicubic and by EDSR-baseline.
 """
@@ -29,7 +29,7 @@ def main() -> None:
     )
     parser.add_argument("tile", type=Path, help="a EuroSAT tile of 13 bands")
     parser.add_argument("photo", type=Path)
-    parser.add_argument("--crop", default="200,200,128", help="x,y,side of the photograph")
+    parser.add_argument("--crop", default="112,448,128", help="x,y,side of the photograph")
     options = parser.parse_args()
     x, y, side = map(int, options.crop.split(","))
     photo = np.asarray(PIL.Image.open(options.photo).convert("RGB"))[y : y + side, x : x + side]

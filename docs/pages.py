@@ -192,7 +192,7 @@ EXAMPLES = {
         "A Sentinel-2 scene",
         "A EuroSAT tile, bands 4 3 2 (contains modified Copernicus Sentinel data).",
     ),
-    "series": ("A DICOM series", "Middle of an MR slice (niivue-demo-images, BSD-2-Clause)."),
+    "series": ("A DICOM series", "The Shepp-Logan phantom, written as CT slices for this picture."),
     "benchmark": ("A benchmark", "Set5 at x2."),
     "call": ("An HTTP call", "The answer to the photograph above, at x2."),
 }
