@@ -39,6 +39,7 @@ from rayscale import cluster, local
 from rayscale.batch import Progress, upscale_bucket
 from rayscale.imaging import read_image, write_image
 from rayscale.inference import Upscaler
+from rayscale.options import Options
 from rayscale.registry import open_model
 from rayscale.storage import connect
 
@@ -92,7 +93,7 @@ def engines(model: str, files: dict[str, bytes], processes: int) -> float:
 
 def _one_thread(model: str, files: dict[str, bytes], together: Barrier) -> None:
     torch.set_num_threads(1)
-    upscaler = Upscaler(open_model(model, scale=SCALE).network, SCALE, device="cpu")
+    upscaler = Upscaler(open_model(model, scale=SCALE).network, Options(scale=SCALE), device="cpu")
     images = [read_image(data) for data in files.values()]
     upscaler.upscale(images[0])
     together.wait()
@@ -124,10 +125,7 @@ def batch(model: str, workers: int, number: int, *, held: bool = False) -> float
 
     cluster.connect(num_cpus=workers, log_to_driver=False)
     try:
-        summary = upscale_bucket(
-            f"s3://{BUCKET}/in", f"s3://{BUCKET}/out-{workers}-{held}-{number}",
-            model=model, scale=SCALE, device="cpu", actors=workers, progress=tick,
-        )  # fmt: skip
+        summary = upscale_bucket(f"s3://{BUCKET}/in", f"s3://{BUCKET}/out-{workers}-{held}-{number}", model=model, device="cpu", actors=workers, progress=tick, options=Options(scale=SCALE))  # fmt: skip
     finally:
         cluster.shutdown()
     if summary.exit_code:
@@ -163,7 +161,11 @@ def main() -> None:
     options = parser.parse_args()
     files = make_images(options.images, options.side)
     torch.set_num_threads(WORKERS)
-    upscaler = Upscaler(open_model(options.model, scale=SCALE).network, SCALE, device="cpu")
+    upscaler = Upscaler(
+        open_model(options.model, scale=SCALE).network,
+        Options(scale=SCALE),
+        device="cpu",
+    )
     os.environ.pop("RAY_ADDRESS", None)
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="batch-throughput-") as scratch:

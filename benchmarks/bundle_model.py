@@ -31,6 +31,7 @@ from rayscale.inference import Upscaler
 from rayscale.models.builtin import BUNDLED, open_builtin
 from rayscale.models.network import SuperResolver
 from rayscale.models.weights import read_weights, save_model, sha256_of
+from rayscale.options import Options
 from rayscale.storage import Store, connect
 from rayscale.training.checkpoint import Checkpoints
 from rayscale.training.recipes import ADVERSARIAL
@@ -162,13 +163,17 @@ def figures(
 ) -> list[dict[str, Any]]:
     """The scores of the model and of bicubic on each benchmark at each scale."""
     rows = []
-    bicubic, _ = open_builtin("bicubic")
+    bicubic = open_builtin("bicubic").network
     for name, place in benchmarks.items():
         for scale in model.scales:
             uri = at_scale(place, scale)
             ours, base = (
                 evaluate(
-                    Upscaler(network, scale, precision="float32", calibrate=False),
+                    Upscaler(
+                        network,
+                        Options(scale=scale, precision="float32"),
+                        calibrate=False,
+                    ),
                     read_pairs(uri, scale),
                     protocol=protocol,
                 )

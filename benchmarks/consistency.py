@@ -22,21 +22,25 @@ from rayscale.imaging.levels import Levels
 from rayscale.imaging.metrics import EDSR_PAPER, psnr
 from rayscale.inference import Upscaler
 from rayscale.inference.backprojection import TOLERANCE, Residual, back_project, residual
+from rayscale.options import Options
 from rayscale.registry import open_model
 
 
 def measure(folder: str, upscaler: Upscaler, counts: list[int]) -> None:
     """Print a line for each number of iterations."""
-    value_range, scale = upscaler.model.spec.value_range, upscaler.scale
+    value_range, scale = upscaler.predictor.model.spec.value_range, upscaler.scale
     found: dict[int, list[tuple[Residual, float, float]]] = {count: [] for count in counts}
     network: list[float] = []
     for pair in read_pairs(folder, scale):
-        if pair.lr.channels != upscaler.model.channels and not upscaler.model.any_channels:
+        if (
+            pair.lr.channels != upscaler.predictor.model.channels
+            and not upscaler.predictor.model.any_channels
+        ):
             continue
         levels, dtype = Levels.of_type(pair.lr.pixels.dtype), pair.lr.pixels.dtype
         x = torch.tensor(levels.to_network(pair.lr.pixels, value_range).transpose(2, 0, 1)[None])
         start = time.perf_counter()
-        y = upscaler.predict(x)
+        y = upscaler.predictor.predict(x)
         network.append(time.perf_counter() - start)
         black, white = torch.zeros(1, 1, 1), torch.full((1, 1, 1), value_range)
         unit = torch.from_numpy(levels.unit(value_range, dtype)).reshape(-1, 1, 1)
@@ -67,7 +71,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, nargs="+", default=[0, 1, 2, 3, 5, 10, 20, 30])
     options = parser.parse_args()
     upscaler = Upscaler(
-        open_model(options.model, scale=options.scale).network, options.scale, precision="float32"
+        open_model(options.model, scale=options.scale).network,
+        Options(scale=options.scale, precision="float32"),
     )
     for folder in options.folders:
         measure(folder, upscaler, options.iterations)

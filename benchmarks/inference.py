@@ -31,6 +31,7 @@ from rayscale.inference import Upscaler
 from rayscale.inference.engine import has_fast_bfloat16, pick_device
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 
 STRIPS = "rayscale, strips"
 BEST_TILE = "network on its best tile, no halo"
@@ -97,8 +98,10 @@ def ours(model: SuperResolver, x: Tensor, options: argparse.Namespace) -> Iterat
         if precision == "bfloat16" and not has_fast_bfloat16(device):
             continue
         for name, network in ((STRIPS, model), ("rayscale, tiles with halo", Tiled(model))):
-            upscaler = Upscaler(network, options.scale, device=options.device)
-            yield Contestant(name, precision, {pixels: partial(upscaler.predict, x, bits=bits)})
+            upscaler = Upscaler(network, Options(scale=options.scale), device=options.device)
+            yield Contestant(
+                name, precision, {pixels: partial(upscaler.predictor.predict, x, bits=bits)}
+            )
         tiles: dict[int, Work] = {
             side**2: partial(
                 run,

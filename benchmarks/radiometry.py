@@ -24,6 +24,7 @@ from rayscale.errors import RayscaleError
 from rayscale.imaging import Handling, Image, read_image
 from rayscale.imaging.levels import Levels
 from rayscale.inference import Upscaler
+from rayscale.options import Options
 from rayscale.registry import open_model
 from rayscale.resampling import degrade
 
@@ -65,8 +66,11 @@ def examine(upscaler: Upscaler, bicubic: Upscaler, image: Image, row: Row) -> No
     """Add the findings of one image."""
     pixels, levels = image.pixels, image.levels
     assert levels is not None
-    if not upscaler.model.any_channels and upscaler.model.channels != pixels.shape[-1]:
-        if upscaler.model.channels != 3 or pixels.shape[-1] < 4:
+    if (
+        not upscaler.predictor.model.any_channels
+        and upscaler.predictor.model.channels != pixels.shape[-1]
+    ):
+        if upscaler.predictor.model.channels != 3 or pixels.shape[-1] < 4:
             return
         pixels = pixels[..., list(_VISIBLE)]
         if len(levels.black) > 1:
@@ -79,7 +83,7 @@ def examine(upscaler: Upscaler, bicubic: Upscaler, image: Image, row: Row) -> No
     larger = enlarge(upscaler, pixels, levels)
     means = pixels.astype(np.float64).mean((0, 1))
     row.shifts.append(float(np.abs(larger.mean((0, 1)) / means - 1).max()))
-    side = upscaler.halo + 4
+    side = upscaler.frames.halo + 4
     flat = np.broadcast_to(means, (2 * side, 2 * side, len(means)))
     place = slice((side - 2) * scale, (side + 2) * scale)  # beyond the reach of the borders
     answer = (enlarge(upscaler, flat, levels)[place, place] - means) / span
@@ -117,11 +121,16 @@ def main() -> None:
     print(
         "model                 files  mean shift %  grid max  median  invariance/1000  RMSE/bicubic"
     )
-    bicubic = Upscaler(open_model("bicubic").network, options.scale, precision="float32")
+    bicubic = Upscaler(
+        open_model("bicubic").network,
+        Options(scale=options.scale, precision="float32"),
+    )
     for name in options.model:
         network = open_model(name, scale=options.scale).network
         upscaler = Upscaler(
-            network, options.scale, precision="float32", calibrate=not options.plain
+            network,
+            Options(scale=options.scale, precision="float32"),
+            calibrate=not options.plain,
         )
         row = Row()
         for image in images:

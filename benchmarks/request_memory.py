@@ -39,6 +39,7 @@ def measure(container: str, model: str, option: str, side: int, flat: bool) -> N
     from rayscale.inference import Upscaler
     from rayscale.inference.memory import working_bytes
     from rayscale.models.builtin import open_builtin
+    from rayscale.options import Options
 
     def picture(side: int) -> bytes:
         if container == "nifti":
@@ -53,7 +54,7 @@ def measure(container: str, model: str, option: str, side: int, flat: bool) -> N
         return write_image(Image(pixels, container=container, alpha=alpha))
 
     options = {option: True} if option in ("ensemble", "consistency") else {}
-    upscaler = Upscaler(open_builtin(model)[0], 2, **options)  # type: ignore[arg-type]
+    upscaler = Upscaler(open_builtin(model).network, Options(scale=2, **options))  # type: ignore[arg-type]
     provenance = Provenance(model, "none", {})
 
     def enlarge(data: bytes) -> None:
@@ -65,7 +66,7 @@ def measure(container: str, model: str, option: str, side: int, flat: bool) -> N
     Path("/proc/self/clear_refs").write_text("5")
     enlarge(data)
     extra = status("VmHWM") - before
-    print(extra, working_bytes(probe(data), 2, windowed=upscaler.windowed))
+    print(extra, working_bytes(probe(data), 2, windowed=upscaler.frames.windowed))
 
 
 def main() -> None:

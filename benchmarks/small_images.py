@@ -20,6 +20,7 @@ import torch
 
 from rayscale.imaging import Image
 from rayscale.inference import Upscaler
+from rayscale.options import Options
 from rayscale.registry import open_model
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def compare(upscaler: Upscaler, side: int, rounds: int) -> tuple[int, float, int
     """Images in a pack, median ratio of times, differing values and all values."""
     rng = np.random.default_rng(0)
     count = max(2, min(16, PACK_PIXELS // side**2))
-    channels = upscaler.model.channels
+    channels = upscaler.predictor.model.channels
     images = [
         Image(rng.integers(0, 256, (side, side, channels), dtype=np.uint8)) for _ in range(count)
     ]
@@ -63,7 +64,7 @@ def main() -> None:
     precisions: tuple[Precision, ...] = ("auto", "float32")
     print(f"{options.model} x2, {torch.get_num_threads()} threads")
     for precision in precisions:
-        upscaler = Upscaler(network, 2, device=options.device, precision=precision)
+        upscaler = Upscaler(network, Options(scale=2, precision=precision), device=options.device)
         for side in options.sides:
             count, ratio, differing, values = compare(upscaler, side, options.rounds)
             print(

@@ -17,6 +17,7 @@ from rayscale.errors import RayscaleError
 from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.imaging.scene import Scene
 from rayscale.inference import Upscaler, upscale_scene, windows_of
+from rayscale.options import Options
 from rayscale.registry import open_model
 
 MODEL, SCALE = "edsr-baseline", 2
@@ -75,7 +76,7 @@ def reference(files: dict[str, bytes], model: str = MODEL, scene: Path | None = 
     """What an undisturbed run makes, one input after the other in this process; no corrupt ones."""
     torch.set_num_threads(1)
     opened = open_model(model, scale=SCALE)
-    upscaler = Upscaler(opened.network, SCALE, device="cpu")
+    upscaler = Upscaler(opened.network, Options(scale=SCALE), device="cpu")
     provenance = Provenance(opened.label, opened.digest, upscaler.describe())
     outputs = {}
     for key, data in files.items():

@@ -40,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 from rayscale import interruption, strictjson
 from rayscale.batch import Forecast, Progress, Summary, forecast_bucket, upscale_bucket
 from rayscale.errors import RayscaleError
-from rayscale.imaging import Handling
+from rayscale.fields import choices_of
+from rayscale.options import Options
 
 _PROGRESS_S = 2.0
 _LISTED = 50
@@ -65,24 +66,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         required=True,
         help="NAME, NAME@ALIAS or NAME/VERSION of the registry, or a built-in model",
     )
-    add("--scale", type=float, help="enlargement; needed when the model has several")
-    add("--ensemble", action="store_true", help="average over 8 orientations, 8 times the work")
-    add(
-        "--consistency", action="store_true", help="correct results until shrinking gives the input"
-    )
-    add(
-        "--levels",
-        metavar="BLACK..WHITE",
-        help="stored values that the network sees as black and white, such as 0..10000, for all files",
-    )
-    add(
-        "--labels",
-        choices=("refuse", "nearest"),
-        default="refuse",
-        help="class maps and bit fields: refuse them, or enlarge them by nearest neighbour",
-    )
-    add("--strip-metadata", action="store_true", help="drop EXIF, XMP, GPS and remarks")
-    add("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    for each in choices_of(Options):
+        kind: dict[str, Any] = {"action": "store_true"}
+        if each.kind is not bool:
+            kind = {
+                "default": each.default,
+                "metavar": each.metavar or "|".join(each.choices) or None,
+            }
+        add(f"--{each.name}", help=each.help.replace("%", "%%"), **kind)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: GPUs if any")
     add(
         "--actors",
@@ -226,14 +217,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def upscale(options: argparse.Namespace, result: TextIO) -> int:
     """Do as the options say and write the outcome to ``result``; the exit code."""
-    metadata = "strip" if options.strip_metadata else "keep"
     common: dict[str, Any] = {
         "model": options.model,
-        "scale": options.scale,
         "keys": options.keys,
-        "ensemble": options.ensemble,
-        "consistency": options.consistency,
-        "precision": options.precision,
         "device": options.device,
         "actors": options.actors,
         "limit": options.limit,
@@ -241,7 +227,8 @@ def upscale(options: argparse.Namespace, result: TextIO) -> int:
     }
     outcome: Forecast | Summary
     try:
-        common["handling"] = Handling.parse(options.levels, options.labels, metadata)
+        texts = {each.name: getattr(options, each.name) for each in choices_of(Options)}
+        common["options"] = Options.parse(**texts)
         if options.dry_run:
             outcome = forecast_bucket(options.source, options.target, **common)
         else:

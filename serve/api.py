@@ -27,20 +27,19 @@ from serve.errors import (
     documented,
     install,
 )
-from serve.jobs import Job, Result, check_reference, check_scale, check_size, read_handling
+from serve.jobs import Job, Result, check_reference, check_size
 from serve.keys import KeyCheck
 from serve.limits import BodyLimit
+from serve.options import parameters_of, query_options
 from serve.settings import ServeSettings
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayscale import __version__, strictjson
-from rayscale.errors import UnsupportedError
+from rayscale.errors import ConfigError, UnsupportedError
 from rayscale.imaging import MIME, probe
-from rayscale.imaging.handling import LabelPolicy, MetadataPolicy
+from rayscale.options import Options
 from rayscale.settings import get_settings
-
-LARGEST_SCALE = 16
 
 _NOTES, _NOTE_CHARS = 8, 400  # of the notes in a header, which proxies hold to 8 KiB
 
@@ -190,6 +189,7 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
     keyed = [Depends(HTTPBearer(auto_error=False, description="one of the keys"))] * closed
     router = APIRouter(prefix="/v1", dependencies=[*keyed, Depends(_check_query)], tags=["v1"])
     refused = (401,) if closed else ()
+    asked = Depends(query_options(Options(precision=settings.precision)))
 
     @router.post(
         "/upscale",
@@ -207,6 +207,7 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
     )
     async def upscale(
         request: Request,
+        options: Options = asked,
         model: Annotated[
             str | None,
             Query(
@@ -214,30 +215,6 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
                 description="name, name@alias or name/version (see /v1/models), or a system bundled for the scale",
             ),
         ] = None,
-        scale: Annotated[
-            float | None,
-            Query(
-                gt=1, le=LARGEST_SCALE, description="above 1; default: the smallest of the model"
-            ),
-        ] = None,
-        ensemble: Annotated[
-            bool, Query(description="average over 8 flips and turns: better, 8 times the work")
-        ] = False,
-        levels: Annotated[
-            str | None,
-            Query(
-                max_length=64,
-                description="BLACK..WHITE, such as 0..10000: stored values that the network sees as black and white; "
-                "default: taken from the image",
-            ),
-        ] = None,
-        labels: Annotated[
-            LabelPolicy,
-            Query(description="class maps and bit fields: refused, or by nearest neighbour"),
-        ] = "refuse",
-        metadata: Annotated[
-            MetadataPolicy, Query(description="strip drops EXIF, XMP, GPS and remarks")
-        ] = "keep",
     ) -> Response:
         """Send the bytes of an image file (PNG, JPEG, WebP, TIFF, DICOM, NIfTI) as the body, for example
 
@@ -245,16 +222,15 @@ def _version_1(backend: Backend, readiness: Readiness, settings: ServeSettings) 
         """
         if model is not None:
             check_reference(model)
-        check_scale(scale)
-        handling = read_handling(levels, labels, metadata)
+        _check_options(options)
         _check_form(request.headers)
         data = await request.body()
         # By the header alone, before the image takes a place in the queue of the model replicas.
-        check_size(await asyncio.to_thread(probe, data), scale or 1)
+        check_size(await asyncio.to_thread(probe, data), options.scale or 1)
         began = time.perf_counter()
         try:
             async with asyncio.timeout(settings.request_timeout_s):
-                result = await backend.upscale(Job(data, model, scale, ensemble, handling))
+                result = await backend.upscale(Job(data, model, options))
         except TimeoutError:
             raise DeadlineError(
                 f"the image was not done within {settings.request_timeout_s:g} s "
@@ -314,7 +290,7 @@ def _pages() -> APIRouter:
 
 def _check_query(request: Request) -> None:
     """Every parameter is known and given once: a misspelt one must not be taken for its default."""
-    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    known = list(parameters_of(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:
@@ -322,6 +298,17 @@ def _check_query(request: Request) -> None:
             raise BadParameterError(f"{name[:80]!r} is not a parameter of this path; {takes}")
         if given.count(name) > 1:
             raise BadParameterError(f"{name} is given {given.count(name)} times; give it once")
+
+
+def _check_options(options: Options) -> None:
+    """Refuse what an answer of one image has no place for."""
+    try:
+        options.refuse(
+            "uncertainty",
+            "an answer holds one image; use the command line, which writes a second file",
+        )
+    except ConfigError as error:
+        raise BadParameterError(str(error)) from None
 
 
 def _check_form(headers: Mapping[str, str]) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from serve.errors import UnavailableError
@@ -22,7 +20,7 @@ from serve.jobs import Job, Result, check_size
 from serve.shelf import Loaded, Registry, Shelf, Source
 
 from rayscale.errors import OutOfMemoryError
-from rayscale.imaging import Provenance, probe, read_image, write_image
+from rayscale.imaging import probe
 from rayscale.inference.memory import Budget, check_memory, is_out_of_memory
 from rayscale.models.builtin import builtin_names
 from rayscale.settings import get_settings
@@ -104,13 +102,13 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         reference = job.model or self.settings.model
-        loaded = self.shelf.peek(reference, job.scale)
+        loaded = self.shelf.peek(reference, job.options.scale)
         if loaded is None:
-            self.shelf.recall(reference, job.scale)
+            self.shelf.recall(reference, job.options.scale)
             loader = self._built_in if reference in builtin_names() else self._registered
             loaded = await loader.load(
-                (reference, job.scale),
-                partial(self.shelf.get, reference, job.scale),
+                (reference, job.options.scale),
+                partial(self.shelf.get, reference, job.options.scale),
                 self.settings.lookup_timeout_s,
             )
         cancelled = threading.Event()
@@ -136,35 +134,21 @@ class Engine:
 
     def _upscale(self, job: Job, loaded: Loaded) -> Result:
         limits = get_settings()
-        scale = min(loaded.model.scales) if job.scale is None else job.scale
-        upscaler = self.shelf.upscaler(loaded, scale, job.ensemble)
+        pipeline = self.shelf.pipeline(loaded, job.options)
+        scale = pipeline.upscaler.scale
         header = probe(job.data)
-        check_size(header, upscaler.scale)
-        needed = check_memory(header, upscaler.scale, windowed=upscaler.windowed)
+        check_size(header, scale)
+        needed = check_memory(header, scale, windowed=pipeline.upscaler.frames.windowed)
         with self._memory.reserve(needed, watch=_stop_if_cancelled):
-            clock = [time.perf_counter()]
-            handling = upscaler.reading(job.handling)
-            image = read_image(job.data, max_pixels=limits.max_input_pixels, handling=handling)
-            clock.append(time.perf_counter())
-            image = upscaler.upscale(image)
-            clock.append(time.perf_counter())
-            # The headers of the answer name the model; scenes and scans outlive them, so those carry it inside too.
-            made_by = Provenance(
-                loaded.version.reference,
-                loaded.version.digest,
-                {**upscaler.describe(), **job.handling.to_dict()},
-            )
-            data = write_image(image, None if image.metadata is None else made_by)
-            clock.append(time.perf_counter())
-        seconds = [end - begin for begin, end in pairwise(clock)]
+            output = pipeline.run(job.data, max_pixels=limits.max_input_pixels)
         return Result(
-            data,
-            image.container,
+            output.data,
+            output.container,
             loaded.version.reference,
             loaded.version.digest,
-            upscaler.scale,
-            dict(zip(("decode", "upscale", "encode"), seconds, strict=True)),
-            image.notes,
+            scale,
+            output.seconds,
+            output.notes,
         )
 
     def _load_default(self) -> None:

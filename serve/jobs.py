@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 from serve.errors import BadParameterError, SourceNotAllowedError
 
-from rayscale.errors import ConfigError
 from rayscale.imaging import Header
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.limits import check_size as check_input
-from rayscale.resampling import exact_scale
+from rayscale.options import DEFAULTS, Options
 from rayscale.settings import get_settings
 
 # The grammar of rayscale.registry, told here without importing MLflow.
@@ -28,14 +26,12 @@ _REFERENCE = re.compile(
 class Job:
     """One request: the encoded image and what to do with it.
 
-    ``model`` None means the default model, ``scale`` None the smallest scale of the model.
+    ``model`` None means the default model.
     """
 
     data: bytes
     model: str | None = None
-    scale: float | None = None
-    ensemble: bool = False
-    handling: Handling = DEFAULT
+    options: Options = DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -65,23 +61,6 @@ def check_reference(reference: str) -> None:
     raise BadParameterError(
         f"{reference[:80]!r} is not a model reference; use name, name@alias or name/version"
     )
-
-
-def check_scale(scale: float | None) -> None:
-    """Refuse a scale with more digits than an output grid can follow."""
-    if scale is not None:
-        try:
-            exact_scale(scale)
-        except ConfigError as error:
-            raise BadParameterError(str(error)) from None
-
-
-def read_handling(levels: str | None, labels: str, metadata: str) -> Handling:
-    """The options of reading and writing, from the text of a query."""
-    try:
-        return Handling.parse(levels, labels, metadata)
-    except ConfigError as error:
-        raise BadParameterError(str(error)) from None
 
 
 def check_size(header: Header, scale: float) -> None:

@@ -15,15 +15,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serve.errors import BadParameterError, UnavailableError
 from serve.jobs import check_reference
 
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
-from rayscale.inference import Upscaler
+from rayscale.imaging import Handling
+from rayscale.inference.pipeline import Pipeline
 from rayscale.models.builtin import (
+    OpenedModel,
     builtin_digest,
     builtin_names,
     find_bundled,
@@ -32,6 +34,7 @@ from rayscale.models.builtin import (
 )
 from rayscale.models.registry import SYSTEMS, describe
 from rayscale.models.spec import INTERPOLATIONS
+from rayscale.options import Options
 
 if TYPE_CHECKING:
     from serve.settings import ServeSettings
@@ -42,9 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ray.serve")
 
 
-_UPSCALERS = (
-    16  # kept per model: scales are any number, so that a client could fill the memory with them
-)
+_PIPELINES = 16
+"""Kept per model: scales are any number, so that a client could fill the memory with them."""
 
 
 _FAILED = 1000
@@ -94,11 +96,11 @@ class Source(Protocol):
 
 @dataclass
 class Loaded:
-    """A network in memory with the upscalers made from it, of the scales (and ensembles) used last."""
+    """A model in memory with the pipelines made from it, of the options used last."""
 
     version: Version
-    model: SuperResolver
-    upscalers: OrderedDict[tuple[float, bool], Upscaler] = field(default_factory=OrderedDict)
+    model: OpenedModel
+    pipelines: OrderedDict[Options, Pipeline] = field(default_factory=OrderedDict)
 
 
 class Shelf:
@@ -166,28 +168,27 @@ class Shelf:
                 self._loaded.move_to_end(loaded.version)
             return loaded
 
-    def upscaler(self, loaded: Loaded, scale: float, ensemble: bool) -> Upscaler:
-        """The upscaler of a loaded model; BadParameterError for a scale it does not have."""
-        try:
-            scale = loaded.model.resolve_scale(scale)
-        except ConfigError as error:
-            raise BadParameterError(f"the model {loaded.version.reference}: {error}") from None
-        kept = loaded.upscalers
+    def pipeline(self, loaded: Loaded, options: Options) -> Pipeline:
+        """A loaded model with options; BadParameterError for a scale it does not have."""
+        # How files are read and written costs nothing; all else may need a measurement of the network.
+        key = replace(options, **vars(Handling()))
+        kept = loaded.pipelines
         with self._lock:
-            found = kept.get((scale, ensemble))
+            found = kept.get(key)
             if found is None:
-                found = kept[scale, ensemble] = Upscaler(
-                    loaded.model,
-                    scale,
-                    device=self._settings.device,
-                    precision=self._settings.precision,
-                    ensemble=ensemble,
-                    watch=self._watch,
-                )
-                if len(kept) > _UPSCALERS:
+                try:
+                    found = Pipeline(
+                        loaded.model, key, device=self._settings.device, watch=self._watch
+                    )
+                except ConfigError as error:
+                    raise BadParameterError(
+                        f"the model {loaded.version.reference}: {error}"
+                    ) from None
+                kept[key] = found
+                if len(kept) > _PIPELINES:
                     kept.popitem(last=False)
-            kept.move_to_end((scale, ensemble))
-            return found
+            kept.move_to_end(key)
+            return found.with_options(options)
 
     def refresh(self) -> None:
         """Ask again what every used reference means; where it moved, load first and then switch."""
@@ -265,7 +266,7 @@ class Shelf:
         if not mine:
             return future.result()
         try:
-            loaded = Loaded(version, self._network(version))
+            loaded = Loaded(version, self._open(version))
         except BaseException as error:
             with self._lock:
                 del self._loading[version]
@@ -281,11 +282,11 @@ class Shelf:
         future.set_result(loaded)
         return loaded
 
-    def _network(self, version: Version) -> SuperResolver:
+    def _open(self, version: Version) -> OpenedModel:
         if version.version is None:
-            return open_builtin(version.name)[0]
+            return open_builtin(version.name)
         with _operating(f"load the model {version.reference}"):
-            return self._source.load(version)
+            return OpenedModel(self._source.load(version), version.digest, version.reference)
 
 
 class Registry:

@@ -20,6 +20,7 @@ from rayscale.batch.actors import Worker
 from rayscale.batch.job import open_recipe
 from rayscale.batch.plan import Task
 from rayscale.cli import main
+from rayscale.options import Options
 from rayscale.registry import open_model
 from rayscale.storage import connect
 
@@ -52,16 +53,15 @@ def test_uids_and_bytes_are_the_same_by_every_door(
     assert not ended.value.code
     by_line = (tmp_path / "cli.dcm").read_bytes()
 
-    network, recipe = open_recipe(model, 2, None, False, "auto")
-    upscaler = recipe.upscaler(network, "cpu")
-    with Worker(source, target, upscaler, recipe) as worker:
+    network, recipe = open_recipe(model, Options(scale=2))
+    with Worker(source, target, recipe.pipeline(network, "cpu"), recipe) as worker:
         (row,) = worker.process([Task(source.stat("a.dcm"))])
     assert not row.error
     by_batch = target.read("a.dcm")
 
     engine = Engine(ServeSettings(threads=1))
     try:
-        answer = asyncio.run(engine.upscale(Job(data, model, 2.0)))
+        answer = asyncio.run(engine.upscale(Job(data, model, Options(scale=2))))
     finally:
         engine.close()
 

@@ -18,6 +18,7 @@ import pytest
 from rayscale import registry
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.inference import Upscaler
+from rayscale.options import Options
 from rayscale.resampling import degrade
 from rayscale.storage import Store, connect
 
@@ -117,7 +118,7 @@ def test_from_a_bucket_of_images_to_a_served_model(checkout, stack, stack_home, 
     assert version.digest == result["sha256"]
     assert version.scores["validation"]["protocol"] == "edsr-paper-y"
     lr = read_image(store.read("benchmark/LR/a_LR.png"))
-    expected = Upscaler(registry.load(version), 2).upscale(lr).pixels
+    expected = Upscaler(registry.load(version), Options(scale=2)).upscale(lr).pixels
 
     _run(
         checkout,

@@ -159,14 +159,13 @@ def _score(
     from rayscale.evaluation import evaluate, read_pairs
     from rayscale.evaluation.cost import describe_device
     from rayscale.inference import Upscaler
+    from rayscale.options import Options
 
     try:
         upscaler = Upscaler(
             network,
-            scale,
+            Options(scale=scale, precision="float32", ensemble=ensemble),
             device=device,
-            precision="float32",
-            ensemble=ensemble,
             calibrate=suite is not None,
         )
         report = evaluate(
@@ -178,7 +177,7 @@ def _score(
         )
     except RayscaleError as error:
         return type(error)(f"{label} on {data}: {error}")
-    return report, describe_device(upscaler.device)
+    return report, describe_device(upscaler.predictor.device)
 
 
 def _result(value: Any) -> Any:
@@ -266,11 +265,14 @@ def _upscaled(
 ) -> Pixels | RayscaleError:
     """One image by one model; errors as by :func:`_score`."""
     from rayscale.evaluation import enlarge_pair, read_pairs
-    from rayscale.inference import Upscaler
+    from rayscale.inference import Options, Upscaler
 
     try:
         upscaler = Upscaler(
-            network, scale, device=device, precision="float32", ensemble=ensemble, calibrate=False
+            network,
+            Options(scale=scale, precision="float32", ensemble=ensemble),
+            device=device,
+            calibrate=False,
         )
         (pair,) = read_pairs(data, scale, [image])
         return enlarge_pair(upscaler, pair)

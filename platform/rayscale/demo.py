@@ -189,10 +189,11 @@ def _program(name: str, *arguments: str) -> list[str]:
 def _evaluate(story: Story) -> None:
     from rayscale.evaluation import evaluate, read_pairs
     from rayscale.inference import Upscaler
+    from rayscale.options import Options
     from rayscale.registry import open_model
 
     for name in ("bicubic", MODEL, BUNDLED):
-        upscaler = Upscaler(open_model(name, scale=SCALE).network, SCALE)
+        upscaler = Upscaler(open_model(name, scale=SCALE).network, Options(scale=SCALE))
         report = evaluate(upscaler, read_pairs(f"{BUCKET}/benchmark", SCALE), name=name)
         story.scores[name] = report.to_dict()
         console.print(f"{name}: {report.psnr:.2f} dB, SSIM {report.ssim:.4f} ({report.protocol})")

@@ -20,13 +20,14 @@ from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task
 from rayscale.errors import StorageError, UnsupportedError
 from rayscale.imaging import Image
-from rayscale.inference import Upscaler
+from rayscale.inference.pipeline import Pipeline
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.settings import get_settings
 from rayscale.storage import connect
 from rayscale.storage.local import LocalStore
 
-RECIPE = Recipe("bicubic", "built-in:bicubic", 2)
+RECIPE = Recipe("bicubic", "built-in:bicubic", Options(scale=2))
 SOURCE = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
 
 Run = Callable[..., Row]
@@ -39,18 +40,18 @@ def png(pixels: np.ndarray = SOURCE) -> bytes:
 
 
 @pytest.fixture
-def upscaler() -> Upscaler:
-    return Upscaler(create_model("bicubic", scale=2), 2, device="cpu")
+def pipeline() -> Pipeline:
+    return RECIPE.pipeline(create_model("bicubic", scale=2), "cpu")
 
 
 @pytest.fixture
-def run(tmp_path: Path, upscaler: Upscaler) -> Run:
+def run(tmp_path: Path, pipeline: Pipeline) -> Run:
     def run(key: str, data: bytes, before: Callable[[Path], None] = lambda _: None) -> Row:
         source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
         source.write(key, data)
         task = Task(source.stat(key))
         before(tmp_path / "in" / key)
-        with Worker(source, target, upscaler, RECIPE) as worker:
+        with Worker(source, target, pipeline, RECIPE) as worker:
             (row,) = worker.process([task])
         assert target.exists(key) == (not row.error)
         return row
@@ -61,8 +62,9 @@ def run(tmp_path: Path, upscaler: Upscaler) -> Run:
 def test_a_fractional_scale(tmp_path: Path) -> None:
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
     source.write("a.png", png())
-    upscaler = Upscaler(create_model("bicubic"), 1.5, device="cpu")
-    with Worker(source, target, upscaler, replace(RECIPE, scale=1.5)) as worker:
+    recipe = replace(RECIPE, options=Options(scale=1.5))
+    pipeline = recipe.pipeline(create_model("bicubic"), "cpu")
+    with Worker(source, target, pipeline, recipe) as worker:
         (row,) = worker.process([Task(source.stat("a.png"))])
     assert (row.error, row.parameters["scale"]) == ("", 1.5)
     assert PIL.Image.open(tmp_path / "out/a.png").size == (7, 9)
@@ -116,7 +118,7 @@ def test_too_large(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_failures_are_rows_too(
-    run: Run, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+    run: Run, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for error, code in (
         (StorageError("denied"), "storage"),
@@ -128,7 +130,7 @@ def test_other_failures_are_rows_too(
         def fail(_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr(upscaler, "run", fail)
+        monkeypatch.setattr(pipeline, "enlarge", fail)
         assert run("a.png", png()).error == code
 
 
@@ -145,7 +147,7 @@ def test_a_picture_over_the_memory_of_a_worker_is_a_row_with_both_numbers(
 
 
 def test_a_picture_that_takes_a_large_part_of_the_memory_is_decoded_alone(
-    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
     sides = [5, 700, 6, 710, 720, 7]
@@ -155,24 +157,24 @@ def test_a_picture_that_takes_a_large_part_of_the_memory_is_decoded_alone(
     get_settings.cache_clear()
     held: set[int] = set()
     most = []
-    decoded, write = Worker._decoded, Worker._write
+    read, write = pipeline.read, Worker._write
 
-    def decode(self: Worker, data: bytes) -> Image:
-        image = decoded(self, data)
+    def decode(data: bytes) -> Image:
+        image = read(data)
         if image.width > 100:
             held.add(image.width)
             most.append(len(held))
         return image
 
     def write_one(self: Worker, item: _Item) -> Row:
-        width = 0 if item.image is None else item.image.width // 2
+        width = 0 if item.larger is None else item.larger.image.width // 2
         row = write(self, item)
         held.discard(width)
         return row
 
-    monkeypatch.setattr(Worker, "_decoded", decode)
+    monkeypatch.setattr(pipeline, "read", decode)
     monkeypatch.setattr(Worker, "_write", write_one)
-    with Worker(source, target, upscaler, RECIPE) as worker:
+    with Worker(source, target, pipeline, RECIPE) as worker:
         rows = worker.process([Task(source.stat(f"{n}.png")) for n in range(len(sides))])
     get_settings.cache_clear()
     assert [(row.key, row.error) for row in rows] == [(f"{n}.png", "") for n in range(len(sides))]
@@ -180,7 +182,7 @@ def test_a_picture_that_takes_a_large_part_of_the_memory_is_decoded_alone(
 
 
 def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
-    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
     shapes = [(6, 5)] * 3 + [(5, 6)] + [None] + [(80, 80)] * 2 + [(6, 5)] * 2
@@ -190,12 +192,10 @@ def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
         contents.append(b"hello" if shape is None else png(pixels))
         source.write(f"{number}.png", contents[-1])
     packs = []
-    run, run_many = Upscaler.run, Upscaler.upscale_many
-    monkeypatch.setattr(Upscaler, "run", lambda self, x: packs.append(1) or run(self, x))
-    monkeypatch.setattr(
-        Upscaler, "upscale_many", lambda self, x: packs.append(len(x)) or run_many(self, x)
-    )
-    with Worker(source, target, upscaler, RECIPE) as worker:
+    run, run_many = pipeline.enlarge, pipeline.enlarge_many
+    monkeypatch.setattr(pipeline, "enlarge", lambda x: packs.append(1) or run(x))
+    monkeypatch.setattr(pipeline, "enlarge_many", lambda x: packs.append(len(x)) or run_many(x))
+    with Worker(source, target, pipeline, RECIPE) as worker:
         rows = worker.process([Task(source.stat(f"{n}.png")) for n in range(len(shapes))])
     assert packs == [3, 1, 1, 1, 2]  # 80 x 80 is not small
     assert [row.key for row in rows] == [f"{n}.png" for n in range(len(shapes))]
@@ -208,7 +208,7 @@ def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
 
 
 def test_a_pack_that_fails_is_tried_one_by_one(
-    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packs = []
 
@@ -216,18 +216,18 @@ def test_a_pack_that_fails_is_tried_one_by_one(
         packs.append(len(images))
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(upscaler, "upscale_many", fail)
+    monkeypatch.setattr(pipeline, "enlarge_many", fail)
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
     for name in "ab":
         source.write(f"{name}.png", png())
-    with Worker(source, target, upscaler, RECIPE) as worker:
+    with Worker(source, target, pipeline, RECIPE) as worker:
         rows = worker.process([Task(source.stat(f"{name}.png")) for name in "ab"])
     assert packs == [2]
     assert [row.error for row in rows] == ["", ""]
 
 
 def test_reading_and_writing_go_on_while_the_network_computes(
-    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first computation waits for the third read; the first write and the second computation for each other."""
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
@@ -235,7 +235,7 @@ def test_reading_and_writing_go_on_while_the_network_computes(
         source.write(f"{number}.png", png(SOURCE[: number + 2]))
     tasks = [Task(source.stat(f"{number}.png")) for number in range(3)]
     read, written, second = threading.Event(), threading.Event(), threading.Event()
-    compute, reading, writing = upscaler.run, LocalStore.read_version, LocalStore.write
+    compute, reading, writing = pipeline.enlarge, LocalStore.read_version, LocalStore.write
     computed = []
 
     def slow(image: Image) -> Any:
@@ -259,10 +259,10 @@ def test_reading_and_writing_go_on_while_the_network_computes(
             written.set()
         return writing(store, key, *arguments, **options)
 
-    monkeypatch.setattr(upscaler, "run", slow)
+    monkeypatch.setattr(pipeline, "enlarge", slow)
     monkeypatch.setattr(LocalStore, "read_version", reads)
     monkeypatch.setattr(LocalStore, "write", writes)
-    with Worker(source, target, upscaler, RECIPE) as worker:
+    with Worker(source, target, pipeline, RECIPE) as worker:
         rows = worker.process(tasks)
     assert [row.message for row in rows] == [""] * 3
     assert computed == [2, 3, 4]

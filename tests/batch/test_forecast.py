@@ -17,6 +17,7 @@ from rayscale.batch.job import open_recipe
 from rayscale.batch.manifest import Manifest
 from rayscale.batch.plan import start_row
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.options import Options
 from rayscale.settings import get_settings
 from rayscale.storage import Store, connect
 
@@ -43,7 +44,12 @@ def source(tmp_path: Path) -> Store:
 
 def test_every_header_of_a_few_is_read(source: Store, tmp_path: Path) -> None:
     result = forecast_bucket(
-        source.uri, tmp_path / "out", model="bicubic", scale=2, device="cpu", actors=3
+        source.uri,
+        tmp_path / "out",
+        model="bicubic",
+        device="cpu",
+        actors=3,
+        options=Options(scale=2),
     )
     assert (result.total, result.todo, result.headers, result.unreadable) == (4, 4, 4, 1)
     assert result.megapixels == (100 * 50 + 40 * 50 + 200 * 300) / 1e6
@@ -63,7 +69,7 @@ def test_what_is_over_a_limit_is_no_work(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(get_settings(), setting, limit)
     result = forecast_bucket(
-        source.uri, tmp_path / "out", model="bicubic", scale=scale, device="cpu"
+        source.uri, tmp_path / "out", model="bicubic", device="cpu", options=Options(scale=scale)
     )
     assert (result.headers, result.unreadable) == (4, 2)
     assert result.megapixels == (100 * 50 + 40 * 50) / 1e6
@@ -71,7 +77,11 @@ def test_what_is_over_a_limit_is_no_work(
 
 def test_what_consistency_refuses_is_no_work(source: Store, tmp_path: Path) -> None:
     result = forecast_bucket(
-        source.uri, tmp_path / "out", model="bicubic", scale=2, device="cpu", consistency=True
+        source.uri,
+        tmp_path / "out",
+        model="bicubic",
+        device="cpu",
+        options=Options(scale=2, consistency=True),
     )
     assert result.unreadable == 2  # the text and the JPEG
 
@@ -90,7 +100,11 @@ def test_the_limits_of_scenes_are_those_of_scenes(
     for limit, work in ((90_000, 0.0225), (89_999, 0)):
         monkeypatch.setattr(get_settings(), "max_scene_pixels", limit)
         result = forecast_bucket(
-            tmp_path / "in", tmp_path / "out", model="bicubic", scale=2, device="cpu"
+            tmp_path / "in",
+            tmp_path / "out",
+            model="bicubic",
+            device="cpu",
+            options=Options(scale=2),
         )
         assert result.megapixels == work
 
@@ -103,7 +117,11 @@ def test_a_sample_of_many_is_extrapolated_by_bytes(
     monkeypatch.setattr(forecast, "_HEADERS", 11)
     monkeypatch.setattr(forecast, "_measured", lambda *_: (10.0, "said so"))
     result = forecast_bucket(
-        source.uri + "/more/*", tmp_path / "out", model="bicubic", scale=2, actors=2
+        source.uri + "/more/*",
+        tmp_path / "out",
+        model="bicubic",
+        actors=2,
+        options=Options(scale=2),
     )
     truth = sum(30 * (30 + number) for number in range(40)) / 1e6
     assert (result.headers, result.todo) == (11, 40)
@@ -113,7 +131,7 @@ def test_a_sample_of_many_is_extrapolated_by_bytes(
 
 def test_earlier_rows_say_how_long_and_how_large(source: Store, tmp_path: Path) -> None:
     target = connect(tmp_path / "out")
-    _, recipe = open_recipe("bicubic", 2, None, False, "auto")
+    _, recipe = open_recipe("bicubic", Options(scale=2))
     etag = target.write("a.png", b"output") or ""
     row = replace(
         start_row(source.stat("a.png"), recipe),
@@ -133,7 +151,12 @@ def test_earlier_rows_say_how_long_and_how_large(source: Store, tmp_path: Path) 
     manifest.flush()
     target.write("c.tif", b"somebody's")
     result = forecast_bucket(
-        source.uri, target.uri, model="bicubic", scale=2, actors=1, retry_failed=False
+        source.uri,
+        target.uri,
+        model="bicubic",
+        actors=1,
+        retry_failed=False,
+        options=Options(scale=2),
     )
     assert (result.done, result.kept, result.todo, result.occupied) == (1, 1, 2, 1)
     assert result.seconds == round(100 * result.megapixels, 1)
@@ -145,36 +168,54 @@ def test_nothing_to_do_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "keys.txt").write_text("none.png")
     (tmp_path / "in").mkdir()
     result = forecast_bucket(
-        tmp_path / "in", tmp_path / "out", model="bicubic", scale=2, keys=tmp_path / "keys.txt"
+        tmp_path / "in",
+        tmp_path / "out",
+        model="bicubic",
+        keys=tmp_path / "keys.txt",
+        options=Options(scale=2),
     )
     assert (result.missing, result.todo, result.seconds, result.megapixels) == (1, 0, 0, 0)
 
 
 def test_one_object_is_all_that_is_done(source: Store, tmp_path: Path) -> None:
     one = f"{source.uri}/a.png"
-    result = forecast_bucket(one, tmp_path / "out", model="bicubic", scale=2, device="cpu")
+    result = forecast_bucket(
+        one, tmp_path / "out", model="bicubic", device="cpu", options=Options(scale=2)
+    )
     assert (result.total, result.todo, result.megapixels) == (1, 1, 0.005)
     for target, way_out in ((tmp_path / "out/a.png", r"give .*/out$"), ("a.png/", r"give \.$")):
         with pytest.raises(ConfigError, match=rf"the target is where a\.png goes; {way_out}"):
-            forecast_bucket(one, target, model="bicubic", scale=2)
+            forecast_bucket(one, target, model="bicubic", options=Options(scale=2))
     source.write(".hidden.png", picture(20, 30))
     hidden = forecast_bucket(
-        f"{source.uri}/.hidden.png", tmp_path / "out", model="bicubic", scale=2, device="cpu"
+        f"{source.uri}/.hidden.png",
+        tmp_path / "out",
+        model="bicubic",
+        device="cpu",
+        options=Options(scale=2),
     )
     assert (hidden.todo, hidden.megapixels) == (1, 0.0006)
 
 
 def test_it_refuses_what_the_run_refuses(source: Store, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="overlap"):
-        forecast_bucket(source.uri, source.uri, model="bicubic", scale=2)
+        forecast_bucket(source.uri, source.uri, model="bicubic", options=Options(scale=2))
     with pytest.raises(ConfigError, match="one of the two"):
         forecast_bucket(
-            f"{source.uri}/*", tmp_path / "out", model="bicubic", scale=2, keys=tmp_path / "k"
+            f"{source.uri}/*",
+            tmp_path / "out",
+            model="bicubic",
+            keys=tmp_path / "k",
+            options=Options(scale=2),
         )
     with pytest.raises(NotFoundError, match=r"no input in .* matches '\*\.gif'"):
-        forecast_bucket(f"{source.uri}/*.gif", tmp_path / "out", model="bicubic", scale=2)
+        forecast_bucket(
+            f"{source.uri}/*.gif", tmp_path / "out", model="bicubic", options=Options(scale=2)
+        )
     with pytest.raises(ConfigError, match="actors"):
-        forecast_bucket(source.uri, tmp_path / "out", model="bicubic", scale=2, actors=0)
+        forecast_bucket(
+            source.uri, tmp_path / "out", model="bicubic", actors=0, options=Options(scale=2)
+        )
 
 
 @pytest.mark.parametrize("big", [False, True], ids=["classic", "big"])
@@ -193,7 +234,9 @@ def test_the_directory_of_a_large_tiff_is_found(
     (offset,) = struct.unpack_from(layout, data, at)
     struct.pack_into(layout, data, at, len(data))
     store.write("a.tif", bytes(data + data[offset : offset + 1000]))
-    result = forecast_bucket(store.uri, tmp_path / "out", model="bicubic", scale=2, device="cpu")
+    result = forecast_bucket(
+        store.uri, tmp_path / "out", model="bicubic", device="cpu", options=Options(scale=2)
+    )
     assert (result.unreadable, result.unknown, result.megapixels) == (0, 0, 0.12)
 
 
@@ -204,6 +247,8 @@ def test_a_file_whose_header_is_not_found_counts_as_the_others(
     store, known = connect(tmp_path / "in"), picture(100, 100)
     store.write("a.png", known)
     store.write("b.tif", b"II+\0" + b"\xff" * (1 << 17))
-    result = forecast_bucket(store.uri, tmp_path / "out", model="bicubic", scale=2, device="cpu")
+    result = forecast_bucket(
+        store.uri, tmp_path / "out", model="bicubic", device="cpu", options=Options(scale=2)
+    )
     assert (result.headers, result.unreadable, result.unknown) == (2, 0, 1)
     assert result.megapixels == pytest.approx(0.01 * result.source_bytes / len(known), rel=1e-3)

@@ -11,10 +11,11 @@ import pytest
 
 from rayscale.batch.outputs import ExistsError, Mark, Placed, Slot, find_slot
 from rayscale.batch.plan import Recipe, Task
+from rayscale.options import Options
 from rayscale.storage import Entry, Store, connect
 from rayscale.storage.local import LocalStore
 
-RECIPE = Recipe("m/1", "d" * 64, 2)
+RECIPE = Recipe("m/1", "d" * 64, Options(scale=2))
 TASK = Task(Entry("ü b.png", 3, "source-1"))
 
 
@@ -57,7 +58,7 @@ def test_an_older_output_is_replaced_with_its_row_and_without(target: Store) -> 
     newer = seen(target, ours=True, etag="source-2")
     slot(target, newer).write(b"new", 1.0)
     assert target.read("ü b.png") == b"new"
-    other = replace(RECIPE, scale=3)
+    other = replace(RECIPE, options=Options(scale=3))
     slot(target, seen(target, etag="source-2"), other).write(b"other", 1.0)
     assert target.read("ü b.png") == b"other"
 
@@ -93,7 +94,7 @@ def test_a_mark_that_outlived_its_bytes_says_nothing(tmp_path: Path, damage: str
     path.write_bytes(b"foreign" if damage == "replaced" else b"out")
     assert Mark.read(target.stat("ü b.png").mark) is not None
     for task, recipe in (
-        (seen(target), RECIPE), (seen(target, etag="source-2"), RECIPE), (seen(target), replace(RECIPE, scale=3)),
+        (seen(target), RECIPE), (seen(target, etag="source-2"), RECIPE), (seen(target), replace(RECIPE, options=Options(scale=3))),
     ):  # fmt: skip
         with pytest.raises(ExistsError):
             find_slot(target, task, recipe, overwrite=False)

@@ -10,10 +10,10 @@ from rayscale.batch.inputs import Inputs
 from rayscale.batch.job import open_recipe
 from rayscale.batch.plan import Plan, Recipe, Task, make_plan, start_row
 from rayscale.errors import ConfigError, NotFoundError
-from rayscale.imaging import Handling
+from rayscale.options import Options
 from rayscale.storage import Entry
 
-RECIPE = Recipe("m/1", "d" * 64, 2)
+RECIPE = Recipe("m/1", "d" * 64, Options(scale=2))
 INPUTS = Inputs([Entry(key, 3, f"{key}-1") for key in ("a.png", "b.png", "c/d.tif")], ignored=3)
 ROWS = {
     entry.key: replace(start_row(entry, RECIPE), output_etag=f"out-{entry.key}")
@@ -40,7 +40,13 @@ def test_what_is_whole_and_told_is_done() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"digest": "e" * 64}, {"scale": 3}, {"ensemble": True}, {"consistency": True}]
+    "change",
+    [
+        {"digest": "e" * 64},
+        {"options": Options(scale=3)},
+        {"options": Options(scale=2, ensemble=True)},
+        {"options": Options(scale=2, consistency=True)},
+    ],
 )
 def test_another_recipe_does_all_again_over_our_own_outputs(change: dict[str, object]) -> None:
     plan = make_plan(INPUTS, OUTPUTS, ROWS, replace(RECIPE, **change))
@@ -90,16 +96,18 @@ def test_a_task_travels_as_text() -> None:
 
 def test_a_whole_scale_is_one_recipe_however_it_is_given() -> None:
     assert RECIPE.id == "c92d573c8021dc1b"  # of outputs that exist
-    network, recipe = open_recipe("bicubic", 2.0, None, False, "auto")
-    assert recipe == Recipe("bicubic", "built-in:bicubic", 2)
-    assert recipe.id == Recipe("bicubic", "built-in:bicubic", 2).id
-    assert open_recipe("bicubic", 2.5, None, False, "auto")[1].scale == 2.5
-    with pytest.raises(ConfigError, match="--scale"):
-        open_recipe("bicubic", None, None, False, "auto")
+    network, recipe = open_recipe("bicubic", Options(scale=2.0))
+    assert recipe == Recipe("bicubic", "built-in:bicubic", Options(scale=2))
+    assert recipe.id == Recipe("bicubic", "built-in:bicubic", Options(scale=2)).id
+    assert open_recipe("bicubic", Options(scale=2.5))[1].scale == 2.5
+    assert open_recipe("bicubic", Options())[1] == recipe
+    for options in (Options(uncertainty=True), Options(format="png")):
+        with pytest.raises(ConfigError, match="a batch writes one output for each input"):
+            open_recipe("bicubic", options)
     assert network.scales == (2, 3, 4)
 
 
 def test_what_the_user_decides_about_files_makes_another_recipe() -> None:
-    others = [Handling(levels=(0, 10000)), Handling(labels="nearest"), Handling(metadata="strip")]
-    ids = {replace(RECIPE, handling=handling).id for handling in others}
+    others = [{"levels": (0, 10000)}, {"labels": "nearest"}, {"metadata": "strip"}]
+    ids = {replace(RECIPE, options=Options(scale=2, **other)).id for other in others}
     assert len(ids | {RECIPE.id}) == 4

@@ -31,6 +31,7 @@ from rayscale.local import Addresses
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
+from rayscale.options import Options
 
 ODD_KEYS = [
     "plain.png",
@@ -86,8 +87,8 @@ def test_a_bucket_of_everything(model: str, s3: Any) -> None:
         source.uri,
         target.uri,
         model=f"{model}@production",
-        precision="float32",
         progress=seen.append,
+        options=Options(precision="float32"),
     )
     assert (first.done, first.skipped, first.total) == (len(good), 0, len(good) + len(bad))
     assert {row.key: row.error for row in first.failed} == {k: code for k, (_, code) in bad.items()}
@@ -97,7 +98,7 @@ def test_a_bucket_of_everything(model: str, s3: Any) -> None:
 
     outputs = {entry.key: entry.etag for entry in target.list() if not entry.key.startswith("_")}
     assert set(outputs) == good
-    alone = Upscaler(registry.load(model), 2, device="cpu", precision="float32")
+    alone = Upscaler(registry.load(model), Options(scale=2, precision="float32"), device="cpu")
     for i, key in enumerate(ODD_KEYS):  # against one process without files
         expected = alone.upscale_pixels(pixels(i)).astype(np.float32)
         result = np.asarray(PIL.Image.open(io.BytesIO(target.read(key))), np.float32)
@@ -109,7 +110,11 @@ def test_a_bucket_of_everything(model: str, s3: Any) -> None:
 
     # Nothing is left but the failures, and those can be left alone: then not even Ray is asked.
     again = upscale_bucket(
-        source.uri, target.uri, model=model, precision="float32", retry_failed=False
+        source.uri,
+        target.uri,
+        model=model,
+        retry_failed=False,
+        options=Options(precision="float32"),
     )
     assert (again.done, again.skipped, len(again.failed)) == (0, len(good), len(bad))
     assert again.seconds < 10
@@ -120,7 +125,9 @@ def test_a_bucket_of_everything(model: str, s3: Any) -> None:
     for key in bad:
         source.delete(key)
     source.write("broken.png", encoded(pixels(9)))
-    last = upscale_bucket(source.uri, target.uri, model=f"{model}/1", precision="float32")
+    last = upscale_bucket(
+        source.uri, target.uri, model=f"{model}/1", options=Options(precision="float32")
+    )
     assert (last.done, last.skipped, last.failed, last.exit_code) == (3, len(good) - 2, [], 0)
     now = {entry.key: entry.etag for entry in target.list() if not entry.key.startswith("_")}
     assert {key for key in now if outputs.get(key) != now[key]} == {"plain.png", "broken.png"}
@@ -137,10 +144,7 @@ def test_a_block_is_told_of_before_the_next_is_done(tmp_path: Path) -> None:
     def look(progress: Progress) -> None:
         seen.append((progress.finished, len(list((tmp_path / "out").glob("*.png")))))
 
-    upscale_bucket(
-        str(tmp_path / "in"), str(tmp_path / "out"),
-        model="edsr-baseline", scale=2, device="cpu", actors=1, progress=look,
-    )  # fmt: skip
+    upscale_bucket(str(tmp_path / "in"), str(tmp_path / "out"), model="edsr-baseline", device="cpu", actors=1, progress=look, options=Options(scale=2))  # fmt: skip
     between = [(finished, there) for finished, there in seen if 0 < finished < 8]
     block = between[0][0]
     assert len(between) >= 3
@@ -152,7 +156,7 @@ def test_a_part_of_a_bucket_into_itself(stack: Addresses, s3: Any) -> None:
     for key in ("2024/a.png", "2024/x/b.png", "2024/x/c.png", "2025/d.png"):
         bucket.write(key, encoded(pixels(1)))
     bucket.write("out/2024/x/b.png", b"somebody's")
-    options: dict[str, Any] = {"model": "bicubic", "scale": 2}
+    options: dict[str, Any] = {"model": "bicubic", "options": Options(scale=2)}
     first = upscale_bucket(f"{s3.uri}/2024/**/*.png", f"{s3.uri}/out/2024", **options)
     assert (first.done, [(row.key, row.error) for row in first.failed]) == (
         2,
@@ -190,7 +194,7 @@ class Interrupted:
     """A pool that does one input, then Ctrl-C."""
 
     def __init__(self, source: Any, target: Any, network: Any, recipe: Any, **_: Any) -> None:
-        self.worker = Worker(source, target, Upscaler(network, recipe.scale), recipe)
+        self.worker = Worker(source, target, recipe.pipeline(network, "cpu"), recipe)
 
     def run(self, todo: list[Task]) -> Iterator[list[Row]]:
         yield self.worker.process(todo[:1])
@@ -211,14 +215,21 @@ def test_an_interrupted_run_leaves_a_true_manifest(
         ({}, ["a.png", "b.png"], ["text.txt"]),
     ):
         with pytest.raises(KeyboardInterrupt):
-            upscale_bucket(source.uri, target.uri, model="bicubic", scale=2, **arguments)
+            upscale_bucket(
+                source.uri, target.uri, model="bicubic", **arguments, options=Options(scale=2)
+            )
         lines = [json.loads(line) for line in target.read("_rayscale/manifest.jsonl").splitlines()]
         assert [line["key"] for line in lines if line["status"] == "done"] == done
         assert [line["key"] for line in lines if line["status"] == "failed"] == failed
     source.delete("text.txt")
     target.delete("b.png")
     summary = upscale_bucket(
-        source.uri, target.uri, model="bicubic", scale=2, limit=1, keys=_list(tmp_path)
+        source.uri,
+        target.uri,
+        model="bicubic",
+        limit=1,
+        keys=_list(tmp_path),
+        options=Options(scale=2),
     )
     assert (summary.skipped, summary.total) == (1, 1)
     assert b"b.png" not in target.read("_rayscale/manifest.jsonl")  # it is gone
@@ -244,7 +255,12 @@ def test_a_killed_worker_costs_nothing(stack: Addresses, tmp_path: Path) -> None
                     os.kill(actor.pid, signal.SIGKILL)
 
     summary = upscale_bucket(
-        tmp_path / "in", tmp_path / "out", model="bicubic", scale=2, actors=1, progress=kill
+        tmp_path / "in",
+        tmp_path / "out",
+        model="bicubic",
+        actors=1,
+        progress=kill,
+        options=Options(scale=2),
     )
     assert killed
     assert (summary.done, summary.failed) == (24, [])
@@ -282,13 +298,15 @@ def test_a_scene_is_shared_by_all_workers(
                     killed.append(actor.pid)
                     os.kill(actor.pid, signal.SIGKILL)
 
-    summary = upscale_bucket(source.uri, target.uri, model="bicubic", scale=2, progress=kill)
+    summary = upscale_bucket(
+        source.uri, target.uri, model="bicubic", progress=kill, options=Options(scale=2)
+    )
     assert (summary.done, summary.failed) == (2, [])
     windows = [now for now in seen if now.windows]
     assert windows[-1].windows == windows[-1].windows_todo > 1
     assert 0 < windows[0].megapixels < windows[-1].megapixels <= side**2 / 1e6 + 1
     assert windows[-1].bytes == windows[-1].bytes_todo
-    upscaler = Upscaler(create_model("bicubic"), 2, device="cpu")
+    upscaler = Upscaler(create_model("bicubic"), Options(scale=2), device="cpu")
     provenance = Provenance("bicubic", "built-in:bicubic", upscaler.describe())
     upscale_scene(upscaler, scene, tmp_path / "alone.tif", provenance)
     assert target.read("2024/scene.tif") == (tmp_path / "alone.tif").read_bytes()
@@ -296,7 +314,7 @@ def test_a_scene_is_shared_by_all_workers(
     target.write(
         "_rayscale/scenes/old/000000.npz", b"left by a driver that died after its last row"
     )
-    again = upscale_bucket(source.uri, target.uri, model="bicubic", scale=2)
+    again = upscale_bucket(source.uri, target.uri, model="bicubic", options=Options(scale=2))
     assert (again.done, again.skipped) == (0, 2)
     assert not list(target.list("_rayscale/scenes/"))
 
@@ -327,13 +345,15 @@ def test_an_image_that_kills_its_worker_is_one_failure(
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     job = sys.modules["rayscale.batch.job"]
-    opened = job.open_recipe("bicubic", 2, None, False, "auto")
+    opened = job.open_recipe("bicubic", Options(scale=2))
     monkeypatch.setattr(job, "open_recipe", lambda *_: (Deadly(opened[0]), opened[1]))
     store = storage.connect(tmp_path / "in")
     deadly = (3, 4, 7)  # neighbours, and the last
     for i in range(8):
         store.write(f"{i}.png", encoded(pixels(i, shape=(12, 13 if i in deadly else 12, 3))))
-    summary = upscale_bucket(tmp_path / "in", tmp_path / "out", model="bicubic", scale=2, actors=1)
+    summary = upscale_bucket(
+        tmp_path / "in", tmp_path / "out", model="bicubic", actors=1, options=Options(scale=2)
+    )
     assert summary.done == 5
     failed = [(f"{i}.png", "worker_died") for i in deadly]
     assert [(row.key, row.error) for row in summary.failed] == failed
@@ -347,7 +367,7 @@ def test_a_bad_model_or_scale_is_one_error(model: str, tmp_path: Path) -> None:
     ):
         upscale_bucket(*places, model="batch-tinny")
     with pytest.raises(ConfigError, match="serves scale 2, not 3"):
-        upscale_bucket(*places, model=model, scale=3)
+        upscale_bucket(*places, model=model, options=Options(scale=3))
     with pytest.raises(ConfigError, match="not a model reference"):
         upscale_bucket(*places, model="s3://elsewhere/model")
     with pytest.raises(ConfigError, match="actors must be at least 1"):
@@ -374,7 +394,11 @@ def test_a_run_about_a_list_leaves_the_scenes_of_others(tmp_path: Path) -> None:
     for key in ("a.tif", "gone.tif"):
         target.write(f"_rayscale/scenes/{key}/scene.json", json.dumps(key).encode())
     upscale_bucket(
-        tmp_path / "in", target.uri, model="bicubic", scale=2, keys=tmp_path / "keys.txt"
+        tmp_path / "in",
+        target.uri,
+        model="bicubic",
+        keys=tmp_path / "keys.txt",
+        options=Options(scale=2),
     )
     left = [entry.key for entry in target.list("_rayscale/scenes/")]
     assert left == ["_rayscale/scenes/a.tif/scene.json"]
@@ -384,9 +408,10 @@ _ON_GPU = """
 import sys
 import ray
 from rayscale.batch import upscale_bucket
+from rayscale.options import Options
 
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-summary = upscale_bucket(sys.argv[1], sys.argv[2], model="bicubic", scale=2)
+summary = upscale_bucket(sys.argv[1], sys.argv[2], model="bicubic", options=Options(scale=2))
 print(summary.done, len(summary.failed))
 """
 

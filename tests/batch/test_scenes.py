@@ -24,13 +24,15 @@ from rayscale.errors import StorageError
 from rayscale.imaging import Provenance
 from rayscale.imaging.scene import Scene
 from rayscale.inference import Upscaler, scenes, upscale_scene, windows_of
+from rayscale.inference.pipeline import Pipeline
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.settings import get_settings
 from rayscale.storage import Store, connect
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
 
-RECIPE = Recipe("bicubic", "built-in:bicubic", 2)
+RECIPE = Recipe("bicubic", "built-in:bicubic", Options(scale=2))
 
 
 def geotiff(path: Path, side: int = 300) -> Path:
@@ -47,15 +49,15 @@ def geotiff(path: Path, side: int = 300) -> Path:
 
 
 @pytest.fixture
-def upscaler() -> Upscaler:
-    return Upscaler(create_model("bicubic"), 2, device="cpu")
+def pipeline() -> Pipeline:
+    return RECIPE.pipeline(create_model("bicubic"), "cpu")
 
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Store]:
     monkeypatch.setattr(get_settings(), "cache_dir", tmp_path / "cache")
     # Windows of 64 pixels, so that a small scene has many.
-    monkeypatch.setattr("rayscale.inference.upscaler.WINDOW_BYTES", 4 * 2 * 4 * 64**2)
+    monkeypatch.setattr("rayscale.inference.frames.WINDOW_BYTES", 4 * 2 * 4 * 64**2)
     geotiff(tmp_path / "in" / "a" / "scene.tif")
     return connect(tmp_path / "in"), connect(tmp_path / "out")
 
@@ -77,20 +79,20 @@ def count(work: SceneWork, upscaler: Upscaler) -> int:
 
 
 def test_parts_from_several_workers_make_the_file_of_one(
-    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path
+    places: tuple[Store, Store], pipeline: Pipeline, tmp_path: Path
 ) -> None:
     source, target = places
     one, other = (SceneWork(source, target, RECIPE, task(source)) for _ in range(2))
-    windows = count(one, upscaler)
+    windows = count(one, pipeline.upscaler)
     assert windows > 8
-    compute(one, upscaler, list(range(0, windows, 2))[::-1])
+    compute(one, pipeline.upscaler, list(range(0, windows, 2))[::-1])
     assert other.missing(windows) == list(range(1, windows, 2))
-    compute(other, upscaler, other.missing(windows))
-    placed = one.assemble(upscaler, overwrite=False)
+    compute(other, pipeline.upscaler, other.missing(windows))
+    placed = one.assemble(pipeline, overwrite=False)
 
     alone = tmp_path / "alone.tif"
-    provenance = Provenance(RECIPE.model, RECIPE.digest, upscaler.describe())
-    upscale_scene(upscaler, tmp_path / "in" / "a" / "scene.tif", alone, provenance)
+    provenance = Provenance(RECIPE.model, RECIPE.digest, pipeline.upscaler.describe())
+    upscale_scene(pipeline.upscaler, tmp_path / "in" / "a" / "scene.tif", alone, provenance)
     written = target.read("a/scene.tif")
     assert written == alone.read_bytes()
     assert placed.sha256 == hashlib.sha256(written).hexdigest()
@@ -99,21 +101,21 @@ def test_parts_from_several_workers_make_the_file_of_one(
 
 
 def test_an_output_whose_row_was_lost_is_found(
-    places: tuple[Store, Store], upscaler: Upscaler, s3: Any
+    places: tuple[Store, Store], pipeline: Pipeline, s3: Any
 ) -> None:
     """By its mark, which S3 keeps."""
     source, _ = places
     target = connect(f"{s3.uri}/out")
     work = SceneWork(source, target, RECIPE, task(source))
-    compute(work, upscaler, work.missing(count(work, upscaler)))
-    placed = work.assemble(upscaler, overwrite=False)
+    compute(work, pipeline.upscaler, work.missing(count(work, pipeline.upscaler)))
+    placed = work.assemble(pipeline, overwrite=False)
     again = SceneWork(source, target, RECIPE, Task(task(source).entry, found=placed.etag))
-    assert again.assemble(upscaler, overwrite=False) == placed
+    assert again.assemble(pipeline, overwrite=False) == placed
     assert [entry.key for entry in target.list()] == ["a/scene.tif"]
 
 
 def test_what_killed_workers_left_is_deleted(
-    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path, s3: Any
+    places: tuple[Store, Store], pipeline: Pipeline, tmp_path: Path, s3: Any
 ) -> None:
     """Half a source, half an output, half an upload; what another one still works on stays."""
     import boto3
@@ -131,8 +133,8 @@ def test_what_killed_workers_left_is_deleted(
         client.create_multipart_upload(Bucket=bucket, Key=prefix + key)
     living = os.open(cache / "living.out", os.O_RDONLY)
     fcntl.flock(living, fcntl.LOCK_EX)
-    compute(work, upscaler, work.missing(count(work, upscaler)))
-    work.assemble(upscaler, overwrite=False)
+    compute(work, pipeline.upscaler, work.missing(count(work, pipeline.upscaler)))
+    work.assemble(pipeline, overwrite=False)
     os.close(living)
     assert sorted(cache.rglob("*.tif")) == [cache / "living.out" / "half.tif"]
     assert [path.name for path in cache.iterdir()] == ["living.out"]
@@ -160,20 +162,20 @@ def test_workers_of_one_machine_fetch_a_source_once(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_foreign_object_stays(places: tuple[Store, Store], upscaler: Upscaler) -> None:
+def test_a_foreign_object_stays(places: tuple[Store, Store], pipeline: Pipeline) -> None:
     source, target = places
     target.write("a/scene.tif", b"somebody else's")
     work = SceneWork(source, target, RECIPE, Task(task(source).entry, found="x"))
-    compute(work, upscaler, work.missing(count(work, upscaler)))
+    compute(work, pipeline.upscaler, work.missing(count(work, pipeline.upscaler)))
     with pytest.raises(ExistsError, match="--overwrite"):
-        work.assemble(upscaler, overwrite=False)
+        work.assemble(pipeline, overwrite=False)
     assert target.read("a/scene.tif") == b"somebody else's"
-    work.assemble(upscaler, overwrite=True)
+    work.assemble(pipeline, overwrite=True)
     assert target.read("a/scene.tif")[:2] == b"II"
 
 
 def test_a_sparse_scene_is_one_however_small_its_file(
-    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path
+    places: tuple[Store, Store], pipeline: Pipeline, tmp_path: Path
 ) -> None:
     path = tmp_path / "in" / "a" / "scene.tif"
     with rasterio.open(
@@ -184,33 +186,33 @@ def test_a_sparse_scene_is_one_however_small_its_file(
         pass
     assert path.stat().st_size < 30_000
     source, target = places
-    with actors.Worker(source, target, upscaler, RECIPE) as worker:
+    with actors.Worker(source, target, pipeline, RECIPE) as worker:
         (row,) = worker.process([task(source)])
     assert (row.error, row.megapixels) == (actors.SCENE, 100)
     assert int(row.message) > 1
 
 
-def test_a_damaged_part_is_computed_anew(places: tuple[Store, Store], upscaler: Upscaler) -> None:
+def test_a_damaged_part_is_computed_anew(places: tuple[Store, Store], pipeline: Pipeline) -> None:
     source, target = places
     work = SceneWork(source, target, RECIPE, task(source))
-    windows = count(work, upscaler)
-    compute(work, upscaler, list(range(windows)))
+    windows = count(work, pipeline.upscaler)
+    compute(work, pipeline.upscaler, list(range(windows)))
     key = next(iter(work.parts.list())).key
     work.parts.write(key, work.parts.read(key)[:1000])
     with pytest.raises(StorageError, match="was damaged"):
-        work.assemble(upscaler, overwrite=False)
+        work.assemble(pipeline, overwrite=False)
     assert work.missing(windows) == [0]
-    compute(work, upscaler, [0])
-    work.assemble(upscaler, overwrite=False)
+    compute(work, pipeline.upscaler, [0])
+    work.assemble(pipeline, overwrite=False)
     assert target.exists("a/scene.tif")
 
 
 def test_a_changed_source_is_told_and_its_parts_are_swept(
-    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path
+    places: tuple[Store, Store], pipeline: Pipeline, tmp_path: Path
 ) -> None:
     source, target = places
     old = SceneWork(source, target, RECIPE, task(source))
-    compute(old, upscaler, [0])
+    compute(old, pipeline.upscaler, [0])
     geotiff(tmp_path / "in" / "a" / "scene.tif", side=310)
     late = SceneWork(source, target, RECIPE, old.task)
     late.forget()
@@ -218,18 +220,18 @@ def test_a_changed_source_is_told_and_its_parts_are_swept(
         late.path  # noqa: B018
     new = SceneWork(source, target, RECIPE, task(source))
     assert new.id != old.id
-    compute(new, upscaler, [0])
+    compute(new, pipeline.upscaler, [0])
     sweep(target, {new.id}, lambda _: True)
     assert [entry.key for entry in target.list()] == [f"{FOLDER}{new.id}/000000.npz"]
 
 
 def test_parts_of_inputs_that_a_run_is_not_about_stay(
-    places: tuple[Store, Store], upscaler: Upscaler
+    places: tuple[Store, Store], pipeline: Pipeline
 ) -> None:
     source, target = places
     work = SceneWork(source, target, RECIPE, task(source))
     work.label()
-    compute(work, upscaler, [0])
+    compute(work, pipeline.upscaler, [0])
     sweep(target, set(), lambda key: key == "other.tif")
     assert len(list(work.parts.list())) == 2
     sweep(target, set(), lambda key: key == "a/scene.tif")
@@ -237,7 +239,7 @@ def test_parts_of_inputs_that_a_run_is_not_about_stay(
 
 
 def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
-    places: tuple[Store, Store], upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+    places: tuple[Store, Store], pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = places
     work = SceneWork(source, target, RECIPE, task(source))
@@ -248,9 +250,9 @@ def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
         return upscale(*arguments)
 
     monkeypatch.setattr("rayscale.inference.upscale_window", slow)
-    monkeypatch.setattr(actors, "prepare", lambda *_, **__: upscaler)
-    windows = count(work, upscaler)
-    compute(work, upscaler, list(range(windows)))
+    monkeypatch.setattr(actors, "prepare", lambda *_, **__: pipeline)
+    windows = count(work, pipeline.upscaler)
+    compute(work, pipeline.upscaler, list(range(windows)))
     row = Row.from_json(actors.assemble(source, target, None, RECIPE, False, work.task))
     assert not row.error
     assert row.seconds > 0.1 * windows
@@ -259,7 +261,7 @@ def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
 @pytest.mark.parametrize("alone", [True, False], ids=["in one worker", "over all workers"])
 def test_the_row_says_what_the_reader_notes(
     places: tuple[Store, Store],
-    upscaler: Upscaler,
+    pipeline: Pipeline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     alone: bool,
@@ -272,26 +274,26 @@ def test_the_row_says_what_the_reader_notes(
     ) as dataset:  # fmt: skip
         dataset.write(infrared)
     if alone:
-        with actors.Worker(source, target, upscaler, RECIPE) as worker:
+        with actors.Worker(source, target, pipeline, RECIPE) as worker:
             (row,) = worker.process([task(source)])
     else:
-        monkeypatch.setattr(actors, "prepare", lambda *_, **__: upscaler)
+        monkeypatch.setattr(actors, "prepare", lambda *_, **__: pipeline)
         work = SceneWork(source, target, RECIPE, task(source))
-        compute(work, upscaler, list(range(count(work, upscaler))))
+        compute(work, pipeline.upscaler, list(range(count(work, pipeline.upscaler))))
         row = Row.from_json(actors.assemble(source, target, None, RECIPE, False, work.task))
     assert not row.error
     assert [text[:6] for text in row.notes] == ["band 4"]
 
 
 def test_a_worker_keeps_the_copy_of_one_scene_while_others_wait(
-    places: tuple[Store, Store], upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: tuple[Store, Store], pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copies of a whole night of scenes would fill a disk that suffices for each."""
     source, target = places
     for number in range(3):
         geotiff(tmp_path / "in" / f"{number}.tif")
     monkeypatch.setattr(get_settings(), "scene_pixels", 300 * 320)
-    with actors.Worker(source, target, upscaler, RECIPE) as worker:
+    with actors.Worker(source, target, pipeline, RECIPE) as worker:
         rows = worker.process([Task(entry) for entry in source.list()])
     assert [row.error for row in rows] == [actors.SCENE] * 4
     assert len(list((tmp_path / "cache/scenes").glob("*.tif"))) <= 1

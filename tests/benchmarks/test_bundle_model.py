@@ -19,6 +19,7 @@ from rayscale.inference import Upscaler
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
+from rayscale.options import Options
 from rayscale.resampling import degrade
 from rayscale.storage import connect
 from rayscale.training.config import load_config
@@ -95,7 +96,11 @@ def test_the_card_says_what_the_weights_are(job: ModuleType, run: Run, benchmark
     assert (card["steps"], card["history"]) == (4, [{"step": 4.0, "psnr": 30.5}])
     (row,) = card["figures"]
     report = evaluate(
-        Upscaler(load_model(weights), 2, precision="float32", calibrate=False),
+        Upscaler(
+            load_model(weights),
+            Options(scale=2, precision="float32"),
+            calibrate=False,
+        ),
         read_pairs(benchmark.replace("{scale}", "2"), 2),
         protocol=RGB,
     )

@@ -8,6 +8,7 @@ from benchmarks import inference
 
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 
 
 def test_the_table_names_every_contestant_and_who_is_missing(monkeypatch, capsys):
@@ -33,8 +34,12 @@ def test_the_best_size_counts():
 def test_a_network_that_hides_its_path_gives_the_same():
     model = create_model("edsr-baseline", scale=2, blocks=1, filters=4)
     x = torch.rand(1, 3, 40, 30) * 255
-    hidden = Upscaler(inference.Tiled(model), 2, device="cpu", tile=16).predict(x)
-    assert (hidden - Upscaler(model, 2, device="cpu").predict(x)).abs().max() <= 1e-3
+    hidden = Upscaler(
+        inference.Tiled(model), Options(scale=2, tile=16), device="cpu"
+    ).predictor.predict(x)
+    assert (
+        hidden - Upscaler(model, Options(scale=2), device="cpu").predictor.predict(x)
+    ).abs().max() <= 1e-3
 
 
 def test_a_model_without_a_path_is_refused(monkeypatch):

@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from rayscale.cli import main, pipeline
+from rayscale.fields import choices_of
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
+from rayscale.options import Options
 from rayscale.resampling import degrade, enlarge
 from rayscale.settings import checkout
 
@@ -289,20 +291,23 @@ def test_a_bucket_gets_every_option_or_a_refusal(rayscale, tmp_path, monkeypatch
         "-5..9",
         "--labels",
         "nearest",
-        "--strip-metadata",
+        "--metadata",
+        "strip",
+        "--tile",
+        "64",
     )
-    expected = {"model": "edsr-baseline-x2", "scale": 2, "device": "cpu", "precision": "float32"}
-    options = vars(job_parser()(handed.pop()))
-    assert {key: options[key] for key in expected} == expected
-    assert (options["ensemble"], options["consistency"], options["json"]) == (True, True, False)
-    assert (options["source"], options["target"]) == places
-    assert (options["levels"], options["labels"]) == ("-5..9", "nearest")
-    assert options["strip_metadata"]
+    given = vars(job_parser()(handed.pop()))
+    assert (given["model"], given["device"], given["json"]) == ("edsr-baseline-x2", "cpu", False)
+    assert (given["source"], given["target"]) == places
+    options = Options.parse(**{each.name: given[each.name] for each in choices_of(Options)})
+    assert options == Options(
+        precision="float32", ensemble=True, consistency=True, levels=(-5, 9), labels="nearest",
+        metadata="strip", tile=64,
+    )  # fmt: skip
     (tmp_path / "w.pt").write_bytes(b"")
-    for refused in (("--tile", 64), ("--uncertainty",), ("--weights", tmp_path / "w.pt")):
-        code, _, err = rayscale("upscale", *places, *refused)
-        assert code == 2
-        assert refused[0] in err
+    code, _, err = rayscale("upscale", *places, "--weights", tmp_path / "w.pt")
+    assert code == 2
+    assert "--weights" in err
     assert not handed
 
 
@@ -497,7 +502,7 @@ def test_the_uncertainty_of_a_scene_is_written_by_windows_to_the_same_place(
         "--uncertainty",
         "--json",
     )
-    monkeypatch.setattr("rayscale.inference.upscaler.WINDOW_BYTES", 0)  # the smallest ones
+    monkeypatch.setattr("rayscale.inference.frames.WINDOW_BYTES", 0)  # the smallest ones
     code, out, err = rayscale(*command)
     assert code == 0, err
     beside = tmp_path / "large.uncertainty.tiff"
@@ -518,7 +523,7 @@ def test_a_scene_of_several_windows_shows_where_it_is(rayscale, tmp_path, monkey
     profile = {"driver": "GTiff", "width": 130, "height": 60, "count": 1, "dtype": "float32"}
     with rasterio.open(tmp_path / "scene.tif", "w", crs="EPSG:32632", **profile) as scene:
         scene.write(np.ones((1, 60, 130), np.float32))
-    monkeypatch.setattr("rayscale.inference.upscaler.WINDOW_BYTES", 0)  # the smallest ones
+    monkeypatch.setattr("rayscale.inference.frames.WINDOW_BYTES", 0)  # the smallest ones
     command = ("upscale", tmp_path / "scene.tif", tmp_path / "new" / "large.tif", "-m", "bilinear")
     _, out, err = rayscale(*command)
     assert "windows" not in out + err  # not a terminal

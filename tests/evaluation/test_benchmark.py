@@ -11,6 +11,7 @@ from rayscale.evaluation import check_scales, evaluate, list_pairs, read_pairs
 from rayscale.imaging.metrics import EDSR_PAPER, RGB
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.resampling import degrade
 
 # Published in Table 3 of the EDSR paper (PSNR dB, SSIM; Y channel, shave = scale).
@@ -28,7 +29,8 @@ PUBLISHED_BICUBIC = {
 def test_bicubic_reproduces_the_published_figures(shared_data, benchmark, scale):
     folder = shared_data / "benchmarks" / benchmark / f"x{scale}"
     report = evaluate(
-        Upscaler(create_model("bicubic", scale=scale), scale), read_pairs(str(folder), scale)
+        Upscaler(create_model("bicubic", scale=scale), Options(scale=scale)),
+        read_pairs(str(folder), scale),
     )
     psnr, ssim = PUBLISHED_BICUBIC[benchmark, scale]
     assert report.protocol == "edsr-paper-y"
@@ -50,13 +52,19 @@ def benchmark_folder(tmp_path):
 
 def test_a_grey_image_is_measured_as_grey_under_a_colour_model(benchmark_folder):
     pairs = [pair for pair in read_pairs(str(benchmark_folder), 2) if pair.name == "grey"]
-    colour = evaluate(Upscaler(create_model("bicubic", scale=2, channels=3), 2), pairs)
-    grey = evaluate(Upscaler(create_model("bicubic", scale=2, channels=1), 2), pairs)
+    colour = evaluate(
+        Upscaler(create_model("bicubic", scale=2, channels=3), Options(scale=2)),
+        pairs,
+    )
+    grey = evaluate(
+        Upscaler(create_model("bicubic", scale=2, channels=1), Options(scale=2)),
+        pairs,
+    )
     assert colour.psnr == pytest.approx(grey.psnr, abs=1e-9)
 
 
 def test_the_report_names_its_protocol_and_every_image(benchmark_folder):
-    upscaler = Upscaler(create_model("bicubic", scale=2), 2, ensemble=True)
+    upscaler = Upscaler(create_model("bicubic", scale=2), Options(scale=2, ensemble=True))
     report = evaluate(
         upscaler, read_pairs(str(benchmark_folder), 2), name="mine", protocol=RGB
     ).to_dict()
@@ -69,7 +77,9 @@ def test_the_report_names_its_protocol_and_every_image(benchmark_folder):
 def test_a_benchmark_is_known_by_its_images_scale_and_protocol(benchmark_folder, tmp_path):
     def identity(folder, protocol=RGB, scale=2):
         network = create_model("bicubic", scale=scale)
-        return evaluate(Upscaler(network, scale), read_pairs(folder, scale), protocol=protocol)
+        return evaluate(
+            Upscaler(network, Options(scale=scale)), read_pairs(folder, scale), protocol=protocol
+        )
 
     first = identity(benchmark_folder)
     assert first.to_dict()["benchmark"] == first.benchmark
@@ -92,7 +102,7 @@ def test_a_benchmark_is_known_by_its_images_scale_and_protocol(benchmark_folder,
 
 def test_the_first_use_of_a_network_is_before_the_clock(benchmark_folder, monkeypatch):
     sides = []
-    upscaler = Upscaler(create_model("bicubic", scale=2), 2)
+    upscaler = Upscaler(create_model("bicubic", scale=2), Options(scale=2))
     compute = upscaler.upscale_pixels
     monkeypatch.setattr(
         upscaler, "upscale_pixels", lambda pixels: sides.append(pixels.shape) or compute(pixels)
@@ -177,7 +187,10 @@ def test_a_fractional_scale_cuts_what_is_less_than_a_pixel(tmp_path):
         (tmp_path / kind).mkdir()
         pixels = rng.integers(0, 256, size, dtype=np.uint8)
         PillowImage.fromarray(pixels).save(tmp_path / kind / "a.png")
-    report = evaluate(Upscaler(create_model("bicubic"), 2.5), read_pairs(str(tmp_path), 2.5))
+    report = evaluate(
+        Upscaler(create_model("bicubic"), Options(scale=2.5)),
+        read_pairs(str(tmp_path), 2.5),
+    )
     assert (report.scale, len(report.images)) == (2.5, 1)
     with pytest.raises(InputError, match=r"x2\.6 makes 85x54"):
         list(read_pairs(str(tmp_path), 2.6))

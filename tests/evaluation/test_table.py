@@ -13,6 +13,7 @@ from rayscale.evaluation.table import Entry, to_json, to_markdown
 from rayscale.imaging.metrics import RGB
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 
 
 def entry(model, psnr, ssim, *, scale=2, protocol="edsr-paper-y", measures=()):
@@ -101,7 +102,7 @@ def test_json_of_a_real_evaluation(benchmark):
             size = {} if system.startswith("bi") else {"blocks": 1, "filters": 4}
             model = create_model(system, scale=scale, **size)
             report = evaluate(
-                Upscaler(model, scale, device="cpu"),
+                Upscaler(model, Options(scale=scale), device="cpu"),
                 read_pairs(data, scale),
                 protocol=RGB,
                 suite=SUITES["medical"],

@@ -15,6 +15,7 @@ from rayscale.errors import InputError
 from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 
 RNG = np.random.default_rng(7)
 PROVENANCE = Provenance("edsr/3", "0f" * 32, {"scale": 2})
@@ -90,5 +91,7 @@ def opened(data: bytes) -> Dataset:
 
 
 def upscaled(data: bytes, scale: int = 2, provenance: Provenance = PROVENANCE) -> bytes:
-    image = Upscaler(create_model("bicubic", scale=scale), scale).upscale(read_image(data))
+    image = Upscaler(create_model("bicubic", scale=scale), Options(scale=scale)).upscale(
+        read_image(data)
+    )
     return write_image(image, provenance)

@@ -27,6 +27,7 @@ from rayscale.imaging import (
 from rayscale.inference import Upscaler
 from rayscale.inference.parts import Parts
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 
 RNG = np.random.default_rng(3)
 BASE = RNG.integers(0, 256, (24, 20, 3), dtype=np.uint8)
@@ -244,7 +245,9 @@ def test_a_side_that_a_container_cannot_hold_is_refused_before_any_work(
     with pytest.raises(
         TooLargeError, match=rf"{container.upper()} of {2 * (limit // 2 + 1)} x 2 .* {limit} "
     ):
-        Upscaler(create_model("bicubic", scale=2), 2).upscale(Image(pixels, container))
+        Upscaler(create_model("bicubic", scale=2), Options(scale=2)).upscale(
+            Image(pixels, container)
+        )
     with pytest.raises(TooLargeError, match=str(limit)):
         write_image(Image(np.zeros((limit + 1, 1, 3), np.uint8), container))
 

@@ -20,6 +20,7 @@ from rayscale.errors import RayscaleError
 from rayscale.imaging import Provenance, probe, read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 
 PROVENANCE = Provenance("edsr/3", "0f" * 32, {"scale": 2})
 ROUNDS = 600
@@ -127,7 +128,7 @@ def use(data: bytes) -> None:
     assert (header.height, header.width, header.slices) == (
         image.height, image.width, image.frames,
     )  # fmt: skip
-    image = Upscaler(create_model("bicubic", scale=2), 2).upscale(image)
+    image = Upscaler(create_model("bicubic", scale=2), Options(scale=2)).upscale(image)
     read_image(write_image(image, PROVENANCE))
 
 

@@ -14,6 +14,7 @@ import pytest
 from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
 
@@ -38,7 +39,7 @@ def test_the_same_ground_under_more_pixels(tmp_path, transform, scale):
     ) as scene:  # fmt: skip
         scene.write(pixels)
         scene.set_band_description(2, "B08")
-    upscaler = Upscaler(create_model("bicubic"), scale, uncertainty=True)
+    upscaler = Upscaler(create_model("bicubic"), Options(scale=scale, uncertainty=True))
     run = upscaler.run(read_image((tmp_path / "before.tif").read_bytes()))
     provenance = Provenance("edsr/3", "0f" * 32, {"scale": scale})
     (tmp_path / "after.tif").write_bytes(write_image(run.image, provenance))

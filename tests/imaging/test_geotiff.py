@@ -20,6 +20,7 @@ from rayscale.imaging.containers import geotiff
 from rayscale.inference import Upscaler, upscale_scene
 from rayscale.inference.parts import Parts
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.resampling import enlarge
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
@@ -48,7 +49,9 @@ def opened(data: bytes):
 
 
 def upscaled(data: bytes, scale: int = 2) -> bytes:
-    image = Upscaler(create_model("bicubic", scale=scale), scale).upscale(read_image(data))
+    image = Upscaler(create_model("bicubic", scale=scale), Options(scale=scale)).upscale(
+        read_image(data)
+    )
     return write_image(image, PROVENANCE)
 
 
@@ -494,7 +497,12 @@ def test_a_coordinate_epoch_is_kept(tmp_path, system, order, big):
     tifffile.imwrite(path, pixels, byteorder=order, bigtiff=big, extratags=tags, metadata=None)
     assert read_image(path.read_bytes()).notes == ()
     (tmp_path / "whole.tif").write_bytes(upscaled(path.read_bytes()))
-    upscale_scene(Upscaler(create_model("bicubic"), 2), path, tmp_path / "windows.tif", PROVENANCE)
+    upscale_scene(
+        Upscaler(create_model("bicubic"), Options(scale=2)),
+        path,
+        tmp_path / "windows.tif",
+        PROVENANCE,
+    )
     assert (tmp_path / "whole.tif").read_bytes() == (tmp_path / "windows.tif").read_bytes()
     assert epoch_of(path) == epoch_of(tmp_path / "whole.tif") == 2021.3
     with rasterio.open(path) as source, rasterio.open(tmp_path / "whole.tif") as made:

@@ -15,6 +15,7 @@ from rayscale.imaging.labels import MOST, Census, named
 from rayscale.imaging.scene import Scene
 from rayscale.inference import Upscaler, upscale_scene
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.resampling import nearest
 
 NEAREST = Handling(labels="nearest")
@@ -43,7 +44,7 @@ def told(pixels: np.ndarray, few: int = 0, valid: np.ndarray | None = None) -> b
 
 
 def bicubic(scale: float = 2, **options) -> Upscaler:
-    return Upscaler(create_model("bicubic"), scale, device="cpu", **options)
+    return Upscaler(create_model("bicubic"), Options(scale=scale, **options), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -233,12 +234,12 @@ def test_labels_are_refused_or_repeated(kind, scale):
 
 
 def test_the_nearest_model_repeats_values_of_any_type():
-    upscaler = Upscaler(create_model("nearest"), 3, device="cpu")
-    assert upscaler.reading(Handling()) == NEAREST
-    assert bicubic().reading(Handling()) == Handling()
+    upscaler = Upscaler(create_model("nearest"), Options(scale=3), device="cpu")
+    assert upscaler.handling == Options(scale=3, labels="nearest")
+    assert bicubic().handling.labels == "refuse"
     random = np.random.default_rng(0)
     exact = random.integers(-(2**31), 2**31, (7, 9), np.int32)
-    image = read_image(tiff(exact), handling=upscaler.reading(Handling()))
+    image = read_image(tiff(exact), handling=upscaler.handling)
     np.testing.assert_array_equal(upscaler.upscale(image).pixels[..., 0], np.kron(exact, np.ones((3, 3), int)))  # fmt: skip
     pair = [Image(random.integers(0, 256, (5, 6, 3), np.uint8)) for _ in range(2)]
     for one, larger in zip(pair, upscaler.upscale_many(pair), strict=True):
@@ -274,7 +275,7 @@ def test_the_labels_of_a_mixed_scene_are_repeated_and_its_measurements_are_not(t
     alone = geotiff(tmp_path / "alone.tif", measured, compress="deflate")
     with pytest.raises(UnsupportedError, match=r"band 2 of the GeoTIFF.*its name is 'SCL'"):
         upscale_scene(bicubic(scale), mixed, tmp_path / "larger.tif")
-    upscale_scene(bicubic(scale), mixed, tmp_path / "larger.tif", window=64, handling=NEAREST)
+    upscale_scene(bicubic(scale, labels="nearest"), mixed, tmp_path / "larger.tif", window=64)
     upscale_scene(bicubic(scale), alone, tmp_path / "measured.tif", window=64)
     made = read_image((tmp_path / "larger.tif").read_bytes(), handling=NEAREST)
     np.testing.assert_array_equal(made.pixels[..., 1], nearest(classes, scale))
@@ -294,7 +295,7 @@ def test_a_palette_stays_and_no_overview_mixes_classes(tmp_path):
         read_image(path.read_bytes())
     import rasterio
 
-    upscale_scene(bicubic(), path, tmp_path / "windows.tif", window=64, handling=NEAREST)
+    upscale_scene(bicubic(labels="nearest"), path, tmp_path / "windows.tif", window=64)
     made = bicubic().upscale(read_image(path.read_bytes(), handling=NEAREST))
     (tmp_path / "whole.tif").write_bytes(write_image(made))
     for name in ("windows", "whole"):

@@ -15,6 +15,7 @@ from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import Image, Provenance, probe, read_image, sniff, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.resampling import enlarge
 
 nibabel = pytest.importorskip("nibabel", reason="needs the extra medical")
@@ -45,7 +46,9 @@ def opened(data: bytes):
 
 
 def upscaled(data: bytes, scale: int = 2) -> bytes:
-    image = Upscaler(create_model("bicubic", scale=scale), scale).upscale(read_image(data))
+    image = Upscaler(create_model("bicubic", scale=scale), Options(scale=scale)).upscale(
+        read_image(data)
+    )
     return write_image(image, PROVENANCE)
 
 

@@ -16,8 +16,8 @@ from rayscale.batch.plan import Recipe, make_plan
 from rayscale.cli import main
 from rayscale.errors import UnsupportedError
 from rayscale.imaging.sidecars import heed, is_sidecar, names_beside
-from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.storage import connect
 
 PLACE, SYSTEM, RPC, NODATA = 33550, 34735, 50844, 42113
@@ -144,10 +144,10 @@ def test_a_batch_heeds_them_and_takes_none_for_an_input(folder, tmp_path, keys):
         "place.tif",
     ]
     assert found.ignored == (3 if keys is None else 0)
-    recipe = Recipe("bicubic", "built-in:bicubic", 2)
+    recipe = Recipe("bicubic", "built-in:bicubic", Options(scale=2))
     tasks = [type(task).from_json(task.to_json()) for task in make_plan(found, {}, {}, recipe).todo]
-    upscaler = Upscaler(create_model("bicubic"), 2, device="cpu")
-    with Worker(source, target, upscaler, recipe) as worker:
+    pipeline = recipe.pipeline(create_model("bicubic"), "cpu")
+    with Worker(source, target, pipeline, recipe) as worker:
         rows = {row.key: row for row in worker.process(tasks)}
     assert rows["nodata.tif"].error == "unsupported_media"
     assert "nodata value 255" in rows["nodata.tif"].message
@@ -167,19 +167,19 @@ def test_a_scene_over_all_workers_heeds_them(folder, tmp_path, monkeypatch):
         pixels = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
         tifffile.imwrite(folder / f"{name}.tif", pixels, metadata=None)
     source, target = connect(folder), connect(tmp_path / "out")
-    recipe = Recipe("bicubic", "built-in:bicubic", 2)
+    recipe = Recipe("bicubic", "built-in:bicubic", Options(scale=2))
     tasks = make_plan(find_inputs(source, target, pattern="[np]*.tif"), {}, {}, recipe).todo
-    upscaler = Upscaler(create_model("bicubic"), 2, device="cpu")
-    with Worker(source, target, upscaler, recipe) as worker:
+    pipeline = recipe.pipeline(create_model("bicubic"), "cpu")
+    with Worker(source, target, pipeline, recipe) as worker:
         refused, shared = worker.process(tasks)
     assert (refused.error, shared.error) == ("unsupported_media", actors.SCENE)
-    monkeypatch.setattr(actors, "prepare", lambda *_, **__: upscaler)
+    monkeypatch.setattr(actors, "prepare", lambda *_, **__: pipeline)
     work = actors.SceneWork(source, target, recipe, tasks[1])
     with work.open() as scene:
         from rayscale.inference import windows_of
 
-        for number, window in enumerate(windows_of(scene, upscaler)):
-            work.compute(scene, upscaler, number, window)
+        for number, window in enumerate(windows_of(scene, pipeline.upscaler)):
+            work.compute(scene, pipeline.upscaler, number, window)
     row = Row.from_json(actors.assemble(source, target, None, recipe, False, tasks[1]))
     assert row.error == ""
     assert len(row.notes) == 2

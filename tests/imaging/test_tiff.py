@@ -15,6 +15,7 @@ from rayscale.imaging import Image, probe, read_image, write_image
 from rayscale.imaging.containers import tiff
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 
 RNG = np.random.default_rng(2)
 
@@ -344,7 +345,9 @@ def test_the_calibration_of_imagej_is_scaled(unit):
     data = saved(
         noise(6, 8), description=description, resolution=(0.5, 0.25), resolutionunit=1
     )  # fmt: skip
-    larger = write_image(Upscaler(create_model("bicubic"), 2).upscale(read_image(data)))
+    larger = write_image(
+        Upscaler(create_model("bicubic"), Options(scale=2)).upscale(read_image(data))
+    )
     with tifffile.TiffFile(io.BytesIO(larger)) as file:
         tags = file.pages[0].tags
         told = tifffile.tifffile.imagej_description_metadata(tags["ImageDescription"].value)
@@ -371,6 +374,8 @@ def test_a_description_that_cannot_be_kept_true_is_left_out_with_a_word():
 def test_a_shape_of_floats_is_left_out_too():
     rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
     data = saved(noise(6, 8).astype(np.float32), description='{"shape": [6, 8]}')
-    larger = write_image(Upscaler(create_model("bicubic"), 2).upscale(read_image(data)))
+    larger = write_image(
+        Upscaler(create_model("bicubic"), Options(scale=2)).upscale(read_image(data))
+    )
     with rasterio.MemoryFile(larger) as file, file.open() as made:
         assert "TIFFTAG_IMAGEDESCRIPTION" not in made.tags()

@@ -16,6 +16,7 @@ from rayscale.inference import Upscaler, backprojection
 from rayscale.inference.backprojection import Residual, back_project, residual
 from rayscale.inference.parts import Parts
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.resampling import downsample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,8 +60,10 @@ def shrunk_by_pillow(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def test_shrinking_the_result_gives_the_source(model, scale, channels):
     made = network(channels, int(scale)) if model == "edsr" else create_model(model)
     lr = scene(40, 60, channels).astype(np.uint8)
-    before = Upscaler(made, scale, precision="float32").run(Image(lr))
-    after = Upscaler(made, scale, precision="float32", consistency=True).run(Image(lr))
+    before = Upscaler(made, Options(scale=scale, precision="float32")).run(Image(lr))
+    after = Upscaler(made, Options(scale=scale, precision="float32", consistency=True)).run(
+        Image(lr)
+    )
     assert before.residual is None
     assert before.measures == {}
     inside = (slice(4, -4), slice(4, -4))
@@ -128,12 +131,12 @@ def test_windows_equal_the_whole(scale):
     pixels = scene(9, 180, 1, low=0, high=65535, blur=0.7).astype(np.uint16)
     pixels[:, :60] = 777  # nothing to correct here: such a window ends early
     made = network(1) if scale == 2 else create_model("bilinear")
-    upscaler = Upscaler(made, scale, precision="float32", consistency=True)
+    upscaler = Upscaler(made, Options(scale=scale, precision="float32", consistency=True))
     run = upscaler.run(Image(pixels, levels=LEVELS))
     whole = run.image.pixels.astype(int)
-    assert upscaler.halo == made.halo(scale) + backprojection.HALO
-    assert upscaler.halo < 60
-    joined, total = pieces(upscaler, pixels, upscaler.halo, 20)
+    assert upscaler.frames.halo == made.halo(scale) + backprojection.HALO
+    assert upscaler.frames.halo < 60
+    joined, total = pieces(upscaler, pixels, upscaler.frames.halo, 20)
     apart = np.abs(joined - whole)
     assert apart.max() <= 1  # half a unit rounds either way
     assert np.count_nonzero(apart) < 0.01 * apart.size
@@ -172,10 +175,10 @@ def test_native_units_of_other_types_and_inverted_levels(dtype):
     lr = (scene(24, 24, 2) * 10 - 900).astype(dtype)
     levels = Levels((1500.0,), (-900.0,), "upside down", limits=(-1000, 4000))
     image = Image(lr, "geotiff", levels=levels)
-    run = Upscaler(create_model("bilinear"), 2, consistency=True).run(image)
+    run = Upscaler(create_model("bilinear"), Options(scale=2, consistency=True)).run(image)
     assert run.image.pixels.dtype == lr.dtype
     assert run.residual.maximum < (1 if dtype.startswith("int") else 0.5)
-    plain = Upscaler(create_model("bilinear"), 2).run(image).image.pixels
+    plain = Upscaler(create_model("bilinear"), Options(scale=2)).run(image).image.pixels
     assert residual(plain, lr, 2).maximum > 10
 
 
@@ -185,18 +188,21 @@ def test_missing_pixels_count_neither_here_nor_there():
     valid[10:13, 5:9] = False
     holed = np.where(valid, lr, np.float32(np.nan))
     image = Image(holed, "geotiff", levels=Levels((0.0,), (255.0,), "r"), missing=Missing(valid))
-    run = Upscaler(create_model("bilinear"), 2, consistency=True).run(image)
+    run = Upscaler(create_model("bilinear"), Options(scale=2, consistency=True)).run(image)
     hole = ~valid.repeat(2, 0).repeat(2, 1)
     np.testing.assert_array_equal(np.isnan(run.image.pixels), hole)
     assert run.residual.values == valid.sum()
     assert run.residual.maximum < 0.5
     empty = Image(holed, "geotiff", levels=image.levels, missing=Missing(np.zeros_like(valid)))
-    assert Upscaler(create_model("bilinear"), 2, consistency=True).run(empty).residual == Residual()
+    assert (
+        Upscaler(create_model("bilinear"), Options(scale=2, consistency=True)).run(empty).residual
+        == Residual()
+    )
 
 
 def test_slices_of_a_volume_are_corrected_one_by_one():
     volume = scene(3, 20, 22, 1, blur=0.8).astype(np.uint16)
-    upscaler = Upscaler(create_model("bilinear"), 2, consistency=True)
+    upscaler = Upscaler(create_model("bilinear"), Options(scale=2, consistency=True))
     run = upscaler.run(Image(volume, "nifti"))
     total = Residual()
     for pixels, expected in zip(run.image.pixels, volume, strict=True):
@@ -209,7 +215,7 @@ def test_slices_of_a_volume_are_corrected_one_by_one():
 def test_the_residual_is_that_of_the_file():
     lr = scene(40, 60, 3).astype(np.uint8)
     lossy = Image(lr, "webp", encoding={"lossless": False})
-    result = Upscaler(create_model("bicubic"), 2, consistency=True).run(lossy)
+    result = Upscaler(create_model("bicubic"), Options(scale=2, consistency=True)).run(lossy)
     stored = read_image(write_image(result.image))
     assert residual(stored.pixels, lr, 2) == result.residual
 
@@ -222,20 +228,20 @@ def test_the_residual_knows_what_stepped_aside_for_reserved_values():
         np.ones((24, 24, 1), bool), (-2000, -1)
     )  # beside the edge values would lie there
     image = Image(lr, "dicom", levels=levels, missing=missing)
-    result = Upscaler(create_model("bicubic"), 2, consistency=True).run(image)
+    result = Upscaler(create_model("bicubic"), Options(scale=2, consistency=True)).run(image)
     assert result.image.pixels.min() >= 0
     assert residual(result.image.pixels, lr, 2) == result.residual
     assert result.residual.maximum > 5
 
 
 def test_jpeg_would_lose_the_correction(monkeypatch):
-    upscaler = Upscaler(create_model("bicubic"), 2, consistency=True)
+    upscaler = Upscaler(create_model("bicubic"), Options(scale=2, consistency=True))
     monkeypatch.setattr(Parts, "run", lambda *_: pytest.fail("the network was asked"))
     with pytest.raises(UnsupportedError, match=r"ends in \.png"):
         upscaler.run(Image(scene(20, 20, 3).astype(np.uint8), "jpeg"))
 
 
 def test_what_determines_the_output_names_it():
-    described = Upscaler(create_model("bicubic"), 2, consistency=True).describe()
+    described = Upscaler(create_model("bicubic"), Options(scale=2, consistency=True)).describe()
     assert described["consistency"] == "10 back-projections"
-    assert "consistency" not in Upscaler(create_model("bicubic"), 2).describe()
+    assert "consistency" not in Upscaler(create_model("bicubic"), Options(scale=2)).describe()

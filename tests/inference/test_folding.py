@@ -16,6 +16,7 @@ from rayscale.inference.folding import Folded, folded
 from rayscale.inference.strips import Strips
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import SYSTEMS, create_model
+from rayscale.options import Options
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -164,9 +165,9 @@ def test_every_system_upscales_as_its_network_does(name):
     """Through the Upscaler, which folds: once per number of channels."""
     scale = 2
     model = create_model(name, scale=scale).double()
-    upscaler = Upscaler(model, scale, device="cpu")
+    upscaler = Upscaler(model, Options(scale=scale), device="cpu")
     x = torch.rand(1, model.channels, 17, 30, dtype=torch.float64) * model.spec.value_range
     with torch.inference_mode():
         whole = model(x, scale)
-        made = upscaler.predict(x)
+        made = upscaler.predictor.predict(x)
     assert _apart(made.double(), whole) < 1e-6  # what leaves the Upscaler is float32

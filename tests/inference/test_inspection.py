@@ -11,8 +11,8 @@ import rasterio
 from PIL import Image as PillowImage
 from rasterio.transform import from_origin
 
-from rayscale.imaging import Handling
 from rayscale.inference.inspection import inspect_file
+from rayscale.options import Options
 
 
 def scene(path: Path, nodata: float | None = None, dtype: str = "uint16") -> Path:
@@ -25,7 +25,7 @@ def scene(path: Path, nodata: float | None = None, dtype: str = "uint16") -> Pat
 
 
 def test_a_scene_is_told_with_its_ground(tmp_path: Path) -> None:
-    found = inspect_file(scene(tmp_path / "a.tif"), 3, Handling(levels=(0, 10000)))
+    found = inspect_file(scene(tmp_path / "a.tif"), Options(scale=3, levels=(0, 10000)))
     assert (found.container, found.width, found.height, found.channels) == ("geotiff", 20, 10, 2)
     assert found.metadata["crs"] == "EPSG:32632"
     assert found.metadata["transform"] == [10, 0, 500000, 0, -10, 5400000]
@@ -38,14 +38,14 @@ def test_a_scene_is_told_with_its_ground(tmp_path: Path) -> None:
 
 def test_nan_as_nodata_stays_valid_json(tmp_path: Path) -> None:
     path = scene(tmp_path / "a.tif", nodata=float("nan"), dtype="float32")
-    found = inspect_file(path, 2, Handling()).to_dict()
+    found = inspect_file(path, Options(scale=2)).to_dict()
     assert json.loads(json.dumps(found, allow_nan=False))["metadata"]["nodata"] == "nan"
 
 
 def test_a_picture_is_told_as_its_header_says(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     PillowImage.new("RGBA", (7, 5)).save(path, dpi=(300, 300))
-    found = inspect_file(path, 2, Handling())
+    found = inspect_file(path, Options(scale=2))
     assert (found.container, found.channels, found.alpha) == ("png", 3, True)
     assert found.metadata["dpi"] == pytest.approx([300, 300], rel=1e-3)
     assert found.levels is not None
@@ -59,7 +59,7 @@ def test_a_picture_is_told_as_its_header_says(tmp_path: Path) -> None:
 def test_a_refusal_is_a_finding(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    found = inspect_file(path, 2, Handling())
+    found = inspect_file(path, Options(scale=2))
     assert found.refusal is not None
     assert reason in found.refusal
     assert found.container is None
@@ -72,10 +72,10 @@ def test_labels_and_memory_are_told(tmp_path: Path) -> None:
     with rasterio.open(path, "w", **profile, **place) as file:
         file.write(np.arange(400).reshape(2, 10, 20).astype(np.uint8))
         file.set_band_description(2, "SCL")
-    assert "SCL" in str(inspect_file(path, 2, Handling()).refusal)
-    found = inspect_file(path, 2, Handling(labels="nearest"))
+    assert "SCL" in str(inspect_file(path, Options(scale=2)).refusal)
+    found = inspect_file(path, Options(scale=2, labels="nearest"))
     assert (found.refusal, found.labels, found.memory_bytes) == (None, [1], None)
     PillowImage.new("L", (50, 50)).save(tmp_path / "b.png")
-    found = inspect_file(tmp_path / "b.png", 2, Handling())
+    found = inspect_file(tmp_path / "b.png", Options(scale=2))
     assert found.memory_bytes is not None
     assert found.memory_bytes > 100 * 100

@@ -10,10 +10,11 @@ import pytest
 
 from rayscale.errors import TooLargeError
 from rayscale.imaging import Header, Image, probe, write_image
-from rayscale.inference import Upscaler, upscaler
+from rayscale.inference import Upscaler, frames
 from rayscale.inference.memory import Budget, budget, check_memory, memory_limit, working_bytes
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.settings import MIB, get_settings
 
 STATUS = Path("/proc/self/status")
@@ -52,7 +53,7 @@ def test_only_strips_of_a_large_picture_are_floats():
     image = Image(
         np.full((1500, 2000, 3), 90, np.uint8), "png", alpha=np.full((1500, 2000), 9, np.uint8)
     )
-    engine = Upscaler(Repeated(create_model("bicubic").spec), 2, precision="float32")
+    engine = Upscaler(Repeated(create_model("bicubic").spec), Options(scale=2, precision="float32"))
     engine.upscale(Image(image.pixels[:200, :200], "png"))  # what is loaded at the first use
     made: list[Image] = []
     growth = _peak_growth(lambda: made.append(engine.upscale(image)))
@@ -69,10 +70,10 @@ def test_only_strips_of_a_large_picture_are_floats():
 def test_windows_of_a_picture_equal_the_whole(monkeypatch, options, scale):
     pixels = np.random.default_rng(0).integers(0, 65536, (170, 240, 3), np.uint16)
     image = Image(pixels, "tiff", encoding={"lossless": True})
-    engine = Upscaler(create_model("bicubic"), scale, precision="float32", **options)
+    engine = Upscaler(create_model("bicubic"), Options(scale=scale, precision="float32", **options))
     whole = engine.run(image)
-    monkeypatch.setattr(upscaler, "WINDOW_BYTES", 2 * 4 * 3 * int(64 * scale) ** 2)
-    assert len(engine.windows((170, 240), 3)) > 4
+    monkeypatch.setattr(frames, "WINDOW_BYTES", 2 * 4 * 3 * int(64 * scale) ** 2)
+    assert len(engine.frames.windows((170, 240), 3)) > 4
     parts = engine.run(image)
     np.testing.assert_array_equal(parts.image.pixels, whole.image.pixels)
     if whole.residual is not None and parts.residual is not None:
@@ -88,7 +89,7 @@ def test_the_estimate_is_above_what_a_noisy_picture_takes():
     """Of one path; benchmarks/request_memory.py measures them all."""
     values = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
     image = Image(values, "png")
-    engine = Upscaler(Repeated(create_model("bicubic").spec), 2, precision="float32")
+    engine = Upscaler(Repeated(create_model("bicubic").spec), Options(scale=2, precision="float32"))
     write_image(engine.upscale(Image(values[:64, :64], "png")))
     growth = _peak_growth(lambda: write_image(engine.upscale(image)))
     assert growth < working_bytes(probe(write_image(image)), 2)

@@ -12,8 +12,8 @@ import torch
 
 from rayscale.errors import OutOfMemoryError
 from rayscale.inference import Upscaler
-from rayscale.inference.parts import SMALLEST
 from rayscale.models.registry import create_model
+from rayscale.options import SMALLEST_TILE, Options
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,9 +42,9 @@ def _limited(stage: torch.nn.Module, pixels: int, error: Exception) -> list[int]
 def test_strips_that_do_not_fit_are_made_smaller(error):
     model = create_model("edsr-baseline", scale=2, blocks=2, filters=4)
     x = torch.rand(1, 3, 60, 300) * 255
-    expected = Upscaler(model, 2, precision="float32").predict(x)
+    expected = Upscaler(model, Options(scale=2, precision="float32")).predictor.predict(x)
     asked = _limited(model.sub_mean, 3000, error)
-    found = Upscaler(model, 2, precision="float32").predict(x)
+    found = Upscaler(model, Options(scale=2, precision="float32")).predictor.predict(x)
     assert (found - expected).abs().max() <= 1e-3
     failed = [size for size in asked if size > 3000]
     assert failed == sorted(failed, reverse=True)
@@ -56,9 +56,9 @@ def test_strips_that_do_not_fit_are_made_smaller(error):
 def test_tiles_that_do_not_fit_are_made_smaller():
     model = create_model("meta-edsr", blocks=1, filters=4)
     x = torch.rand(1, 3, 90, 200) * 255
-    expected = Upscaler(model, 1.5, precision="float32").predict(x)
+    expected = Upscaler(model, Options(scale=1.5, precision="float32")).predictor.predict(x)
     asked = _limited(model, 4000, MemoryError())
-    found = Upscaler(model, 1.5, precision="float32", tile=96).predict(x)
+    found = Upscaler(model, Options(scale=1.5, precision="float32", tile=96)).predictor.predict(x)
     assert (found - expected).abs().max() <= 1e-3
     assert sum(size > 4000 for size in asked) == 1
 
@@ -67,9 +67,9 @@ def test_the_smallest_part_is_the_last_try():
     model = create_model("bicubic")
     asked = _limited(model, 0, MemoryError())
     with pytest.raises(
-        OutOfMemoryError, match=rf"bicubic x2 .* memory of cpu .* {SMALLEST} pixels"
+        OutOfMemoryError, match=rf"bicubic x2 .* memory of cpu .* {SMALLEST_TILE} pixels"
     ) as caught:
-        Upscaler(model, 2, tile=64).predict(torch.rand(1, 1, 40, 40))
+        Upscaler(model, Options(scale=2, tile=64)).predictor.predict(torch.rand(1, 1, 40, 40))
     assert caught.value.code == "out_of_memory"
     assert len(asked) == 3  # 64, 32, 16
 
@@ -78,7 +78,7 @@ def test_other_errors_pass():
     model = create_model("edsr-baseline", scale=2, blocks=1, filters=4)
     asked = _limited(model.sub_mean, 0, RuntimeError("a defect"))
     with pytest.raises(RuntimeError, match="a defect"):
-        Upscaler(model, 2).predict(torch.rand(1, 3, 9, 9))
+        Upscaler(model, Options(scale=2)).predictor.predict(torch.rand(1, 3, 9, 9))
     assert len(asked) == 1
 
 
@@ -97,14 +97,16 @@ def test_whoever_watches_can_end_the_work():
         seen.clear()
         model = create_model(name, scale=2)
         with pytest.raises(EnoughError):
-            Upscaler(model, 2, tile=16, watch=watch).predict(torch.rand(1, 3, 100, 100))
+            Upscaler(model, Options(scale=2, tile=16), watch=watch).predictor.predict(
+                torch.rand(1, 3, 100, 100)
+            )
         assert len(seen) == 3
 
 
 _SCRIPT = """
 import json, resource
 import torch
-from rayscale.inference import Upscaler
+from rayscale.inference import Options, Upscaler
 from rayscale.models.registry import create_model
 
 torch.set_num_threads(1)
@@ -112,14 +114,14 @@ torch.manual_seed(0)
 model = create_model("srresnet", scale=4, blocks=1)
 x = torch.rand(1, 3, 16, 1000) * 255
 asked = []
-upscaler = Upscaler(model, 4, precision="float32", watch=lambda: asked.append(1))
-expected = upscaler.predict(x)
+upscaler = Upscaler(model, Options(scale=4, precision="float32"), watch=lambda: asked.append(1))
+expected = upscaler.predictor.predict(x)
 outcomes = []
 for spare in range(110, 30, -20):
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + (spare << 20), resource.RLIM_INFINITY))
     asked.clear()
-    found = upscaler.predict(x)
+    found = upscaler.predictor.predict(x)
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
     halved = len(asked) > 1
     outcomes.append([spare, halved, (found - expected).abs().max().item()])

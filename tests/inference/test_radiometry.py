@@ -19,6 +19,7 @@ from rayscale.inference.localmean import keep_local_means, reach
 from rayscale.models.builtin import open_builtin
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import SYSTEMS, create_model
+from rayscale.options import Options
 from rayscale.resampling import upsample
 
 TRAINED = [name for name, system in SYSTEMS.items() if not system.network.keeps_means]
@@ -49,7 +50,7 @@ def test_a_flat_image_stays_flat(name: str) -> None:
     inner = slice(side // 2 * scale - 3 * scale, side // 2 * scale + 3 * scale)
     apart = [
         np.abs(
-            Upscaler(model, scale, precision="float32", calibrate=calibrate)
+            Upscaler(model, Options(scale=scale, precision="float32"), calibrate=calibrate)
             .upscale_pixels(pixels, levels)[inner, inner]
             .astype(float)
             - colour
@@ -68,7 +69,11 @@ def test_the_ensemble_has_the_mean_of_eight_flat_fields(name: str) -> None:
     side = 2 * model.halo(scale) + 8
     colour = torch.linspace(0.2, 0.7, model.channels) * model.spec.value_range
     x = colour[None, :, None, None].expand(1, -1, side, side).contiguous()
-    raw = Upscaler(model, scale, precision="float32", ensemble=True, calibrate=False).predict(x)
+    raw = Upscaler(
+        model,
+        Options(scale=scale, precision="float32", ensemble=True),
+        calibrate=False,
+    ).predictor.predict(x)
     corrected = raw.clone()
     field.averaged().subtract(corrected, x)
     inner = slice(side // 2 * scale - 4, side // 2 * scale + 4)
@@ -86,7 +91,9 @@ def test_the_mean_of_each_band_is_kept(name: str, seed: int, height: int, width:
     count = 3 if model.any_channels else model.channels
     pixels = random.gamma(2.0, 400.0, (height, width, count)).astype(np.float32) + 300
     image = Image(pixels, levels=Levels((0.0,), (4000.0,), "test"))
-    larger = Upscaler(model, model.scales[0], precision="float32").upscale(image).pixels
+    larger = (
+        Upscaler(model, Options(scale=model.scales[0], precision="float32")).upscale(image).pixels
+    )
     drift = larger.astype(float).mean((0, 1)) / pixels.astype(float).mean((0, 1)) - 1
     assert np.abs(drift).max() < 1e-4
 
@@ -101,7 +108,7 @@ def test_scaling_or_another_type_scales_the_result_and_nothing_else(
     factor: float, dtype: str, seed: int
 ) -> None:
     model = make("edsr-baseline")
-    upscaler = Upscaler(model, 2, precision="float32")
+    upscaler = Upscaler(model, Options(scale=2, precision="float32"))
     values = np.random.default_rng(seed).integers(200, 1500, (24, 24, 3))
 
     def upscale(pixels: np.ndarray) -> np.ndarray:
@@ -127,7 +134,7 @@ def test_a_value_out_of_range_is_interpolated_and_moves_no_other(name: str, valu
     """What lies beyond the range by more than itself is added by bicubic interpolation, which reaches two pixels."""
     model = open_builtin("aplus-x2")[0] if name == "aplus" else make(name)
     scale, side = model.scales[0], 24
-    upscaler = Upscaler(model, scale, precision="float32")
+    upscaler = Upscaler(model, Options(scale=scale, precision="float32"))
     pixels = np.random.default_rng(0).uniform(0, 1, (side, side, 3)).astype(np.float32)
     levels = Levels((0.0,), (1.0,), "test")
 
@@ -163,12 +170,12 @@ def test_a_fill_that_no_one_declared_spoils_its_edge_alone(fill: int) -> None:
 
 def test_windows_agree_beside_a_value_out_of_range() -> None:
     model = make("edsr-baseline")
-    upscaler = Upscaler(model, 2, precision="float32")
+    upscaler = Upscaler(model, Options(scale=2, precision="float32"))
     pixels = np.random.default_rng(0).uniform(0, 1, (90, 20, 3)).astype(np.float32)
     pixels[40, 9] = 5000
     levels = Levels((0.0,), (1.0,), "test")
     whole = upscaler.upscale_pixels(pixels, levels)
-    halo = upscaler.halo
+    halo = upscaler.frames.halo
     for core in (slice(0, 39), slice(39, 90)):
         seen = slice(max(core.start - halo, 0), min(core.stop + halo, 90))
         part = upscaler.upscale_pixels(pixels[seen], levels)
@@ -178,7 +185,7 @@ def test_windows_agree_beside_a_value_out_of_range() -> None:
 
 @pytest.mark.parametrize("name", ["bicubic", "edsr-baseline-x2"])
 def test_values_at_the_end_of_a_type_are_named_not_the_weights(name: str) -> None:
-    upscaler = Upscaler(open_builtin(name)[0], 2)
+    upscaler = Upscaler(open_builtin(name)[0], Options(scale=2))
     for dtype, value, white, message in (
         ("f4", 3.4e38, 3e36, r"next to 3\.40282e\+38, where float32 ends.*nodata"),
         (
@@ -236,7 +243,7 @@ SCENES = ("eurosat/SeaLake_3.tif", "eurosat/Highway_3.tif", "eurosat/Industrial_
 
 @pytest.mark.parametrize("name", ["edsr-baseline-x2", "mdsr-baseline-x234", "srcnn-955-x2"])
 def test_scenes_of_the_field_keep_their_means(shared_data: Path, name: str) -> None:
-    upscaler = Upscaler(open_builtin(name)[0], 2, precision="float32")
+    upscaler = Upscaler(open_builtin(name).network, Options(scale=2, precision="float32"))
     for scene in SCENES:
         image = read_image((shared_data / "domain" / "satellite" / scene).read_bytes())
         image = image.of_channels((3, 2, 1))
@@ -248,7 +255,10 @@ def test_scenes_of_the_field_keep_their_means(shared_data: Path, name: str) -> N
 def test_the_default_model_keeps_the_colours_of_a_scene_in_16_bits(shared_data: Path) -> None:
     """Band means were off by +7.8, +4.3 and -7.5 per cent."""
     found = []
-    upscaler = Upscaler(open_builtin("edsr-baseline-x2")[0], 2, precision="float32")
+    upscaler = Upscaler(
+        open_builtin("edsr-baseline-x2").network,
+        Options(scale=2, precision="float32"),
+    )
     for name in ("s2_rgb_uint16.tif", "s2_rgb_int16_same_values.tif"):
         image = read_image((shared_data / "faults" / name).read_bytes())
         larger = upscaler.upscale(image).pixels.astype(float)
@@ -261,13 +271,13 @@ def test_the_default_model_keeps_the_colours_of_a_scene_in_16_bits(shared_data: 
 @pytest.mark.parametrize("name", ["edsr-baseline-x2", "edsr-baseline-x3", "mdsr-baseline-x234"])
 def test_no_grid_lies_over_flat_regions(name: str) -> None:
     """The places of the output grid differ by rounding alone, though an edge lies in the image."""
-    model, _ = open_builtin(name)
+    model = open_builtin(name).network
     scale = model.scales[0]
     side = 2 * model.halo(scale) + 12
     pixels = np.broadcast_to(np.array([612, 884, 1041], np.uint16), (side, side, 3)).copy()
     pixels[:4, :4] = 3000
     levels = Levels((300.0,), (3000.0,), "test")
-    upscaler = Upscaler(model, scale, precision="float32")
+    upscaler = Upscaler(model, Options(scale=scale, precision="float32"))
     larger = upscaler.upscale_pixels(pixels, levels)
     middle = larger[side // 2 * scale :, side // 2 * scale :][: 4 * scale, : 4 * scale]
     assert np.ptp(middle, axis=(0, 1)).max() <= 1

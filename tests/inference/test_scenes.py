@@ -20,6 +20,7 @@ from rayscale.inference.parts import Parts
 from rayscale.inference.upscaler import UNCERTAINTY
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.settings import get_settings
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
@@ -123,7 +124,7 @@ def whole(upscaler: Upscaler, source: Path, target: Path) -> Path:
 
 
 def bicubic(scale: float, **options) -> Upscaler:
-    return Upscaler(create_model("bicubic", scale=int(scale)), scale, **options)
+    return Upscaler(create_model("bicubic", scale=int(scale)), Options(scale=scale, **options))
 
 
 @pytest.mark.parametrize("scale", [2, 2.5])
@@ -159,7 +160,7 @@ def test_the_residual_is_that_of_the_file_whatever_compressed_its_source(tmp_pat
 @pytest.mark.parametrize("make", SCENES)
 def test_uncertainty_by_windows_is_that_of_the_whole(tmp_path, make):
     source = make(tmp_path / "scene.tif")
-    upscaler = Upscaler(gathering(), 2, precision="float32", uncertainty=True)
+    upscaler = Upscaler(gathering(), Options(scale=2, precision="float32", uncertainty=True))
     beside = tmp_path / "windows.uncertainty.tif"
     upscale_scene(
         upscaler, source, tmp_path / "windows.tif", PROVENANCE, uncertainty=beside, window=64
@@ -267,7 +268,8 @@ def test_networks_leave_no_seam(tmp_path, make, channels, ensemble):
     """Up to the rounding of float32: convolutions of small shapes may add in another order."""
     source = make(tmp_path / "scene.tif")
     upscaler = Upscaler(
-        small_network(2, channels), 2, precision="float32", ensemble=ensemble, tile=4096
+        small_network(2, channels),
+        Options(scale=2, precision="float32", ensemble=ensemble, tile=4096),
     )
     upscale_scene(upscaler, source, tmp_path / "windows.tif", window=64)
     expected = upscaler.upscale(read_image(source.read_bytes())).pixels
@@ -367,11 +369,11 @@ MEMORY = """
 import sys
 from pathlib import Path
 from rayscale.imaging.containers import gdal
-from rayscale.inference import Upscaler, upscale_scene
+from rayscale.inference import Options, Upscaler, upscale_scene
 from rayscale.models.registry import create_model
 
 gdal._OPTIONS["GDAL_CACHEMAX"] = 8  # else the small scene lies there whole, and the large one does not
-upscaler = Upscaler(create_model("bicubic", scale=2), 2)
+upscaler = Upscaler(create_model("bicubic", scale=2), Options(scale=2))
 folder = Path(sys.argv[1])
 for name in ("small", "large"):
     upscale_scene(upscaler, folder / f"{name}.tif", folder / "out.tif", window=192)

@@ -13,6 +13,7 @@ from rayscale.imaging import Image, read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import open_builtin
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 from rayscale.resampling import nearest
 
 SIZE = 48
@@ -51,7 +52,7 @@ def stored(container: str, pixels: np.ndarray, alpha: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="module")
 def bicubic() -> Upscaler:
-    return Upscaler(create_model("bicubic"), 2)
+    return Upscaler(create_model("bicubic"), Options(scale=2))
 
 
 FILES = [("png", np.uint8, 3), ("png", np.uint8, 1), ("png", np.uint16, 3), ("png", np.uint16, 1),
@@ -78,7 +79,10 @@ def test_neither_do_they_through_a_network():
     """EDSR sees far around a pixel; where every hidden colour is that of the disc, it must do the very same."""
     pixels, alpha = disc(np.uint8, 3)
     plain = np.broadcast_to(colour(np.uint8, 3), pixels.shape).copy()
-    edsr = Upscaler(open_builtin("edsr-baseline-x2")[0], 2, precision="float32")
+    edsr = Upscaler(
+        open_builtin("edsr-baseline-x2").network,
+        Options(scale=2, precision="float32"),
+    )
     larger = edsr.upscale(Image(pixels, alpha=alpha))
     visible = larger.alpha > 0
     np.testing.assert_array_equal(
@@ -88,7 +92,9 @@ def test_neither_do_they_through_a_network():
 
 def test_consistency_counts_what_is_visible(bicubic):
     pixels, alpha = disc(np.uint8, 3)
-    result = Upscaler(create_model("bicubic"), 2, consistency=True).run(Image(pixels, alpha=alpha))
+    result = Upscaler(create_model("bicubic"), Options(scale=2, consistency=True)).run(
+        Image(pixels, alpha=alpha)
+    )
     assert result.residual is not None
     assert result.residual.describe()["max"] <= 1
 

@@ -17,6 +17,7 @@ from rayscale.imaging.missing import Missing
 from rayscale.inference import Upscaler
 from rayscale.inference.parts import Parts
 from rayscale.models.registry import create_model
+from rayscale.options import Options
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROVENANCE = Provenance("edsr/3", "0f" * 32, {"scale": 2})
@@ -37,14 +38,17 @@ def network(channels: int = 3):
 
 def runs(model, pixels: np.ndarray, levels: Levels) -> np.ndarray:
     """The eight outputs ``(8, sH, sW, C)`` in stored units, by numpy's own turns, as floats."""
-    alone, value_range = Upscaler(model, 2, precision="float32"), model.spec.value_range
+    alone, value_range = (
+        Upscaler(model, Options(scale=2, precision="float32")),
+        model.spec.value_range,
+    )
     out = []
     for turns in range(4):
         for flip in (False, True):
             turned = np.rot90(pixels, turns)
             turned = turned[:, ::-1] if flip else turned
             x = levels.to_network(turned, value_range).transpose(2, 0, 1)
-            y = alone.predict(torch.tensor(x[None]))[0].permute(1, 2, 0).numpy()
+            y = alone.predictor.predict(torch.tensor(x[None]))[0].permute(1, 2, 0).numpy()
             y = y[:, ::-1] if flip else y
             black, gain = levels._black_and_gain(pixels.dtype, value_range)
             out.append(np.rot90(y, -turns) / gain + black)
@@ -57,20 +61,22 @@ def test_numpy_finds_the_same_over_the_eight_runs(dtype, high):
     pixels = noise(11, 14, 3, dtype=dtype, high=high)
     levels = Levels((100.0,), (4000.0,), "r") if dtype == "int16" else Levels.of_type(pixels.dtype)
     image = Image(pixels, "geotiff", levels=levels)
-    run = Upscaler(model, 2, precision="float32", uncertainty=True, tile=16).run(image)
+    run = Upscaler(model, Options(scale=2, precision="float32", uncertainty=True, tile=16)).run(
+        image
+    )
     eight = runs(model, pixels, levels)
     expected = eight.std(axis=0)
     assert run.uncertainty.pixels.dtype == np.float32
     assert np.abs(run.uncertainty.pixels - expected).max() < 1e-3 * expected.max()
-    plus = Upscaler(model, 2, precision="float32", ensemble=True).upscale(image)
+    plus = Upscaler(model, Options(scale=2, precision="float32", ensemble=True)).upscale(image)
     apart = np.abs(run.image.pixels.astype(int) - plus.pixels)
     assert apart.max() <= 1  # the same mean, summed up in another order
     assert np.count_nonzero(apart) < 0.01 * apart.size
-    assert Upscaler(model, 2, uncertainty=True).describe()["ensemble"] is True
+    assert Upscaler(model, Options(scale=2, uncertainty=True)).describe()["ensemble"] is True
 
 
 def test_interpolation_is_certain_at_any_scale_and_size():
-    upscaler = Upscaler(create_model("bicubic"), 1.5, uncertainty=True)
+    upscaler = Upscaler(create_model("bicubic"), Options(scale=1.5, uncertainty=True))
     run = upscaler.run(Image(noise(7, 9, 2), "tiff"))
     assert run.uncertainty.pixels.shape == run.image.pixels.shape == (10, 13, 2)
     assert run.uncertainty.pixels.max() < 1e-2
@@ -78,17 +84,18 @@ def test_interpolation_is_certain_at_any_scale_and_size():
 
 def test_with_consistency_it_is_that_of_the_network():
     image = Image(noise(9, 8, 3), "tiff")
-    both = Upscaler(network(), 2, precision="float32", uncertainty=True, consistency=True).run(
-        image
-    )
-    alone = Upscaler(network(), 2, precision="float32", uncertainty=True).run(image)
+    both = Upscaler(
+        network(),
+        Options(scale=2, precision="float32", uncertainty=True, consistency=True),
+    ).run(image)
+    alone = Upscaler(network(), Options(scale=2, precision="float32", uncertainty=True)).run(image)
     np.testing.assert_array_equal(both.uncertainty.pixels, alone.uncertainty.pixels)
     assert (both.image.pixels != alone.image.pixels).any()
 
 
 def test_beside_a_picture_it_is_a_plain_tiff_of_the_same_size():
     image = Image(noise(9, 8, 3), "png", alpha=noise(9, 8), dpi=(100.0, 100.0))
-    found = Upscaler(network(), 2, uncertainty=True).run(image).uncertainty
+    found = Upscaler(network(), Options(scale=2, uncertainty=True)).run(image).uncertainty
     data = write_image(found, PROVENANCE)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
@@ -118,7 +125,9 @@ def test_a_scene_keeps_its_ground_and_has_nan_where_nothing_was_measured():
             scene.set_band_description(1, "B04")
             scene.scales, scene.offsets = (0.0001, 0.0001), (-0.1, -0.1)
         data = bytes(file.read())
-    run = Upscaler(network(1), 2, uncertainty=True, precision="float32").run(read_image(data))
+    run = Upscaler(network(1), Options(scale=2, uncertainty=True, precision="float32")).run(
+        read_image(data)
+    )
     with (
         rasterio.MemoryFile(write_image(run.uncertainty, PROVENANCE)) as file,
         file.open() as found,
@@ -150,7 +159,7 @@ def test_alpha_and_masks_of_a_scene_become_nan():
         with file.open(photometric="rgb", alpha="yes", **ground, **profile) as scene:
             scene.write(np.concatenate([noise(3, 10, 12), mask[None]]))
         data = bytes(file.read())
-    run = Upscaler(network(), 2, uncertainty=True).run(read_image(data))
+    run = Upscaler(network(), Options(scale=2, uncertainty=True)).run(read_image(data))
     with rasterio.MemoryFile(write_image(run.uncertainty)) as file, file.open() as found:
         assert found.count == 3
         hole = np.repeat(np.repeat(mask == 0, 2, 0), 2, 1)
@@ -165,7 +174,9 @@ def test_a_volume_keeps_its_place_and_its_unit(name):
     volume = getattr(nibabel, name)(stored, affine)
     volume.header["scl_slope"], volume.header["scl_inter"] = 0.5, -100
     data = volume.to_bytes()
-    run = Upscaler(network(1), 2, uncertainty=True, precision="float32").run(read_image(data))
+    run = Upscaler(network(1), Options(scale=2, uncertainty=True, precision="float32")).run(
+        read_image(data)
+    )
     found = getattr(nibabel, name).from_bytes(write_image(run.uncertainty, PROVENANCE))
     larger = getattr(nibabel, name).from_bytes(write_image(run.image, PROVENANCE))
     np.testing.assert_array_equal(found.affine, larger.affine)
@@ -185,7 +196,7 @@ def test_nothing_measured_is_nothing_known():
         levels=Levels((0.0,), (1.0,), "r"),
         missing=Missing(np.zeros_like(pixels, bool)),
     )
-    found = Upscaler(network(1), 2, uncertainty=True).run(image).uncertainty
+    found = Upscaler(network(1), Options(scale=2, uncertainty=True)).run(image).uncertainty
     assert np.isnan(found.pixels).all()
 
 
@@ -205,4 +216,4 @@ def test_a_container_without_a_place_for_it_is_refused_before_any_work(monkeypat
     monkeypatch.setattr(Parts, "run", lambda *_: pytest.fail("the network was asked"))
     image = replace(Image(noise(6, 5, 3)), metadata=Integers())
     with pytest.raises(UnsupportedError, match="no place"):
-        Upscaler(network(), 2, uncertainty=True).run(image)
+        Upscaler(network(), Options(scale=2, uncertainty=True)).run(image)

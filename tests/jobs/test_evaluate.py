@@ -25,6 +25,7 @@ from rayscale.local import Addresses
 from rayscale.models.builtin import open_builtin
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model, save_model
+from rayscale.options import Options
 from rayscale.registry.client import connect as mlflow
 from rayscale.resampling import degrade
 from rayscale.storage import connect
@@ -82,7 +83,7 @@ def test_the_whole_job(
     # The same figures as without Ray, whatever the tasks were.
     row = rows[3]
     model = load_model(sets / "x2.st")
-    upscaler = Upscaler(model, 2, device="cpu", precision="float32", ensemble=True)
+    upscaler = Upscaler(model, Options(scale=2, precision="float32", ensemble=True), device="cpu")
     report = evaluate(upscaler, read_pairs(f"{sets}/Set5/x2", 2), protocol=job.PROTOCOLS["rgb"])
     assert [image["name"] for image in row["images"]] == [f"img{i}" for i in range(IMAGES)]
     assert row["psnr"] == pytest.approx(report.psnr, abs=1e-3)
@@ -149,10 +150,17 @@ def test_a_bundled_system_is_one_column_over_its_scales(
     rows = json.loads(shown.out)
     assert [(row["scale"], row["model"]) for row in rows] == [(2, "aplus"), (3, "aplus")]
     for row in rows:
-        model, digest = open_builtin(f"aplus-x{row['scale']}")
-        assert row["weights"] == digest
+        opened = open_builtin(f"aplus-x{row['scale']}")
+        assert row["weights"] == opened.digest
         pairs = read_pairs(f"{sets}/Set5/x{row['scale']}", row["scale"])
-        report = evaluate(Upscaler(model, row["scale"], device="cpu", precision="float32"), pairs)
+        report = evaluate(
+            Upscaler(
+                opened.network,
+                Options(scale=row["scale"], precision="float32"),
+                device="cpu",
+            ),
+            pairs,
+        )
         assert row["psnr"] == pytest.approx(report.psnr, abs=1e-3)
     # What was scored is saved before anything is drawn.
     assert json.loads((tmp_path / "out" / "table.json").read_bytes()) == rows

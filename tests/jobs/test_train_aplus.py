@@ -21,6 +21,7 @@ from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.weights import load_model
+from rayscale.options import Options
 from rayscale.resampling import degrade
 from rayscale.training.run import lease_of, read_result
 
@@ -89,7 +90,9 @@ def test_it_trains_registers_and_tells_what_is_wrong(
             PIL.Image.fromarray(image).save(dataset.parent / "set" / f"a_{kind}.png")
         scored = [*arguments, "--set", f"validation.uri={dataset.parent / 'set'}"]
         assert job.main([*scored, "--register", "aplus-tiny"]) == 0
-        upscaler = Upscaler(load_model(Path(str(result.weights))), 2, precision="float32")
+        upscaler = Upscaler(
+            load_model(Path(str(result.weights))), Options(scale=2, precision="float32")
+        )
         report = evaluate(upscaler, read_pairs(dataset.parent / "set", 2))
         again = registry.resolve("aplus-tiny")
         assert (again.version, again.digest) == (version.version, version.digest)

@@ -15,6 +15,7 @@ from rayscale.models import aplus
 from rayscale.models.aplus import APlus
 from rayscale.models.registry import create_model, describe
 from rayscale.models.weights import load_model, save_model
+from rayscale.options import Options
 from rayscale.resampling import upsample
 
 FEATURES, ATOMS = 6, 20
@@ -91,7 +92,9 @@ def test_the_halo_is_the_receptive_field(scale):
 def test_tiles_equal_the_whole_up_to_the_borders_of_the_image(scale):
     model = random_model(scale)
     x = torch.rand(1, 3, 50, 37)
-    tiled = Upscaler(model, scale, device="cpu", precision="float32", tile=16).predict(x)
+    tiled = Upscaler(
+        model, Options(scale=scale, precision="float32", tile=16), device="cpu"
+    ).predictor.predict(x)
     assert (tiled - model(x)).abs().max() < 1e-4
 
 

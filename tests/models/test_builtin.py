@@ -23,6 +23,7 @@ from rayscale.models.builtin import (
     read_spec,
     serving,
 )
+from rayscale.options import Options
 
 NAMES = bundled_names()
 
@@ -38,7 +39,9 @@ def test_every_file_has_its_card_and_the_other_way_round():
 @pytest.mark.parametrize("name", NAMES)
 def test_card_file_and_network_agree(name):
     card = read_card(name)
-    model, digest = open_builtin(name)
+    opened = open_builtin(name)
+    model, digest = opened.network, opened.digest
+    assert opened.label == name
     path = BUNDLED / f"{name}.safetensors"
     assert path.stat().st_size < 6_000_000
     assert digest == card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -53,13 +56,16 @@ def test_card_file_and_network_agree(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_figures_of_the_card_are_reproduced(name, shared_data):
-    model, _ = open_builtin(name)
+    model = open_builtin(name).network
     rows = [row for row in read_card(name)["figures"] if row["set"] == "Set5"]
     if not rows:
         pytest.skip("the model is not for photographs")
     row = rows[0]
     pairs = list(read_pairs(shared_data / "benchmarks" / "Set5" / f"x{row['scale']}", row["scale"]))
-    report = evaluate(Upscaler(model, row["scale"], precision="float32", calibrate=False), pairs)
+    report = evaluate(
+        Upscaler(model, Options(scale=row["scale"], precision="float32"), calibrate=False),
+        pairs,
+    )
     assert report.protocol == row["protocol"]
     assert report.psnr == pytest.approx(row["psnr"], abs=0.01)
     assert report.ssim == pytest.approx(row["ssim"], abs=0.001)
@@ -68,7 +74,8 @@ def test_the_figures_of_the_card_are_reproduced(name, shared_data):
 def test_a_system_and_a_scale_mean_a_bundled_model():
     assert find_bundled("edsr-baseline", 2.0) == "edsr-baseline-x2"
     assert find_bundled("edsr-baseline", 2.5) is None
-    assert find_bundled("edsr-baseline", None) is None
+    assert find_bundled("edsr-baseline", None) == "edsr-baseline-x2"
+    assert find_bundled("srresnet", None) == "srresnet-x4"
     assert find_bundled("edsr", 2) is None
     assert {find_bundled("mdsr-baseline", scale) for scale in (2, 3, 4)} == {"mdsr-baseline-x234"}
     assert find_bundled("mdsr-baseline", 2.5) is None

@@ -25,6 +25,7 @@ from rayscale.local import Addresses
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
+from rayscale.options import Options
 from rayscale.resampling import degrade
 from rayscale.settings import get_settings
 
@@ -111,7 +112,7 @@ def test_the_command_publishes_with_the_figures_of_a_benchmark(
         main()
     assert ended.value.code == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
-    upscaler = Upscaler(model, 2, precision="float32", calibrate=False)
+    upscaler = Upscaler(model, Options(scale=2, precision="float32"), calibrate=False)
     report = evaluate(upscaler, read_pairs(tmp_path, 2))
     assert scores["benchmark"] == report.benchmark
     assert scores["psnr"] == pytest.approx(report.psnr)

@@ -16,10 +16,11 @@ from serve.errors import STATUS, OverloadedError, UnavailableError
 from serve.jobs import Job
 
 from rayscale.errors import OutOfMemoryError, RayscaleError
-from rayscale.imaging import MIME, read_image, write_image
-from rayscale.inference import Upscaler
-from rayscale.models.builtin import builtin_names
-from rayscale.models.registry import create_model
+from rayscale.fields import choices_of
+from rayscale.imaging import MIME, read_image
+from rayscale.inference.pipeline import Pipeline
+from rayscale.models.builtin import OpenedModel, builtin_names, open_builtin
+from rayscale.options import Options
 
 KINDS = [
     ("png", 8, 3),
@@ -75,8 +76,8 @@ def test_answers_what_the_library_computes(
     data = tools.encoded(17, 23, channels=channels, bits=bits, container=container)
     response = tools.call(make_app(), "POST", "/v1/upscale?model=bicubic&scale=3", content=data)
     assert response.status_code == 200, response.text
-    direct = Upscaler(create_model("bicubic"), 3).upscale(read_image(data))
-    assert response.content == write_image(direct)
+    direct = Pipeline(open_builtin("bicubic"), Options(scale=3)).run(data)
+    assert response.content == direct.data
     answer = read_image(response.content)
     assert (answer.container, answer.bits) == (container, bits)
     assert answer.pixels.shape == (51, 69, channels)
@@ -123,8 +124,10 @@ def test_a_trained_model_and_its_ensemble_equal_the_library(
     app, data = make_app(model="roofs"), tools.encoded(20, 31)
     for ensemble in (False, True):
         response = tools.call(app, "POST", f"/v1/upscale?ensemble={ensemble}", content=data)
-        direct = Upscaler(tools.tiny_model(1), 2, ensemble=ensemble).upscale(read_image(data))
-        assert response.content == write_image(direct)
+        options = Options(scale=2, ensemble=ensemble)
+        digest = response.headers["X-Rayscale-Weights-Sha256"]
+        model = OpenedModel(tools.tiny_model(1), digest, "roofs/1")
+        assert response.content == Pipeline(model, options).run(data).data
 
 
 def test_sixteen_mixed_clients_get_their_own_images(
@@ -227,7 +230,11 @@ def test_unknown_models(make_app: Any, tools: Any, reference: str) -> None:
         ("scale=1.23456", "digits"),
         ("scale=0", "scale"),
         ("scale=1", "scale"),
-        ("consistency=true", "'consistency' is not a parameter"),
+        ("consistancy=true", "'consistancy' is not a parameter"),
+        ("uncertainty=true", "an answer holds one image"),
+        ("tile=3", "tile"),
+        ("precision=half", "precision"),
+        ("format=gif", "format must be one of png"),
         ("Scale=2", "'Scale' is not a parameter"),
         ("scale=2&scale=2", "2 times"),
         ("scale=-2", "scale"),
@@ -293,7 +300,9 @@ def test_size_limits_are_checked_by_the_header(
 ) -> None:
     monkeypatch.setenv("RAYSCALE_MAX_INPUT_PIXELS", "1000")
     monkeypatch.setenv("RAYSCALE_MAX_OUTPUT_PIXELS", "8000")
-    monkeypatch.setattr("serve.engine.read_image", lambda *_a, **_k: pytest.fail("decoded"))
+    monkeypatch.setattr(
+        "rayscale.inference.pipeline.read_image", lambda *_a, **_k: pytest.fail("decoded")
+    )
     app = make_app()
     large = refused(
         tools.call(app, "POST", "/v1/upscale", content=tools.encoded(30, 40)), 413, "too_large"
@@ -435,7 +444,7 @@ def test_the_openapi_document_is_valid_and_complete(make_app: Any, tools: Any) -
     assert set(upscale["responses"]) == {"200", "500", *map(str, STATUS.values())}
     assert set(upscale["requestBody"]["content"]) == set(MIME.values())
     names = {p["name"] for p in upscale["parameters"]}
-    assert names == {"model", "scale", "ensemble", "levels", "labels", "metadata"}
+    assert names == {"model"} | {each.name for each in choices_of(Options)}
     assert "Retry-After" in upscale["responses"]["429"]["headers"]
     assert "ValidationError" not in schemas  # FastAPI's own form, which is never sent
 

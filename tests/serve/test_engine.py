@@ -16,6 +16,7 @@ from serve.settings import ServeSettings
 
 from rayscale.errors import NotFoundError, OutOfMemoryError
 from rayscale.imaging import read_image
+from rayscale.options import Options
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_cancelled_work_stops_at_the_next_strip(engine: Engine, registry: Any, t
         time.sleep(0.1)
 
     registry.networks["roofs/1"].sub_mean.register_forward_pre_hook(slow)
-    job = Job(tools.encoded(600, 600), "roofs", 2)
+    job = Job(tools.encoded(600, 600), "roofs", Options(scale=2))
 
     async def run() -> None:
         task = asyncio.create_task(engine.upscale(job))
@@ -44,7 +45,9 @@ def test_cancelled_work_stops_at_the_next_strip(engine: Engine, registry: Any, t
         with pytest.raises(asyncio.CancelledError):
             await task
         # The one thread is free again for the next request, long before all strips are done.
-        small = await asyncio.wait_for(engine.upscale(Job(tools.encoded(5, 5), "bicubic", 2)), 10)
+        small = await asyncio.wait_for(
+            engine.upscale(Job(tools.encoded(5, 5), "bicubic", Options(scale=2))), 10
+        )
         assert read_image(small.data).width == 10
 
     asyncio.run(run())
@@ -70,7 +73,7 @@ def test_a_full_memory_is_told_and_survived(
             raise error
 
     registry.networks["roofs/1"].sub_mean.register_forward_pre_hook(fail)
-    job = Job(tools.encoded(9, 9), "roofs", 2)
+    job = Job(tools.encoded(9, 9), "roofs", Options(scale=2))
     with pytest.raises(OutOfMemoryError):
         asyncio.run(engine.upscale(job))
     broken[0] = False
@@ -123,7 +126,7 @@ def test_a_hung_registry_and_unknown_names_keep_nothing_from_loaded_models(
         )
         assert {type(error) for error in lost} == {UnavailableError}
         for reference in ("roofs", "bicubic", "edsr-baseline-x2"):  # in memory, and built in
-            assert (await engine.upscale(Job(data, reference, 2))).scale == 2
+            assert (await engine.upscale(Job(data, reference, Options(scale=2)))).scale == 2
         assert "bicubic" in {model["name"] for model in await engine.models()}
 
     asyncio.run(run())
@@ -159,7 +162,7 @@ def test_all_who_ask_first_for_a_model_get_it(
 ) -> None:
     registry.add("roofs", 1)
     registry.before_load = lambda: time.sleep(0.1)  # long enough that all ask while it loads
-    job = Job(tools.encoded(9, 9), model, 2)
+    job = Job(tools.encoded(9, 9), model, Options(scale=2))
 
     async def run() -> list[Any]:
         return await asyncio.gather(*(engine.upscale(job) for _ in range(8)))

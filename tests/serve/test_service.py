@@ -21,10 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.plugins import patients
 
+from rayscale.fields import choices_of
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
+from rayscale.options import Options
 
 KEY = "a-key-of-the-service-under-test"
 
@@ -111,7 +113,9 @@ def client_of(service: str) -> httpx.Client:
 def direct(tools: Any, data: bytes, seed: int | None, scale: int = 2) -> bytes:
     """What the library makes of ``data`` with the model of ``seed``, or bicubic."""
     model = create_model("bicubic") if seed is None else tools.tiny_model(seed)
-    return write_image(Upscaler(model, scale, precision="float32").upscale(read_image(data)))
+    return write_image(
+        Upscaler(model, Options(scale=scale, precision="float32")).upscale(read_image(data))
+    )
 
 
 def replicas(deployment: str) -> list[int]:
@@ -298,9 +302,7 @@ def test_a_killed_replica_comes_back(http: httpx.Client, tools: Any, sent: signa
 
 
 QUERIES = st.dictionaries(
-    st.sampled_from(
-        ["model", "scale", "ensemble", "levels", "labels", "metadata", "consistency", "x\0"]
-    ),
+    st.sampled_from(["model", "x\0", *(each.name for each in choices_of(Options))]),
     st.one_of(
         st.sampled_from(["bicubic", "roofs/1", "2", "1.5", "true", "0..255", "nearest", "strip"]),
         st.text(max_size=30),

@@ -13,6 +13,7 @@ from serve.shelf import Shelf
 
 from rayscale.errors import InputError, NotFoundError, StorageError
 from rayscale.models.builtin import builtin_names
+from rayscale.options import Options
 
 
 def shelf(registry: Any, **settings: Any) -> Shelf:
@@ -128,7 +129,7 @@ def test_without_a_registry_there_are_the_built_in_models(
     registry.gone = AssertionError("asked")
     under_test = shelf(registry)
     assert {version.name for version in under_test.list()} == set(builtin_names())
-    assert under_test.get("bilinear").model.scales == (2, 3, 4)
+    assert under_test.get("bilinear").model.network.scales == (2, 3, 4)
     with pytest.raises(NotFoundError, match="MLFLOW_TRACKING_URI"):
         under_test.get("roofs")
 
@@ -137,7 +138,7 @@ def test_a_scale_that_the_model_lacks(registry: Any) -> None:
     registry.add("roofs", 1)
     under_test = shelf(registry)
     with pytest.raises(BadParameterError, match=r"roofs/1: .* serves scale 2, not 3"):
-        under_test.upscaler(under_test.get("roofs"), 3, False)
+        under_test.pipeline(under_test.get("roofs"), Options(scale=3))
 
 
 def test_a_system_means_what_is_registered_and_else_what_is_bundled(registry: Any) -> None:
@@ -171,10 +172,12 @@ def test_a_system_needs_no_registry(registry: Any, monkeypatch: pytest.MonkeyPat
 def test_scales_cannot_fill_the_memory(registry: Any) -> None:
     under_test = shelf(registry, device="cpu")
     loaded = under_test.get("bicubic")
-    first = under_test.upscaler(loaded, 2, False)
+    first = under_test.pipeline(loaded, Options(scale=2)).upscaler.predictor
     for hundredths in range(101, 141):
-        under_test.upscaler(loaded, hundredths / 100, False)
-        assert under_test.upscaler(loaded, 2, False) is first  # in use, so kept
-    assert len(loaded.upscalers) == 16
-    assert (1.4, False) in loaded.upscalers
-    assert (1.01, False) not in loaded.upscalers
+        under_test.pipeline(loaded, Options(scale=hundredths / 100))
+        kept = under_test.pipeline(loaded, Options(scale=2, levels=(0, hundredths)))
+        assert kept.upscaler.predictor is first  # in use, so kept, however files are read
+        assert kept.provenance.parameters["levels"] == [0, hundredths]
+    assert len(loaded.pipelines) == 16
+    assert Options(scale=1.4) in loaded.pipelines
+    assert Options(scale=1.01) not in loaded.pipelines

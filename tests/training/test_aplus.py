@@ -15,6 +15,7 @@ from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model
+from rayscale.options import Options
 from rayscale.storage.lease import BusyError
 from rayscale.training.aplus import APlusConfig, train
 from rayscale.training.run import lease_of, read_result
@@ -73,7 +74,7 @@ def test_it_beats_bicubic_and_writes_what_it_says(make, memory, small_world):
     assert model.spec == make().spec
 
     def psnr(network: torch.nn.Module) -> float:
-        upscaler = Upscaler(network, 2, device="cpu", precision="float32")
+        upscaler = Upscaler(network, Options(scale=2, precision="float32"), device="cpu")
         return evaluate(upscaler, read_pairs(str(small_world / "validation"), 2)).psnr
 
     learned = psnr(model)
@@ -108,7 +109,9 @@ def test_a_complete_run_is_scored_on_the_benchmark_of_today(make, small_world, t
     lines: list[str] = []
     again = train(make(f"validation.uri={tmp_path / 'moved'}"), say=lines.append)
     assert [line for line in lines if "scoring it on" in line] == lines
-    upscaler = Upscaler(load_model(again.weights), 2, device="cpu", precision="float32")
+    upscaler = Upscaler(
+        load_model(again.weights), Options(scale=2, precision="float32"), device="cpu"
+    )
     report = evaluate(upscaler, read_pairs(tmp_path / "moved", 2))
     assert again.metrics["psnr"] == pytest.approx(report.psnr, abs=1e-6)
     assert again.benchmark["digests"] == {"x2": report.benchmark}

@@ -22,6 +22,7 @@ from rayscale.evaluation import Report, evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.models.registry import create_model
 from rayscale.models.weights import load_model, save_model
+from rayscale.options import Options
 from rayscale.resampling import degrade
 from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig, load_config
@@ -302,7 +303,7 @@ def shorten(benchmark: Path) -> None:
 def score(result: TrainResult, benchmark: Path) -> Report:
     """The weights that are stored on the images that are there, apart from training."""
     model = load_model(Path(str(result.weights)))
-    upscaler = Upscaler(model, 2, device="cpu", precision="float32", calibrate=False)
+    upscaler = Upscaler(model, Options(scale=2, precision="float32"), device="cpu", calibrate=False)
     return evaluate(upscaler, read_pairs(benchmark, 2))
 
 

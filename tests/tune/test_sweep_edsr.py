@@ -25,6 +25,7 @@ from rayscale.errors import ConfigError
 from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.models.weights import load_model
+from rayscale.options import Options
 from rayscale.resampling import degrade
 from rayscale.storage import connect
 from rayscale.training.checkpoint import Checkpoints
@@ -294,7 +295,7 @@ def test_a_sweep_writes_a_configuration_that_trains(
     results = [read_result(str(path.parent)) for path in weights]
     for result in results:
         model = load_model(Path(str(result.weights)))
-        report = evaluate(Upscaler(model, 2, calibrate=False), read_pairs(uri, 2))
+        report = evaluate(Upscaler(model, Options(scale=2), calibrate=False), read_pairs(uri, 2))
         assert result.metrics["psnr"] == pytest.approx(report.psnr, abs=0.05)
     assert weights == {path: path.read_bytes() for path in weights}
     winner = max(results, key=lambda result: result.metrics["psnr"])

@@ -37,7 +37,8 @@ from rayscale.storage import Entry, Store
 if TYPE_CHECKING:
     from rayscale.imaging import Image
     from rayscale.imaging.scene import Scene
-    from rayscale.inference import Upscaler
+    from rayscale.inference import Upscaled
+    from rayscale.inference.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +59,16 @@ _PACK_PIXELS = 1 << 15  # of those together
 
 @dataclass
 class _Item:
-    """One task on its way: ``image`` between reading and writing; without one it is finished, well or not."""
+    """One task on its way: ``image`` until it is enlarged, ``larger`` until it is written; finished, well or not, with neither."""
 
     task: Task
     row: Row
     image: Image | None = None
+    larger: Upscaled | None = None
     data: bytes | None = (
         None  # of a large picture, which is decoded alone and when its turn has come
     )
     slot: Slot | None = None
-    measures: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -80,7 +81,7 @@ class Worker:
 
     source: Store
     target: Store
-    upscaler: Upscaler
+    pipeline: Pipeline
     recipe: Recipe
     overwrite: bool = False
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2 * _AHEAD))
@@ -126,7 +127,7 @@ class Worker:
         pack: list[_Item] = []
         for item in items:
             if pack and (
-                self.recipe.consistency  # whose residual is that of one picture
+                self.recipe.options.consistency  # whose residual is that of one picture
                 or not (_alike(pack[0], item) and self._fits(len(pack) + 1, item))
             ):
                 yield pack
@@ -145,13 +146,14 @@ class Worker:
         def read() -> None:
             from rayscale.imaging.sidecars import tags_of
 
+            upscaler = self.pipeline.upscaler
             slot = find_slot(self.target, task, self.recipe, overwrite=self.overwrite)
             if isinstance(slot, Placed):  # by a driver that died before it wrote the row
                 item.row = _done(item.row, slot)
                 return
             data = self._data(task)
             if not isinstance(data, tuple):
-                notes = notes_beside(self.source, task, tags_of(data), self.upscaler)
+                notes = notes_beside(self.source, task, tags_of(data), upscaler)
                 item.row = replace(item.row, notes=notes)
             if isinstance(data, tuple):
                 windows, megapixels = data
@@ -164,20 +166,15 @@ class Worker:
             from rayscale.inference.memory import budget, check_memory, picture_bytes
 
             header = probe(data)
-            check_output(header, self.upscaler.scale)
+            check_output(header, upscaler.scale)
             item.row, item.slot = replace(item.row, megapixels=header.pixels / 1e6), slot
-            check_memory(header, self.upscaler.scale, windowed=self.upscaler.windowed)
-            if picture_bytes(header, self.upscaler.scale) > budget() // _LARGE_SHARE:
+            check_memory(header, upscaler.scale, windowed=upscaler.frames.windowed)
+            if picture_bytes(header, upscaler.scale) > budget() // _LARGE_SHARE:
                 item.data = data
             else:
-                item.image = self._decoded(data)
+                item.image = self.pipeline.read(data)
 
         return _guarded(item, read)
-
-    def _decoded(self, data: bytes) -> Image:
-        from rayscale.imaging import read_image
-
-        return read_image(data, handling=self.recipe.handling)
 
     def _data(self, task: Task) -> bytes | tuple[int, float]:
         """The bytes of an input, or the number of windows in which all workers share it and its megapixels."""
@@ -191,16 +188,17 @@ class Worker:
         from rayscale.imaging.scene import is_scene
         from rayscale.inference import windows_of
 
+        upscaler = self.pipeline.upscaler
         work = SceneWork(self.source, self.target, self.recipe, task)
         with ExitStack() as stack:
             stack.callback(work.forget)
             if is_scene(work.path):
-                work.notes_beside(self.upscaler)
+                work.notes_beside(upscaler)
                 with work.open() as scene:
                     if (pixels := scene.height * scene.width) >= least:
                         if work.alone:
                             stack.pop_all()  # the copy is needed again for the windows
-                        return len(windows_of(scene, self.upscaler)), pixels / 1e6
+                        return len(windows_of(scene, upscaler)), pixels / 1e6
             _check_bytes(entry)
             return work.path.read_bytes()
 
@@ -208,38 +206,35 @@ class Worker:
         if len(items) > 1:
             start = time.monotonic()
             try:
-                larger = self.upscaler.upscale_many([item.image for item in items if item.image])
+                images = [item.image for item in items if item.image]
+                larger = self.pipeline.enlarge_many(images)
             except Exception as error:
                 logger.debug("a pack failed, each of it is tried alone: %s", error)
             else:
                 for item, image in zip(items, larger, strict=True):
-                    item.image = image
+                    item.image, item.larger = None, image
                     item.seconds += (time.monotonic() - start) / len(items)
                 return
         for item in items:
 
             def compute(item: _Item = item) -> None:
                 if item.data is not None:
-                    item.image, item.data = self._decoded(item.data), None
+                    item.image, item.data = self.pipeline.read(item.data), None
                 if item.image is not None:
-                    result = self.upscaler.run(item.image)
-                    item.image, item.measures = result.image, result.measures
+                    item.larger, item.image = self.pipeline.enlarge(item.image), None
 
             _guarded(item, compute)
 
     def _write(self, item: _Item) -> Row:
         def write() -> None:
-            from rayscale.imaging import write_image
-
-            if item.image is None or item.slot is None:
+            if item.larger is None or item.slot is None:
                 return
-            provenance = self.recipe.provenance(self.upscaler)
-            output = write_image(item.image, provenance.with_measures(**item.measures))
-            item.row = replace(item.row, notes=item.row.notes + item.image.notes)
+            output = self.pipeline.write(item.larger)
+            item.row = replace(item.row, notes=item.row.notes + item.larger.image.notes)
             item.row = _done(item.row, item.slot.write(output, item.row.megapixels))
 
         _guarded(item, write)
-        item.image = None
+        item.larger = None
         return replace(item.row, seconds=round(item.seconds, 3))
 
 
@@ -288,7 +283,7 @@ def _guarded(item: _Item, action: Callable[[], None]) -> _Item:
         code, message = failure(error)
         item.row = replace(item.row, error=code, message=message)
     if item.row.error:
-        item.image = item.data = None
+        item.image = item.larger = item.data = None
     item.seconds += time.monotonic() - start
     return item
 
@@ -329,8 +324,8 @@ def _check_bytes(entry: Entry) -> None:
 
 def prepare(
     model: Any, recipe: Recipe, *, device: str, threads: int, variables: Mapping[str, str]
-) -> Upscaler:
-    """Make this process a worker and return its upscaler.
+) -> Pipeline:
+    """Make this process a worker and return its pipeline.
 
     Args:
         model: reference to the network in Ray's object store: read once per node, verified by the driver.
@@ -343,7 +338,7 @@ def prepare(
     import torch
 
     torch.set_num_threads(threads)
-    return recipe.upscaler(ray.get(model), device)
+    return recipe.pipeline(ray.get(model), device)
 
 
 def _items(batch: dict[str, Any]) -> list[str]:
@@ -359,8 +354,8 @@ class UpscaleActor:
     def __init__(
         self, source: Store, target: Store, model: Any, recipe: Recipe, overwrite: bool, **how: Any
     ) -> None:
-        upscaler = prepare(model, recipe, **how)
-        self._worker = Worker(source, target, upscaler, recipe, overwrite)
+        pipeline = prepare(model, recipe, **how)
+        self._worker = Worker(source, target, pipeline, recipe, overwrite)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """The tasks of a block to ``{"row": [row, ...]}``, as JSON."""
@@ -381,7 +376,7 @@ class SceneActor:
         task: Task,
         **how: Any,
     ) -> None:
-        self._upscaler = prepare(model, recipe, **how)
+        self._upscaler = prepare(model, recipe, **how).upscaler
         self._work = SceneWork(source, target, recipe, task)
         self._scene: Scene | None = None
         self._failure: tuple[str, str] | None = None

@@ -15,14 +15,13 @@ from rayscale.batch.job import Job, check_counts, open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Recipe, Task
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
-from rayscale.imaging.handling import DEFAULT, Handling
+from rayscale.options import DEFAULTS, Options
 from rayscale.resampling import enlarged
 from rayscale.settings import get_settings
 from rayscale.storage import Entry, Store
 
 if TYPE_CHECKING:
     from rayscale.imaging import Header
-    from rayscale.inference import Precision
 
 _HEADERS = 200  # read at most, spread over the listing
 _READERS = 32
@@ -79,13 +78,9 @@ def forecast_bucket(
     target: str | Path,
     *,
     model: str,
-    scale: float | None = None,
+    options: Options = DEFAULTS,
     weights: str | Path | None = None,
     keys: str | Path | None = None,
-    ensemble: bool = False,
-    consistency: bool = False,
-    precision: Precision = "auto",
-    handling: Handling = DEFAULT,
     device: str = "auto",
     actors: int | None = None,
     limit: int | None = None,
@@ -93,11 +88,7 @@ def forecast_bucket(
 ) -> Forecast:
     """What ``upscale_bucket`` would do with these arguments; raises as it does."""
     check_counts(actors=actors, limit=limit)
-    job = open_job(
-        source, target,
-        model=model, scale=scale, weights=weights, keys=keys,
-        ensemble=ensemble, consistency=consistency, precision=precision, handling=handling,
-    )  # fmt: skip
+    job = open_job(source, target, model=model, options=options, weights=weights, keys=keys)
     manifest = Manifest(job.target, 0).load()
     plan = job.plan(manifest, retry_failed=retry_failed, limit=limit)
     earlier = [
@@ -168,7 +159,7 @@ def _check_work(header: Header, recipe: Recipe) -> None:
     from rayscale.imaging.image import check_lossless
     from rayscale.imaging.limits import check_output, check_size
 
-    if recipe.consistency:
+    if recipe.options.consistency:
         check_lossless(header.container)
     settings, scale = get_settings(), recipe.scale
     if header.container == "geotiff" and header.pixels >= settings.scene_pixels:
@@ -232,7 +223,7 @@ def _measured(job: Job, device: str) -> tuple[float, str]:
 
     recipe, network = job.recipe, job.network
     channels = 3 if network.any_channels else network.channels
-    upscaler = recipe.upscaler(network, device)
+    upscaler = recipe.pipeline(network, device).upscaler
     noise = np.random.default_rng(0).integers(
         0, 256, (_MEASURED_SIDE, _MEASURED_SIDE, channels), dtype=np.uint8
     )
@@ -249,8 +240,8 @@ def _measured(job: Job, device: str) -> tuple[float, str]:
         torch.set_num_threads(threads)
     megapixels = runs * _MEASURED_SIDE**2 / 1e6
     where = (
-        torch.cuda.get_device_name(upscaler.device)
-        if upscaler.device.type == "cuda"
+        torch.cuda.get_device_name(upscaler.predictor.device)
+        if upscaler.predictor.device.type == "cuda"
         else "one core"
     )
     return seconds / megapixels, f"a run of {seconds:.0f} s on {where} of {platform.node()}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,10 @@ from rayscale.batch.inputs import (
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan, Recipe, make_plan
 from rayscale.errors import ConfigError, NotFoundError
-from rayscale.imaging.handling import DEFAULT, Handling
+from rayscale.options import Options
 from rayscale.storage import Store, connect
 
 if TYPE_CHECKING:
-    from rayscale.inference import Precision
     from rayscale.models.network import SuperResolver
 
 
@@ -61,13 +60,9 @@ def open_job(
     target: str | Path,
     *,
     model: str,
-    scale: float | None = None,
+    options: Options,
     weights: str | Path | None = None,
     keys: str | Path | None = None,
-    ensemble: bool = False,
-    consistency: bool = False,
-    precision: Precision = "auto",
-    handling: Handling = DEFAULT,
 ) -> Job:
     """Open the places, the list of keys and the model; see ``upscale_bucket`` for the arguments and errors."""
     root, pattern = split_pattern(source)
@@ -86,42 +81,24 @@ def open_job(
             )
     origin, sink = connect(root), connect(target)
     inner_prefix(origin, sink)
-    network, recipe = open_recipe(model, scale, weights, ensemble, precision, consistency, handling)
+    network, recipe = open_recipe(model, options, weights)
     return Job(origin, sink, pattern, wanted, network, recipe)
 
 
 def open_recipe(
-    name: str,
-    scale: float | None,
-    weights: str | Path | None,
-    ensemble: bool,
-    precision: Precision,
-    consistency: bool = False,
-    handling: Handling = DEFAULT,
+    name: str, options: Options, weights: str | Path | None = None
 ) -> tuple[SuperResolver, Recipe]:
     """The network on the CPU, and the recipe; here and once, so that a bad model is one error."""
     from rayscale.inference import Upscaler
     from rayscale.registry import open_model
 
-    opened = open_model(name, weights=weights, scale=scale)
-    network = opened.network
-    if scale is None:
-        if len(network.scales) != 1:
-            raise ConfigError(
-                f"model {opened.label!r} has the scales {', '.join(map(str, network.scales))}; choose one with --scale"
-            )
-        scale = network.scales[0]
-    upscaler = Upscaler(network, scale, device="cpu", precision=precision, ensemble=ensemble)
-    recipe = Recipe(
-        opened.label,
-        opened.digest,
-        upscaler.scale,
-        ensemble,
-        precision,
-        consistency,
-        upscaler.reading(handling),
-    )
-    return network, recipe
+    one_to_one = "a batch writes one output for each input, of its name and format; upscale such files one by one"
+    options.refuse("uncertainty", one_to_one)
+    options.refuse("format", one_to_one)
+    opened = open_model(name, weights=weights, scale=options.scale)
+    upscaler = Upscaler(opened.network, options, device="cpu")
+    options = replace(options, scale=upscaler.scale, labels=upscaler.handling.labels)
+    return opened.network, Recipe(opened.label, opened.digest, options)
 
 
 def check_counts(**counts: int | None) -> None:

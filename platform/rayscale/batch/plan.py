@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rayscale import strictjson
 from rayscale.batch.inputs import Inputs
 from rayscale.batch.manifest import Row
-from rayscale.imaging import Provenance
-from rayscale.imaging.handling import DEFAULT, Handling
+from rayscale.models.builtin import OpenedModel
+from rayscale.options import Options
 from rayscale.storage import Entry
 
 if TYPE_CHECKING:
-    from rayscale.inference import Upscaler
+    from rayscale.inference.pipeline import Pipeline
     from rayscale.models.network import SuperResolver
 
 _FORMAT = 3  # of the outputs: a change of what the same recipe produces counts it up
@@ -24,48 +24,39 @@ _FORMAT = 3  # of the outputs: a change of what the same recipe produces counts 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that determines an output besides its source."""
+    """All that determines an output besides its source: the model, its digest, and the options with the scale that holds."""
 
     model: str
     digest: str
-    scale: float
-    ensemble: bool = False
-    precision: str = "auto"
-    consistency: bool = False
-    handling: Handling = DEFAULT
+    options: Options
+
+    @property
+    def scale(self) -> float:
+        """How many times larger."""
+        assert self.options.scale is not None
+        return self.options.scale
 
     @property
     def id(self) -> str:
         """A digest of everything but the model's name, which may be an alias."""
         values = {**self.parameters, "digest": self.digest, "format": _FORMAT}
-        if not self.consistency:
-            del values["consistency"]  # outputs of before there was such an option keep their id
         text = strictjson.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def upscaler(self, network: SuperResolver, device: str) -> Upscaler:
-        """The network as the recipe wants it used."""
-        from rayscale.inference import Upscaler
-
-        return Upscaler(
-            network,
-            self.scale,
-            device=device,
-            precision=self.precision,  # type: ignore[arg-type]  # checked when the job was opened
-            ensemble=self.ensemble,
-            consistency=self.consistency,
-        )
-
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the user chose besides the model."""
-        values = {**asdict(self), **self.handling.to_dict()}
-        return {key: values[key] for key in values if key not in ("model", "digest", "handling")}
+        """What the user chose besides the model. Options that are left at their defaults are absent but for three, so
+        that outputs of before there was an option keep their id."""
+        options = self.options
+        always = {"ensemble": options.ensemble, "precision": options.precision}
+        return {**always, **options.to_dict()}
 
-    def provenance(self, upscaler: Upscaler) -> Provenance:
-        """What the outputs say of their making."""
-        parameters = {**upscaler.describe(), **self.handling.to_dict()}
-        return Provenance(self.model, self.digest, parameters)
+    def pipeline(self, network: SuperResolver, device: str) -> Pipeline:
+        """The network as the recipe wants it used."""
+        from rayscale.inference.pipeline import Pipeline
+
+        model = OpenedModel(network, self.digest, self.model)
+        return Pipeline(model, self.options, device=device)
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rayscale.batch.job import check_counts, open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan
 from rayscale.batch.pool import Pool, Windows
 from rayscale.batch.scenes import FOLDER, scene_id, sweep
-from rayscale.imaging.handling import DEFAULT, Handling
+from rayscale.options import DEFAULTS, Options
 from rayscale.storage import Store
 from rayscale.storage.lease import BusyError, Lease
-
-if TYPE_CHECKING:
-    from rayscale.inference import Precision
 
 LEASE = "_rayscale/lease/"
 
@@ -99,13 +96,9 @@ def upscale_bucket(
     target: str | Path,
     *,
     model: str,
-    scale: float | None = None,
+    options: Options = DEFAULTS,
     weights: str | Path | None = None,
     keys: str | Path | None = None,
-    ensemble: bool = False,
-    consistency: bool = False,
-    precision: Precision = "auto",
-    handling: Handling = DEFAULT,
     device: str = "auto",
     actors: int | None = None,
     limit: int | None = None,
@@ -120,11 +113,9 @@ def upscale_bucket(
             may have wildcards (see ``inputs``); the target may lie inside the source.
         model: reference in the registry (``name``, ``name@alias``, ``name/version``), or a built-in model;
             with ``weights`` the system that the file holds.
-        scale: needed when the model has several; any that it serves, such as 2.5.
+        options: scale, ensemble, levels and the like, see :class:`rayscale.options.Options`; neither uncertainty nor format.
         weights: local file instead of the registry.
         keys: list of keys below the source, instead of all of it (see ``inputs.read_keys``).
-        consistency: correct every output until it gives its source when shrunk; what is left is in its provenance.
-        handling: levels, labels and metadata of all files, see :class:`rayscale.imaging.Handling`.
         device: ``auto`` takes the GPUs of the cluster when it has some; ``cpu``, ``cuda``.
         actors: at most so many workers; default one per GPU or CPU of the cluster, as it grows and shrinks.
         limit: at most so many inputs in this run.
@@ -141,11 +132,7 @@ def upscale_bucket(
     """
     start = time.monotonic()
     check_counts(actors=actors, limit=limit)
-    job = open_job(
-        source, target,
-        model=model, scale=scale, weights=weights, keys=keys,
-        ensemble=ensemble, consistency=consistency, precision=precision, handling=handling,
-    )  # fmt: skip
+    job = open_job(source, target, model=model, options=options, weights=weights, keys=keys)
     recipe, sink = job.recipe, job.target
     summary = Summary(job.source.uri, sink.uri, recipe.model, recipe.digest, recipe.scale)
     with Lease(sink, LEASE) as lease:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rayscale.imaging.scene import Part, Scene
     from rayscale.inference import Upscaler
     from rayscale.inference.backprojection import Residual
+    from rayscale.inference.pipeline import Pipeline
     from rayscale.inference.tiles import Tile
 
 FOLDER = "_rayscale/scenes/"
@@ -89,7 +90,7 @@ class SceneWork:
         """The source, to be read by windows as the recipe says."""
         from rayscale.imaging.scene import Scene
 
-        return Scene(self.path, handling=self.recipe.handling)
+        return Scene(self.path, handling=self.recipe.options)
 
     def label(self) -> None:
         """Say beside the parts whose they are; before the first of them."""
@@ -109,7 +110,7 @@ class SceneWork:
         seconds = time.monotonic() - start
         self.parts.write(_key(number), _packed(larger.part, larger.residual, seconds))
 
-    def assemble(self, upscaler: Upscaler, *, overwrite: bool) -> Placed:
+    def assemble(self, pipeline: Pipeline, *, overwrite: bool) -> Placed:
         """Make the output of the parts and put it in its place; then the parts are deleted.
 
         Raises StorageError when a part is damaged, ExistsError when another's object is in the place.
@@ -117,7 +118,7 @@ class SceneWork:
         from rayscale.inference import windows_of, writer_of
         from rayscale.inference.backprojection import Residual
 
-        provenance = self.recipe.provenance(upscaler)
+        upscaler, provenance = pipeline.upscaler, pipeline.provenance
         residual = Residual()
         with _workshop(self._copy.with_suffix(".out")) as folder:
             slot = find_slot(self.target, self.task, self.recipe, overwrite=overwrite)
@@ -134,7 +135,7 @@ class SceneWork:
                     self.seconds += seconds
                     writer.put(part)
                     residual += share
-                if upscaler.consistency:
+                if upscaler.options.consistency:
                     provenance = provenance.with_measures(residual=residual.describe())
                 writer.finish(provenance)
                 megapixels = scene.height * scene.width / 1e6

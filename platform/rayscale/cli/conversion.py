@@ -16,23 +16,14 @@ from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from rayscale.imaging import Handling, Image, Provenance
-    from rayscale.inference import Upscaler
+    from rayscale.imaging import Handling
+    from rayscale.inference.pipeline import Output, Pipeline
 
-    Change = Callable[[Image], "Changed"]
+    Change = Callable[[bytes, str | None], Output]
+    """The bytes of a file, and the container of its result where it is another, to what the command makes of it."""
 
 
 _NAMED = 10
-
-
-@dataclass(frozen=True)
-class Changed:
-    """What a command makes of an image: the result, who made it, what is left of ``|down(SR) - LR|``, its uncertainty."""
-
-    image: Image
-    provenance: Provenance | None = None
-    residual: dict[str, float] | None = None
-    uncertainty: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +50,10 @@ class Jobs:
     passed_over: list[Path]
 
 
-def file_jobs(source: Path, target: Path) -> Jobs:
+def file_jobs(source: Path, target: Path, format: str | None = None) -> Jobs:
     """What there is to do; a folder is walked, its output folder and hidden files left out.
+
+    With ``format`` outputs of a folder get its ending; a single output keeps the name that it was given.
 
     Names without ending are looked into: those of DICOM files often have none, or a number.
     """
@@ -87,14 +80,31 @@ def file_jobs(source: Path, target: Path) -> Jobs:
         ):
             continue
         if _is_image(path):
-            jobs.pairs.append((path, target / name))
+            jobs.pairs.append((path, target / (name if format is None else _renamed(name, format))))
         else:
             jobs.passed_over.append(path)
     if not jobs.pairs:
         raise NotFoundError(
             f"no images in {source}; none of its {len(jobs.passed_over)} files is of a format that is read"
         )
+    _check_names(jobs)
     return jobs
+
+
+def _renamed(name: Path, format: str) -> Path:
+    """The name with the ending of a format, unless it has one of its endings."""
+    from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of
+
+    suffixes = CONTAINERS[EXTENSIONS[f".{format}"]].suffixes
+    return name if ending_of(name.name) in suffixes else name.with_name(_stem(name) + suffixes[0])
+
+
+def _check_names(jobs: Jobs) -> None:
+    """Raise ConfigError when two inputs would have one output."""
+    seen: dict[Path, Path] = {}
+    for source, target in jobs.pairs:
+        if (other := seen.setdefault(target, source)) != source:
+            raise ConfigError(f"{other} and {source} would both become {target}; rename one")
 
 
 def _is_image(path: Path) -> bool:
@@ -154,20 +164,9 @@ def for_each(jobs: Jobs, convert: Callable[[Path, Path], Written], json_: bool) 
         raise typer.Exit(3 if done else 1)
 
 
-def convert(
-    source: Path, target: Path, change: Change, handling: Handling | None = None
-) -> Written:
+def convert(source: Path, target: Path, change: Change) -> Written:
     """Read a file whole, change it, and write what it became."""
-    from rayscale.imaging import (
-        CONTAINERS,
-        EXTENSIONS,
-        Handling,
-        convert_image,
-        ending_of,
-        read_image,
-        write_image,
-    )
-    from rayscale.inference.upscaler import UNCERTAINTY
+    from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, probe
     from rayscale.storage import connect
 
     ending = ending_of(target.name)
@@ -178,20 +177,19 @@ def convert(
             f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
             f"use one of {', '.join(sorted(EXTENSIONS))}"
         )
-    image = read_image(source.read_bytes(), handling=handling or Handling())
-    if not kept and ending not in CONTAINERS[image.container].suffixes:
-        image = convert_image(image, EXTENSIONS[ending])
-    result = change(image)
+    data, container = source.read_bytes(), None
+    if not kept and ending not in CONTAINERS[probe(data).container].suffixes:
+        container = EXTENSIONS[ending]
+    output = change(data, container)
     store = connect(target.parent)
-    store.write(target.name, write_image(result.image, result.provenance))
+    store.write(target.name, output.data)
     beside = None
-    if result.uncertainty is not None:
-        path = _beside(target, result.uncertainty.container)
-        made = result.provenance and result.provenance.with_measures(content=UNCERTAINTY)
-        store.write(path.name, write_image(result.uncertainty, made))
+    if output.uncertainty is not None:
+        deviations, container = output.uncertainty
+        path = _beside(target, container)
+        store.write(path.name, deviations)
         beside = str(path)
-    size = result.image.width, result.image.height
-    return Written(*size, result.residual, beside, result.image.notes)
+    return Written(output.width, output.height, output.residual, beside, output.notes)
 
 
 def heed_sidecars(source: Path, *, repeats: bool = False) -> tuple[str, ...]:
@@ -219,31 +217,22 @@ def is_scene_to_scene(source: Path, target: Path) -> bool:
 def convert_scene(
     source: Path,
     target: Path,
-    made: Callable[[int], tuple[Upscaler, Provenance]],
+    pipeline_for: Callable[[int], Pipeline],
     handling: Handling,
 ) -> Written:
-    """Enlarge a GeoTIFF by windows, with what ``made`` returns for its number of channels."""
+    """Enlarge a GeoTIFF by windows, with the pipeline for its number of channels."""
     from rayscale.imaging.scene import Scene
-    from rayscale.inference import upscale_scene
 
     with Scene(source, handling=handling) as scene:
-        upscaler, provenance = made(scene.channels - len(scene.labels))
+        pipeline = pipeline_for(scene.channels - len(scene.labels))
     with progress_line() as show:
 
         def progress(done: int, count: int) -> None:
             if count > 1:
                 show(f"{source}: {done} of {count} windows")
 
-        beside = _beside(target, "geotiff") if upscaler.uncertainty else None
-        larger = upscale_scene(
-            upscaler,
-            source,
-            target,
-            provenance,
-            handling=handling,
-            uncertainty=beside,
-            progress=progress,
-        )
+        beside = _beside(target, "geotiff") if pipeline.options.uncertainty else None
+        larger = pipeline.run_scene(source, target, uncertainty=beside, progress=progress)
     residual = None if larger.residual is None else larger.residual.describe()
     return Written(
         larger.width,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rayscale import machine
 from rayscale.cli.console import emit, note
 from rayscale.cli.conversion import (
-    Changed,
     Written,
     check_apart,
     convert,
@@ -22,11 +21,12 @@ from rayscale.cli.conversion import (
     heed_sidecars,
     is_scene_to_scene,
 )
+from rayscale.cli.options import takes_options
 from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
+from rayscale.options import Options
 
 if TYPE_CHECKING:
-    from rayscale.imaging import Image, Provenance
     from rayscale.registry import OpenedModel
 
 ModelOption = Annotated[
@@ -47,56 +47,11 @@ WeightsOption = Annotated[
         dir_okay=False,
     ),
 ]
-ScaleOption = Annotated[
-    float,
-    typer.Option("--scale", "-s", min=1, help="How many times larger; 2.5 where the model can."),
-]
-EnsembleOption = Annotated[
-    bool, typer.Option("--ensemble", help='Average over 8 flips and turns ("+"): slower, better.')
-]
-ConsistencyOption = Annotated[
-    bool,
-    typer.Option(
-        "--consistency",
-        help="Correct the result until shrinking it gives the input back; tells what is left.",
-    ),
-]
-UncertaintyOption = Annotated[
-    bool,
-    typer.Option(
-        "--uncertainty",
-        help="Write big.uncertainty.tif (NIfTI: .nii) besides: the standard deviation of each value over the "
-        "ensemble, float32, in the units of the image. Implies --ensemble.",
-    ),
-]
-LevelsOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="BLACK..WHITE",
-        help="Stored values that the network sees as black and white, such as 0..10000, for all files: scenes of one "
-        "collection then agree. Without it they come from each file.",
-        show_default=False,
-    ),
-]
-LabelsOption = Annotated[
-    str,
-    typer.Option(
-        metavar="refuse|nearest",
-        help="Class maps and bit fields: refuse them, or enlarge them by nearest neighbour.",
-    ),
-]
-StripOption = Annotated[
-    bool,
-    typer.Option(
-        "--strip-metadata", help="Drop EXIF, XMP, GPS and remarks; colours and place stay."
-    ),
-]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 
 
-def open_named(name: str, weights: Path | None, scale: float) -> OpenedModel:
+def open_named(name: str, weights: Path | None, scale: float | None) -> OpenedModel:
     """The model to use; the hash of a weights file is shown."""
     import torch
 
@@ -109,7 +64,7 @@ def open_named(name: str, weights: Path | None, scale: float) -> OpenedModel:
     return opened
 
 
-def chosen(model: str | None, weights: Path | None, scale: float) -> tuple[str, str]:
+def pick_models(model: str | None, weights: Path | None, scale: float | None) -> tuple[str, str]:
     """The names of the models for images of three channels and for others."""
     if model is None and weights is None:
         return default_models(scale)
@@ -117,26 +72,15 @@ def chosen(model: str | None, weights: Path | None, scale: float) -> tuple[str, 
     return name, name
 
 
+@takes_options()
 def upscale(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder or s3://...")],
     target: Annotated[str, typer.Argument(metavar="OUTPUT", help="File, folder or s3://...")],
+    *,
+    options: Options,
     model: ModelOption = None,
-    scale: ScaleOption = 2,
     weights: WeightsOption = None,
-    ensemble: EnsembleOption = False,
-    consistency: ConsistencyOption = False,
-    uncertainty: UncertaintyOption = False,
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            help="Columns computed at once, in input pixels: less takes less memory.", min=16
-        ),
-    ] = None,
-    levels: LevelsOption = None,
-    labels: LabelsOption = "refuse",
-    strip_metadata: StripOption = False,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
     json_: JsonOption = False,
 ) -> None:
     """Upscale a file, a folder or a bucket; names and formats are kept.
@@ -158,81 +102,51 @@ def upscale(
             raise ConfigError(
                 "a bucket takes built-in and registered models, no --weights; register them first (rayscale register)"
             )
-        if tile is not None:
-            raise ConfigError("a bucket takes no --tile: its workers choose the tiles")
-        if uncertainty:
-            raise ConfigError(
-                "a bucket takes no --uncertainty: its outputs are one to one; upscale the files that need it one by one"
-            )
         from rayscale.cli.pipeline import upscale_bucket
 
-        options = {
-            "--model": chosen(model, None, scale)[0],
-            "--scale": f"{scale:g}",
-            "--device": device,
-            "--precision": precision,
-            "--labels": labels,
+        texts: dict[str, Any] = {
+            "model": pick_models(model, None, options.scale)[0],
+            "device": device,
         }
-        if levels is not None:
-            options["--levels"] = levels
-        flags = ["--ensemble"] * ensemble + ["--consistency"] * consistency + ["--json"] * json_
-        flags += ["--strip-metadata"] * strip_metadata
+        texts |= options.to_texts()
         # With "=": levels may begin with a minus.
-        pairs = [f"{name}={value}" for name, value in options.items()]
-        upscale_bucket([source, target, *pairs, *flags])
+        words = [f"--{name}={value}" for name, value in texts.items() if value is not True]
+        words += [f"--{name}" for name, value in texts.items() if value is True]
+        upscale_bucket([source, target, *words, *["--json"] * json_])
         return
 
-    from rayscale.imaging import Handling, Provenance
-    from rayscale.inference import Upscaler
+    from rayscale.inference.pipeline import Output, Pipeline
 
-    handling = Handling.parse(levels, labels, "strip" if strip_metadata else "keep")
-    jobs = file_jobs(Path(source), Path(target))
-    photograph, other = chosen(model, weights, scale)
+    jobs = file_jobs(Path(source), Path(target), options.format)
+    photograph, other = pick_models(model, weights, options.scale)
 
     @cache
-    def made(name: str) -> tuple[Upscaler, Provenance]:
-        opened = open_named(name, weights, scale)
-        upscaler = Upscaler(
-            opened.network,
-            scale,
-            device=device,
-            precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
-            tile=tile,
-            ensemble=ensemble,
-            consistency=consistency,
-            uncertainty=uncertainty,
-        )
-        return upscaler, Provenance(
-            opened.label, opened.digest, {**upscaler.describe(), **handling.to_dict()}
-        )
+    def pipeline(name: str) -> Pipeline:
+        return Pipeline(open_named(name, weights, options.scale), options, device=device)
 
-    def made_for(channels: int) -> tuple[Upscaler, Provenance]:
-        return made(photograph if channels == 3 else other)
+    def pipeline_for(channels: int) -> Pipeline:
+        return pipeline(photograph if channels == 3 else other)
 
-    def larger(image: Image) -> Changed:
-        upscaler, provenance = made_for(len(image.measured))
-        result = upscaler.run(image)
-        return Changed(
-            result.image,
-            provenance.with_measures(**result.measures),
-            result.measures.get("residual"),
-            result.uncertainty,
-        )
+    def enlarge(data: bytes, container: str | None) -> Output:
+        if photograph == other:
+            return pipeline(photograph).run(data, container)
+        image = pipeline(photograph).read(data, container)
+        return pipeline_for(len(image.measured)).run_image(image)
 
-    if uncertainty:
+    if options.uncertainty:
         check_apart(jobs)
 
-    def converted(source: Path, target: Path) -> Written:
-        notes = heed_sidecars(source, repeats=made(photograph)[0].repeats)
+    def convert_one(source: Path, target: Path) -> Written:
+        notes = heed_sidecars(source, repeats=pipeline(photograph).upscaler.repeats)
         if is_scene_to_scene(source, target):
-            written = convert_scene(source, target, made_for, handling)
+            written = convert_scene(source, target, pipeline_for, handling)
         else:
-            written = convert(source, target, larger, handling)
+            written = convert(source, target, enlarge)
         return written.with_notes(notes)
 
     # A model or a device that cannot be used is one error, not one of each file.
-    handling = made(photograph)[0].reading(handling)
-    for_each(jobs, converted, json_)
+    handling = pipeline(photograph).upscaler.handling
+    for_each(jobs, convert_one, json_)
 
 
 def degrade(
@@ -247,9 +161,14 @@ def degrade(
     """
     from dataclasses import replace
 
+    from rayscale.imaging import convert_image, read_image, write_image
+    from rayscale.inference.pipeline import Output
     from rayscale.resampling import degrade as shrink
 
-    def smaller(image: Image) -> Changed:
+    def smaller(data: bytes, container: str | None) -> Output:
+        image = read_image(data)
+        if container is not None:
+            image = convert_image(image, container)
         image.check_picture("making a low-resolution image")
         alpha = None if image.alpha is None else shrink(image.alpha[..., None], scale)[..., 0]
         dpi = None if image.dpi is None else (image.dpi[0] / scale, image.dpi[1] / scale)
@@ -260,25 +179,30 @@ def degrade(
                 pixels, math.isqrt(2 * (4 * scale) ** 2)
             )  # bicubic sees two pixels of the result
         pixels = shrink(pixels, scale)
-        return Changed(replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata))
+        image = replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata)
+        size = image.width, image.height
+        return Output(write_image(image), image.container, *size, image.notes)
 
     jobs = file_jobs(source, target)
 
-    def converted(source: Path, target: Path) -> Written:
+    def convert_one(source: Path, target: Path) -> Written:
         notes = heed_sidecars(source)
         return convert(source, target, smaller).with_notes(notes)
 
-    for_each(jobs, converted, json_)
+    for_each(jobs, convert_one, json_)
 
 
+@takes_options(
+    leave_out=("levels", "labels", "metadata", "format", "uncertainty"), precision="float32"
+)
 def evaluate(
     data: Annotated[
         str, typer.Option(help="Folder or s3:// prefix with HR/ and LR/ of the scale.")
     ],
+    *,
+    options: Options,
     model: ModelOption = None,
-    scale: ScaleOption = 2,
     weights: WeightsOption = None,
-    ensemble: EnsembleOption = False,
     protocol: Annotated[
         str, typer.Option(help="edsr-paper-y, rgb or div2k-rgb: what the figures mean.")
     ] = "edsr-paper-y",
@@ -286,7 +210,6 @@ def evaluate(
         str | None, typer.Option(help="satellite or medical: measure what these sets need besides.")
     ] = None,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "float32",
     json_: JsonOption = False,
 ) -> None:
     """Score a model on a benchmark: PSNR and SSIM, with the protocol they belong to.
@@ -308,15 +231,15 @@ def evaluate(
         raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
     if suite is not None and suite not in SUITES:
         raise ConfigError(f"unknown suite {suite!r}; use one of {', '.join(SUITES)}")
-    model, _ = chosen(model, weights, scale)  # grey images by that of colour, as the papers do
+    # Grey images by that of colour, as the papers do.
+    model, _ = pick_models(model, weights, options.scale)
     upscaler = Upscaler(
-        open_named(model, weights, scale).network,
-        scale,
+        open_named(model, weights, options.scale).network,
+        options,
         device=device,
-        precision=precision,  # type: ignore[arg-type]  # checked by Upscaler
-        ensemble=ensemble,
         calibrate=suite is not None,  # figures of papers are of the network alone
     )
+    scale = upscaler.scale
     report = score(
         upscaler,
         read_pairs(data, scale),
@@ -339,7 +262,7 @@ def evaluate(
         table.add_row(image.name, f"{image.psnr:.2f}", f"{image.ssim:.4f}", f"{image.seconds:.2f}")
     table.add_section()
     table.add_row("mean", f"{report.psnr:.2f}", f"{report.ssim:.4f}", "")
-    system = upscaler.model.spec.system + "+" * ensemble
+    system = upscaler.predictor.model.spec.system + "+" * options.ensemble
     published = find(set_name(data), scale, system, report.protocol)
     if published is not None:
         ssim = "" if published.ssim is None else f"{published.ssim:.4f}"

@@ -9,31 +9,30 @@ import typer
 
 from rayscale.cli.console import emit
 from rayscale.cli.conversion import heed_sidecars
-from rayscale.cli.images import JsonOption, LabelsOption, LevelsOption, ScaleOption
+from rayscale.cli.images import JsonOption
+from rayscale.cli.options import takes_options
+from rayscale.options import Options
 
 if TYPE_CHECKING:
     from rayscale.inference.inspection import Inspection
 
 
+@takes_options(leave_out=("format",))
 def info(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="An image.", exists=True, dir_okay=False)
     ],
-    scale: ScaleOption = 2,
-    levels: LevelsOption = None,
-    labels: LabelsOption = "refuse",
+    *,
+    options: Options,
     json_: JsonOption = False,
 ) -> None:
     """Show what is known of a file and what an upscale would do with it.
 
     Nothing is enlarged and nothing is written. Exit code 0 also where an upscale would refuse the file.
     """
-    from rayscale.imaging import Handling
     from rayscale.inference.inspection import inspect_file
 
-    found = inspect_file(
-        file, scale, Handling.parse(levels, labels), lambda path, _: heed_sidecars(path)
-    )
+    found = inspect_file(file, options, lambda path, _: heed_sidecars(path))
     if json_:
         emit(found.to_dict())
         return

@@ -87,13 +87,18 @@ def _scores(weights: str, data: str, scale: float) -> dict[str, object]:
     from rayscale.evaluation import evaluate, read_pairs
     from rayscale.inference import Upscaler
     from rayscale.models.weights import load_model
+    from rayscale.options import Options
     from rayscale.storage import connect, split
 
     parent, key = split(weights)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "model.safetensors")
         connect(parent).fetch(key, path)
-        upscaler = Upscaler(load_model(path), scale, precision="float32", calibrate=False)
+        upscaler = Upscaler(
+            load_model(path),
+            Options(scale=scale, precision="float32"),
+            calibrate=False,
+        )
     return evaluate(upscaler, read_pairs(data, scale)).to_dict()
 
 

@@ -231,7 +231,7 @@ def evaluate(
     images: list[ImageScore] = []
     for pair in pairs:
         if not images:  # the first use of a network costs what no later one does
-            first = _as_channels(pair.lr, upscaler.model.channels)
+            first = _as_channels(pair.lr, upscaler.predictor.model.channels)
             upscaler.upscale_pixels(first.pixels[:_WARM_UP, :_WARM_UP])
         start = time.perf_counter()
         pixels = enlarge_pair(upscaler, pair)
@@ -248,8 +248,8 @@ def evaluate(
                 pair.digest,
             )
         )
-    label = name or upscaler.model.spec.system
-    return Report(label + "+" * upscaler.ensemble, upscaler.scale, protocol.name, images)
+    label = name or upscaler.predictor.model.spec.system
+    return Report(label + "+" * upscaler.options.ensemble, upscaler.scale, protocol.name, images)
 
 
 def enlarge_pair(upscaler: Upscaler, pair: Pair) -> Pixels:
@@ -258,7 +258,7 @@ def enlarge_pair(upscaler: Upscaler, pair: Pair) -> Pixels:
     A grey image is measured as grey; for a colour model it is repeated over the model's channels, as the
     published evaluations do, and the mean of the output channels is measured.
     """
-    sr = upscaler.upscale(_as_channels(pair.lr, upscaler.model.channels))
+    sr = upscaler.upscale(_as_channels(pair.lr, upscaler.predictor.model.channels))
     return _grey_again(sr.pixels, pair.hr.channels)
 
 

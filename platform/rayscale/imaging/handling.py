@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self
 
 from rayscale.errors import ConfigError
+from rayscale.fields import check_choices, choice, choices_of, parse_choices, to_texts
 
 LabelPolicy = Literal["refuse", "nearest"]
 MetadataPolicy = Literal["keep", "strip"]
+
+
+def parse_levels(text: str) -> tuple[float, float]:
+    """``BLACK..WHITE`` as two numbers.
+
+    Raises ConfigError for any other text.
+    """
+    black, separator, white = text.partition("..")
+    try:
+        if separator:
+            return float(black), float(white)
+    except ValueError:
+        pass
+    raise ConfigError(f"levels {text!r} must read BLACK..WHITE, such as 0..10000")
 
 
 @dataclass(frozen=True)
@@ -26,17 +41,27 @@ class Handling:
     Raises ConfigError for any other value.
     """
 
-    levels: tuple[float, float] | None = None
-    labels: LabelPolicy = "refuse"
-    metadata: MetadataPolicy = "keep"
+    levels: tuple[float, float] | None = choice(
+        None,
+        "Stored values that the network sees as black and white, such as 0..10000, for all files: scenes of one "
+        "collection then agree. Without it they come from each file.",
+        metavar="BLACK..WHITE",
+        read=parse_levels,
+        write=lambda levels: "{!r}..{!r}".format(*levels),
+    )
+    labels: LabelPolicy = choice(
+        "refuse",
+        "Class maps and bit fields: refuse them, or enlarge them by nearest neighbour.",
+        choices=LabelPolicy,
+    )
+    metadata: MetadataPolicy = choice(
+        "keep",
+        "strip drops EXIF, XMP, GPS and remarks; colours and place stay.",
+        choices=MetadataPolicy,
+    )
 
     def __post_init__(self) -> None:
-        for name, kind in (("labels", LabelPolicy), ("metadata", MetadataPolicy)):
-            value = getattr(self, name)
-            if value not in get_args(kind):
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}"
-                )
+        check_choices(self)
         if self.levels is not None:
             black, white = self.levels
             if not (math.isfinite(black) and math.isfinite(white) and black < white):
@@ -45,38 +70,30 @@ class Handling:
                 )
 
     @classmethod
-    def parse(
-        cls,
-        levels: str | None = None,
-        labels: str = "refuse",
-        metadata: str = "keep",
-    ) -> Handling:
-        """From the text of a command line or a query; ``levels`` reads ``BLACK..WHITE``, such as ``0..10000``."""
-        return cls(None if levels is None else parse_levels(levels), labels, metadata)  # type: ignore[arg-type]  # checked
+    def parse(cls, **texts: Any) -> Self:
+        """From the text forms of a command line or a query, by name; ``levels`` reads ``BLACK..WHITE``."""
+        return cls(**parse_choices(cls, texts))
+
+    def to_texts(self) -> dict[str, Any]:
+        """What :meth:`parse` takes to make the same value."""
+        return to_texts(self)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Raise ConfigError with the reason, for a door that cannot do what the choice ``name`` asks for."""
+        if name in to_texts(self):
+            raise ConfigError(f"{name} is not possible here: {reason}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The options that differ from the defaults, for recipes and provenance."""
-        values = {
-            "levels": None if self.levels is None else list(self.levels),
-            "labels": self.labels,
-            "metadata": self.metadata,
+        """The choices that differ from the defaults and on which the values of an output depend, for recipes and provenance."""
+        return {
+            each.name: _plain(getattr(self, each.name))
+            for each in choices_of(self)
+            if each.shapes and getattr(self, each.name) != each.default
         }
-        defaults = {"levels": None, "labels": "refuse", "metadata": "keep"}
-        return {key: value for key, value in values.items() if value != defaults[key]}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 DEFAULT = Handling()
-
-
-def parse_levels(text: str) -> tuple[float, float]:
-    """``BLACK..WHITE`` as two numbers.
-
-    Raises ConfigError for any other text.
-    """
-    black, separator, white = text.partition("..")
-    try:
-        if separator:
-            return float(black), float(white)
-    except ValueError:
-        pass
-    raise ConfigError(f"levels {text!r} must read BLACK..WHITE, such as 0..10000")

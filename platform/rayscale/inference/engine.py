@@ -6,13 +6,10 @@ has it; deeper pixels (16 bit) always compute in float32.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from rayscale.errors import ConfigError
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from rayscale.options import Precision
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rayscale.errors import RayscaleError
-from rayscale.imaging import Handling, Header, Image, probe, read_image
+from rayscale.imaging import Header, Image, probe, read_image
 from rayscale.imaging.image import Metadata
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.scene import Scene, is_scene, probe_scene
 from rayscale.inference.memory import working_bytes
+from rayscale.options import Options
 from rayscale.resampling import enlarged
 
 
@@ -65,8 +66,7 @@ class Inspection:
 
 def inspect_file(
     path: Path,
-    scale: float,
-    handling: Handling,
+    options: Options,
     check: Callable[[Path, Header], tuple[str, ...]] = lambda path, header: (),
 ) -> Inspection:
     """Read a file as an upscale would and tell what came of it; a refusal is a finding, not an error.
@@ -76,6 +76,8 @@ def inspect_file(
 
     Raises OSError when the file cannot be opened.
     """
+    scale = options.scale or 2
+    windowed = options.ensemble or options.consistency
     found = Inspection(str(path), path.stat().st_size, scale=scale)
     try:
         found.windowed = is_scene(path)
@@ -84,12 +86,12 @@ def inspect_file(
         beside = check(path, header)
         if not found.windowed:
             check_output(header, scale)
-            found.memory_bytes = working_bytes(header, scale)
+            found.memory_bytes = working_bytes(header, scale, windowed=windowed)
         if found.windowed:
-            with Scene(path, handling=handling) as scene:
+            with Scene(path, handling=options) as scene:
                 _take_scene(found, scene)
         else:
-            _take_image(found, read_image(path.read_bytes(), handling=handling))
+            _take_image(found, read_image(path.read_bytes(), handling=options))
         found.notes += beside
     except RayscaleError as error:
         found.refusal = str(error)

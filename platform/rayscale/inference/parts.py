@@ -19,10 +19,9 @@ from rayscale.inference.memory import is_out_of_memory
 from rayscale.inference.strips import Strips
 from rayscale.inference.tiles import Tile
 from rayscale.models.network import SuperResolver
+from rayscale.options import SMALLEST_TILE
 from rayscale.resampling import enlarged, exact_scale
 
-SMALLEST = 16
-"""Side of a part in source pixels that is not halved any more."""
 PANEL = 1024
 """Columns of a panel, halo not counted."""
 TILE = 192
@@ -61,7 +60,7 @@ class Parts:
     def enlarge(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` on the CPU to float32 ``(N, C, sH, sW)`` on the CPU.
 
-        Raises OutOfMemoryError when not even parts of ``SMALLEST`` fit into memory.
+        Raises OutOfMemoryError when not even parts of ``SMALLEST_TILE`` fit into memory.
         """
         height, width = x.shape[-2:]
         out = torch.empty(*x.shape[:2], enlarged(height, self.scale), enlarged(width, self.scale))
@@ -88,7 +87,7 @@ class Parts:
             if len(pieces) > 1:
                 waiting += reversed(pieces)
             elif not self._fits(read, write, part, side):
-                if side // 2 < SMALLEST:
+                if side // 2 < SMALLEST_TILE:
                     raise OutOfMemoryError(
                         f"{self.model.spec.system} x{self.scale:g} does not fit into the memory of {self.device} even in "
                         f"parts of {side} pixels; free some memory, use a smaller model, or another device"

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.errors import ConfigError
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.missing import MASK_REACH, enlarge_mask
 from rayscale.imaging.scene import Part, Scene, SceneWriter
 from rayscale.inference.backprojection import Residual
 from rayscale.inference.tiles import Tile
 from rayscale.inference.upscaler import UNCERTAINTY
-from rayscale.resampling import enlarged, exact_scale, nearest
+from rayscale.resampling import enlarged, exact_scale
 
 if TYPE_CHECKING:
     from rayscale.imaging import Provenance
@@ -36,13 +35,13 @@ def windows_of(scene: Scene, upscaler: Upscaler, side: int | None = None) -> lis
         side: of the core of a window in source pixels; None is what a bounded memory allows, 1672 for three
             channels at x2.
     """
-    return upscaler.windows((scene.height, scene.width), scene.channels, side=side)
+    return upscaler.frames.windows((scene.height, scene.width), scene.channels, side=side)
 
 
 def writer_of(scene: Scene, upscaler: Upscaler, target: str | Path) -> SceneWriter:
     """The writer for what :func:`upscale_window` makes of a scene."""
     labels = upscaler.repeats or bool(scene.labels)
-    lossless = upscaler.consistency or labels
+    lossless = upscaler.options.consistency or labels
     return SceneWriter(target, scene, upscaler.scale, lossless=lossless, labels=labels)
 
 
@@ -73,9 +72,10 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> UpscaledWi
     missing = None if image.missing is None else image.missing.cropped(*core)
     residual = deviations = None
     if missing is not None and missing.everything:
-        pixels = nearest(source, scale)
-        residual = Residual() if upscaler.consistency else None
-        deviations = np.full(pixels.shape, np.nan, np.float32) if upscaler.uncertainty else None
+        frame = upscaler.repeated(source)
+        pixels, residual = frame.pixels, frame.residual
+        if frame.deviations is not None:
+            deviations = np.full_like(frame.deviations, np.nan)
     else:
         seen = [_within(part, span.low, span.high) for part, span in zip(read, spans, strict=True)]
         filled = upscaler.filled(image)[tuple(seen)]
@@ -138,7 +138,6 @@ def upscale_scene(
     target: str | Path,
     provenance: Provenance | None = None,
     *,
-    handling: Handling = DEFAULT,
     uncertainty: str | Path | None = None,
     window: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -147,7 +146,6 @@ def upscale_scene(
 
     Args:
         provenance: gets the residual as a measure.
-        handling: as of :func:`rayscale.imaging.read_image`.
         uncertainty: the file to make of the standard deviations, in float32 and NaN where nothing was measured; for an
             upscaler that tells them, and only for such a one.
         window: side of a window in source pixels; see :func:`windows_of`.
@@ -156,19 +154,19 @@ def upscale_scene(
     Raises ConfigError when only one of the two wants the uncertainty; further errors as of :class:`Scene`,
     :class:`SceneWriter` and :class:`Upscaler`.
     """
-    if upscaler.uncertainty != (uncertainty is not None):
+    if upscaler.options.uncertainty != (uncertainty is not None):
         raise ConfigError(
             "an upscaler with uncertainty needs a file for it, and the file such an upscaler; give both or none"
         )
     with ExitStack() as stack:
-        scene = stack.enter_context(Scene(source, handling=handling))
+        scene = stack.enter_context(Scene(source, handling=upscaler.handling))
         writer = stack.enter_context(writer_of(scene, upscaler, target))
         beside = None
         if uncertainty is not None:
             beside = SceneWriter(uncertainty, scene, upscaler.scale, deviations=True)
             stack.enter_context(beside)
         windows = windows_of(scene, upscaler, window)
-        residual = Residual() if upscaler.consistency else None
+        residual = Residual() if upscaler.options.consistency else None
         for number, place in enumerate(windows):
             if progress is not None:
                 progress(number, len(windows))

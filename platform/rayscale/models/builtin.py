@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
     from rayscale.models.network import SuperResolver
 
 BUNDLED = Path(__file__).parent / "bundled"
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A network on the CPU in evaluation mode.
+
+    ``digest`` is the sha256 of its weights file, or ``built-in:NAME`` where there is none; ``label`` what results
+    are named after (``name`` or ``name/version``).
+    """
+
+    network: SuperResolver
+    digest: str
+    label: str
+
 
 DEFAULT_SYSTEMS = ("edsr-baseline", "aplus")
 """The systems of ``default_models``: the second takes any number of channels."""
@@ -42,8 +57,8 @@ def find_bundled(system: str, scale: float | None) -> str | None:
     certain images, whose names go on, are found by their whole names only. A registered model of that name comes
     before it: see ``rayscale.registry.open_model``.
     """
-    if scale is None:
-        return None
+    if scale is None:  # as of a network that serves several
+        return next(filter(None, (find_bundled(system, each) for each in (2, 3, 4))), None)
     for name in (f"{system}-x{scale:g}", f"{system}-x234"):
         if name not in bundled_names():
             continue
@@ -60,17 +75,18 @@ def serving(scale: float) -> list[str]:
 
 def _serves(name: str, scale: float) -> bool:
     try:
-        open_builtin(name)[0].resolve_scale(scale)
+        open_builtin(name).network.resolve_scale(scale)
     except ConfigError:
         return False
     return True
 
 
-def default_models(scale: float) -> tuple[str, str]:
+def default_models(scale: float | None) -> tuple[str, str]:
     """The models for users who name none: for images of three channels, and for those of any other number.
 
     Raises ConfigError, which names what there is, at a scale where one of the two is not bundled.
     """
+    scale = scale or 2
     photograph, other = (find_bundled(system, scale) for system in DEFAULT_SYSTEMS)
     if photograph is None or other is None:
         raise ConfigError(
@@ -80,16 +96,16 @@ def default_models(scale: float) -> tuple[str, str]:
     return photograph, other
 
 
-def open_builtin(name: str) -> tuple[SuperResolver, str]:
-    """The network ``name`` in evaluation mode and the sha256 of its weights (``built-in:NAME`` without any)."""
+def open_builtin(name: str) -> OpenedModel:
+    """The built-in model ``name``."""
     if name in INTERPOLATIONS:
         from rayscale.models.registry import create_model
 
-        return create_model(name).eval(), builtin_digest(name)
+        return OpenedModel(create_model(name).eval(), builtin_digest(name), name)
     from rayscale.models.weights import read_weights
 
     read = read_weights(_weights(name))
-    return read.model, read.sha256
+    return OpenedModel(read.model, read.sha256, name)
 
 
 def builtin_digest(name: str) -> str:

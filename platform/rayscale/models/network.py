@@ -50,6 +50,11 @@ class SuperResolver(nn.Module):
         """Image channels, the same in and out."""
         return self.spec.channels
 
+    @property
+    def default_scale(self) -> int:
+        """The scale for those who name none: 2, or the smallest that is served."""
+        return 2 if 2 in self.scales else min(self.scales)
+
     def resolve_scale(self, scale: float | None) -> float:
         """``scale`` when served (an ``int`` when it is whole), or the only scale for None.
 

@@ -5,6 +5,7 @@
 connection. Importing this package does not import MLflow.
 """
 
+from rayscale.models.builtin import OpenedModel
 from rayscale.registry.client import RegistryError
 from rayscale.registry.evaluations import log_evaluation
 from rayscale.registry.models import (
@@ -17,7 +18,7 @@ from rayscale.registry.models import (
     resolve,
     set_alias,
 )
-from rayscale.registry.opening import OpenedModel, open_model
+from rayscale.registry.opening import open_model
 from rayscale.registry.tracking import MlflowLogger
 
 __all__ = [

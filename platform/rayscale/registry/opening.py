@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rayscale.errors import ConfigError, NotFoundError
-
-if TYPE_CHECKING:
-    from rayscale.models.network import SuperResolver
-
-
-@dataclass(frozen=True)
-class OpenedModel:
-    """A network on the CPU in evaluation mode.
-
-    ``digest`` is the sha256 of its weights file, or ``built-in:NAME`` where there is none; ``label`` what results
-    are named after (``name`` or ``name/version``).
-    """
-
-    network: SuperResolver
-    digest: str
-    label: str
+from rayscale.models.builtin import OpenedModel, builtin_names, find_bundled, open_builtin
 
 
 def open_model(
@@ -43,7 +26,6 @@ def open_model(
     Raises:
         ConfigError: a system without weights; and the errors of ``read_weights`` and of the registry.
     """
-    from rayscale.models.builtin import builtin_names, find_bundled, open_builtin
     from rayscale.models.registry import model_names
     from rayscale.models.weights import read_weights
 
@@ -51,7 +33,7 @@ def open_model(
         read = read_weights(weights, name=name, scale=scale)
         return OpenedModel(read.model, read.sha256, name)
     if name in builtin_names():
-        return OpenedModel(*open_builtin(name), name)
+        return open_builtin(name)
     from rayscale.registry.client import NoRegistryError
     from rayscale.registry.models import load, resolve
 
@@ -60,7 +42,7 @@ def open_model(
     except (NotFoundError, NoRegistryError) as error:
         bundled = find_bundled(name, scale)
         if bundled is not None:
-            return OpenedModel(*open_builtin(bundled), bundled)
+            return open_builtin(bundled)
         if name in model_names():
             raise ConfigError(
                 f"{name} has no weights here{'' if scale is None else f' for x{scale:g}'}; give --weights FILE, a "

@@ -22,6 +22,7 @@ from rayscale.inference import Precision, Upscaler
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import build
 from rayscale.models.spec import ModelSpec
+from rayscale.options import Options
 from rayscale.resampling import enlarge
 from rayscale.training.metrics import MetricLogger
 from rayscale.training.run import TrainResult, fetch_model, record
@@ -79,10 +80,9 @@ class Validator:
         for scale, pairs in self.pairs.items():
             upscaler = Upscaler(
                 model,
-                scale,
+                Options(scale=scale, precision=self.precision),
                 device=str(self.device),
-                precision=self.precision,
-                calibrate=False,  # what is trained is the network
+                calibrate=False,
             )
             report = evaluate(upscaler, pairs, protocol=self.protocol)
             reports.append(report)

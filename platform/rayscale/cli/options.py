@@ -1,0 +1,63 @@
+"""The options of an upscale as options of a command, from their one description in ``rayscale.options``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from rayscale.fields import Choice, choices_of
+from rayscale.imaging.handling import Handling
+from rayscale.options import Options
+
+
+def takes_options(
+    owner: type[Handling] = Options, *, leave_out: tuple[str, ...] = (), **defaults: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a command of a function whose parameter ``options`` is an ``owner``: one option for each of its choices.
+
+    Args:
+        leave_out: choices that the command does not offer.
+        defaults: of the command, where they are not those of the choice.
+    """
+    offered = [each for each in choices_of(owner) if each.name not in leave_out]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(**arguments: Any) -> Any:
+            texts = {each.name: arguments.pop(each.name) for each in offered}
+            return command(**arguments, options=owner.parse(**texts))
+
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [each for each in signature.parameters.values() if each.name != "options"]
+        first = [each for each in parameters if each.default is inspect.Parameter.empty]
+        rest = parameters[len(first) :]
+        parameters = first + [_parameter(each, defaults) for each in offered] + rest
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        del run.__wrapped__  # whose signature would rule
+        return run
+
+    return decorate
+
+
+def _parameter(choice: Choice, defaults: dict[str, Any]) -> inspect.Parameter:
+    default = defaults.get(choice.name, choice.default)
+    names = [f"--{choice.name.replace('_', '-')}"] + [f"-{choice.letter}"] * bool(choice.letter)
+    kind: Any = str if choice.read is not None else choice.kind
+    option = typer.Option(
+        *names,
+        help=choice.help,
+        metavar=choice.metavar or "|".join(choice.choices) or None,
+        min=choice.minimum if choice.kind in (int, float) else None,
+        show_default=default is not None and kind is not bool,
+    )
+    return inspect.Parameter(
+        choice.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind if default is not None else kind | None, option],
+    )

@@ -1,0 +1,114 @@
+"""What a user may choose, described once: the command line, HTTP and the docs show each choice from here.
+
+A choice is a field of a frozen dataclass, made by :func:`choice`. Nothing here knows which choices there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from rayscale.errors import ConfigError
+
+_KEY = "rayscale.choice"
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one value is asked for.
+
+    Attributes:
+        name: of the field, of the query parameter, and with dashes of the option of a command.
+        help: one or two sentences for the user.
+        default: what holds when nothing is said.
+        kind: ``bool``, ``int``, ``float`` or ``str``, the type of what a command line or a query carries.
+        choices: the only values, where they are words.
+        minimum: the least number.
+        metavar: how the text form is named, such as ``BLACK..WHITE``.
+        read: makes the value of its text form, where that is not just a number or a word; raises ConfigError.
+        write: the inverse of ``read``.
+        letter: the short option of commands.
+        shapes: whether the values of an output depend on it, so that it belongs to recipes and provenance.
+    """
+
+    name: str
+    help: str
+    default: Any
+    kind: type
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    metavar: str | None = None
+    read: Callable[[str], Any] | None = None
+    write: Callable[[Any], str] | None = None
+    letter: str | None = None
+    shapes: bool = True
+
+    def parse(self, text: Any) -> Any:
+        """The value of a text form, or of JSON; ConfigError names the value and what it must be."""
+        if text is None or (self.kind is not bool and text == ""):
+            return self.default
+        if isinstance(text, str):
+            if self.read is not None:
+                return self.read(text)
+            text = self._convert(text)
+        return self.check(text)
+
+    def check(self, value: Any) -> Any:
+        """``value``; ConfigError where it is none of ``choices`` or below ``minimum``."""
+        if self.choices and value is not None and value not in self.choices:
+            raise ConfigError(
+                f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}"
+            )
+        if self.minimum is not None and value is not None and not value >= self.minimum:
+            raise ConfigError(f"{self.name} must be at least {self.minimum:g}, not {value:g}")
+        return value
+
+    def _convert(self, text: str) -> Any:
+        if self.kind is bool:
+            if text.lower() not in _TRUE + _FALSE:
+                raise ConfigError(f"{self.name} must be true or false, not {text!r}")
+            return text.lower() in _TRUE
+        try:
+            return self.kind(text)
+        except ValueError:
+            raise ConfigError(f"{self.name} must be a number, not {text!r}") from None
+
+
+def choice(default: Any, help: str, kind: type = str, **more: Any) -> Any:
+    """A dataclass field that users choose; arguments as of :class:`Choice`, ``choices`` also as a ``Literal``."""
+    literal = more.get("choices", ())
+    more["choices"] = literal if isinstance(literal, tuple) else get_args(literal)
+    described = Choice(name="", help=help, default=default, kind=kind, **more)
+    return dataclasses.field(default=default, metadata={_KEY: described})
+
+
+def choices_of(owner: Any) -> Iterator[Choice]:
+    """The choices of a dataclass or of one of its values, in their order."""
+    for field in dataclasses.fields(owner):
+        if (described := field.metadata.get(_KEY)) is not None:
+            yield dataclasses.replace(described, name=field.name)
+
+
+def check_choices(value: Any) -> None:
+    """Raise ConfigError for the first choice of a dataclass value that is not possible; for ``__post_init__``."""
+    for each in choices_of(value):
+        each.check(getattr(value, each.name))
+
+
+def parse_choices(owner: type, texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Text forms by name to the arguments of ``owner``; names that it does not have are an error of the caller."""
+    known = {each.name: each for each in choices_of(owner)}
+    return {name: known[name].parse(text) for name, text in texts.items()}
+
+
+def to_texts(value: Any) -> dict[str, Any]:
+    """The choices that differ from the defaults in their text forms, from which ``parse_choices`` makes them again."""
+    texts = {}
+    for each in choices_of(value):
+        chosen = getattr(value, each.name)
+        if chosen != each.default:
+            texts[each.name] = each.write(chosen) if each.write else chosen
+    return texts
