@@ -410,7 +410,7 @@ import ray
 from rayscale.batch import upscale_bucket
 from rayscale.options import Options
 
-ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 summary = upscale_bucket(sys.argv[1], sys.argv[2], model="bicubic", options=Options(scale=2))
 print(summary.done, len(summary.failed))
 """

@@ -4,42 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from rayscale.cli.console import emit, note, progress_line
+from rayscale.cli.console import emit, note
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from rayscale.imaging import Handling
-    from rayscale.inference.pipeline import Output, Pipeline
-
-    Change = Callable[[bytes, str | None], Output]
-    """The bytes of a file, and the container of its result where it is another, to what the command makes of it."""
-
+    from rayscale.inference.files import Written
 
 _NAMED = 10
-
-
-@dataclass(frozen=True)
-class Written:
-    """A finished file: its size, what is left of ``|down(SR) - LR|``, the name of the file of its uncertainty, and what
-    its reader notes."""
-
-    width: int
-    height: int
-    residual: dict[str, float] | None = None
-    uncertainty: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def with_notes(self, notes: tuple[str, ...]) -> Written:
-        """The same with notes added."""
-        return replace(self, notes=self.notes + notes)
 
 
 @dataclass(frozen=True)
@@ -94,9 +73,10 @@ def file_jobs(source: Path, target: Path, format: str | None = None) -> Jobs:
 def _renamed(name: Path, format: str) -> Path:
     """The name with the ending of a format, unless it has one of its endings."""
     from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of
+    from rayscale.inference.files import stem_of
 
     suffixes = CONTAINERS[EXTENSIONS[f".{format}"]].suffixes
-    return name if ending_of(name.name) in suffixes else name.with_name(_stem(name) + suffixes[0])
+    return name if ending_of(name.name) in suffixes else name.with_name(stem_of(name) + suffixes[0])
 
 
 def _check_names(jobs: Jobs) -> None:
@@ -164,109 +144,15 @@ def for_each(jobs: Jobs, convert: Callable[[Path, Path], Written], json_: bool) 
         raise typer.Exit(3 if done else 1)
 
 
-def convert(source: Path, target: Path, change: Change) -> Written:
-    """Read a file whole, change it, and write what it became."""
-    from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of, probe
-    from rayscale.storage import connect
-
-    ending = ending_of(target.name)
-    # A name without ending may stay one, as the content says what it is; another is likely a folder that is not there.
-    kept = target.suffix == source.suffix and bool(target.suffix or target.name == source.name)
-    if not ending and not kept:
-        raise ConfigError(
-            f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
-            f"use one of {', '.join(sorted(EXTENSIONS))}"
-        )
-    data, container = source.read_bytes(), None
-    if not kept and ending not in CONTAINERS[probe(data).container].suffixes:
-        container = EXTENSIONS[ending]
-    output = change(data, container)
-    store = connect(target.parent)
-    store.write(target.name, output.data)
-    beside = None
-    if output.uncertainty is not None:
-        deviations, container = output.uncertainty
-        path = _beside(target, container)
-        store.write(path.name, deviations)
-        beside = str(path)
-    return Written(output.width, output.height, output.residual, beside, output.notes)
-
-
-def heed_sidecars(source: Path, *, repeats: bool = False) -> tuple[str, ...]:
-    """Notes of what files beside ``source`` tell of it, which is not read; see :func:`rayscale.imaging.sidecars.heed`."""
-    from rayscale.imaging import sidecars
-
-    def read(name: str) -> bytes:
-        return source.with_name(name).read_bytes()
-
-    beside = sidecars.names_beside(source.name, lambda name: source.with_name(name).exists())
-    if not beside:
-        return ()
-    tags = sidecars.tags_of_file(source)
-    return sidecars.heed(source.name, beside, tags, read, repeats=repeats)
-
-
-def is_scene_to_scene(source: Path, target: Path) -> bool:
-    """Whether a GeoTIFF is to become one; what else it might become is refused elsewhere."""
-    from rayscale.imaging import CONTAINERS, ending_of
-    from rayscale.imaging.scene import is_scene
-
-    return ending_of(target.name) in CONTAINERS["geotiff"].suffixes and is_scene(source)
-
-
-def convert_scene(
-    source: Path,
-    target: Path,
-    pipeline_for: Callable[[int], Pipeline],
-    handling: Handling,
-) -> Written:
-    """Enlarge a GeoTIFF by windows, with the pipeline for its number of channels."""
-    from rayscale.imaging.scene import Scene
-
-    with Scene(source, handling=handling) as scene:
-        pipeline = pipeline_for(scene.channels - len(scene.labels))
-    with progress_line() as show:
-
-        def progress(done: int, count: int) -> None:
-            if count > 1:
-                show(f"{source}: {done} of {count} windows")
-
-        beside = _beside(target, "geotiff") if pipeline.options.uncertainty else None
-        larger = pipeline.run_scene(source, target, uncertainty=beside, progress=progress)
-    residual = None if larger.residual is None else larger.residual.describe()
-    return Written(
-        larger.width,
-        larger.height,
-        residual,
-        None if beside is None else str(beside),
-        larger.notes,
-    )
-
-
-def _beside(target: Path, container: str) -> Path:
-    """The file of the uncertainty of ``target``."""
-    from rayscale.imaging import CONTAINERS, ending_of
-
-    ending, suffixes = ending_of(target.name), CONTAINERS[container].suffixes
-    return target.with_name(
-        f"{_stem(target)}.uncertainty{ending if ending in suffixes else suffixes[0]}"
-    )
-
-
-def _stem(path: Path) -> str:
-    """The name without its ending, ``.nii.gz`` being one."""
-    from rayscale.imaging import ending_of
-
-    return path.name[: len(path.name) - len(ending_of(path.name))]
-
-
 def check_apart(jobs: Jobs) -> None:
     """Raise ConfigError when two outputs would share a file of uncertainty."""
+    from rayscale.inference.files import stem_of
+
     seen: dict[Path, Path] = {}
     for _, target in jobs.pairs:
-        other = seen.setdefault(target.with_name(_stem(target)), target)
+        other = seen.setdefault(target.with_name(stem_of(target)), target)
         if other != target:
             raise ConfigError(
                 f"{other.name} and {target.name} differ in their ending alone, so both would have the uncertainty "
-                f"{_stem(target)}.uncertainty; rename one"
+                f"{stem_of(target)}.uncertainty; rename one"
             )

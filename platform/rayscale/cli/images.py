@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rayscale import machine
-from rayscale.cli.console import emit, note
-from rayscale.cli.conversion import (
-    Written,
-    check_apart,
-    convert,
-    convert_scene,
-    file_jobs,
-    for_each,
-    heed_sidecars,
-    is_scene_to_scene,
-)
+from rayscale.cli.console import emit, note, progress_line
+from rayscale.cli.conversion import check_apart, file_jobs, for_each
 from rayscale.cli.options import takes_options
 from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
@@ -115,38 +105,28 @@ def upscale(
         upscale_bucket([source, target, *words, *["--json"] * json_])
         return
 
-    from rayscale.inference.pipeline import Output, Pipeline
+    from rayscale.inference.files import Written, upscale_file
+    from rayscale.inference.pipeline import pick_by_channels
 
     jobs = file_jobs(Path(source), Path(target), options.format)
-    photograph, other = pick_models(model, weights, options.scale)
-
-    @cache
-    def pipeline(name: str) -> Pipeline:
-        return Pipeline(open_named(name, weights, options.scale), options, device=device)
-
-    def pipeline_for(channels: int) -> Pipeline:
-        return pipeline(photograph if channels == 3 else other)
-
-    def enlarge(data: bytes, container: str | None) -> Output:
-        if photograph == other:
-            return pipeline(photograph).run(data, container)
-        image = pipeline(photograph).read(data, container)
-        return pipeline_for(len(image.measured)).run_image(image)
-
     if options.uncertainty:
         check_apart(jobs)
+    names = pick_models(model, weights, options.scale)
+    pipeline_for = pick_by_channels(
+        names, lambda name: open_named(name, weights, options.scale), options, device
+    )
+    pipeline_for(3)  # a model or a device that cannot be used is one error, not one of each file
 
-    def convert_one(source: Path, target: Path) -> Written:
-        notes = heed_sidecars(source, repeats=pipeline(photograph).upscaler.repeats)
-        if is_scene_to_scene(source, target):
-            written = convert_scene(source, target, pipeline_for, handling)
-        else:
-            written = convert(source, target, enlarge)
-        return written.with_notes(notes)
+    def upscale_one(source: Path, target: Path) -> Written:
+        with progress_line() as show:
 
-    # A model or a device that cannot be used is one error, not one of each file.
-    handling = pipeline(photograph).upscaler.handling
-    for_each(jobs, convert_one, json_)
+            def progress(done: int, count: int) -> None:
+                if count > 1:
+                    show(f"{source}: {done} of {count} windows")
+
+            return upscale_file(source, target, pipeline_for, progress)
+
+    for_each(jobs, upscale_one, json_)
 
 
 def degrade(
@@ -162,6 +142,7 @@ def degrade(
     from dataclasses import replace
 
     from rayscale.imaging import convert_image, read_image, write_image
+    from rayscale.inference.files import Written, convert_file, heed_sidecars
     from rayscale.inference.pipeline import Output
     from rayscale.resampling import degrade as shrink
 
@@ -187,7 +168,7 @@ def degrade(
 
     def convert_one(source: Path, target: Path) -> Written:
         notes = heed_sidecars(source)
-        return convert(source, target, smaller).with_notes(notes)
+        return convert_file(source, target, smaller).with_notes(notes)
 
     for_each(jobs, convert_one, json_)
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rayscale.cli.console import emit
-from rayscale.cli.conversion import heed_sidecars
 from rayscale.cli.images import JsonOption
 from rayscale.cli.options import takes_options
 from rayscale.options import Options
@@ -30,6 +29,7 @@ def info(
 
     Nothing is enlarged and nothing is written. Exit code 0 also where an upscale would refuse the file.
     """
+    from rayscale.inference.files import heed_sidecars
     from rayscale.inference.inspection import inspect_file
 
     found = inspect_file(file, options, lambda path, _: heed_sidecars(path))

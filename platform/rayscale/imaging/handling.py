@@ -63,7 +63,8 @@ class Handling:
     def __post_init__(self) -> None:
         check_choices(self)
         if self.levels is not None:
-            black, white = self.levels
+            black, white = map(float, self.levels)
+            object.__setattr__(self, "levels", (black, white))  # 0 and 0.0 are one recipe
             if not (math.isfinite(black) and math.isfinite(white) and black < white):
                 raise ConfigError(
                     f"levels must be two finite values, black below white, not {black:g}..{white:g}"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from rayscale.imaging import (
@@ -151,3 +152,22 @@ class Pipeline:
             uncertainty=uncertainty,
             progress=progress,
         )
+
+
+def pick_by_channels(
+    names: tuple[str, str],
+    open_one: Callable[[str], OpenedModel],
+    options: Options,
+    device: str = "auto",
+) -> Callable[[int], Pipeline]:
+    """The pipeline for a number of measured channels, opened when it is first needed.
+
+    Args:
+        names: the model for images of three channels, and that for others (``models.builtin.default_models``).
+    """
+
+    @cache
+    def pipeline(name: str) -> Pipeline:
+        return Pipeline(open_one(name), options, device=device)
+
+    return lambda channels: pipeline(names[0] if channels == 3 else names[1])

@@ -1,0 +1,248 @@
+"""The public surface: what ``import rayscale`` offers. Everything here is also a command; both use the same rooms below.
+
+Names are imported when they are first used, so that importing ``rayscale`` takes no time and needs no extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rayscale.errors import InputError
+from rayscale.imaging import Image, ending_of
+from rayscale.imaging import read_image as decode
+from rayscale.imaging import write_image as encode
+from rayscale.imaging.files import EXTENSIONS, convert_image
+from rayscale.inference.files import Written, upscale_file
+from rayscale.inference.pipeline import Pipeline, pick_by_channels
+from rayscale.models.builtin import DEFAULT_SYSTEMS, builtin_names, default_models, read_card
+from rayscale.options import Options
+from rayscale.registry import open_model as open_named
+from rayscale.storage import connect
+
+if TYPE_CHECKING:
+    from rayscale.evaluation.benchmark import Report
+
+
+class Model:
+    """A model with its options, ready to upscale; made by :func:`open_model`.
+
+    Attributes:
+        name: the built-in name, or ``name/version`` of the registry.
+        digest: sha256 of the weights, ``built-in:NAME`` where there are none.
+        scale: how many times larger.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self.name = pipeline.provenance.model
+        self.digest = pipeline.provenance.digest
+        self.scale = pipeline.upscaler.scale
+
+    @property
+    def options(self) -> Options:
+        """What was asked for."""
+        return self._pipeline.options
+
+    def upscale(self, image: Any) -> Any:
+        """The enlarged image, of the kind that was given.
+
+        Args:
+            image: numpy ``(H, W)`` or ``(H, W, C)`` of uint8 or uint16; a torch tensor ``(C, H, W)`` or
+                ``(N, C, H, W)``, floating in 0..1; a PIL image (RGB, RGBA, L); an :class:`Image`; or the path of a
+                file, which is read into an :class:`Image`.
+
+        Raises:
+            InputError: another kind, shape or type.
+        """
+        if isinstance(image, str | Path):
+            return self._pipeline.enlarge(self._pipeline.read(Path(image).read_bytes())).image
+        if isinstance(image, Image):
+            return self._pipeline.enlarge(image).image
+        if isinstance(image, np.ndarray):
+            return self._upscale_array(image)
+        kind = type(image).__module__.partition(".")[0]
+        if kind == "torch":
+            return self._upscale_tensor(image)
+        if kind == "PIL":
+            return self._upscale_picture(image)
+        raise InputError(
+            f"cannot upscale {type(image).__name__}; give a numpy array, a torch tensor, a PIL image, a "
+            "rayscale Image or a path"
+        )
+
+    def upscale_file(self, source: str | Path, target: str | Path) -> Written:
+        """One file into another, as :func:`upscale`."""
+        return upscale_file(Path(source), Path(target), lambda _: self._pipeline)
+
+    def _upscale_array(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        flat = pixels.ndim == 2
+        larger = self._pipeline.upscaler.upscale_pixels(pixels[..., None] if flat else pixels)
+        return larger[..., 0] if flat else larger
+
+    def _upscale_tensor(self, x: Any) -> Any:
+        if x.ndim not in (3, 4) or not x.is_floating_point():
+            raise InputError(
+                "expected a floating tensor (C, H, W) or (N, C, H, W) in 0..1, got shape "
+                f"{tuple(x.shape)} of {x.dtype}"
+            )
+        predictor = self._pipeline.upscaler.predictor
+        value_range = predictor.model.spec.value_range
+        batch = (x if x.ndim == 4 else x[None]).float().cpu()
+        y, _ = predictor.enlarge(batch * value_range, bits=16)
+        y = (y / value_range).clamp(0, 1).to(device=x.device, dtype=x.dtype)
+        return y if x.ndim == 4 else y[0]
+
+    def _upscale_picture(self, picture: Any) -> Any:
+        import PIL.Image
+
+        if picture.mode not in ("L", "RGB", "RGBA"):
+            raise InputError(
+                f"a PIL image of mode {picture.mode} is not handled; convert it to RGB"
+            )
+        pixels, alpha = np.asarray(picture), None
+        if picture.mode == "RGBA":
+            pixels, alpha = pixels[..., :3], pixels[..., 3]
+        pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        larger = self._pipeline.enlarge(Image(pixels, "png", alpha=alpha)).image
+        pixels = larger.pixels
+        if larger.alpha is not None:
+            pixels = np.dstack([pixels, larger.alpha])
+        return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def open_model(
+    name: str = DEFAULT_SYSTEMS[0],
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> Model:
+    """The model called ``name``, with options.
+
+    >>> model = rayscale.open_model("bicubic", scale=2)
+    >>> model.upscale(numpy.zeros((4, 6, 3), "uint8")).shape
+    (8, 12, 3)
+
+    Args:
+        name: a built-in model; ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION`` of the registry; a system; with ``weights``
+            the system of that file.
+        weights: a local file, of rayscale or of a foreign toolkit.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
+        options: as of :class:`rayscale.options.Options`, such as ``scale=2, ensemble=True``.
+
+    Raises ConfigError, NotFoundError, and those of the registry.
+    """
+    asked = Options(**options)
+    opened = open_named(name, weights=weights, scale=asked.scale)
+    return Model(Pipeline(opened, asked, device=device))
+
+
+def upscale(
+    source: str | Path,
+    target: str | Path,
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Written:
+    """Upscale one file into another; formats as their endings say, scenes by windows, provenance inside.
+
+    >>> rayscale.upscale("scene.tif", "larger.tif", scale=2).width
+    96
+
+    Args:
+        model: as of :func:`open_model`; None is edsr-baseline for images of three channels, aplus for others.
+        progress: called with the number of windows done and of all, for a scene.
+
+    Folders are for the command line, buckets for :func:`upscale_bucket`.
+    Raises OSError, and RayscaleError for what cannot be read, enlarged or written.
+    """
+    asked = Options(**options)
+    names = (model, model) if model is not None else default_models(asked.scale)
+    if weights is not None and model is None:
+        names = DEFAULT_SYSTEMS[0], DEFAULT_SYSTEMS[0]
+    pipeline_for = pick_by_channels(
+        names, lambda name: open_named(name, weights=weights, scale=asked.scale), asked, device
+    )
+    return upscale_file(Path(source), Path(target), pipeline_for, progress)
+
+
+def read_image(source: str | Path | bytes, **options: Any) -> Image:
+    """Read a file, or the bytes of one, with all that :func:`write_image` must keep.
+
+    >>> rayscale.read_image("photo.png").pixels.shape
+    (64, 48, 3)
+
+    Args:
+        options: ``levels``, ``labels``, ``metadata``; see :class:`rayscale.imaging.Handling`.
+
+    Raises OSError, InputError, UnsupportedError, TooLargeError.
+    """
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    return decode(data, handling=Options(**options))
+
+
+def write_image(image: Image, target: str | Path) -> None:
+    """Write an image; the file appears whole or not at all.
+
+    >>> rayscale.write_image(rayscale.read_image("photo.png"), "photo.tif")
+
+    Raises UnsupportedError where the format of the ending cannot hold the image; StorageError.
+    """
+    path = Path(target)
+    ending = ending_of(path.name)
+    if not ending:
+        raise InputError(
+            f"{path}: the ending names no format; use one of {', '.join(sorted(EXTENSIONS))}"
+        )
+    container = EXTENSIONS[ending]
+    if container == "tiff" and image.container == "geotiff":
+        container = "geotiff"
+    if container != image.container:
+        image = convert_image(image, container)
+    connect(path.parent).write(path.name, encode(image))
+
+
+def evaluate(
+    model: str | Model, data: str | Path, *, protocol: str = "edsr-paper-y", **options: Any
+) -> Report:
+    """PSNR and SSIM of a model on a folder or bucket with ``HR/`` and ``LR/``; as published figures are, of the network alone.
+
+    >>> rayscale.evaluate("bicubic", "Set5/x2", scale=2).psnr
+    33.66
+
+    Args:
+        protocol: ``edsr-paper-y``, ``rgb`` or ``div2k-rgb``.
+        options: of the model, where it is a name; precision is float32 unless given.
+    """
+    from rayscale.errors import ConfigError
+    from rayscale.evaluation import evaluate as score
+    from rayscale.evaluation import read_pairs
+    from rayscale.imaging.metrics import PROTOCOLS
+    from rayscale.inference import Upscaler
+
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    if isinstance(model, str):
+        model = open_model(model, **{"precision": "float32", **options})
+    upscaler = Upscaler(model._pipeline.upscaler.predictor.model, model.options, calibrate=False)
+    pairs = read_pairs(data, upscaler.scale)
+    return score(upscaler, pairs, name=model.name, protocol=PROTOCOLS[protocol])
+
+
+def list_models() -> list[dict[str, Any]]:
+    """The models that come with rayscale: name, summary, licence, figures with their protocol.
+
+    >>> [model["name"] for model in rayscale.list_models()][:2]
+    ['bilinear', 'bicubic']
+    """
+    from rayscale.models.spec import INTERPOLATIONS
+
+    cards = {name: {} if name in INTERPOLATIONS else read_card(name) for name in builtin_names()}
+    return [{**card, "name": name} for name, card in cards.items()]

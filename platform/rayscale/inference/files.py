@@ -1,0 +1,131 @@
+"""From file to file on this machine: formats by name, scenes by windows, sidecars heeded, uncertainty beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rayscale.errors import ConfigError
+from rayscale.imaging import CONTAINERS, EXTENSIONS, Handling, ending_of, probe, sidecars
+from rayscale.imaging.scene import Scene, is_scene
+from rayscale.inference.pipeline import Output, Pipeline
+from rayscale.storage import connect
+
+Change = Callable[[bytes, str | None], Output]
+"""The bytes of a file, and the container of its result where it is another, to what is made of it."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished file: its size, what is left of ``|down(SR) - LR|``, the file of its uncertainty, and what its reader
+    notes."""
+
+    width: int
+    height: int
+    residual: dict[str, float] | None = None
+    uncertainty: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def with_notes(self, notes: tuple[str, ...]) -> Written:
+        """The same with notes added."""
+        return replace(self, notes=self.notes + notes)
+
+
+def upscale_file(
+    source: Path,
+    target: Path,
+    pipeline_for: Callable[[int], Pipeline],
+    progress: Callable[[int, int], None] | None = None,
+) -> Written:
+    """Enlarge one file into another; a GeoTIFF that stays one goes by windows, so that it may be larger than memory.
+
+    Args:
+        pipeline_for: the pipeline for a number of measured channels; all have the same options.
+        progress: called with the number of windows done and of all, for a scene.
+
+    Raises OSError and the errors of reading, enlarging and writing.
+    """
+    first = pipeline_for(3)
+    notes = heed_sidecars(source, repeats=first.upscaler.repeats)
+    if is_scene_to_scene(source, target):
+        written = _upscale_scene(source, target, pipeline_for, first.upscaler.handling, progress)
+    else:
+
+        def enlarge(data: bytes, container: str | None) -> Output:
+            image = first.read(data, container)
+            return pipeline_for(len(image.measured)).run_image(image)
+
+        written = convert_file(source, target, enlarge)
+    return written.with_notes(notes)
+
+
+def convert_file(source: Path, target: Path, change: Change) -> Written:
+    """Read a file whole, change it, and write what it became."""
+    ending = ending_of(target.name)
+    # A name without ending may stay one, as the content says what it is; another is likely a folder that is not there.
+    kept = target.suffix == source.suffix and bool(target.suffix or target.name == source.name)
+    if not ending and not kept:
+        raise ConfigError(
+            f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
+            f"use one of {', '.join(sorted(EXTENSIONS))}"
+        )
+    data, container = source.read_bytes(), None
+    if not kept and ending not in CONTAINERS[probe(data).container].suffixes:
+        container = EXTENSIONS[ending]
+    output = change(data, container)
+    store = connect(target.parent)
+    store.write(target.name, output.data)
+    beside = None
+    if output.uncertainty is not None:
+        deviations, container = output.uncertainty
+        path = _beside(target, container)
+        store.write(path.name, deviations)
+        beside = str(path)
+    return Written(output.width, output.height, output.residual, beside, output.notes)
+
+
+def heed_sidecars(source: Path, *, repeats: bool = False) -> tuple[str, ...]:
+    """Notes of what files beside ``source`` tell of it, which is not read; see :func:`rayscale.imaging.sidecars.heed`."""
+
+    def read(name: str) -> bytes:
+        return source.with_name(name).read_bytes()
+
+    beside = sidecars.names_beside(source.name, lambda name: source.with_name(name).exists())
+    if not beside:
+        return ()
+    tags = sidecars.tags_of_file(source)
+    return sidecars.heed(source.name, beside, tags, read, repeats=repeats)
+
+
+def is_scene_to_scene(source: Path, target: Path) -> bool:
+    """Whether a GeoTIFF is to become one; what else it might become is refused elsewhere."""
+    return ending_of(target.name) in CONTAINERS["geotiff"].suffixes and is_scene(source)
+
+
+def stem_of(path: Path) -> str:
+    """The name without its ending, ``.nii.gz`` being one."""
+    return path.name[: len(path.name) - len(ending_of(path.name))]
+
+
+def _upscale_scene(
+    source: Path,
+    target: Path,
+    pipeline_for: Callable[[int], Pipeline],
+    handling: Handling,
+    progress: Callable[[int, int], None] | None,
+) -> Written:
+    with Scene(source, handling=handling) as scene:
+        pipeline = pipeline_for(scene.channels - len(scene.labels))
+    beside = _beside(target, "geotiff") if pipeline.options.uncertainty else None
+    larger = pipeline.run_scene(source, target, uncertainty=beside, progress=progress)
+    residual = None if larger.residual is None else larger.residual.describe()
+    named = None if beside is None else str(beside)
+    return Written(larger.width, larger.height, residual, named, larger.notes)
+
+
+def _beside(target: Path, container: str) -> Path:
+    """The file of the uncertainty of ``target``."""
+    ending, suffixes = ending_of(target.name), CONTAINERS[container].suffixes
+    ending = ending if ending in suffixes else suffixes[0]
+    return target.with_name(f"{stem_of(target)}.uncertainty{ending}")

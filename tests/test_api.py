@@ -1,0 +1,134 @@
+"""The public surface: frozen, free to import, and each name does what the command of its name does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import rayscale
+from rayscale.errors import ConfigError, InputError
+from rayscale.resampling import enlarge
+
+SURFACE = {
+    "Image",
+    "Model",
+    "Options",
+    "RayscaleError",
+    "evaluate",
+    "list_models",
+    "open_model",
+    "prepare_dataset",
+    "read_image",
+    "train",
+    "upscale",
+    "upscale_bucket",
+    "write_image",
+}
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 17, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_the_surface_is_what_was_promised() -> None:
+    assert set(rayscale.__all__) == SURFACE
+    assert set(dir(rayscale)) == SURFACE | {"__version__"}
+    for name in SURFACE:
+        assert getattr(rayscale, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'upscal'"):
+        rayscale.upscal  # noqa: B018
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    code = "import sys, rayscale; print(sorted({'torch', 'numpy', 'ray', 'mlflow', 'boto3'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
+
+
+def test_a_file_into_another_format(photo: Path, tmp_path: Path) -> None:
+    written = rayscale.upscale(photo, tmp_path / "big.tif", model="bicubic", scale=3)
+    assert (written.width, written.height) == (51, 63)
+    image = rayscale.read_image(tmp_path / "big.tif")
+    np.testing.assert_array_equal(image.pixels, enlarge(rayscale.read_image(photo).pixels, 3))
+    assert image.container == "tiff"
+
+
+def test_a_model_takes_what_people_have(photo: Path) -> None:
+    model = rayscale.open_model("bicubic", scale=2)
+    assert (model.name, model.digest, model.scale) == ("bicubic", "built-in:bicubic", 2)
+    pixels = rayscale.read_image(photo).pixels
+    expected = enlarge(pixels, 2)
+    np.testing.assert_array_equal(model.upscale(pixels), expected)
+    np.testing.assert_array_equal(model.upscale(pixels[..., 0]), expected[..., 0])
+    np.testing.assert_array_equal(model.upscale(photo).pixels, expected)
+    np.testing.assert_array_equal(model.upscale(rayscale.read_image(photo)).pixels, expected)
+    picture = model.upscale(PIL.Image.open(photo))
+    np.testing.assert_array_equal(np.asarray(picture), expected)
+    x = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    y = model.upscale(x)
+    assert y.shape == (3, 42, 34)
+    assert np.abs(y.permute(1, 2, 0).numpy() * 255 - expected).max() <= 0.51  # of rounding
+    assert model.upscale(x[None].double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_pictures_keep_their_mode(photo: Path, mode: str) -> None:
+    picture = PIL.Image.open(photo).convert(mode)
+    larger = rayscale.open_model("bicubic", scale=2).upscale(picture)
+    assert (larger.mode, larger.size) == (mode, (34, 42))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, "dict"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), "uint8"),
+        (torch.zeros(4, 4), r"\(4, 4\)"),
+        (np.zeros((4, 4, 3)), "float64"),
+        (PIL.Image.new("CMYK", (4, 4)), "CMYK"),
+    ],
+)
+def test_other_kinds_are_named(given: object, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        rayscale.open_model("bicubic", scale=2).upscale(given)
+
+
+def test_options_are_checked_at_once() -> None:
+    with pytest.raises(ConfigError, match="tile must be at least 16, not 3"):
+        rayscale.open_model("bicubic", tile=3)
+    with pytest.raises(ConfigError, match="labels must be one of refuse, nearest"):
+        rayscale.read_image(b"", labels="linear")
+
+
+def test_writing_goes_by_the_ending(photo: Path, tmp_path: Path) -> None:
+    image = rayscale.read_image(photo)
+    rayscale.write_image(image, tmp_path / "copy.webp")
+    assert rayscale.read_image(tmp_path / "copy.webp").container == "webp"
+    with pytest.raises(InputError, match=r"copy\.xyz: the ending names no format"):
+        rayscale.write_image(image, tmp_path / "copy.xyz")
+
+
+def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
+    hr = np.random.default_rng(1).integers(0, 256, (24, 24, 3), np.uint8)
+    for folder, pixels in (("HR", hr), ("LR", hr[::2, ::2])):
+        (tmp_path / folder).mkdir()
+        PIL.Image.fromarray(pixels).save(tmp_path / folder / "a.png")
+    report = rayscale.evaluate("bicubic", tmp_path, scale=2)
+    assert (report.protocol, len(report.images)) == ("edsr-paper-y", 1)
+    with pytest.raises(ConfigError, match="unknown protocol 'y'"):
+        rayscale.evaluate("bicubic", tmp_path, protocol="y")
+
+
+def test_models_have_names_and_cards() -> None:
+    models = {model["name"]: model for model in rayscale.list_models()}
+    assert {"bicubic", "edsr-baseline-x2"} <= models.keys()
+    assert models["edsr-baseline-x2"]["figures"]

@@ -1,0 +1,124 @@
+"""An option is added in one place and is there at every door."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from rayscale.errors import ConfigError
+from rayscale.fields import choices_of
+from rayscale.options import Options
+
+THROWN_AWAY = """
+import dataclasses, json, sys
+sys.path.insert(0, ".")
+import rayscale.options
+from rayscale.fields import choice
+
+@dataclasses.dataclass(frozen=True)
+class Wider(rayscale.options.Options):
+    sparkle: int = choice(0, "Grains of glitter per pixel.", int, minimum=0)
+
+rayscale.options.Options, rayscale.options.DEFAULTS = Wider, Wider()
+
+from typer.testing import CliRunner
+from rayscale.cli.app import app
+import rayscale
+from rayscale.batch.job import open_recipe
+from serve.api import create_app
+from serve.settings import ServeSettings
+
+found = {}
+for command in ("upscale", "evaluate", "info"):
+    help_ = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+    found[command] = "--sparkle" in help_ and "Grains of glitter" in help_
+document = create_app(None, ServeSettings()).openapi()
+(query,) = [p for p in document["paths"]["/v1/upscale"]["post"]["parameters"] if p["name"] == "sparkle"]
+found["http"] = query["description"]
+network, recipe = open_recipe("bicubic", Wider(sparkle=3))
+found["recipe"] = recipe.parameters["sparkle"], recipe.id != open_recipe("bicubic", Wider())[1].id
+found["provenance"] = recipe.pipeline(network, "cpu").provenance.parameters["sparkle"]
+found["python"] = rayscale.open_model("bicubic", sparkle=2).options.sparkle
+import runpy
+parser = runpy.run_path("jobs/upscale_bucket.py")["parse"]
+found["job"] = parser(["a", "b", "--model", "bicubic", "--sparkle", "4"]).sparkle
+sys.argv[0] = "docs/pages.py"
+pages = dict(runpy.run_path("docs/pages.py")["render_all"]())
+found["docs"] = all("sparkle" in pages[name] for name in ("cli.md", "http.md"))
+print(json.dumps(found))
+"""
+
+
+def test_an_option_that_is_added_in_one_place_is_at_every_door(checkout: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", THROWN_AWAY],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout) == {
+        "upscale": True,
+        "evaluate": True,
+        "info": True,
+        "http": "Grains of glitter per pixel.",
+        "recipe": [3, True],
+        "provenance": 3,
+        "python": 2,
+        "job": "4",
+        "docs": True,
+    }
+
+
+def test_every_field_is_described() -> None:
+    assert [each.name for each in choices_of(Options)] == [field.name for field in fields(Options)]
+    assert all(each.help.endswith(".") for each in choices_of(Options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(scale=2.5, ensemble=True, tile=64, format="png"),
+        Options(levels=(-0.1, 1e-12), labels="nearest", metadata="strip", precision="float32"),
+        Options(uncertainty=True, consistency=True),
+    ],
+)
+def test_text_forms_give_the_same_value(options: Options) -> None:
+    assert Options.parse(**options.to_texts()) == options
+    as_text = {name: str(value) for name, value in options.to_texts().items()}
+    assert Options.parse(**as_text) == options
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        ({"scale": "0.5"}, "scale must be at least 1, not 0.5"),
+        ({"scale": "two"}, "scale must be a number, not 'two'"),
+        ({"scale": "1.23456"}, "too many digits"),
+        ({"tile": "3"}, "tile must be at least 16, not 3"),
+        ({"ensemble": "maybe"}, "ensemble must be true or false, not 'maybe'"),
+        ({"precision": "half"}, "precision must be one of auto, float32, bfloat16, not 'half'"),
+        ({"levels": "5"}, "BLACK..WHITE"),
+        ({"levels": "9..1"}, "black below white"),
+    ],
+)
+def test_what_cannot_be_is_named(texts: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        Options.parse(**texts)
+
+
+def test_a_door_says_why_it_cannot() -> None:
+    Options().refuse("uncertainty", "no place")
+    with pytest.raises(ConfigError, match="uncertainty is not possible here: no place"):
+        Options(uncertainty=True).refuse("uncertainty", "no place")
+
+
+def test_uncertainty_is_of_the_ensemble() -> None:
+    assert Options(uncertainty=True).ensemble
