@@ -77,7 +77,6 @@ def test_every_door_makes_the_same_bytes(
         pytest.skip("back-projection needs a lossless container")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     made = _by_every_door(tmp_path, monkeypatch, name, FILES[name](tmp_path), "bicubic", options)
-    assert made["batch"] == made["http"] == made["python"] == made["line"]
     assert len(set(made.values())) == 1
 
 
