@@ -37,8 +37,8 @@ from rayscale import cluster
 from rayscale.data import Manifest, PrepareConfig, prepare
 from rayscale.data.preparation import ShardRecord, ShardTask
 from rayscale.errors import RayscaleError
-from rayscale.imaging.handling import parse_levels
 from rayscale.interruption import COMPLETE, PARTIAL, run
+from rayscale.options import parse_levels
 
 LISTED_FAILURES = 20
 PATCH = 48  # LR pixels: the default of training

@@ -49,7 +49,7 @@ parser = runpy.run_path("jobs/upscale_bucket.py")["parse"]
 found["job"] = parser(["a", "b", "--model", "bicubic", "--sparkle", "4"]).sparkle
 sys.argv[0] = "docs/pages.py"
 pages = dict(runpy.run_path("docs/pages.py")["render_all"]())
-found["docs"] = all("sparkle" in pages[name] for name in ("cli.md", "http.md"))
+found["docs"] = all("sparkle" in pages[f"reference/{name}.md"] for name in ("cli", "http"))
 print(json.dumps(found))
 """
 

@@ -9,15 +9,13 @@ import numpy as np
 from picture import draw
 from PIL import Image
 
-from rayscale.inference import Upscaler
-from rayscale.registry import open_model
+import rayscale
 
 photo, picture = sys.argv[1:]
 pixels = np.asarray(Image.open(photo).convert("RGB"))
 
 images = {"photograph": pixels}
 for name in ("bicubic", "edsr-baseline"):
-    model = open_model(name, scale=4)
-    images[f"{name} x4"] = Upscaler(model.network, scale=4).upscale_pixels(pixels)
+    images[f"{name} x4"] = rayscale.open_model(name, scale=4).upscale(pixels)
 
 draw(picture, images)

@@ -132,7 +132,7 @@ def test_scaling_or_another_type_scales_the_result_and_nothing_else(
 @pytest.mark.parametrize("value", [1e4, -1e4, 1e23])
 def test_a_value_out_of_range_is_interpolated_and_moves_no_other(name: str, value: float) -> None:
     """What lies beyond the range by more than itself is added by bicubic interpolation, which reaches two pixels."""
-    model = open_builtin("aplus-x2")[0] if name == "aplus" else make(name)
+    model = open_builtin("aplus-x2").network if name == "aplus" else make(name)
     scale, side = model.scales[0], 24
     upscaler = Upscaler(model, Options(scale=scale, precision="float32"))
     pixels = np.random.default_rng(0).uniform(0, 1, (side, side, 3)).astype(np.float32)
@@ -155,7 +155,9 @@ def test_a_value_out_of_range_is_interpolated_and_moves_no_other(name: str, valu
 @pytest.mark.parametrize("fill", [-9999, -32768])
 def test_a_fill_that_no_one_declared_spoils_its_edge_alone(fill: int) -> None:
     """The rest comes out as without it: before, values of a span of 0.4 were off by 4 wherever they lay."""
-    upscaler = Upscaler(open_builtin("edsr-baseline-x2")[0], 2, precision="float32")
+    upscaler = Upscaler(
+        open_builtin("edsr-baseline-x2").network, Options(scale=2, precision="float32")
+    )
     y, x = np.indices((40, 72))[..., None]
     scene = (0.25 + 0.2 * np.sin(x / 5 + np.arange(3)) * np.cos(y / 7)).astype(np.float32)
     filled = scene.copy()
@@ -185,7 +187,7 @@ def test_windows_agree_beside_a_value_out_of_range() -> None:
 
 @pytest.mark.parametrize("name", ["bicubic", "edsr-baseline-x2"])
 def test_values_at_the_end_of_a_type_are_named_not_the_weights(name: str) -> None:
-    upscaler = Upscaler(open_builtin(name)[0], Options(scale=2))
+    upscaler = Upscaler(open_builtin(name).network, Options(scale=2))
     for dtype, value, white, message in (
         ("f4", 3.4e38, 3e36, r"next to 3\.40282e\+38, where float32 ends.*nodata"),
         (

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rayscale.fields import Choice, choices_of
-from rayscale.imaging.handling import Handling
-from rayscale.options import Options
+from rayscale.options import Handling, Options
 
 
 def takes_options(

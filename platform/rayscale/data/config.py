@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from rayscale.errors import ConfigError
-from rayscale.imaging.handling import Handling
+from rayscale.options import Handling
 
 
 class PrepareConfig(BaseModel):

@@ -18,9 +18,9 @@ from rayscale.imaging.files import (
     sniff,
     write_image,
 )
-from rayscale.imaging.handling import Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.provenance import Provenance
+from rayscale.options import Handling
 
 __all__ = [
     "CONTAINERS",

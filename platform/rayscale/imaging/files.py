@@ -15,9 +15,9 @@ import numpy as np
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.imaging.containers import dicom, exif, geotiff, jpeg, nifti, png, tiff, webp
 from rayscale.imaging.containers.ifd import Ifd
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image, Pixels
 from rayscale.imaging.provenance import Provenance
+from rayscale.options import DEFAULTS, Handling
 from rayscale.settings import get_settings
 
 T = TypeVar("T")
@@ -221,7 +221,7 @@ def probe(data: bytes) -> Header:
 
 
 def read_image(
-    data: bytes, *, max_pixels: int | None = None, handling: Handling = DEFAULT
+    data: bytes, *, max_pixels: int | None = None, handling: Handling = DEFAULTS
 ) -> Image:
     """Decode ``data``, upright, with everything that :func:`write_image` must keep.
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.description import Description
-from rayscale.imaging.handling import Handling
 from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
 from rayscale.imaging.missing import Missing
+from rayscale.options import Handling
 
 Pixels = NDArray[Any]
 

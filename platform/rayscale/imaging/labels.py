@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.errors import UnsupportedError
-from rayscale.imaging.handling import Handling
+from rayscale.options import Handling
 
 MOST = 256
 """Different values that a band of labels may have; one with more is settled by its first part."""

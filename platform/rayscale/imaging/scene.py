@@ -26,12 +26,12 @@ from rayscale.errors import InputError, NotFoundError, StorageError, TooLargeErr
 from rayscale.imaging.containers import gdal, geotiff
 from rayscale.imaging.containers.geometadata import metadata_of, placement, put_metadata
 from rayscale.imaging.containers.ifd import Ifd
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.missing import Missing
 from rayscale.imaging.provenance import Provenance
+from rayscale.options import DEFAULTS, Handling
 from rayscale.resampling import enlarged
 from rayscale.settings import GIB, MIB, get_settings
 
@@ -84,7 +84,7 @@ class Scene:
     """
 
     def __init__(
-        self, path: str | Path, levels: Levels | None = None, handling: Handling = DEFAULT
+        self, path: str | Path, levels: Levels | None = None, handling: Handling = DEFAULTS
     ) -> None:
         self.handling = handling
         self.path = Path(os.path.realpath(path))

@@ -175,6 +175,8 @@ class Upscaler:
             try:
                 y, _ = self.predictor.enlarge(torch.tensor(planes), levels.bits)
             except RayscaleError:
+                y = torch.full((1,), torch.nan)
+            if not torch.isfinite(y).all():
                 return [self.upscale(image) for image in images]  # only some of them may fail
             values = y.permute(0, 2, 3, 1).numpy()
             out[..., channels] = levels.to_values(values, value_range, pixels.dtype)

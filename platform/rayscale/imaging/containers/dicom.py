@@ -24,12 +24,12 @@ from rayscale.imaging.containers.derivation import derive
 from rayscale.imaging.containers.elements import check_identity, identify, mend, place_of
 from rayscale.imaging.containers.frames import check_frame
 from rayscale.imaging.extras import load
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.missing import Missing
 from rayscale.imaging.provenance import Provenance
+from rayscale.options import DEFAULTS, Handling
 from rayscale.resampling import exact_scale
 
 MAX_ITEMS = 100_000
@@ -105,7 +105,7 @@ def probe(data: bytes) -> Header:
         return _header(_parse(data, 0))
 
 
-def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     """Pixels ``(H, W, C)`` as stored, or ``(N, H, W, C)`` of several frames; colours become RGB."""
     with _discreetly(_DAMAGED):
         return _read(data, max_pixels)

@@ -30,12 +30,12 @@ from rayscale.imaging.containers.geometadata import (
 )
 from rayscale.imaging.containers.ifd import MASK, Ifd
 from rayscale.imaging.containers.stacks import count_pages
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import PIXEL_TYPES, Levels
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.missing import Missing
 from rayscale.imaging.provenance import Provenance
+from rayscale.options import DEFAULTS, Handling
 
 _PLACED = (33550, 33922, 34264, 50844)  # scale, tie points, matrix, RPC
 _SYSTEM = (34735,)  # keys of the coordinate reference system
@@ -79,7 +79,7 @@ def probe(data: bytes) -> Header:
     return checked_header(Ifd.first(data))
 
 
-def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     """Decode all bands of the first page."""
     ifd = Ifd.first(data)
     header = checked_header(ifd)

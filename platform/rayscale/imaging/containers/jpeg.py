@@ -19,10 +19,10 @@ import numpy as np
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.containers import remarks
 from rayscale.imaging.description import Description
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
+from rayscale.options import DEFAULTS, Handling
 
 QUALITY = 95
 """Least quality written; a source of higher quality keeps its own."""
@@ -116,7 +116,7 @@ def probe(data: bytes) -> Header:
     return _walk(data, header_only=True).header
 
 
-def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     """Decode a JPEG to uint8, upright."""
     check_size(probe(data), max_pixels)
     segments = _walk(data, header_only=False)

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import labels
 from rayscale.imaging.extras import load
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.missing import Missing
 from rayscale.imaging.provenance import Provenance
+from rayscale.options import DEFAULTS, Handling
 from rayscale.resampling import enlarged, exact_scale
 
 _GZIP = b"\x1f\x8b"
@@ -139,7 +139,7 @@ def probe(data: bytes) -> Header:
     return replace(header, container="nifti-gz" if zipped else "nifti")
 
 
-def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     """All slices as pixels ``(N, H, W, 1)``: H is the second axis of the file, W the first, N all others."""
     header = probe(data)
     check_size(header, max_pixels)

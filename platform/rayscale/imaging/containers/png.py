@@ -21,10 +21,10 @@ from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import labels
 from rayscale.imaging.containers import jpeg
 from rayscale.imaging.description import Description
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
+from rayscale.options import DEFAULTS, Handling
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
@@ -146,7 +146,7 @@ def probe(data: bytes) -> Header:
     return _walk(data, header_only=True).header
 
 
-def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     """Decode a PNG; 16-bit files stay uint16, everything else becomes uint8."""
     header = probe(data)
     check_size(header, max_pixels)

@@ -21,10 +21,10 @@ from rayscale.imaging.containers import exif, jpeg, remarks
 from rayscale.imaging.containers.ifd import MAX_VALUES, Ifd
 from rayscale.imaging.containers.stacks import count_pages
 from rayscale.imaging.description import Description
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import METADATA_BYTES, check_size
 from rayscale.imaging.orientation import ORIENTATION_TAG, upright, upright_dpi, upright_size
+from rayscale.options import DEFAULTS, Handling
 
 MAX_SEGMENTS = MAX_VALUES
 """Strips or tiles of one page; a 64-megapixel page of 16 x 16 tiles has 250 000."""
@@ -94,7 +94,7 @@ def probe(data: bytes) -> Header:
     return _layout(Ifd.first(data)).header
 
 
-def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     """Decode the one page of a TIFF, upright, black at zero."""
     import tifffile
 

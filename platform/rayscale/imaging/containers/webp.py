@@ -16,10 +16,10 @@ import numpy as np
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.containers import exif, remarks
 from rayscale.imaging.description import Description
-from rayscale.imaging.handling import DEFAULT, Handling
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.limits import check_size
 from rayscale.imaging.orientation import exif_orientation, upright, upright_dpi, upright_size
+from rayscale.options import DEFAULTS, Handling
 
 QUALITY = 95
 """Written when the source was lossy; a VP8 stream does not tell its own."""
@@ -100,7 +100,7 @@ def probe(data: bytes) -> Header:
     return _walk(data).header
 
 
-def read(data: bytes, max_pixels: int, handling: Handling = DEFAULT) -> Image:
+def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     """Decode a still WebP to uint8 RGB, upright, with alpha where it has any."""
     import imagecodecs
 

@@ -10,7 +10,7 @@ import tifffile
 
 from rayscale.errors import ConfigError
 from rayscale.imaging import Handling, read_image
-from rayscale.imaging.handling import parse_levels
+from rayscale.options import parse_levels
 
 
 def test_levels_are_parsed() -> None:
