@@ -171,17 +171,14 @@ def _openapi() -> dict[str, Any]:
 
 
 def _values(schema: dict[str, Any]) -> str:
-    schema = next((s for s in schema.get("anyOf", []) if s.get("type") != "null"), schema) | {
-        key: value for key, value in schema.items() if key == "default"
-    }
+    inner = next((each for each in schema.get("anyOf", []) if each.get("type") != "null"), {})
+    schema = {**inner, **schema}
     if "enum" in schema:
         text = ", ".join(f"`{each}`" for each in schema["enum"])
     else:
         text = str(schema.get("type", ""))
-        if "minimum" in schema or "maximum" in schema:
-            text += f" {schema.get('minimum', '')} to {schema.get('maximum', '')}"
-        if "exclusiveMinimum" in schema:
-            text += f" above {schema['exclusiveMinimum']}"
+        for key, word in (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to")):
+            text += f" {word} {schema[key]}" if key in schema else ""
     default = schema.get("default")
     return text if default in (None, "") else f"{text}; default `{default}`"
 

@@ -4,7 +4,6 @@ python docs/examples/scene.py scene.tif larger.tif scene.png
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import numpy as np
 import rasterio
 from picture import draw
 
+import rayscale
+
 scene, larger, picture = sys.argv[1:]
-subprocess.run(
-    ["rayscale", "upscale", scene, larger, "--levels", "0..10000", "--uncertainty"], check=True
-)
+rayscale.upscale(scene, larger, scale=2, levels=(0, 10_000), uncertainty=True)
 
 colours = (1, 2, 3)  # the bands that are red, green and blue
 with rasterio.open(scene) as source, rasterio.open(larger) as result:
