@@ -98,8 +98,7 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
 
 def render_settings() -> str:
     """The variables of the library and of the service, with unit and default."""
-    from serve.settings import ServeSettings
-
+    from rayscale.serving.settings import ServeSettings
     from rayscale.settings import Settings
 
     lines = [
@@ -163,8 +162,8 @@ def render_http() -> str:
 
 
 def _openapi() -> dict[str, Any]:
-    from serve.api import create_app
-    from serve.settings import ServeSettings
+    from rayscale.serving.api import create_app
+    from rayscale.serving.settings import ServeSettings
 
     document: dict[str, Any] = create_app(None, ServeSettings(api_keys="x" * 16)).openapi()  # type: ignore[arg-type]
     return document

@@ -16,9 +16,6 @@ pytest.importorskip("rasterio")
 import nibabel
 import pydicom
 import rasterio
-from serve.engine import Engine
-from serve.jobs import Job
-from serve.settings import ServeSettings
 from tests.imaging.dicom_objects import opened, saved, scan
 
 import rayscale
@@ -28,6 +25,9 @@ from rayscale.batch.plan import Task
 from rayscale.cli import main
 from rayscale.imaging import Image, write_image
 from rayscale.options import Options
+from rayscale.serving.engine import Engine
+from rayscale.serving.jobs import Job
+from rayscale.serving.settings import ServeSettings
 from rayscale.storage import connect
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import uvicorn
-from serve.api import create_app
-from serve.engine import Engine
-from serve.settings import ServeSettings
 
 from rayscale.resampling import degrade
+from rayscale.serving.api import create_app
+from rayscale.serving.engine import Engine
+from rayscale.serving.settings import ServeSettings
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs/examples"
 

@@ -30,8 +30,8 @@ from typer.testing import CliRunner
 from rayscale.cli.app import app
 import rayscale
 from rayscale.batch.job import open_recipe
-from serve.api import create_app
-from serve.settings import ServeSettings
+from rayscale.serving.api import create_app
+from rayscale.serving.settings import ServeSettings
 
 found = {}
 for command in ("upscale", "evaluate", "info"):

@@ -415,8 +415,19 @@ def test_evaluate_adds_a_suite_and_shows_what_was_published(rayscale, photo):
 def test_settings_show_every_limit_with_its_variable(rayscale, monkeypatch):
     _, out, _ = rayscale("settings")
     assert "RAYSCALE_MAX_INPUT_PIXELS=64000000" in out
+    assert "RAYSCALE_SERVE_MAX_MODELS=4" in out
     _, out, _ = rayscale("settings", "--json")
-    assert json.loads(out)["max_input_bytes"] == 32 * 1024 * 1024
+    told = json.loads(out)
+    assert told["max_input_bytes"] == 32 * 1024 * 1024
+    assert told["serve_threads"] == 2
+
+
+def test_settings_show_no_key(rayscale, monkeypatch):
+    monkeypatch.setenv("RAYSCALE_SERVE_API_KEYS", "a-key-that-nobody-may-see")
+    for form in ([], ["--json"]):
+        code, out, _ = rayscale("settings", *form)
+        assert code == 0
+        assert "nobody-may-see" not in out
 
 
 def test_help_teaches(rayscale):

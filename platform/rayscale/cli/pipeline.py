@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import runpy
 import sys
@@ -112,7 +111,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the HTTP API.")] = None,
 ) -> None:
-    """Deploy the HTTP API on Ray Serve, as serve/config.yaml says.
+    """Deploy the HTTP API on Ray Serve.
 
     On the cluster of RAY_ADDRESS it stays until `serve shutdown`; without one a Ray of its own runs
     until Ctrl-C or SIGTERM. New requests are then refused, those in progress have RAYSCALE_SERVE_GRACE_S (60 s) to finish, and
@@ -120,11 +119,9 @@ def serve(
 
     rayscale serve --model edsr@production
     """
-    root = checkout()
-    if root is None:
-        raise ConfigError("serve/ comes with the repository, not with the wheel; run a checkout")
-    sys.path.insert(0, str(root))
-    deployment = importlib.import_module("serve.deploy")
+    from rayscale.serving import deploy as deployment
+    from rayscale.serving.settings import get_serve_settings
+
     embedded = os.environ.get("RAY_ADDRESS") in (None, "", "local")
     url = deployment.deploy(host=host, port=port, model=model)
     print(f"{url}/docs   {url}/v1/upscale?scale=2   access: {deployment.access(url)}", flush=True)
@@ -135,7 +132,7 @@ def serve(
         threading.Event().wait()
     except KeyboardInterrupt:
         note(
-            f"stopping: requests in progress have {deployment.get_serve_settings().grace_s:g} s to finish (RAYSCALE_SERVE_GRACE_S); "
+            f"stopping: requests in progress have {get_serve_settings().grace_s:g} s to finish (RAYSCALE_SERVE_GRACE_S); "
             "another Ctrl-C ends them at once"
         )
         deployment.shutdown()

@@ -63,14 +63,19 @@ def status(json_: JsonOption = False) -> None:
 
 def settings(json_: JsonOption = False) -> None:
     """Show every limit and place, its unit, and the variable that sets it."""
-    from rayscale.settings import Settings, get_settings
+    from rayscale.serving.settings import get_serve_settings
+    from rayscale.settings import get_settings
 
-    values = get_settings()
+    parts = {"": get_settings(), "serve_": get_serve_settings()}
     if json_:
-        emit(values.model_dump(mode="json"))
+        emit(
+            {p + k: v for p, part in parts.items() for k, v in part.model_dump(mode="json").items()}
+        )
         return
-    for name, field in Settings.model_fields.items():
-        print(f"RAYSCALE_{name.upper()}={getattr(values, name)}   # {field.description}")
+    for prefix, part in parts.items():
+        for name, field in type(part).model_fields.items():
+            variable = f"RAYSCALE_{prefix}{name}".upper()
+            print(f"{variable}={getattr(part, name)}   # {field.description}")
 
 
 def demo(

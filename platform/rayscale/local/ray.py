@@ -81,7 +81,8 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         # A busy machine may need longer than the default of 30 s until the node is known to its own head.
         "RAY_raylet_start_wait_time_s": "120",
         "PYTHONUNBUFFERED": "1",
-        **_proxies(root),
+        # The proxies of Ray Serve get their limits on headers from there.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rayscale.serving.front.middlewares",
         # `ray job submit -- python ...` means the python of this installation, activated or not.
         "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
     }
@@ -99,14 +100,3 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         ),
         timeout_s=180,
     )
-
-
-def _proxies(root: Path | None) -> dict[str, str]:
-    """What makes the proxies of Ray Serve find their limits, where there is a checkout."""
-    if root is None:
-        return {}
-    paths = [str(root), str(root / "platform"), os.environ.get("PYTHONPATH", "")]
-    return {
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.front.middlewares",
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }

@@ -2,29 +2,29 @@
 
 Ray Serve reads headers of any size for as long as they come, and answers with plain text where a replica is lost.
 It calls :func:`middlewares` in every proxy whose environment has
-``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.front.middlewares`` and finds this module: the images of ``infra/docker``, the
-local stack and ``rayscale serve`` see to both.
+``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=rayscale.serving.front.middlewares``: the images of ``infra/docker``, the
+local stack and ``rayscale serve`` set it.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from serve.errors import (
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from rayscale.errors import NotFoundError, RayscaleError
+from rayscale.serving.errors import (
     DeadlineError,
     OverloadedError,
     UnavailableError,
     refusal,
     rendered,
 )
-from serve.settings import get_serve_settings
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from rayscale.serving.settings import get_serve_settings
 
-from rayscale.errors import NotFoundError, RayscaleError
-
-CALLBACK = "serve.front.middlewares"
+CALLBACK = "rayscale.serving.front.middlewares"
 
 MAX_HEAD_BYTES = 64 << 10
 """Of the request line and all headers."""

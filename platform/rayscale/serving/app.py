@@ -6,7 +6,7 @@ has a bounded queue, and is what scales with load and may own a GPU. In one depl
 behind images and every refusal would cost a place among them; the price of two is one more hop, some
 milliseconds for an image of megabytes.
 
-Numbers (replicas, queues, resources) are in ``serve/config.yaml``, settings in ``serve/settings.py``.
+Numbers (replicas, queues, resources) are in ``config.yaml`` beside this file, settings in ``settings.py``.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
-from serve.drain import Drain
-from serve.errors import OverloadedError, UnavailableError
-from serve.settings import get_serve_settings
 
 from rayscale.errors import RayscaleError
+from rayscale.serving.drain import Drain
+from rayscale.serving.errors import OverloadedError, UnavailableError
+from rayscale.serving.settings import get_serve_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from serve.jobs import Job, Result
+
+    from rayscale.serving.jobs import Job, Result
 
 T = TypeVar("T")
 
@@ -35,10 +36,10 @@ log = logging.getLogger("ray.serve")
 
 
 class Upscaling:
-    """A replica with models in memory; see ``serve.engine``."""
+    """A replica with models in memory; see ``rayscale.serving.engine``."""
 
     def __init__(self) -> None:
-        from serve.engine import Engine
+        from rayscale.serving.engine import Engine
 
         self._engine = Engine(get_serve_settings())
         self._engine.start()
@@ -88,7 +89,7 @@ class Replicas:
 
 @serve.ingress()
 class Ingress:
-    """The HTTP interface of ``serve.api`` over the model replicas."""
+    """The HTTP interface of ``rayscale.serving.api`` over the model replicas."""
 
     def __init__(self, upscaling: DeploymentHandle) -> None:
         self._backend = Replicas(upscaling)
@@ -99,7 +100,7 @@ class Ingress:
         await self._drain.close(grace_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        from serve.api import create_app
+        from rayscale.serving.api import create_app
 
         settings = get_serve_settings()
         # A warning, so that no level of logging hides that a service is open.

@@ -1,7 +1,7 @@
 """Settings of the HTTP service alone, from the environment (``RAYSCALE_SERVE_*``).
 
 Limits on the size of images are shared with the rest of rayscale and live in ``rayscale.settings``; how
-many replicas there are and how long their queues may be is in ``serve/config.yaml``.
+many replicas there are and how long their queues may be is in ``config.yaml`` beside this file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from serve.keys import hash_key
 
 from rayscale.errors import ConfigError
+from rayscale.serving.keys import hash_key
 from rayscale.settings import MIB
 
 

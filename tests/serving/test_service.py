@@ -75,9 +75,8 @@ def service(
     stack: Any, line: Line, tools: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The address of the service on the stack, with ``roofs@prod`` (version 1 of 2) as its default."""
-    from serve.deploy import deploy, shutdown
-
     from rayscale import cluster, registry
+    from rayscale.serving.deploy import deploy, shutdown
 
     for seed in (1, 2):
         path = tmp_path_factory.mktemp("weights") / "model.safetensors"

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from fastapi import Query
 from fastapi.dependencies.models import Dependant
-from serve.errors import BadParameterError
 
 from rayscale.errors import ConfigError
 from rayscale.fields import Choice, choices_of
 from rayscale.options import Options
+from rayscale.serving.errors import BadParameterError
 
 LARGEST_SCALE = 16
 _MOST_CHARS = 64

@@ -15,18 +15,17 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from serve.errors import UnavailableError
-from serve.jobs import Job, Result, check_size
-from serve.shelf import Loaded, Registry, Shelf, Source
-
 from rayscale.errors import OutOfMemoryError
 from rayscale.imaging import probe
 from rayscale.inference.memory import Budget, check_memory, is_out_of_memory
 from rayscale.models.builtin import builtin_names
+from rayscale.serving.errors import UnavailableError
+from rayscale.serving.jobs import Job, Result, check_size
+from rayscale.serving.shelf import Loaded, Registry, Shelf, Source
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
-    from serve.settings import ServeSettings
+    from rayscale.serving.settings import ServeSettings
 
 
 log = logging.getLogger("ray.serve")

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import tifffile
 from fastapi.openapi.models import OpenAPI
-from serve.errors import STATUS, OverloadedError, UnavailableError
-from serve.jobs import Job
 
 from rayscale.errors import OutOfMemoryError, RayscaleError
 from rayscale.fields import choices_of
@@ -21,6 +19,8 @@ from rayscale.imaging import MIME, read_image
 from rayscale.inference.pipeline import Pipeline
 from rayscale.models.builtin import OpenedModel, builtin_names, open_builtin
 from rayscale.options import Options
+from rayscale.serving.errors import STATUS, OverloadedError, UnavailableError
+from rayscale.serving.jobs import Job
 
 KINDS = [
     ("png", 8, 3),

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from serve.engine import Engine
-from serve.errors import UnavailableError
-from serve.jobs import Job
-from serve.settings import ServeSettings
 
 from rayscale.errors import NotFoundError, OutOfMemoryError
 from rayscale.imaging import read_image
 from rayscale.options import Options
+from rayscale.serving.engine import Engine
+from rayscale.serving.errors import UnavailableError
+from rayscale.serving.jobs import Job
+from rayscale.serving.settings import ServeSettings
 
 
 @pytest.fixture

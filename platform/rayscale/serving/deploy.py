@@ -1,6 +1,6 @@
 """Deploying the service from Python, as ``rayscale serve`` and the demo do: same file as ``serve deploy``.
 
-Nothing here knows what the service does; see ``serve.app``.
+Nothing here knows what the service does; see ``rayscale.serving.app``.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 import httpx
 import yaml
-from serve.front import CALLBACK
-from serve.settings import ServeSettings, get_serve_settings
 
 from rayscale import cluster
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.registry.client import split_password
+from rayscale.serving.front import CALLBACK
+from rayscale.serving.settings import ServeSettings, get_serve_settings
+from rayscale.settings import checkout
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "serve" / "config.yaml"
+CONFIG = Path(__file__).with_name("config.yaml")
 
 # Not told to the replicas, because Ray shows runtime environments to everyone who may see its dashboard: credentials
 # must be in the environment of the cluster. Of API keys the replicas are told the hashes.
@@ -136,9 +136,11 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
     application = schema.applications[0]
     variables = dict(application.runtime_env.get("env_vars", {}))
     # On the nodes that have this checkout it is found wherever they were started; on others (images with
-    # the repository as working directory) these folders do not exist and do no harm.
-    here = f"{ROOT}:{ROOT / 'platform'}"
-    variables["PYTHONPATH"] = f"{here}:{variables.get('PYTHONPATH', '${PYTHONPATH}')}"
+    # the repository as working directory) that folder does not exist and does no harm.
+    root = checkout()
+    if root is not None:
+        path = variables.get("PYTHONPATH", "${PYTHONPATH}")
+        variables["PYTHONPATH"] = f"{root / 'platform'}:{path}"
     variables.update(_passed_on())
     hashes = _key_hashes(get_serve_settings())
     if hashes:
@@ -168,11 +170,8 @@ def _passed_on() -> dict[str, str]:
 
 
 def _prepare_proxies() -> None:
-    """Environment of a Ray that is started here: its proxies find ``serve.front``. A cluster that is joined has its own."""
+    """Environment of a Ray that is started here: its proxies load ``front``. A cluster that is joined has its own."""
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if str(ROOT) not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, paths)])
 
 
 def _key_hashes(settings: ServeSettings) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 
-from serve.errors import UnauthorizedError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rayscale.serving.errors import UnauthorizedError
 
 
 def hash_key(key: str) -> str:

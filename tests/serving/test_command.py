@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+
+import rayscale
+from rayscale.serving import deploy
 
 KEY = "a-key-of-the-command-under-test"
 
@@ -74,14 +78,15 @@ class Service:
 
 
 @contextmanager
-def serving(checkout: Path, **settings: str) -> Iterator[Service]:
+def serving(folder: Path, **settings: str) -> Iterator[Service]:
+    """``rayscale serve`` in ``folder``, with ``settings`` in its environment."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RAYSCALE_"))}
     environment |= {"RAYSCALE_SERVE_API_KEYS": KEY, "RAYSCALE_SERVE_DEVICE": "cpu", **settings}
     process = subprocess.Popen(
         [sys.executable, "-m", "rayscale", "serve", "--port", str(port)],
-        cwd=checkout,
+        cwd=folder,
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
@@ -141,11 +146,17 @@ def test_ctrl_c_ends_it_in_order(checkout: Path, tools: Any) -> None:
 
 
 @pytest.mark.stack
-def test_a_second_signal_ends_it_at_once(checkout: Path, tools: Any) -> None:
-    """Whatever is in progress; the exit code is that of the first signal, and no process is left."""
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, tools: Any) -> None:
+    """Whatever is in progress; the exit code is that of the first signal, and no process is left.
+
+    The package is one as a wheel leaves it: alone, outside of a checkout.
+    """
     data = tools.encoded(1000, 1000)
     outcome: list[object] = []
-    with serving(checkout) as service:
+    site = tmp_path / "site"
+    shutil.copytree(Path(rayscale.__file__).parent, site / "rayscale")
+    with serving(tmp_path, PYTHONPATH=str(site)) as service:
+        assert f"{site}" in service.replica.environ()["PYTHONPATH"]
 
         def post() -> None:
             try:  # a picture of minutes
@@ -176,6 +187,10 @@ def finish(connection: socket.socket, rest: bytes) -> int:
         with suppress(ConnectionError):
             connection.sendall(rest)
         return int(connection.recv(65536).split()[1])
+
+
+def test_the_configuration_of_the_repository_is_that_of_the_package(checkout: Path) -> None:
+    assert (checkout / "serve" / "config.yaml").samefile(deploy.CONFIG)
 
 
 def test_a_key_variable_without_a_key_starts_nothing(checkout: Path) -> None:

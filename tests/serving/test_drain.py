@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
-from serve.api import create_app
-from serve.drain import Drain
-from serve.settings import ServeSettings
 
 from rayscale.errors import NotFoundError
+from rayscale.serving.api import create_app
+from rayscale.serving.drain import Drain
+from rayscale.serving.settings import ServeSettings
 
 
 class Backend:

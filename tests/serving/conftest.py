@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 from fastapi import FastAPI
-from serve.api import create_app
-from serve.engine import Engine
-from serve.settings import ServeSettings
-from serve.shelf import Version
 
 from rayscale.errors import NotFoundError
 from rayscale.imaging import Image, write_image
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
+from rayscale.serving.api import create_app
+from rayscale.serving.engine import Engine
+from rayscale.serving.settings import ServeSettings
+from rayscale.serving.shelf import Version
 from rayscale.settings import get_settings
 
 

@@ -12,11 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from serve.errors import BadParameterError, BodyTimeoutError, LengthRequiredError, OverloadedError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayscale.errors import TooLargeError
+from rayscale.serving.errors import (
+    BadParameterError,
+    BodyTimeoutError,
+    LengthRequiredError,
+    OverloadedError,
+)
 
 
 @dataclass

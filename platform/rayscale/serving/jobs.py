@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from serve.errors import BadParameterError, SourceNotAllowedError
-
 from rayscale.imaging import Header
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.limits import check_size as check_input
 from rayscale.options import DEFAULTS, Options
+from rayscale.serving.errors import BadParameterError, SourceNotAllowedError
 from rayscale.settings import get_settings
 
 # The grammar of rayscale.registry, told here without importing MLflow.

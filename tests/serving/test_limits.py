@@ -6,10 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
-from serve.errors import BadParameterError, BodyTimeoutError, LengthRequiredError, OverloadedError
-from serve.limits import BodyLimit
 
 from rayscale.errors import TooLargeError
+from rayscale.serving.errors import (
+    BadParameterError,
+    BodyTimeoutError,
+    LengthRequiredError,
+    OverloadedError,
+)
+from rayscale.serving.limits import BodyLimit
 
 
 async def read_all(scope: Any, receive: Any, send: Any) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serve import deploy
-from serve.settings import ServeSettings, get_serve_settings
 
 from rayscale.errors import ConfigError
+from rayscale.serving import deploy
+from rayscale.serving.settings import ServeSettings, get_serve_settings
 
 KEY = "a-key-of-more-than-sixteen-characters"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()

@@ -14,8 +14,9 @@ import pytest
 import uvicorn
 from ray.serve._private.http_util import validate_http_proxy_callback_return
 from ray.serve._private.utils import call_function_from_import_path
-from serve import front
 from starlette.responses import JSONResponse, PlainTextResponse
+
+from rayscale.serving import front
 
 GET = b"GET /fine HTTP/1.1\r\nHost: x\r\n"
 

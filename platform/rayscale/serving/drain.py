@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from serve.errors import UnavailableError
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rayscale.serving.errors import UnavailableError
 
 
 class Drain:

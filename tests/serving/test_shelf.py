@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from serve.errors import BadParameterError, UnavailableError
-from serve.settings import ServeSettings
-from serve.shelf import Shelf
 
 from rayscale.errors import InputError, NotFoundError, StorageError
 from rayscale.models.builtin import builtin_names
 from rayscale.options import Options
+from rayscale.serving.errors import BadParameterError, UnavailableError
+from rayscale.serving.settings import ServeSettings
+from rayscale.serving.shelf import Shelf
 
 
 def shelf(registry: Any, **settings: Any) -> Shelf:

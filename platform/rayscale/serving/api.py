@@ -1,6 +1,6 @@
 """The HTTP interface: paths, parameters, headers, documentation. No Ray and no models.
 
-What does the work is a :class:`Backend`: model replicas reached through Ray Serve (``serve.app``), or an
+What does the work is a :class:`Backend`: model replicas reached through Ray Serve (``rayscale.serving.app``), or an
 ``Engine`` in the same process.
 """
 
@@ -17,8 +17,15 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
-from serve.drain import Door, Drain
-from serve.errors import (
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rayscale import __version__, strictjson
+from rayscale.errors import ConfigError, UnsupportedError
+from rayscale.imaging import MIME, probe
+from rayscale.options import Options
+from rayscale.serving.drain import Door, Drain
+from rayscale.serving.errors import (
     BadParameterError,
     DeadlineError,
     Guard,
@@ -27,18 +34,11 @@ from serve.errors import (
     documented,
     install,
 )
-from serve.jobs import Job, Result, check_reference, check_size
-from serve.keys import KeyCheck
-from serve.limits import BodyLimit
-from serve.options import parameters_of, query_options
-from serve.settings import ServeSettings
-from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from rayscale import __version__, strictjson
-from rayscale.errors import ConfigError, UnsupportedError
-from rayscale.imaging import MIME, probe
-from rayscale.options import Options
+from rayscale.serving.jobs import Job, Result, check_reference, check_size
+from rayscale.serving.keys import KeyCheck
+from rayscale.serving.limits import BodyLimit
+from rayscale.serving.options import parameters_of, query_options
+from rayscale.serving.settings import ServeSettings
 from rayscale.settings import get_settings
 
 _NOTES, _NOTE_CHARS = 8, 400  # of the notes in a header, which proxies hold to 8 KiB
@@ -48,7 +48,7 @@ _READY_FOR_S = 60.0
 
 
 class Backend(Protocol):
-    """What answers: its errors are those of ``serve.errors.STATUS``."""
+    """What answers: its errors are those of ``rayscale.serving.errors.STATUS``."""
 
     async def ready(self) -> bool:
         """Whether the default model is loaded."""

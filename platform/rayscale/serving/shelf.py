@@ -18,9 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from serve.errors import BadParameterError, UnavailableError
-from serve.jobs import check_reference
-
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 from rayscale.imaging import Handling
 from rayscale.inference.pipeline import Pipeline
@@ -35,12 +32,13 @@ from rayscale.models.builtin import (
 from rayscale.models.registry import SYSTEMS, describe
 from rayscale.models.spec import INTERPOLATIONS
 from rayscale.options import Options
+from rayscale.serving.errors import BadParameterError, UnavailableError
+from rayscale.serving.jobs import check_reference
 
 if TYPE_CHECKING:
-    from serve.settings import ServeSettings
-
     from rayscale.models.network import SuperResolver
     from rayscale.models.spec import ModelSpec
+    from rayscale.serving.settings import ServeSettings
 
 log = logging.getLogger("ray.serve")
 
