@@ -136,12 +136,12 @@ class Options(Handling):
     )
     consistency: bool = choice(
         False,
-        "Correct the result until shrinking it gives the input back; tells what is left.",
+        "Correct the result until shrinking it gives the input back; report what is left.",
         bool,
     )
     uncertainty: bool = choice(
         False,
-        "Write big.uncertainty.tif (NIfTI: .nii) besides: the standard deviation of each value over the ensemble, "
+        "Write big.uncertainty.tif (NIfTI: .nii) as well: the standard deviation of each value over the ensemble, "
         "float32, in the units of the image. Implies ensemble.",
         bool,
         shapes=False,

@@ -180,13 +180,13 @@ def test_lists_of_keys(tmp_path: Path) -> None:
 )
 def test_what_is_no_list_of_keys(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(InputError, match="no list of keys"):
+    with pytest.raises(InputError, match="not a list of keys"):
         read_keys(tmp_path / name)
 
 
 def test_a_parquet_without_keys(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"name": ["a"]}), tmp_path / "k.parquet")
-    with pytest.raises(InputError, match="no list of keys"):
+    with pytest.raises(InputError, match="not a list of keys"):
         read_keys(tmp_path / "k.parquet")
     (tmp_path / "empty.txt").write_bytes(b"\n")
     with pytest.raises(NotFoundError, match="lists no keys"):

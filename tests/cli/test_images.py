@@ -206,7 +206,7 @@ def test_a_name_that_is_no_model_hears_which_there_are(rayscale, photo, tmp_path
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     code, _, err = rayscale("upscale", photo, tmp_path / "b.png", "-m", "nosuch")
     assert code == 2
-    assert "'nosuch' is no built-in model (bilinear, bicubic, " in err
+    assert "'nosuch' is not a built-in model (bilinear, bicubic, " in err
 
 
 def test_a_fault_of_one_file_leaves_the_others(rayscale, photo, tmp_path, monkeypatch):

@@ -161,11 +161,11 @@ def read_keys(uri: str | Path) -> list[str]:
             else:
                 keys = lines
         if not all(isinstance(key, str) for key in keys):
-            raise TypeError("a key is no text")
+            raise TypeError("a key is not text")
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors
         short = str(error).partition("\n")[0][:200]
         raise InputError(
-            f"{uri} is no list of keys ({type(error).__name__}: {short}); expected a column 'key' in .parquet, an object "
+            f"{uri} is not a list of keys ({type(error).__name__}: {short}); expected a column 'key' in .parquet, an object "
             "with 'key' per line in .jsonl, or text with one key per line"
         ) from error
     if not keys:

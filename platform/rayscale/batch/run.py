@@ -151,7 +151,7 @@ def upscale_bucket(
                 for news in pool.run(plan.todo):
                     if lease.lost:
                         raise BusyError(
-                            f"another driver took over {sink.uri} while this one was silent; it goes on"
+                            f"another driver took over {sink.uri} while this one was silent, and continues"
                         )
                     if not isinstance(news, Windows):
                         manifest.append(news)

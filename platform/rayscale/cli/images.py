@@ -188,7 +188,7 @@ def evaluate(
         str, typer.Option(help="edsr-paper-y, rgb or div2k-rgb: what the figures mean.")
     ] = "edsr-paper-y",
     suite: Annotated[
-        str | None, typer.Option(help="satellite or medical: measure what these sets need besides.")
+        str | None, typer.Option(help="satellite or medical: also measure what these sets need.")
     ] = None,
     device: DeviceOption = "auto",
     json_: JsonOption = False,

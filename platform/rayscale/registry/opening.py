@@ -51,6 +51,6 @@ def open_model(
         if {"@", "/"}.intersection(name):
             raise
         raise type(error)(
-            f"{name!r} is no built-in model ({', '.join(builtin_names())}), and {error}"
+            f"{name!r} is not a built-in model ({', '.join(builtin_names())}), and {error}"
         ) from error
     return OpenedModel(load(version), version.digest, version.ref)
