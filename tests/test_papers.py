@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import yaml
 
+from rayscale import __version__
 from rayscale.batch import plan
 from rayscale.data import manifest
 from rayscale.models import weights
@@ -57,3 +59,24 @@ def test_hooks_call_the_locked_tools(checkout: Path):
         tool = hook["entry"].split()[0].removeprefix(".venv/bin/")
         package = {"lint-imports": "import-linter"}.get(tool, tool)
         assert re.search(rf"^{package}==", locked, re.M), tool
+
+
+def test_images_and_tag_have_the_version_of_the_package(checkout: Path):
+    """The one place is ``rayscale.__version__``; a release is a tag of the same number with an entry in the changelog."""
+    for file in (
+        "infra/docker/compose.yaml",
+        "infra/kuberay/base/raycluster.yaml",
+        "infra/README.md",
+    ):
+        named = re.findall(r"rayscale(?:-mlflow)?:(\d[\w.]*)", (checkout / file).read_text())
+        assert set(named) == {__version__}, file
+    tags = subprocess.run(
+        ["git", "tag", "--points-at", "HEAD", "v*"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split()
+    assert tags in ([], [f"v{__version__}"])
+    changes = (checkout / "CHANGELOG.md").read_text()
+    assert all(f"## [{tag[1:]}]" in changes for tag in tags)
