@@ -30,11 +30,11 @@ from rayscale.imaging.metrics import PROTOCOLS, Protocol
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import BUNDLED, open_builtin
 from rayscale.models.network import SuperResolver
+from rayscale.models.registry import systems
 from rayscale.models.weights import read_weights, save_model, sha256_of
 from rayscale.options import Options
 from rayscale.storage import Store, connect
 from rayscale.training.checkpoint import Checkpoints
-from rayscale.training.recipes import ADVERSARIAL
 from rayscale.training.run import CHECKPOINTS, CONFIG, MODEL, RESULT, read_result
 
 MOST_BYTES = 6_000_000
@@ -145,7 +145,8 @@ def recipe(run: Store) -> dict[str, Any]:
     """Every setting that determines the weights, as ``section.key``; places and machines are left out."""
     config = yaml.safe_load(run.read(CONFIG))
     left_out = set(_CIRCUMSTANCES)
-    if config["model"].get("name") not in ADVERSARIAL:
+    system = systems().get(config["model"].get("name"))
+    if system is None or not system.is_adversarial:
         left_out.add("adversarial")
     values: dict[str, Any] = {"run.seed": config["run"]["seed"]}
     for name, section in config.items():

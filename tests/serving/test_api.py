@@ -230,7 +230,7 @@ def test_unknown_models(make_app: Any, tools: Any, reference: str) -> None:
         ("scale=1.23456", "digits"),
         ("scale=0", "scale"),
         ("scale=1", "scale"),
-        ("consistancy=true", "'consistancy' is not a parameter"),
+        ("sharpness=true", "'sharpness' is not a parameter"),
         ("uncertainty=true", "an answer holds one image"),
         ("tile=3", "tile"),
         ("precision=half", "precision"),

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from rayscale.errors import ConfigError
-from rayscale.models.registry import model_names
+from rayscale.models.registry import systems
 from rayscale.training.config import TrainConfig, load_config
-from rayscale.training.recipes import ADVERSARIAL, RECIPES
+
+TRAINED = [name for name, system in systems().items() if system.recipes]
 
 
-@pytest.mark.parametrize("system", RECIPES)
+@pytest.mark.parametrize("system", TRAINED)
 @pytest.mark.parametrize("recipe", ["paper", "short"])
 def test_every_recipe_is_a_configuration(system: str, recipe: str) -> None:
     config = load_config(None, [f"model.name={system}", f"recipe={recipe}"])
@@ -23,9 +24,12 @@ def test_every_recipe_is_a_configuration(system: str, recipe: str) -> None:
         assert config.optimizer.steps <= 28_000
 
 
-def test_every_recipe_is_of_a_system() -> None:
-    assert set(RECIPES) <= set(model_names())
-    assert set(ADVERSARIAL) <= set(RECIPES)
+def test_every_network_has_both_recipes() -> None:
+    untrained = {"nearest", "bilinear", "bicubic", "aplus"}  # by no gradient
+    assert set(systems()) - set(TRAINED) == untrained
+    assert all(set(systems()[name].recipes) == {"paper", "short"} for name in TRAINED)
+    adversarial = {name for name, system in systems().items() if system.is_adversarial}
+    assert adversarial == {"srgan", "meta-srgan"}
 
 
 def test_edsr_is_the_default_of_the_sections() -> None:

@@ -14,6 +14,7 @@ from rayscale.models.luma import LUMA_GAIN, LumaResolver
 from rayscale.models.network import full_precision, require_trunk
 from rayscale.models.path import widened
 from rayscale.models.spec import ModelSpec
+from rayscale.models.system import UNSHIFTED_OPTIONS, system
 from rayscale.resampling import upsample
 
 WINDOW = 9
@@ -30,6 +31,13 @@ _AT_ONCE = (
 )  # patches whose products with all atoms are in memory together: 128 MiB at 1024 atoms
 
 
+@system(
+    "aplus",
+    "A+, 1024 anchored regressors from 30 features, luma only (Timofte et al. 2014)",
+    defaults={"filters": 30, "blocks": 1024, "value_range": 1.0},
+    options=UNSHIFTED_OPTIONS,
+    channels=1,
+)
 class APlus(LumaResolver):
     """Bicubic interpolation plus, for every LR pixel, a patch of 3x3 LR pixels regressed from its features.
 

@@ -15,8 +15,24 @@ from rayscale.models.network import (
 )
 from rayscale.models.path import Skip
 from rayscale.models.spec import ModelSpec
+from rayscale.models.system import EDSR_OPTIONS, GUARDED, SHORT, system
 
 
+# The official code skips updates whose loss is far above the last epoch's: the wide network can diverge.
+@system(
+    "edsr",
+    "EDSR of the paper, 32 blocks of 256 filters, residual scaling 0.1",
+    defaults={"filters": 256, "blocks": 32, "residual_scaling": 0.1},
+    options=EDSR_OPTIONS,
+    recipes={"paper": GUARDED, "short": {**GUARDED, **SHORT, "optimizer.lr": 2e-4}},
+)
+@system(
+    "edsr-baseline",
+    "EDSR, 16 blocks of 64 filters (Lim et al. 2017)",
+    defaults={"filters": 64, "blocks": 16},
+    options=EDSR_OPTIONS,
+    recipes={"paper": {}, "short": SHORT},
+)
 class EDSR(SuperResolver):
     """One trunk of residual blocks at LR size and an upsampler at the end, for one scale.
 

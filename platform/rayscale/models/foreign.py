@@ -20,7 +20,7 @@ from rayscale.errors import ConfigError, InputError
 from rayscale.models.edsr import EDSR
 from rayscale.models.mdsr import MDSR
 from rayscale.models.network import SuperResolver, identity
-from rayscale.models.registry import SYSTEMS, find_system
+from rayscale.models.registry import find_system, systems
 from rayscale.models.spec import ModelSpec, default_mean
 
 Layout = Literal["official", "basicsr", "super-image"]
@@ -177,12 +177,12 @@ def _infer(state: Mapping[str, Tensor], name: str | None) -> ModelSpec:
         channels=channels,
         filters=filters,
         blocks=ends[0],
-        residual_scaling=SYSTEMS[system].defaults.get("residual_scaling", 1.0),
+        residual_scaling=find_system(system).defaults.get("residual_scaling", 1.0),
     )
 
 
 def _name(network: type[SuperResolver], filters: int, blocks: int, name: str | None) -> str:
-    family = [system for system in SYSTEMS.values() if system.network is network]
+    family = [system for system in systems().values() if system.network is network]
     size = {"filters": filters, "blocks": blocks}
     exact = [
         system.name

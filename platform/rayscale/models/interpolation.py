@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from rayscale.models.network import SuperResolver
+from rayscale.models.system import system
 from rayscale.resampling import nearest_places, upsample
+
+_NO_WEIGHTS = {"filters": 0, "blocks": 0}
 
 
 class _Interpolation(SuperResolver):
@@ -30,18 +33,13 @@ class _Interpolation(SuperResolver):
         return 4  # bicubic reaches 2 LR pixels, bilinear 1; a margin costs nothing here
 
 
-class Bicubic(_Interpolation):
-    """Cubic convolution (Keys 1981, a = -0.5)."""
-
-    method = "bicubic"
-
-
-class Bilinear(_Interpolation):
-    """Linear interpolation."""
-
-    method = "bilinear"
-
-
+@system(
+    "nearest",
+    "nearest neighbour: pixels repeated, for class maps and bit fields",
+    defaults=_NO_WEIGHTS,
+    options=("value_range",),
+    multiscale=True,
+)
 class Nearest(_Interpolation):
     """Every pixel repeated; the ``Upscaler`` repeats the stored values themselves, whatever their type."""
 
@@ -50,3 +48,29 @@ class Nearest(_Interpolation):
             places = torch.from_numpy(nearest_places(x.shape[axis], scale)).to(x.device)
             x = x.index_select(axis, places)
         return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@system(
+    "bilinear",
+    "linear interpolation",
+    defaults=_NO_WEIGHTS,
+    options=("value_range",),
+    multiscale=True,
+)
+class Bilinear(_Interpolation):
+    """Linear interpolation."""
+
+    method = "bilinear"
+
+
+@system(
+    "bicubic",
+    "cubic interpolation as in MATLAB, the usual baseline",
+    defaults=_NO_WEIGHTS,
+    options=("value_range",),
+    multiscale=True,
+)
+class Bicubic(_Interpolation):
+    """Cubic convolution (Keys 1981, a = -0.5)."""
+
+    method = "bicubic"

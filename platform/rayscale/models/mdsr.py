@@ -15,8 +15,26 @@ from rayscale.models.network import (
 )
 from rayscale.models.path import Skip
 from rayscale.models.spec import ModelSpec
+from rayscale.models.system import INTEGER_SCALES, SHORT, Values, system
+
+_PAPER: Values = {**INTEGER_SCALES, "optimizer.steps": 650_000}
+_SHORT: Values = {**INTEGER_SCALES, **SHORT}
 
 
+@system(
+    "mdsr",
+    "MDSR of the paper, one network for x2, x3 and x4, 80 blocks of 64 filters",
+    defaults={"filters": 64, "blocks": 80},
+    multiscale=True,
+    recipes={"paper": _PAPER, "short": {**_SHORT, "optimizer.lr": 2e-4}},
+)
+@system(
+    "mdsr-baseline",
+    "MDSR, one network for x2, x3 and x4, 16 blocks of 64 filters",
+    defaults={"filters": 64, "blocks": 16},
+    multiscale=True,
+    recipes={"paper": _PAPER, "short": _SHORT},
+)
 class MDSR(SuperResolver):
     """Per scale: two 5x5 residual blocks before and an upsampler after the shared trunk.
 

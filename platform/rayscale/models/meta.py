@@ -21,6 +21,15 @@ from rayscale.models.network import (
 from rayscale.models.path import reach
 from rayscale.models.spec import ModelSpec
 from rayscale.models.srresnet import norm_body, norm_head
+from rayscale.models.system import (
+    EDSR_OPTIONS,
+    GUARDED,
+    SHORT,
+    TENTHS,
+    UNSHIFTED_OPTIONS,
+    Values,
+    system,
+)
 from rayscale.resampling import exact_scale
 
 _KERNEL = 3
@@ -125,6 +134,18 @@ class _MetaResolver(SuperResolver):
         return reach((self.head, self.body)) + _KERNEL // 2
 
 
+# Hu et al. 2019: LR patches of 50, the rate halved every 200 epochs (of 1000 steps).
+@system(
+    "meta-edsr",
+    "EDSR-baseline's trunk with meta-upscale, one network for all scales (after Hu et al. 2019)",
+    defaults={"filters": 64, "blocks": 16},
+    options=EDSR_OPTIONS,
+    multiscale=True,
+    recipes={
+        "paper": {**TENTHS, "data.patch": 50},
+        "short": {**TENTHS, **SHORT, "data.patch": 20},
+    },
+)
 class MetaEDSR(_MetaResolver):
     """The trunk of EDSR-baseline (16 blocks of 64 filters, no normalisation) with meta-upscale."""
 
@@ -145,6 +166,29 @@ class MetaEDSR(_MetaResolver):
         return enlarged
 
 
+# Tan et al. 2020 in the form of their later MIASSR: L1 first (adversarial.weight=0), then 100 epochs against the
+# discriminator, the rate halved after 50. Epochs of 1000 steps are an assumption.
+_GAN: Values = {**TENTHS, **GUARDED, "adversarial.content": "l1"}
+
+
+@system(
+    "meta-srgan",
+    "Meta-SRGAN for one-channel scans, one network for all scales, 5 blocks (Tan et al. 2020)",
+    defaults={"filters": 64, "blocks": 5, "value_range": 1.0},
+    options=UNSHIFTED_OPTIONS,
+    multiscale=True,
+    channels=1,
+    recipes={
+        "paper": {
+            **_GAN,
+            "data.patch": 50,
+            "optimizer.decay_every": 50_000,
+            "optimizer.steps": 100_000,
+        },
+        "short": {**_GAN, **SHORT, "data.patch": 20},
+    },
+    pretraining="the model.safetensors of the same job with adversarial.weight=0",
+)
 class MetaSRGAN(_MetaResolver):
     """The generator of Meta-SRGAN: SRGAN's trunk with 5 blocks of 64 filters, then meta-upscale.
 

@@ -1,188 +1,49 @@
-"""The table of systems: their names, their defaults, and how to build them.
+"""The table of systems: their names, and how to build their networks.
 
-A new system of the field is one ``System`` entry here. Registered *trained* models are the business of
-``rayscale.registry``.
+A new system of the field is one module that registers itself (``rayscale.models.system``). Registered *trained* models are
+the business of ``rayscale.registry``.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from rayscale.errors import ConfigError, NotFoundError
-from rayscale.models.aplus import APlus
+from rayscale.models import aplus, edsr, interpolation, mdsr, meta, srcnn, srresnet, vdsr
 from rayscale.models.builtin import bundled_names, read_spec
-from rayscale.models.edsr import EDSR
-from rayscale.models.interpolation import Bicubic, Bilinear, Nearest
-from rayscale.models.mdsr import MDSR
-from rayscale.models.meta import MetaEDSR, MetaSRGAN
 from rayscale.models.network import SuperResolver
 from rayscale.models.spec import ModelSpec
-from rayscale.models.srcnn import SRCNN, SRCNN955
-from rayscale.models.srresnet import SRResNet
-from rayscale.models.vdsr import VDSR
+from rayscale.models.system import SYSTEMS, System, load_entry_points
+
+_MODULES = (interpolation, aplus, srcnn, vdsr, srresnet, edsr, mdsr, meta)
+"""Those whose systems come with rayscale, in the order in which they are shown; importing them has registered these."""
 
 
-@dataclass(frozen=True)
-class System:
-    """One entry of the table.
-
-    ``defaults`` are fields of ``ModelSpec``; ``options`` names those that ``create_model`` may override.
-    A ``multiscale`` network serves all ``scales`` at once, another is built for one of them. ``channels`` is what
-    it is built for unless told: 1 where the network sees luma alone.
-    """
-
-    name: str
-    network: type[SuperResolver]
-    summary: str
-    defaults: dict[str, Any] = field(default_factory=dict)
-    options: tuple[str, ...] = ("filters", "blocks", "value_range", "mean")
-    scales: tuple[int, ...] = (2, 3, 4)
-    multiscale: bool = False
-    channels: int = 3
-
-
-_EDSR_OPTIONS = ("filters", "blocks", "residual_scaling", "value_range", "mean")
-_UNSHIFTED_OPTIONS = ("filters", "blocks", "value_range")
-
-SYSTEMS: dict[str, System] = {
-    system.name: system
-    for system in (
-        System(
-            "nearest",
-            Nearest,
-            "nearest neighbour: pixels repeated, for class maps and bit fields",
-            {"filters": 0, "blocks": 0},
-            options=("value_range",),
-            multiscale=True,
-        ),
-        System(
-            "bilinear",
-            Bilinear,
-            "linear interpolation",
-            {"filters": 0, "blocks": 0},
-            options=("value_range",),
-            multiscale=True,
-        ),
-        System(
-            "bicubic",
-            Bicubic,
-            "cubic interpolation as in MATLAB, the usual baseline",
-            {"filters": 0, "blocks": 0},
-            options=("value_range",),
-            multiscale=True,
-        ),
-        System(
-            "aplus",
-            APlus,
-            "A+, 1024 anchored regressors from 30 features, luma only (Timofte et al. 2014)",
-            {"filters": 30, "blocks": 1024, "value_range": 1.0},
-            options=("filters", "blocks", "value_range"),
-            channels=1,
-        ),
-        System(
-            "srcnn",
-            SRCNN,
-            "SRCNN 9-1-5 of 64 and 32 filters, on luma (Dong et al. 2014)",
-            {"filters": 64, "blocks": 0, "value_range": 1.0},
-            options=("filters", "value_range"),
-            channels=1,
-        ),
-        System(
-            "srcnn-955",
-            SRCNN955,
-            "SRCNN 9-5-5, the best of the paper, on luma (Dong et al. 2015)",
-            {"filters": 64, "blocks": 0, "value_range": 1.0},
-            options=("filters", "value_range"),
-            channels=1,
-        ),
-        System(
-            "vdsr",
-            VDSR,
-            "VDSR, one network for all scales, 20 layers of 64 filters, on luma (Kim et al. 2016)",
-            {"filters": 64, "blocks": 20, "value_range": 1.0},
-            options=_UNSHIFTED_OPTIONS,
-            multiscale=True,
-            channels=1,
-        ),
-        System(
-            "srresnet",
-            SRResNet,
-            "SRResNet, 16 blocks of 64 filters with batch normalisation (Ledig et al. 2017)",
-            {"filters": 64, "blocks": 16, "value_range": 1.0},
-            options=_UNSHIFTED_OPTIONS,
-        ),
-        System(
-            "srgan",
-            SRResNet,
-            "SRGAN: SRResNet trained against a discriminator (Ledig et al. 2017)",
-            {"filters": 64, "blocks": 16, "value_range": 1.0},
-            options=_UNSHIFTED_OPTIONS,
-        ),
-        System(
-            "edsr-baseline",
-            EDSR,
-            "EDSR, 16 blocks of 64 filters (Lim et al. 2017)",
-            {"filters": 64, "blocks": 16},
-            options=_EDSR_OPTIONS,
-        ),
-        System(
-            "edsr",
-            EDSR,
-            "EDSR of the paper, 32 blocks of 256 filters, residual scaling 0.1",
-            {"filters": 256, "blocks": 32, "residual_scaling": 0.1},
-            options=_EDSR_OPTIONS,
-        ),
-        System(
-            "mdsr-baseline",
-            MDSR,
-            "MDSR, one network for x2, x3 and x4, 16 blocks of 64 filters",
-            {"filters": 64, "blocks": 16},
-            multiscale=True,
-        ),
-        System(
-            "mdsr",
-            MDSR,
-            "MDSR of the paper, one network for x2, x3 and x4, 80 blocks of 64 filters",
-            {"filters": 64, "blocks": 80},
-            multiscale=True,
-        ),
-        System(
-            "meta-edsr",
-            MetaEDSR,
-            "EDSR-baseline's trunk with meta-upscale, one network for all scales (after Hu et al. 2019)",
-            {"filters": 64, "blocks": 16},
-            options=_EDSR_OPTIONS,
-            multiscale=True,
-        ),
-        System(
-            "meta-srgan",
-            MetaSRGAN,
-            "Meta-SRGAN for one-channel scans, one network for all scales, 5 blocks (Tan et al. 2020)",
-            {"filters": 64, "blocks": 5, "value_range": 1.0},
-            options=_UNSHIFTED_OPTIONS,
-            multiscale=True,
-            channels=1,
-        ),
-    )
-}
+def systems() -> Mapping[str, System]:
+    """All systems by name: those of rayscale, then those of other packages."""
+    load_entry_points()
+    names = [module.__name__ for module in _MODULES]
+    ours = [each for each in SYSTEMS.values() if each.network.__module__ in names]
+    ours.sort(key=lambda each: names.index(each.network.__module__))
+    return {each.name: each for each in ours} | SYSTEMS
 
 
 def model_names() -> list[str]:
     """Names of all systems, in the order of the table."""
-    return list(SYSTEMS)
+    return list(systems())
 
 
 def find_system(name: str) -> System:
     """The entry of ``name``; NotFoundError lists the names, the closest first."""
-    if name in SYSTEMS:
-        return SYSTEMS[name]
-    close = difflib.get_close_matches(name, SYSTEMS, n=3)
-    names = close + [other for other in SYSTEMS if other not in close]
+    table = systems()
+    if name in table:
+        return table[name]
+    close = difflib.get_close_matches(name, table, n=3)
+    names = close + [other for other in table if other not in close]
     raise NotFoundError(f"there is no model {name!r}; the models are {', '.join(names)}")
 
 

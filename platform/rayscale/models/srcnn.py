@@ -11,8 +11,37 @@ from rayscale.errors import ConfigError
 from rayscale.models.luma import PreUpsampled, he_conv
 from rayscale.models.path import Affine
 from rayscale.models.spec import ModelSpec
+from rayscale.models.system import SHORT, Values, system
+
+# Dong et al. 2014: 33x33 sub-images (here 16 LR pixels), about 8e8 backpropagations; in batches of 128, from memory.
+_PAPER: Values = {
+    "data.patch": 16,
+    "data.batch": 128,
+    "optimizer.algorithm": "sgd",
+    "optimizer.last_layer_lr": 0.1,
+    "optimizer.decay": 1.0,
+    "optimizer.loss": "euclidean",
+    "optimizer.steps": 6_250_000,
+}
+# Adam in place of SGD: the published schedule needs millions of steps to leave bicubic behind. A network that computes
+# the image itself, not a residual, loses what it learns late in the 8 bits of bfloat16.
+_SHORT: Values = {
+    **SHORT,
+    "precision": "float32",
+    "data.patch": 16,
+    "data.batch": 4,
+    "optimizer.loss": "mse",
+    "optimizer.steps": 28_000,
+}
+_FACTS: Values = {
+    "defaults": {"filters": 64, "blocks": 0, "value_range": 1.0},
+    "options": ("filters", "value_range"),
+    "channels": 1,
+    "recipes": {"paper": _PAPER, "short": _SHORT},
+}
 
 
+@system("srcnn", "SRCNN 9-1-5 of 64 and 32 filters, on luma (Dong et al. 2014)", **_FACTS)
 class SRCNN(PreUpsampled):
     """Three convolutions on bicubic luma, 9-1-5 of 64 and 32 filters: trained for one scale.
 
@@ -46,6 +75,7 @@ class SRCNN(PreUpsampled):
         return nn.Sequential(Affine(1 / value_range), self.layers, Affine(value_range))
 
 
+@system("srcnn-955", "SRCNN 9-5-5, the best of the paper, on luma (Dong et al. 2015)", **_FACTS)
 class SRCNN955(SRCNN):
     """The best of the journal version: a middle layer of 5x5."""
 

@@ -11,6 +11,7 @@ from rayscale.errors import ConfigError
 from rayscale.models.network import BatchNorm, SuperResolver, Upsampler, conv, require_trunk
 from rayscale.models.path import Affine, Skip
 from rayscale.models.spec import ModelSpec
+from rayscale.models.system import GUARDED, SHORT, UNSHIFTED_OPTIONS, Values, system
 
 
 class NormBlock(Skip):
@@ -41,6 +42,49 @@ def norm_body(filters: int, blocks: int) -> nn.Sequential:
     )
 
 
+# Ledig et al. 2017: 96x96 HR crops, MSE, a constant rate for 1e6 updates.
+_PAPER: Values = {
+    "model.scale": 4,
+    "data.patch": 24,
+    "optimizer.decay": 1.0,
+    "optimizer.loss": "mse",
+    "optimizer.steps": 1_000_000,
+}
+# L1, as of EDSR, and a rate that batch normalisation bears (docs/lab.md).
+_SHORT: Values = {**SHORT, "model.scale": 4, "optimizer.lr": 1e-3}
+# SRGAN, from SRResNet: 1e5 updates at 1e-4 and 1e5 at 1e-5.
+_GAN_PAPER: Values = {
+    **_PAPER,
+    **GUARDED,
+    "optimizer.decay_every": 100_000,
+    "optimizer.decay": 0.1,
+    "optimizer.steps": 200_000,
+}
+_GAN_SHORT: Values = {
+    **_PAPER,
+    **GUARDED,
+    "data.batch": 8,
+    "optimizer.decay": 1.0,
+    "optimizer.ema": 0.999,
+    "optimizer.steps": 2000,
+}
+
+
+@system(
+    "srgan",
+    "SRGAN: SRResNet trained against a discriminator (Ledig et al. 2017)",
+    defaults={"filters": 64, "blocks": 16, "value_range": 1.0},
+    options=UNSHIFTED_OPTIONS,
+    recipes={"paper": _GAN_PAPER, "short": _GAN_SHORT},
+    pretraining="the model.safetensors of an SRResNet (rayscale train --system srresnet)",
+)
+@system(
+    "srresnet",
+    "SRResNet, 16 blocks of 64 filters with batch normalisation (Ledig et al. 2017)",
+    defaults={"filters": 64, "blocks": 16, "value_range": 1.0},
+    options=UNSHIFTED_OPTIONS,
+    recipes={"paper": _PAPER, "short": _SHORT},
+)
 class SRResNet(SuperResolver):
     """16 residual blocks of 64 filters with batch normalisation, then sub-pixel convolutions, for one scale.
 

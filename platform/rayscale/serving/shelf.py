@@ -29,7 +29,7 @@ from rayscale.models.builtin import (
     open_builtin,
     read_spec,
 )
-from rayscale.models.registry import SYSTEMS, describe
+from rayscale.models.registry import describe, systems
 from rayscale.models.spec import INTERPOLATIONS
 from rayscale.options import Options
 from rayscale.serving.errors import BadParameterError, UnavailableError
@@ -349,7 +349,7 @@ def _built_in(name: str) -> Version:
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:
-    system = SYSTEMS.get(spec.system)  # None: registered by a later version
+    system = systems().get(spec.system)  # None: registered by a later version
     any_channels = system is not None and system.network.any_channels
     return {
         "system": spec.system,

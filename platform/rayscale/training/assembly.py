@@ -21,11 +21,6 @@ from rayscale.training.step import Trainer
 
 logger = logging.getLogger(__name__)
 
-_PRETRAINING = {
-    "srgan": "the model.safetensors of an SRResNet (jobs/train_classic.py --system srresnet)",
-    "meta-srgan": "the model.safetensors of the same job with adversarial.weight=0",
-}
-
 
 def make_trainer(
     config: TrainConfig,
@@ -42,7 +37,7 @@ def make_trainer(
     if config.is_adversarial and config.model.warm_start is None:
         raise ConfigError(
             f"{config.model.name} starts from a generator that was trained without a discriminator: set "
-            f"model.warm_start to {_PRETRAINING[config.model.name]}, or to none to start from fresh weights"
+            f"model.warm_start to {find_system(config.model.name).pretraining}, or to none to start from fresh weights"
         )
     torch.manual_seed(config.run.seed)
     model = make_model(config, manifest)

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 from rayscale import strictjson
 from rayscale.errors import ConfigError, NotFoundError, without_passwords
 from rayscale.storage import connect, split
-from rayscale.training.recipes import ADVERSARIAL, recipe_of
+from rayscale.training.recipes import recipe_of
 from rayscale.training.sections import (
     AdversarialSection,
     BenchmarkSection,
@@ -203,7 +203,10 @@ class TrainConfig(RunConfig):
     @property
     def is_adversarial(self) -> bool:
         """Whether a discriminator is trained beside the network."""
-        return self.model.name in ADVERSARIAL and self.adversarial.weight > 0
+        from rayscale.models.registry import systems
+
+        system = systems().get(self.model.name)
+        return system is not None and system.is_adversarial and self.adversarial.weight > 0
 
     def resolved(self) -> Self:
         """As in ``RunConfig``; the files of weights are absolute too, for workers that start in another folder."""
