@@ -47,17 +47,18 @@ class Shuffler(SuperResolver):
 """
 
 USE = """
-import asyncio, io, json, sys
+import asyncio, json, os, sys
 import numpy as np
-import PIL.Image
 import rayscale
+from rayscale.imaging import Image, read_image, write_image
 from rayscale.models.registry import describe
+from rayscale.models.weights import load_model
+from rayscale.serving.engine import Engine
+from rayscale.serving.jobs import Job
+from rayscale.serving.settings import ServeSettings
+from rayscale.serving.shelf import Version
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
-from rayscale.training.run import Run
-from serve.engine import Engine
-from serve.jobs import Job
-from serve.settings import ServeSettings
 
 folder = sys.argv[1]
 config = load_config(None, [
@@ -68,12 +69,24 @@ result = train(config)
 weights = result.weights
 model = rayscale.open_model("shuffler", weights=weights, scale=2)
 pixels = np.zeros((8, 6, 3), np.uint8)
-file = io.BytesIO()
-PIL.Image.fromarray(pixels).save(file, "png")
+
+class Registry:
+    def resolve(self, reference):
+        return Version(reference, "1", "0" * 64)
+    def load(self, version):
+        return load_model(weights)
+    def list(self):
+        return []
+
+os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:1"
+engine = Engine(ServeSettings(threads=1), Registry())
+answer = asyncio.run(engine.upscale(Job(write_image(Image(pixels, "png")), "roofs")))
+engine.close()
 print(json.dumps({
     "lr": config.optimizer.lr,
     "steps": result.steps,
     "shape": model.upscale(pixels).shape,
+    "served": [answer.model, *read_image(answer.data).pixels.shape],
     "halo": describe("shuffler")["halo"]["2"],
 }))
 """
@@ -95,7 +108,13 @@ def test_a_system_of_another_package(tmp_path: Path, dataset: Path) -> None:
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout)
-    assert found == {"lr": 1e-3, "steps": 2, "shape": [16, 12, 3], "halo": 1}
+    assert found == {
+        "lr": 1e-3,
+        "steps": 2,
+        "shape": [16, 12, 3],
+        "served": ["roofs/1", 16, 12, 3],
+        "halo": 1,
+    }
     assert "the systems of broken (no_such_module) are not there" in told.stderr
 
 
