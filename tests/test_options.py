@@ -34,7 +34,7 @@ from rayscale.serving.api import create_app
 from rayscale.serving.settings import ServeSettings
 
 found = {}
-for command in ("upscale", "evaluate", "info"):
+for command in ("upscale", "batch", "evaluate", "info"):
     help_ = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
     found[command] = "--sparkle" in help_ and "Grains of glitter" in help_
 document = create_app(None, ServeSettings()).openapi()
@@ -45,8 +45,6 @@ found["recipe"] = recipe.parameters["sparkle"], recipe.id != open_recipe("bicubi
 found["provenance"] = recipe.pipeline(network, "cpu").provenance.parameters["sparkle"]
 found["python"] = rayscale.open_model("bicubic", sparkle=2).options.sparkle
 import runpy
-parser = runpy.run_path("jobs/upscale_bucket.py")["parse"]
-found["job"] = parser(["a", "b", "--model", "bicubic", "--sparkle", "4"]).sparkle
 sys.argv[0] = "docs/pages.py"
 pages = dict(runpy.run_path("docs/pages.py")["render_all"]())
 found["docs"] = all("sparkle" in pages[f"reference/{name}.md"] for name in ("cli", "http"))
@@ -65,13 +63,13 @@ def test_an_option_that_is_added_in_one_place_is_at_every_door(checkout: Path) -
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout) == {
         "upscale": True,
+        "batch": True,
         "evaluate": True,
         "info": True,
         "http": "Grains of glitter per pixel.",
         "recipe": [3, True],
         "provenance": 3,
         "python": 2,
-        "job": "4",
         "docs": True,
     }
 

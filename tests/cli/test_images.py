@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 
 import numpy as np
@@ -12,13 +11,13 @@ import tifffile
 import torch
 from PIL import Image
 
-from rayscale.cli import main, pipeline
-from rayscale.fields import choices_of
+from rayscale import batch
+from rayscale.cli import main
+from rayscale.errors import NotFoundError
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
 from rayscale.options import Options
 from rayscale.resampling import degrade, enlarge
-from rayscale.settings import checkout
 
 
 @pytest.fixture
@@ -276,31 +275,24 @@ def test_without_a_default_the_models_of_the_scale_are_named(rayscale, photo, tm
 
 def test_a_bucket_gets_every_option_or_a_refusal(rayscale, tmp_path, monkeypatch):
     handed = []
-    monkeypatch.setattr(pipeline, "upscale_bucket", handed.append)
+
+    def upscale_bucket(*places, **given):
+        handed.append((places, given))
+        raise NotFoundError("no such bucket")
+
+    monkeypatch.setattr(batch, "upscale_bucket", upscale_bucket)
     places = ("s3://a/in", "s3://a/out")
-    rayscale(
-        "upscale",
-        *places,
-        "--device",
-        "cpu",
-        "--precision",
-        "float32",
-        "--ensemble",
-        "--consistency",
-        "--levels",
-        "-5..9",
-        "--labels",
-        "nearest",
-        "--metadata",
-        "strip",
-        "--tile",
-        "64",
+    words = (
+        "--device cpu --precision float32 --ensemble --consistency --levels -5..9 --labels nearest "
+        "--metadata strip --tile 64 --json"
     )
-    given = vars(job_parser()(handed.pop()))
-    assert (given["model"], given["device"], given["json"]) == ("edsr-baseline-x2", "cpu", False)
-    assert (given["source"], given["target"]) == places
-    options = Options.parse(**{each.name: given[each.name] for each in choices_of(Options)})
-    assert options == Options(
+    code, out, _ = rayscale("upscale", *places, *words.split())
+    assert code == 1
+    assert json.loads(out) == {"error": "not_found", "message": "no such bucket"}
+    ((found, given),) = handed
+    assert found == places
+    assert (given["model"], given["device"]) == ("edsr-baseline-x2", "cpu")
+    assert given["options"] == Options(
         precision="float32", ensemble=True, consistency=True, levels=(-5, 9), labels="nearest",
         metadata="strip", tile=64,
     )  # fmt: skip
@@ -308,12 +300,8 @@ def test_a_bucket_gets_every_option_or_a_refusal(rayscale, tmp_path, monkeypatch
     code, _, err = rayscale("upscale", *places, "--weights", tmp_path / "w.pt")
     assert code == 2
     assert "--weights" in err
-    assert not handed
-
-
-def job_parser():
-    """The command line of the job that buckets are handed to."""
-    return runpy.run_path(str(checkout() / "jobs" / "upscale_bucket.py"))["parse"]
+    assert rayscale("upscale", *places, "--device", "cuda:1")[0] == 2
+    assert len(handed) == 1
 
 
 def test_weights_from_a_file(rayscale, photo, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,10 @@ import pytest
 import torch
 
 from rayscale import registry, storage
+from rayscale.batch import Progress
 from rayscale.batch.run import LEASE
+from rayscale.cli import run
+from rayscale.cli.batch import progress_line, show_progress
 from rayscale.local import Addresses, processes
 from rayscale.models.registry import create_model
 from rayscale.models.weights import save_model
@@ -38,16 +39,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """Runs a script as a shell with job control does: what runs in the background of others ignores Ctrl-C."""
 
 
-@pytest.fixture(scope="session")
-def job(checkout: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "upscale_bucket", checkout / "jobs/upscale_bucket.py"
-    )
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def main(arguments: list[str]) -> int:
+    """The command of the script, in this process."""
+    return run("batch", *arguments)
 
 
 def png(seed: int, size: int = 8) -> bytes:
@@ -61,99 +55,91 @@ def outputs_of(target: storage.Store) -> list[str]:
     return [entry.key for entry in target.list() if not entry.key.startswith("_rayscale/")]
 
 
-def test_wrong_usage_is_2(
-    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_bytes(png(0))
     arguments = [str(tmp_path), str(tmp_path), "--model", "bicubic", "--scale", "2"]
-    assert job.main(arguments) == 2
+    assert main(arguments) == 2
     assert "overlap" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stopped:
-        job.main(["only-one"])
-    assert stopped.value.code == 2
+    assert main(["only-one"]) == 2
 
 
-def test_nothing_to_work_with_is_1(
-    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_to_work_with_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--model", "bicubic", "--scale", "2"]
-    assert job.main([*arguments, "--json"]) == 1
+    assert main([*arguments, "--json"]) == 1
     shown = capsys.readouterr()
     assert json.loads(shown.out)["error"] == "not_found"
     assert "no input" in shown.err
 
 
 def test_folders_partial_failed_and_complete(
-    stack: Addresses, job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stack: Addresses, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "bad.png").write_bytes(b"bad")
     arguments = [str(folder), str(tmp_path / "out"), "--model", "bicubic", "--scale", "3"]
-    assert job.main(arguments) == 1  # nothing could be done
+    assert main(arguments) == 1  # nothing could be done
     (folder / "good.png").write_bytes(png(1))
     capsys.readouterr()
-    assert job.main(arguments) == 3
+    assert main(arguments) == 3
     shown = capsys.readouterr().out
     assert "1 done, 0 skipped (done before), 1 failed" in shown
     assert "bad.png" in shown
     assert "unsupported_media" in shown
     (folder / "bad.png").unlink()
-    assert job.main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["done"], summary["skipped"], summary["failed"]) == (0, 1, [])
     assert PIL.Image.open(tmp_path / "out/good.png").size == (24, 24)
 
 
 def test_a_dry_run_tells_and_touches_nothing(
-    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
     for number in range(4):
         (tmp_path / f"in/{number}.png").write_bytes(png(number, 100))
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--model", "bicubic", "--scale", "2"]
     arguments += ["--dry-run", "--device", "cpu"]
-    assert job.main([*arguments, "--limit", "3", "--actors", "2"]) == 0
+    assert main([*arguments, "--limit", "3", "--actors", "2"]) == 0
     shown = capsys.readouterr().out
     assert "images      3 of 4 to do (1 left by --limit)" in shown
     assert "megapixels  0.03, from 3 headers" in shown
     assert "with 2 workers" in shown
-    assert job.main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--json"]) == 0
     forecast = json.loads(capsys.readouterr().out)
     assert (forecast["todo"], forecast["megapixels"], forecast["total"]) == (4, 0.04, 4)
     assert not (tmp_path / "out").exists()
 
 
-def test_progress_in_images_and_megapixels(job: ModuleType) -> None:
-    first = job.Progress(2, 0, 10, 100, 1000, 0.5, 3.0)
-    now = job.Progress(6, 1, 10, 400, 1000, 2.5, 7.0)
-    assert job.progress_line(first, first) == "2/10 images, 0.5 MP"
-    assert job.progress_line(first, now) == (
+def test_progress_in_images_and_megapixels() -> None:
+    first = Progress(2, 0, 10, 100, 1000, 0.5, 3.0)
+    now = Progress(6, 1, 10, 400, 1000, 2.5, 7.0)
+    assert progress_line(first, first) == "2/10 images, 0.5 MP"
+    assert progress_line(first, now) == (
         "6/10 images, 2.5 MP, 1 failed; 1.00 images/s, 0.50 MP/s, about 8 s left"
     )
 
 
-def test_progress_during_a_scene(job: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_during_a_scene(capsys: pytest.CaptureFixture[str]) -> None:
     """By its windows; and a line now and then, not for each of them."""
-    first = job.Progress(0, 0, 1, 100, 1000, 10.0, 5.0, 1, 10)
-    now = job.Progress(0, 0, 1, 300, 1000, 30.0, 9.0, 3, 10)
-    assert job.progress_line(first, now) == (
+    first = Progress(0, 0, 1, 100, 1000, 10.0, 5.0, 1, 10)
+    now = Progress(0, 0, 1, 300, 1000, 30.0, 9.0, 3, 10)
+    assert progress_line(first, now) == (
         "0/1 images, 3/10 windows of a scene, 30.0 MP; 5.00 MP/s, about 14 s left"
     )
-    show = job.show_progress()
+    show = show_progress()
     for _ in range(4):
         show(now)
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_second_driver_is_1(
-    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_driver_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(png(1))
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--model", "bicubic", "--scale", "2"]
     with Lease(storage.connect(tmp_path / "out"), LEASE):
-        assert job.main(arguments) == 1
+        assert main(arguments) == 1
     assert "another process" in capsys.readouterr().err
 
 
@@ -249,7 +235,7 @@ def test_ray_job_stop_ends_the_job_in_order(
 
 
 def test_a_killed_driver_loses_work_but_never_truth(
-    slow: str, s3: object, checkout: Path, job: ModuleType, capsys: pytest.CaptureFixture[str]
+    slow: str, s3: object, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = str(getattr(s3, "uri"))  # noqa: B009
     source, target = storage.connect(f"{uri}/in"), storage.connect(f"{uri}/out")
@@ -290,5 +276,5 @@ def test_a_killed_driver_loses_work_but_never_truth(
     assert sorted(outputs) == sorted(f"{i}.png" for i in range(COUNT))
     for key in outputs:
         assert PIL.Image.open(io.BytesIO(target.read(key))).size == (128, 128)
-    assert job.main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["skipped"] == COUNT

@@ -6,6 +6,6 @@ but the JSON goes to standard output; progress and errors go to standard error.
 Exit codes: docs/exit-codes.md.
 """
 
-from rayscale.cli.app import main
+from rayscale.cli.app import main, run
 
-__all__ = ["main"]
+__all__ = ["main", "run"]

@@ -7,8 +7,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rayscale.cli import images, info, pipeline, stack
-from rayscale.interruption import COMPLETE, run
+from rayscale import interruption
+from rayscale.cli import batch, images, info, pipeline, stack
+from rayscale.interruption import COMPLETE
 
 
 class Commands(TyperGroup):
@@ -19,7 +20,7 @@ class Commands(TyperGroup):
             super(Commands, self).invoke(context)
             return COMPLETE
 
-        raise typer.Exit(run(work))
+        raise typer.Exit(interruption.run(work))
 
 
 app = typer.Typer(
@@ -39,7 +40,10 @@ def settings_of(command: object) -> dict[str, Any]:
 
 
 for group, commands in (
-    ("Images", (images.upscale, info.info, images.degrade, images.evaluate, images.models)),
+    (
+        "Images",
+        (images.upscale, batch.batch, info.info, images.degrade, images.evaluate, images.models),
+    ),
     ("From data to a model", (pipeline.prepare, pipeline.train, pipeline.register)),
     ("Serving", (pipeline.serve,)),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
@@ -49,5 +53,14 @@ for group, commands in (
 
 
 def main() -> None:
-    """Run one command."""
+    """Run the command of ``sys.argv``, and exit with its code."""
     app()
+
+
+def run(*words: str) -> int:
+    """Run one command; its exit code."""
+    try:
+        app(list(words), prog_name="rayscale")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return COMPLETE

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rayscale import strictjson
-from rayscale.interruption import Interrupted
+from rayscale.interruption import Interrupted, watch
 
 
 def note(text: str) -> None:
@@ -19,7 +19,8 @@ def note(text: str) -> None:
 def hint(text: str) -> Iterator[None]:
     """Tell how to go on when a signal ends the block and says nothing itself."""
     try:
-        yield
+        with watch():  # makes one of whatever a signal led to
+            yield
     except Interrupted as error:
         raise Interrupted(error.number, str(error) or text) from error
 

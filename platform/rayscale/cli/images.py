@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rayscale import machine
+from rayscale.cli.batch import run_batch, tells_errors
 from rayscale.cli.console import emit, note, progress_line
 from rayscale.cli.conversion import check_apart, file_jobs, for_each
 from rayscale.cli.options import takes_options
@@ -92,18 +93,11 @@ def upscale(
             raise ConfigError(
                 "a bucket takes built-in and registered models, no --weights; register them first (rayscale register)"
             )
-        from rayscale.cli.pipeline import upscale_bucket
-
-        texts: dict[str, Any] = {
-            "model": pick_models(model, None, options.scale)[0],
-            "device": device,
-        }
-        texts |= options.to_texts()
-        # With "=": levels may begin with a minus.
-        words = [f"--{name}={value}" for name, value in texts.items() if value is not True]
-        words += [f"--{name}" for name, value in texts.items() if value is True]
-        upscale_bucket([source, target, *words, *["--json"] * json_])
-        return
+        model, _ = pick_models(model, None, options.scale)
+        code = tells_errors(run_batch)(
+            source, target, options, model=model, device=device, json_=json_
+        )
+        raise typer.Exit(code)
 
     from rayscale.inference.files import Written, upscale_file
     from rayscale.inference.pipeline import pick_by_channels

@@ -48,11 +48,6 @@ def train(context: typer.Context) -> None:
     run_job(pick_script(context.args), context.args)
 
 
-def upscale_bucket(arguments: list[str]) -> None:
-    """Upscale a bucket on Ray Data (jobs/upscale_bucket.py)."""
-    run_job("jobs/upscale_bucket.py", arguments)
-
-
 def register(
     weights: Annotated[str, typer.Argument(help="model.safetensors of a run: a path or s3://...")],
     name: Annotated[str, typer.Option(help="Name in the registry.")],
