@@ -18,7 +18,7 @@ JOBS = {
     "jobs/prepare_dataset.py": "",
     "jobs/evaluate.py": "",
     "jobs/upscale_bucket.py": "",
-    "jobs/warm_start_study.py": "",
+    "benchmarks/warm_start_study.py": "",
     "tune/sweep_edsr.py": "",
 }
 

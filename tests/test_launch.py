@@ -99,7 +99,7 @@ def test_a_wrong_key_in_a_list_of_options_is_wrong_usage(
 
 
 @pytest.mark.parametrize(
-    "script", [*launch.FAMILIES, "jobs/warm_start_study.py", "tune/sweep_edsr.py"]
+    "script", [*launch.FAMILIES, "benchmarks/warm_start_study.py", "tune/sweep_edsr.py"]
 )
 def test_every_command_in_the_usage_of_a_job_is_understood(
     job: Callable[[str], Any], script: str

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
 import signal
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,11 @@ import PIL.Image
 import pytest
 import torch
 
-from rayscale import cluster
+from rayscale import cluster, comparison
+from rayscale.cli import compare, run
 from rayscale.errors import StorageError
 from rayscale.evaluation import evaluate, read_pairs
+from rayscale.imaging.metrics import PROTOCOLS
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.builtin import open_builtin
@@ -33,14 +33,9 @@ from rayscale.storage import connect
 IMAGES = 5  # more than one task takes
 
 
-@pytest.fixture(scope="session")
-def job(checkout: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate", checkout / "jobs/evaluate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def main(arguments: list[str]) -> int:
+    """The command of the script, in this process."""
+    return run("compare", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +57,9 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_whole_job(
-    stack: Addresses, s3: Any, job: ModuleType, sets: Path, capsys: pytest.CaptureFixture[str]
+    stack: Addresses, s3: Any, sets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = job.main(
+    code = main(
         [
             "--model", "bicubic", "--model", f"edsr-baseline={sets}/x2.st",
             "--data", f"{sets}/Set5/x{{scale}}", "--scale", "2", "--scale", "3", "--ensemble",
@@ -84,7 +79,7 @@ def test_the_whole_job(
     row = rows[3]
     model = load_model(sets / "x2.st")
     upscaler = Upscaler(model, Options(scale=2, precision="float32", ensemble=True), device="cpu")
-    report = evaluate(upscaler, read_pairs(f"{sets}/Set5/x2", 2), protocol=job.PROTOCOLS["rgb"])
+    report = evaluate(upscaler, read_pairs(f"{sets}/Set5/x2", 2), protocol=PROTOCOLS["rgb"])
     assert [image["name"] for image in row["images"]] == [f"img{i}" for i in range(IMAGES)]
     assert row["psnr"] == pytest.approx(report.psnr, abs=1e-3)
     assert row["ssim"] == pytest.approx(report.ssim, abs=1e-4)
@@ -107,26 +102,26 @@ def test_the_whole_job(
 
 
 def test_errors_of_the_tasks_and_of_the_models_are_told(
-    stack: Addresses, job: ModuleType, sets: Path, tmp_path: Path,
+    stack: Addresses, sets: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     weights = f"edsr-baseline={sets}/x2.st"
     there = ["--data", f"{sets}/Set5/x3"]
-    assert job.main(["--model", weights, *there, "--scale", "3"]) == 2
+    assert main(["--model", weights, *there, "--scale", "3"]) == 2
     assert "scale 2, not 3" in capsys.readouterr().err
-    assert job.main(["--model", "bicubic", *there, "--scale", "2"]) == 1
+    assert main(["--model", "bicubic", *there, "--scale", "2"]) == 1
     assert "bicubic on" in capsys.readouterr().err
-    assert job.main(["--model", "nobody", *there, "--scale", "3"]) == 2
+    assert main(["--model", "nobody", *there, "--scale", "3"]) == 2
     assert "MLFLOW_TRACKING_URI" in capsys.readouterr().err
     cluster.connect()
     with monkeypatch.context() as alone:
         alone.delenv("RAY_ADDRESS")  # as if this cluster were of this process
-        assert job.main(["--model", "bicubic", *there, "--scale", "3", "--device", "cuda"]) == 2
+        assert main(["--model", "bicubic", *there, "--scale", "3", "--device", "cuda"]) == 2
     assert "no GPU" in capsys.readouterr().err
     # Two weights of one system are two columns.
     options = ["--model", weights, "--model", weights, "--data", f"{sets}/Set5/x2", "--scale", "2"]
-    assert job.main(options) == 0
+    assert main(options) == 0
     shown = capsys.readouterr()
     assert "edsr-baseline |" in shown.out
     assert "edsr-baseline #2 |" in shown.out
@@ -134,7 +129,7 @@ def test_errors_of_the_tasks_and_of_the_models_are_told(
 
 
 def test_a_bundled_system_is_one_column_over_its_scales(
-    stack: Addresses, job: ModuleType, sets: Path, tmp_path: Path,
+    stack: Addresses, sets: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -142,9 +137,9 @@ def test_a_bundled_system_is_one_column_over_its_scales(
     def draw(*_: object) -> None:
         raise StorageError("no pictures today")
 
-    monkeypatch.setattr(job, "draw_crops", draw)
+    monkeypatch.setattr(comparison, "draw_crops", draw)
     data = ["--data", f"{sets}/Set5/x{{scale}}", "--scale", "2", "--scale", "3"]
-    assert job.main(["--model", "aplus", *data, "--output", f"{tmp_path}/out", "--json"]) == 1
+    assert main(["--model", "aplus", *data, "--output", f"{tmp_path}/out", "--json"]) == 1
     shown = capsys.readouterr()
     assert "no pictures today" in shown.err
     rows = json.loads(shown.out)
@@ -166,38 +161,33 @@ def test_a_bundled_system_is_one_column_over_its_scales(
     assert json.loads((tmp_path / "out" / "table.json").read_bytes()) == rows
 
 
-def test_the_command_line(job: ModuleType, sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert job.parse(
-        ["--model", "edsr", "--weights", "w", "--data", "d", "--scale", "2"]
-    ).model == ["edsr=w"]
+def test_the_command_line(sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two = ["--model", "bicubic", "--data", str(sets / "Set5/x2"), "--scale", "2"]
     for arguments, message in (
         ([*two, "--model", "b", "--weights", "w"], "SYSTEM=WEIGHTS"),
         ([*two, "--crops", "img1"], "--output"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            job.parse(arguments)
-        assert stopped.value.code == 2
+        assert main(arguments) == 2
         assert message in capsys.readouterr().err
-    assert job.main([*two, "--scale", "3"]) == 2
+    assert main([*two, "--scale", "3"]) == 2
     assert "x2 is not of the scales x2, x3; put {scale}" in capsys.readouterr().err
-    assert job.main([*two, "--output", "o", "--crops", "nobody"]) == 1
+    assert main([*two, "--output", "o", "--crops", "nobody"]) == 1
     assert "img0, img1" in capsys.readouterr().err
-    assert job.main([*two, "--output", "o", "--crops", "img1:1,2,3"]) == 2
+    assert main([*two, "--output", "o", "--crops", "img1:1,2,3"]) == 2
     assert "is not a window" in capsys.readouterr().err
-    assert job.main([*two, "--output", "o", "--crops", "img1:20,5,24,20"]) == 1
+    assert main([*two, "--output", "o", "--crops", "img1:20,5,24,20"]) == 1
     assert "leaves the image of 42x48" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_is_told_in_one_line(
-    job: ModuleType, sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals, code: int,
 ) -> None:  # fmt: skip
-    def interrupt(options: Any) -> None:
+    def interrupt(*_: Any) -> None:
         os.kill(os.getpid(), number)
         time.sleep(10)
 
-    monkeypatch.setattr(job, "run", interrupt)
-    assert job.main(["--model", "bicubic", "--data", str(sets), "--scale", "2"]) == code
+    monkeypatch.setattr(compare, "score", interrupt)
+    assert main(["--model", "bicubic", "--data", str(sets), "--scale", "2"]) == code
     assert capsys.readouterr().err == "interrupted: the same command starts over\n"

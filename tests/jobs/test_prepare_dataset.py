@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from jobs.prepare_dataset import on_ray
 
+from rayscale.cli.prepare import on_ray
 from rayscale.data import Dataset, Manifest, PrepareConfig, ShardCache, prepare
 from rayscale.local import Addresses
 from rayscale.resampling import degrade
@@ -176,7 +176,7 @@ def test_pairs_by_the_command_line(checkout: Path, folder: Path, tmp_path: Path)
     ("options", "code", "message"),
     [
         (["--size", "100"], 2, "take 96 or 108"),
-        (["--size", "many"], 2, "invalid int"),
+        (["--size", "many"], 2, "valid integer"),
         (["--exclude", "*"], 1, "has no image among its 6 objects"),
         (["--exclude", "image*"], 1, "none of the 1 images"),
     ],

@@ -8,7 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 from rayscale import interruption
-from rayscale.cli import batch, images, info, pipeline, stack
+from rayscale.cli import batch, compare, images, info, pipeline, prepare, stack
+from rayscale.cli.options import TakesSeveral
 from rayscale.interruption import COMPLETE
 
 
@@ -35,21 +36,33 @@ app = typer.Typer(
 
 
 def settings_of(command: object) -> dict[str, Any]:
-    """A command that hands its arguments on takes any."""
-    return dict(pipeline.PASS_ON) if command in (pipeline.prepare, pipeline.train) else {}
+    """What a command needs besides."""
+    if command is prepare.prepare:
+        return {"cls": TakesSeveral}
+    if command is pipeline.train:  # whose arguments a job parses
+        return {"context_settings": dict(pipeline.PASS_ON)}
+    return {}
 
 
 for group, commands in (
     (
         "Images",
-        (images.upscale, batch.batch, info.info, images.degrade, images.evaluate, images.models),
+        (
+            images.upscale,
+            batch.batch,
+            info.info,
+            images.degrade,
+            images.evaluate,
+            compare.compare,
+            images.models,
+        ),
     ),
-    ("From data to a model", (pipeline.prepare, pipeline.train, pipeline.register)),
+    ("From data to a model", (prepare.prepare, pipeline.train, pipeline.register)),
     ("Serving", (pipeline.serve,)),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
 ):
     for command in commands:
-        app.command(rich_help_panel=group, context_settings=settings_of(command))(command)
+        app.command(rich_help_panel=group, **settings_of(command))(command)
 
 
 def main() -> None:

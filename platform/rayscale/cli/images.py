@@ -195,7 +195,7 @@ def evaluate(
 
     rayscale evaluate -m bicubic --data tiles -s 2 --protocol rgb --suite satellite
 
-    Several models, sets and scales side by side, plots and crops: jobs/evaluate.py.
+    Several models, sets and scales side by side, plots and crops: `rayscale compare`.
     """
     from rayscale.evaluation import SUITES, read_pairs
     from rayscale.evaluation import evaluate as score

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from rayscale.fields import Choice, choices_of
 from rayscale.options import Handling, Options
@@ -60,3 +61,20 @@ def _parameter(choice: Choice, defaults: dict[str, Any]) -> inspect.Parameter:
         default=default,
         annotation=Annotated[kind if default is not None else kind | None, option],
     )
+
+
+class TakesSeveral(TyperCommand):
+    """A command whose repeatable options take several values at once as well: ``--scales 2 3 4``."""
+
+    def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        """Read a command line, each such option repeated for each of its values."""
+        several = {name for each in self.params if each.multiple for name in each.opts}
+        spread: list[str] = []
+        option = None
+        for word in words:
+            if word.startswith("-"):
+                option = word if word in several else None
+            elif option is not None and spread[-1] != option:
+                spread.append(option)
+            spread.append(word)
+        return super().parse_args(context, spread)

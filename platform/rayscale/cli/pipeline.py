@@ -30,14 +30,6 @@ def run_job(script: str, arguments: list[str]) -> None:
     runpy.run_path(str(path), run_name="__main__")
 
 
-def prepare(context: typer.Context) -> None:
-    """Cut a bucket or folder of images into training shards (jobs/prepare_dataset.py).
-
-    rayscale prepare s3://bucket/images s3://bucket/dataset      rayscale prepare --help
-    """
-    run_job("jobs/prepare_dataset.py", context.args)
-
-
 def train(context: typer.Context) -> None:
     """Train a network under Ray Train from such shards (jobs/train_edsr.py and its siblings, by --system).
 

@@ -1,4 +1,4 @@
-"""``jobs/warm_start_study.py`` on the plain loop: four runs, their curves as JSON and as a plot."""
+"""``benchmarks/warm_start_study.py`` on the plain loop: four runs, their curves as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL = [
 
 @pytest.fixture
 def job(checkout: Path) -> SimpleNamespace:
-    return SimpleNamespace(**runpy.run_path(str(checkout / "jobs" / "warm_start_study.py")))
+    return SimpleNamespace(**runpy.run_path(str(checkout / "benchmarks" / "warm_start_study.py")))
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """Figure 4 of the EDSR paper: x3 and x4 started from a trained x2 against from scratch, PSNR over steps, as a plot.
 
 Laptop (an embedded Ray; a dataset of jobs/prepare_dataset.py, a benchmark in x3/ and x4/, a model of jobs/train_edsr.py):
-    python jobs/warm_start_study.py $HOME/runs/x2/model.safetensors --scales 3 4 --output study \\
+    python benchmarks/warm_start_study.py $HOME/runs/x2/model.safetensors --scales 3 4 --output study \\
         --set data.uri=$HOME/dataset --set "validation.uri=$HOME/Set5/x{scale}" --set recipe=short \\
         --set optimizer.steps=2000 --set validation.every=100
 Cluster, object storage:
-    ray job submit --working-dir . -- python jobs/warm_start_study.py s3://rayscale/runs/x2/model.safetensors \\
+    ray job submit --working-dir . -- python benchmarks/warm_start_study.py s3://rayscale/runs/x2/model.safetensors \\
         --output s3://rayscale/study --set data.uri=s3://rayscale/div2k --set 'validation.uri=s3://rayscale/Set5/x{scale}' \\
         --set optimizer.steps=100000 --workers 4
 
