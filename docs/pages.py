@@ -62,7 +62,8 @@ def render_commands() -> str:
             lines.append(f"## {panel}")
         lines.append(f"### rayscale {name}")
         lines += _paragraphs(command.help or "")
-        shown = [each for each in command.params if each.name != "help"]
+        shown = [each for each in command.get_params(typer.Context(command)) if each.name != "help"]
+        shown = [each for each in shown if not getattr(each, "hidden", False)]
         if shown:
             lines.append(_table(("option", "meaning", "default"), [_parameter(p) for p in shown]))
     return "\n\n".join(lines) + "\n"

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train EDSR under Ray Train from a dataset in object storage, with the paper's recipe as the default.
 
 Laptop (an embedded Ray, a dataset of jobs/prepare_dataset.py; some minutes on 2 cores, more steps are better):
@@ -18,26 +19,14 @@ Metrics and pictures go to MLFLOW_TRACKING_URI when that is set.
 Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 Ctrl-C, 143 SIGTERM.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
-from rayscale import launch
+from rayscale.cli import run
 
-SCRIPT = "jobs/train_edsr.py"
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    return launch.parse(arguments, SCRIPT, __doc__ or "")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    return launch.main(arguments, SCRIPT, __doc__ or "")
-
+COMMAND = ("train", "--default-system", "edsr-baseline")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(*COMMAND, *sys.argv[1:]))

@@ -99,7 +99,7 @@ def test_scripts_take_these_arguments(command: list[str]):
     script, *arguments = command[1:]
     if script.startswith(("jobs/", "tune/")):
         options = parse(runpy.run_path(str(ROOT / script)), arguments)
-        load_config(None, options.get("set") or [])
+        load_config(None, options.get("overrides", options.get("set")) or [])
     else:
         assert (ROOT / script).is_file()
 

@@ -40,7 +40,7 @@ def run_job(checkout: Path, *arguments: str, **variables: str) -> subprocess.Com
         ((), "jobs/prepare_dataset.py SOURCE TARGET"),
         (("--set", "optimizer.learning_rate=1"), "did you mean optimizer."),
         (("--set", "data.uri=/nowhere", "--register", "x"), "MLFLOW_TRACKING_URI"),
-        (("--nonsense",), "--list-options"),
+        (("--nonsense",), "rayscale train -h"),
     ],
 )
 def test_wrong_usage_is_explained_with_exit_code_2(

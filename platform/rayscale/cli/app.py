@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from rayscale import interruption
-from rayscale.cli import batch, compare, images, info, pipeline, prepare, stack
+from rayscale.cli import batch, compare, images, info, pipeline, prepare, stack, train
 from rayscale.cli.options import TakesSeveral
 from rayscale.interruption import COMPLETE
 
@@ -35,15 +35,6 @@ app = typer.Typer(
 )
 
 
-def settings_of(command: object) -> dict[str, Any]:
-    """What a command needs besides."""
-    if command is prepare.prepare:
-        return {"cls": TakesSeveral}
-    if command is pipeline.train:  # whose arguments a job parses
-        return {"context_settings": dict(pipeline.PASS_ON)}
-    return {}
-
-
 for group, commands in (
     (
         "Images",
@@ -57,12 +48,13 @@ for group, commands in (
             images.models,
         ),
     ),
-    ("From data to a model", (prepare.prepare, pipeline.train, pipeline.register)),
+    ("From data to a model", (prepare.prepare, train.train, pipeline.register)),
     ("Serving", (pipeline.serve,)),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
 ):
     for command in commands:
-        app.command(rich_help_panel=group, **settings_of(command))(command)
+        kind = {prepare.prepare: TakesSeveral, train.train: train.NamesSystems}.get(command)
+        app.command(rich_help_panel=group, cls=kind)(command)
 
 
 def main() -> None:

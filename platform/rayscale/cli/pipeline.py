@@ -1,10 +1,8 @@
-"""Commands from data to a served model. Those that drive Ray are the jobs of ``jobs/``, under a shorter name."""
+"""From a trained model to a served one."""
 
 from __future__ import annotations
 
 import os
-import runpy
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -12,32 +10,6 @@ from typing import Annotated
 import typer
 
 from rayscale.cli.console import emit, note
-from rayscale.errors import ConfigError
-from rayscale.settings import checkout
-
-# A job parses its own arguments, `--help` included.
-PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-
-
-def run_job(script: str, arguments: list[str]) -> None:
-    """Run ``jobs/...`` of the checkout in this process; it ends with the job's exit code."""
-    path = (checkout() or Path()) / script
-    if not path.is_file():
-        raise ConfigError(
-            f"{script} comes with the repository, not with the wheel; run it from a checkout"
-        )
-    sys.argv = [script, *arguments]
-    runpy.run_path(str(path), run_name="__main__")
-
-
-def train(context: typer.Context) -> None:
-    """Train a network under Ray Train from such shards (jobs/train_edsr.py and its siblings, by --system).
-
-    rayscale train --set data.uri=s3://bucket/dataset --workers 2      rayscale train --system vdsr --help
-    """
-    from rayscale.launch import pick_script
-
-    run_job(pick_script(context.args), context.args)
 
 
 def register(

@@ -12,6 +12,13 @@ from typing import Any
 from rayscale.errors import ConfigError
 
 
+def trained_systems() -> list[str]:
+    """The systems that can be trained. A+ has recipes of its own, in ``rayscale.training.aplus``."""
+    from rayscale.models.registry import systems
+
+    return [name for name, each in systems().items() if each.recipes or name == "aplus"]
+
+
 def recipe_of(system: str, recipe: object) -> Mapping[str, Any]:
     """``section.key`` and value of a recipe; empty for a system without any, whose error comes with the model.
 

@@ -1,15 +1,13 @@
-"""``jobs/train_aplus.py`` on a Ray of its own and on the stack of the tests."""
+"""``jobs/train.py --system aplus`` on a Ray of its own and on the stack of the tests."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import PIL.Image
@@ -17,6 +15,7 @@ import psutil
 import pytest
 
 from rayscale import registry
+from rayscale.cli import run
 from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
@@ -26,14 +25,9 @@ from rayscale.resampling import degrade
 from rayscale.training.run import lease_of, read_result
 
 
-@pytest.fixture(scope="module")
-def job(checkout: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_aplus", checkout / "jobs/train_aplus.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def main(arguments: list[str]) -> int:
+    """The command of the script with ``--system aplus``, in this process."""
+    return run("train", "--system", "aplus", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -42,20 +36,21 @@ def job(checkout: Path) -> ModuleType:
         ((), "jobs/prepare_dataset.py SOURCE TARGET"),
         (("--set", "model.atom=1"), "did you mean model.atoms"),
         (("--set", "data.uri=/nowhere", "--register", "x"), "MLFLOW_TRACKING_URI"),
+        (("--workers", "2"), "--set workers.cpus=2"),
     ],
 )
 def test_wrong_usage_is_explained_with_exit_code_2(
-    job: ModuleType, arguments: tuple[str, ...], taught: str,
+    arguments: tuple[str, ...], taught: str,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RAYSCALE_DATASET", raising=False)
-    assert job.main(list(arguments)) == 2
+    assert main(list(arguments)) == 2
     assert taught in capsys.readouterr().err
 
 
-def test_every_option_is_listed(job: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert job.main(["--list-options", "--set", "model.scale=3"]) == 0
+def test_every_option_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list-options", "--set", "model.scale=3"]) == 0
     shown = capsys.readouterr().out
     assert "regressors.neighbours=2048" in shown
     assert "half a million" in shown
@@ -63,7 +58,7 @@ def test_every_option_is_listed(job: ModuleType, capsys: pytest.CaptureFixture[s
 
 
 def test_it_trains_registers_and_tells_what_is_wrong(
-    stack: Addresses, job: ModuleType, dataset: Path, capsys: pytest.CaptureFixture[str]
+    stack: Addresses, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--set", f"data.uri={dataset}", "--set", "run.name=tiny"]
     for small in (
@@ -71,10 +66,10 @@ def test_it_trains_registers_and_tells_what_is_wrong(
         "dictionary.iterations=1", "regressors.neighbours=50", "data.samples=1000",
     ):  # fmt: skip
         arguments += ["--set", small]
-    assert job.main([*arguments, "--set", "regressors.neighbours=100000"]) == 1
+    assert main([*arguments, "--set", "regressors.neighbours=100000"]) == 1
     assert "fewer than the 100000 neighbours" in capsys.readouterr().err
 
-    assert job.main([*arguments, "--register", "aplus-tiny", "--alias", "default"]) == 0
+    assert main([*arguments, "--register", "aplus-tiny", "--alias", "default"]) == 0
     result = read_result(str(dataset.parent / "runs" / "tiny"))
     assert str(result.weights) in capsys.readouterr().out
     version = registry.resolve("aplus-tiny")
@@ -89,7 +84,7 @@ def test_it_trains_registers_and_tells_what_is_wrong(
         for kind, image in (("HR", pixels[:side]), ("LR", degrade(pixels[:side], 2))):
             PIL.Image.fromarray(image).save(dataset.parent / "set" / f"a_{kind}.png")
         scored = [*arguments, "--set", f"validation.uri={dataset.parent / 'set'}"]
-        assert job.main([*scored, "--register", "aplus-tiny"]) == 0
+        assert main([*scored, "--register", "aplus-tiny"]) == 0
         upscaler = Upscaler(
             load_model(Path(str(result.weights))), Options(scale=2, precision="float32")
         )
@@ -101,9 +96,9 @@ def test_it_trains_registers_and_tells_what_is_wrong(
         assert figures["psnr"] == pytest.approx(report.psnr, abs=0.01)
 
     other = [*arguments, "--set", "run.seed=2"]
-    assert job.main(other) == 2
+    assert main(other) == 2
     assert "--fresh" in capsys.readouterr().err
-    assert job.main([*other, "--fresh"]) == 0
+    assert main([*other, "--fresh"]) == 0
     assert read_result(result.uri).sha256 != result.sha256
 
 
@@ -114,7 +109,7 @@ def test_a_signal_ends_the_task_too(
 ) -> None:
     """Nothing is saved on the way; the run is free for the next start at once, and no process is left."""
     keys = [f"data.uri={dataset}", "run.name=a", "model.atoms=64", "dictionary.iterations=100000"]
-    command = [sys.executable, str(checkout / "jobs/train_aplus.py")]
+    command = [sys.executable, str(checkout / "jobs/train.py"), "--system", "aplus"]
     command += [word for key in keys for word in ("--set", key)]
     unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
     environment = {key: value for key, value in os.environ.items() if key not in unset}

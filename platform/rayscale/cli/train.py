@@ -1,0 +1,245 @@
+"""``rayscale train``: from a command line to a trained, registered model. The work is ``rayscale.training``."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from rayscale.cli.console import hint
+from rayscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rayscale.registry import MlflowLogger
+    from rayscale.training.aplus import APlusConfig
+    from rayscale.training.config import RunConfig, TrainConfig
+    from rayscale.training.run import TrainResult
+
+
+class NamesSystems(TyperCommand):
+    """The command whose ``--system`` shows every system, those of other packages too; they are known once torch is loaded."""
+
+    def get_params(self, context: Any) -> list[Any]:
+        """The parameters, with the systems in the help of one."""
+        from rayscale.training.recipes import trained_systems
+
+        shown: list[Any] = super().get_params(context)
+        for each in shown:
+            if each.name == "system" and "Systems: " not in each.help:
+                each.help += f" Systems: {', '.join(trained_systems())}."
+        return shown
+
+
+def train(
+    *,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What to train, the same as --set model.name=NAME. Default: that of the configuration, or edsr-baseline.",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help=".yaml, .json or .toml, a path or s3://..."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override one key, such as optimizer.lr=2e-4; repeatable.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="The same as --set workers.count=N.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete what this run has trained and start over.")
+    ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Publish the result in the MLflow registry as NAME."),
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="With --register: point this alias to the new version.")
+    ] = None,
+    list_options: Annotated[
+        bool,
+        typer.Option("--list-options", help="Print every key with its value and meaning, and end."),
+    ] = False,
+    default_system: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Train a system on Ray from shards of `rayscale prepare`, by its published recipe.
+
+    rayscale train --set data.uri=s3://bucket/dataset --workers 2
+
+    rayscale train --system vdsr --set data.uri=s3://bucket/dataset --set recipe=short
+
+    rayscale train --system srresnet --list-options
+
+    A run is named after its configuration (or run.name). The same command again resumes it from its last checkpoint,
+    with any number of workers; A+, which takes minutes, starts over. Metrics and pictures go to MLFLOW_TRACKING_URI
+    when that is set.
+
+    Exit code: 0 complete, 1 failed, 2 wrong usage or configuration.
+    """
+    asked = configuration(config, overrides or [], system, workers, default_system)
+    if list_options:
+        from rayscale.training.config import options_table
+
+        print(options_table(asked))
+        return
+    use_registry(asked, register, alias)
+    train_and_publish(asked, fresh, register, alias)
+
+
+def configuration(
+    file: str | None,
+    overrides: list[str],
+    system: str | None = None,
+    workers: int | None = None,
+    default_system: str | None = None,
+) -> TrainConfig | APlusConfig:
+    """The configuration of a command line; ``default_system`` is that where nothing names one."""
+    from rayscale.models.registry import model_names
+    from rayscale.training.config import load_config, merged, system_of
+    from rayscale.training.recipes import trained_systems
+
+    overrides = [*overrides, *([f"model.name={system}"] if system else [])]
+    name = system_of(merged(file, overrides))
+    if name == "aplus":
+        from rayscale.training.aplus import APlusConfig
+
+        if workers is not None:
+            raise ConfigError(
+                f"--workers {workers}: aplus trains in one task; give it CPUs with --set workers.cpus={workers}"
+            )
+        return APlusConfig.load(file, overrides)
+    if workers is not None:
+        overrides.append(f"workers.count={workers}")
+    config = load_config(file, overrides, default_system)
+    systems = trained_systems()
+    if config.model.name in model_names() and config.model.name not in systems:
+        raise ConfigError(
+            f"{config.model.name} has no weights to train; the systems are {', '.join(systems)}"
+        )
+    return config
+
+
+def use_registry(config: RunConfig, name: str | None, alias: str | None) -> None:
+    """Make the tracking server that of this process; ConfigError for a name or alias that cannot be published."""
+    tracking = config.logging.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if tracking:
+        os.environ["MLFLOW_TRACKING_URI"] = tracking
+    elif name:
+        raise ConfigError("--register needs MLFLOW_TRACKING_URI, the server with the registry")
+    if name:
+        from rayscale.registry import check_name
+
+        check_name(name, alias)  # before the training, not after it
+    elif alias is not None:
+        raise ConfigError(f"--alias {alias} goes with --register NAME, the model that it points to")
+
+
+def train_and_publish(
+    config: TrainConfig | APlusConfig, fresh: bool, name: str | None, alias: str | None
+) -> None:
+    """Train, register the result as ``name`` unless that is None, and print what came of it as a table."""
+    from rayscale import cluster
+    from rayscale.training.aplus import APlusConfig
+
+    config = config.identified()
+    tracking = os.environ.get("MLFLOW_TRACKING_URI")
+    print(config.to_yaml())
+    print(f"run: {config.uri}")
+    print(f"tracking: {'MLflow' if tracking else 'none (MLFLOW_TRACKING_URI is not set)'}")
+    factory = functools.partial(mlflow_logger, tracking) if tracking else None
+    again = isinstance(config, APlusConfig)
+    with hint(f"the same command {'starts over' if again else 'resumes from the last checkpoint'}"):
+        print(f"ray: {cluster.connect()}", flush=True)
+        if isinstance(config, APlusConfig):
+            from rayscale.training import task
+
+            result = task.fit(config, logger_factory=factory, fresh=fresh)
+        else:
+            from rayscale.training import ray
+
+            result = ray.fit(config, logger_factory=factory, fresh=fresh)
+    table = rows_of(result)
+    width = max(map(len, table))
+    print("\n" + "\n".join(f"{row:{width}}  {value}" for row, value in table.items()), flush=True)
+    if name:  # after the table: should it fail, that says where the weights are
+        print(f"{'registered':{width}}  {publish(result, name, alias)}")
+
+
+def rows_of(result: TrainResult) -> dict[str, str]:
+    """The table that ends a run."""
+    from rayscale.training.run import describe
+
+    if result.model.get("system") != "aplus":
+        return describe(result)
+    metrics = result.metrics
+    table = {
+        "run": result.uri,
+        "samples": f"{metrics['samples']:.0f}",
+        "energy": f"{100 * metrics['energy']:.2f} % of the gradients in the features",
+        "time": f"{metrics['seconds']:.0f} s",
+    }
+    if result.protocol:
+        table["benchmark"] = result.benchmark.get("uri", "not known")
+        table[f"PSNR ({result.protocol})"] = f"{metrics['psnr']:.2f} dB"
+        table[f"SSIM ({result.protocol})"] = f"{metrics['ssim']:.4f}"
+    return table | {"weights": str(result.weights)}
+
+
+def mlflow_logger(tracking: str, config: RunConfig) -> MlflowLogger:
+    """The logger of rank 0, made in its process; the server's address does not become part of the run."""
+    os.environ["MLFLOW_TRACKING_URI"] = tracking
+    from rayscale.registry import MlflowLogger
+
+    tags = {"rayscale.uri": config.uri, "rayscale.config": config.digest}
+    return MlflowLogger(config.logging.experiment, config.run.name or "", tags=tags)
+
+
+def publish(result: TrainResult, name: str, alias: str | None) -> str:
+    """Publish the weights with their scores; gives ``name/version``."""
+    from rayscale import registry
+
+    version = registry.publish(
+        result.weights or "",
+        name,
+        scores=scores_of(result),
+        dataset_digest=result.dataset["digest"],
+        alias=alias,
+        run_id=result.run_id,
+        tags={"rayscale.run": result.uri},
+    )
+    return version.ref + (f" ({name}@{alias})" if alias else "")
+
+
+def scores_of(result: TrainResult) -> dict[str, Any]:
+    """The validation scores as the registry stores them: ``validation``, or ``validation-x2``, ... of several.
+
+    Each has the digest of the ``benchmark`` that it was measured on.
+    """
+    from rayscale.training.run import scale_suffixes
+
+    if not result.protocol:
+        return {}
+    digests = result.benchmark.get("digests", {})
+    scores = {}
+    for suffix in scale_suffixes(result.metrics) or [""]:
+        # Of several scales a benchmark may have one.
+        name = suffix.removeprefix("_") or next(iter(digests), "")
+        scores["validation" + suffix.replace("_", "-")] = {
+            "protocol": result.protocol,
+            "benchmark": digests.get(name),
+            "scale": int(name.removeprefix("x")) if name else result.model["scales"][0],
+            "psnr": result.metrics[f"psnr{suffix}"],
+            "ssim": result.metrics[f"ssim{suffix}"],
+        }
+    return scores

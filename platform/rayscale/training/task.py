@@ -1,0 +1,61 @@
+"""Training A+ on a Ray cluster, as one task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rayscale.errors import RayscaleError
+from rayscale.training.aplus import APlusConfig, train
+from rayscale.training.run import TrainResult
+
+LoggerFactory = Callable[[APlusConfig], Any]
+
+
+def fit(
+    config: APlusConfig, *, logger_factory: LoggerFactory | None = None, fresh: bool = False
+) -> TrainResult:
+    """Train on the connected cluster; Ray starts the task again when its worker or node is lost.
+
+    Args:
+        logger_factory: makes the logger in the process of the task; must be picklable.
+        fresh: train anew what is complete.
+    """
+    import ray
+
+    from rayscale import cluster
+
+    cluster.check_room(1, {"CPU": config.workers.cpus}, "lower workers.cpus")
+    task = ray.remote(_compute).options(num_cpus=config.workers.cpus)
+    try:
+        outcome = ray.get(task.remote(config.model_dump(mode="json"), fresh, logger_factory))
+    except ray.exceptions.RayError as error:
+        raise RayscaleError(
+            f"the training failed on the cluster: {error}; the same command starts over"
+        ) from error
+    if isinstance(outcome, RayscaleError):
+        raise outcome
+    result: TrainResult = outcome
+    return result
+
+
+def _compute(
+    values: dict[str, Any], fresh: bool, logger_factory: LoggerFactory | None
+) -> TrainResult | RayscaleError:
+    """The task; an error for the user is returned, because Ray would bury its message in a traceback."""
+    import torch
+
+    config = APlusConfig.parse(values)
+    torch.set_num_threads(config.workers.threads or max(1, int(config.workers.cpus)))
+    logger = logger_factory(config) if logger_factory else None
+    try:
+        result = train(
+            config, fresh=fresh, metrics=logger, say=lambda line: print(line, flush=True)
+        )
+    except RayscaleError as error:
+        return error
+    finally:
+        if logger is not None:
+            logger.close()
+    return replace(result, run_id=logger.run_id if logger else None)
