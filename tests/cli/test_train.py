@@ -25,6 +25,7 @@ from rayscale.training.config import load_config
 from rayscale.training.loop import train
 from rayscale.training.recipes import trained_systems
 from rayscale.training.run import TrainResult, read_result
+from rayscale.tuning.sweep import plan
 
 DOORS = ("jobs/train.py", "jobs/train_edsr.py", "jobs/train_mdsr.py", "jobs/prepare_dataset.py")
 
@@ -139,6 +140,8 @@ def test_every_command_in_the_usage_of_a_script_is_understood(checkout: Path, sc
         command, *own = door["COMMAND"]
         known = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
         given = known.make_context(command, [*own, *arguments]).params
+        if command == "sweep":
+            plan(None, given["overrides"])
         if command == "train":
             configuration(
                 None, *(given[key] for key in ("overrides", "system", "workers", "default_system"))

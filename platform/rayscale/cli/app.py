@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from rayscale import interruption
-from rayscale.cli import batch, compare, images, info, pipeline, prepare, stack, train
+from rayscale.cli import batch, compare, images, info, pipeline, prepare, stack, sweep, train
 from rayscale.cli.options import TakesSeveral
 from rayscale.interruption import COMPLETE
 
@@ -48,7 +48,7 @@ for group, commands in (
             images.models,
         ),
     ),
-    ("From data to a model", (prepare.prepare, train.train, pipeline.register)),
+    ("From data to a model", (prepare.prepare, train.train, sweep.sweep, pipeline.register)),
     ("Serving", (pipeline.serve,)),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
 ):

@@ -1,4 +1,4 @@
-"""``python tune/sweep_edsr.py``: what it decides before it runs, and one small sweep on a real Ray."""
+"""``rayscale sweep`` and its script ``tune/sweep_edsr.py``: what it decides before it runs, and one small sweep on a real Ray."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ import numpy as np
 import PIL.Image
 import psutil
 import pytest
-from tune import sweep_edsr
-from tune.spaces import SPACES
-from tune.sweep_edsr import best_config, log_best, main, parse, plan, rank, room
 
+from rayscale.cli import run
 from rayscale.errors import ConfigError
 from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
@@ -32,16 +30,25 @@ from rayscale.training.checkpoint import Checkpoints
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
 from rayscale.training.run import lease_of, read_result
+from rayscale.tuning import search
+from rayscale.tuning.search import log_best
+from rayscale.tuning.spaces import SPACES
+from rayscale.tuning.sweep import best_config, plan, rank, room
+
+
+def main(arguments: list[str]) -> int:
+    """The command, in this process."""
+    return run("sweep", *arguments)
 
 
 def test_the_plan_keeps_the_recipe_and_shortens_the_trials() -> None:
-    sweep = plan(parse(["--set", "data.uri=s3://b/d", "--steps", "400"]))
+    sweep = plan(None, ["data.uri=s3://b/d"], steps=400)
     assert sweep.base.optimizer.steps == 300_000
     assert sweep.trial.optimizer.steps == 400
     assert (sweep.metric, sweep.mode) == ("loss", "min")
-    again = plan(parse(["--set", "data.uri=s3://b/d", "--steps", "400", "--samples", "99"]))
+    again = plan(None, ["data.uri=s3://b/d"], steps=400, samples=99)
     assert again.name == sweep.name
-    other = plan(parse(["--set", "data.uri=s3://b/d", "--steps", "400", "--seed", "2"]))
+    other = plan(None, ["data.uri=s3://b/d"], steps=400, seed=2)
     assert other.name != sweep.name
     best = best_config(sweep, {"values": {"optimizer.lr": 5e-4, "model.residual_scaling": 0.2}})
     assert (best.optimizer.lr, best.model.residual_scaling) == (5e-4, 0.2)
@@ -72,7 +79,7 @@ def test_trials_and_their_workers_fit_together(
     expected: tuple[int, float, int],
 ) -> None:
     """Otherwise every trial would wait for workers that no trial leaves room for."""
-    sweep = plan(parse(["--set", "data.uri=s3://b/d", "--set", f"workers.count={workers}"]))
+    sweep = plan(None, ["data.uri=s3://b/d", f"workers.count={workers}"])
     sweep = type(sweep)(**{**vars(sweep), "concurrent": concurrent})
     trials, shares = room(sweep, cluster)
     cpus, threads = shares["workers.cpus"], shares["workers.threads"]
@@ -81,7 +88,7 @@ def test_trials_and_their_workers_fit_together(
 
 
 def test_too_many_trials_at_a_time_are_refused() -> None:
-    sweep = plan(parse(["--set", "data.uri=s3://b/d", "--concurrent", "40"]))
+    sweep = plan(None, ["data.uri=s3://b/d"], concurrent=40)
     with pytest.raises(ConfigError, match="lower --concurrent"):
         room(sweep, {"CPU": 2.0})
 
@@ -90,7 +97,7 @@ def test_a_second_start_of_a_sweep_is_refused(
     dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--set", f"data.uri={dataset}"]
-    sweep = plan(parse(arguments)).identified()
+    sweep = plan(None, arguments[1::2]).identified()
     with lease_of(f"{sweep.base.run.uri}/{sweep.name}"):
         assert main(arguments) == 1
     assert f"process {os.getpid()}" in capsys.readouterr().err
@@ -115,7 +122,7 @@ def test_trials_that_were_scored_on_different_images_are_not_compared(
     for side, code in ((48, 0), (96, 1)):
         best.unlink(missing_ok=True)
         monkeypatch.setattr(
-            sweep_edsr,
+            search,
             "search",
             lambda _, side=side: make_benchmark(dataset.parent, side) and [row],
         )
@@ -132,7 +139,7 @@ def test_the_code_says_how_many_trials_failed(
         {"values": {"optimizer.lr": 1.0}, "error": error.strip(), "step": 8, "loss": 3.0}
         for error in errors or " "
     ]
-    monkeypatch.setattr(sweep_edsr, "search", lambda sweep: rows)
+    monkeypatch.setattr(search, "search", lambda sweep: rows)
     best = dataset.parent / "best.yaml"
     assert main(["--set", f"data.uri={dataset}", "--output", str(best)]) == code
     assert best.exists() == (code != 1)
@@ -160,8 +167,8 @@ class Trial:
 def test_a_trial_that_failed_is_never_the_best(
     uri: str, metric: str, figures: tuple[float, ...]
 ) -> None:
-    overrides = ["--set", "data.uri=s3://b/d"]
-    sweep = plan(parse([*overrides, "--set", f"validation.uri={uri}"] if uri else overrides))
+    overrides = ["data.uri=s3://b/d"]
+    sweep = plan(None, [*overrides, f"validation.uri={uri}"] if uri else overrides)
     assert sweep.metric == metric
     fair, good, better = ({"step": 8, metric: figure} for figure in figures)
     trials = [
@@ -197,7 +204,7 @@ class Parent:
 
 def test_the_parent_run_gets_the_best_there_is() -> None:
     parent = Parent()
-    sweep = plan(parse(["--set", "data.uri=s3://b/d"]))
+    sweep = plan(None, ["data.uri=s3://b/d"])
     failed = Trial({"optimizer.lr": 1.0}, {"loss": 1.0}, RuntimeError("diverged"))
     (only,) = rank(sweep, [failed])
     log_best(sweep, parent, only)
