@@ -50,6 +50,17 @@ def test_no_merge_was_left_half_done(checkout):
         assert b"\0" in data or not marker.search(data), path
 
 
+def test_scripts_are_doors(checkout):
+    """Programs of a few lines under their commands; what they do is in the package, which runs no script."""
+    for path in [*(checkout / "jobs").glob("*.py"), *(checkout / "tune").glob("*.py")]:
+        text = path.read_text()
+        assert text.startswith("#!/usr/bin/env python3\n"), path
+        assert path.stat().st_mode & 0o111, path
+        assert len(text.split('"""')[2].splitlines()) < 15, path
+    for path in (checkout / "platform").rglob("*.py"):
+        assert not re.search(r"runpy|sys\.path\b", path.read_text()), path
+
+
 def test_importing_the_package_and_its_command_line_is_light():
     heavy = ("torch", "ray", "mlflow", "boto3", "numpy", "pyarrow", "PIL")
     code = f"import sys, rayscale.cli; print([m for m in {heavy!r} if m in sys.modules])"

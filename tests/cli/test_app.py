@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from rayscale import __version__
+from rayscale.cli import run
+
 PROGRAM = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,3 +57,8 @@ def test_an_alias_that_cannot_be_is_refused_before_the_scores(checkout: Path) ->
     )
     assert done.returncode == 2
     assert "'latest' is not an alias" in done.stderr
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"rayscale {__version__}\n"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from rayscale import interruption
+from rayscale import __version__, interruption
 from rayscale.cli import batch, compare, images, info, pipeline, prepare, stack, sweep, train
 from rayscale.cli.options import TakesSeveral
 from rayscale.interruption import COMPLETE
@@ -33,6 +33,25 @@ app = typer.Typer(
     help="Distributed super-resolution: train, register, upscale and serve EDSR, MDSR and their kin on Ray.\n\n"
     "Try it:  rayscale demo      Upscale:  rayscale upscale in.png out.png",
 )
+
+
+def show_version(asked: bool) -> None:
+    """Print the version and end, where it is asked for."""
+    if asked:
+        print(f"rayscale {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def begin(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Nothing: the options above are all there is before a command."""
 
 
 for group, commands in (
