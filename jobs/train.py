@@ -28,7 +28,7 @@ Cluster, without gradients on a node's 8 CPUs:
 
 Networks of several scales want {scale} in validation.uri: s3://rayscale/Set5/x{scale}. What is saved and registered of a
 system with a discriminator is the generator; checkpoints hold both networks.
-Resume: the same command again. A run is named after its configuration (or run.name) and goes on from its last
+Resume: the same command again. A run is named after its configuration (or run.name) and resumes from its last
 committed checkpoint, with any number of workers; A+ starts over. --list-options prints every key with its value and meaning.
 Metrics and pictures go to MLFLOW_TRACKING_URI when that is set.
 Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 Ctrl-C, 143 SIGTERM.

@@ -13,7 +13,7 @@ Cluster whose image holds the repository and sets RAYSCALE_DATASET:
 The large model, x4 from a trained x2, a configuration file:
     python jobs/train_edsr.py --system edsr --config edsr_x4.yaml --set model.warm_start=s3://rayscale/runs/edsr-x2/model.safetensors
 
-Resume: the same command again. A run is named after its configuration (or run.name) and goes on from its last
+Resume: the same command again. A run is named after its configuration (or run.name) and resumes from its last
 committed checkpoint, with any number of workers. --list-options prints every key with its value and meaning.
 Metrics and pictures go to MLFLOW_TRACKING_URI when that is set.
 Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 Ctrl-C, 143 SIGTERM.

@@ -10,7 +10,7 @@ Two scales only:
     python jobs/train_mdsr.py --set data.uri=s3://rayscale/dataset --set 'model.scales=[2, 4]'
 
 Scores are given per scale (psnr_x2, ...) and as their mean (psnr).
-Resume: the same command again. A run is named after its configuration (or run.name) and goes on from its last
+Resume: the same command again. A run is named after its configuration (or run.name) and resumes from its last
 committed checkpoint, with any number of workers. --list-options prints every key with its value and meaning.
 Metrics and pictures go to MLFLOW_TRACKING_URI when that is set.
 Exit codes: 0 complete, 1 failed, 2 wrong usage or configuration, 130 Ctrl-C, 143 SIGTERM.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Upscale every image of a bucket into another place; run it again and it goes on where it was.
+"""Upscale every image of a bucket into another place; run it again to resume.
 
 Laptop (a Ray of its own for the time of the job; folders work as well as buckets):
 
@@ -17,8 +17,8 @@ Cluster (started in the repository, or anywhere with the flag):
     ray job submit --working-dir . -- python jobs/upscale_bucket.py s3://photos/in s3://photos/out --model edsr/3
 
 Names and formats stay. Inputs whose output is there, from the same source and by the same model and parameters,
-are skipped; failures are listed with their reason and tried again by the next run. What no batch wrote is never
-replaced, unless with --overwrite. Rows of all inputs are in _rayscale/ of the target (docs/batch.md). Stores, registry and cluster
+are skipped; failures are listed with their reason and tried again by the next run. Objects that no batch wrote are never
+replaced, except with --overwrite. Rows of all inputs are in _rayscale/ of the target (docs/batch.md). Stores, registry and cluster
 come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_URI and RAY_ADDRESS.
 
 Exit codes: 0 all inputs are done; 3 some failed (or are beyond --limit); 1 nothing could be done; 2 wrong usage;

@@ -10,7 +10,7 @@ Cluster, four trials at a time:
 Then train with the best values:
     python jobs/train_edsr.py --config best.yaml
 
-A trial is a small Ray Train run below run.uri. The same command again goes on where it was interrupted: finished
+A trial is a small Ray Train run below run.uri. Run the same command again to resume: finished
 trials are read from storage, others resume. Trials are compared by PSNR where validation.uri is set, else by loss.
 Exit codes: 0 complete, 3 some trials failed, 1 all failed, 2 wrong usage or configuration, 130 Ctrl-C, 143 SIGTERM.
 """

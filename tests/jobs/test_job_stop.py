@@ -49,7 +49,7 @@ def prepare(dataset: Path) -> tuple[list[str], str]:
     [
         (train, r"saved at step (\d+); run the same command again to resume"),
         (search, "every trial is saved; run the same command again to resume"),
-        (prepare, "finished shards are kept; run the same command again to go on"),
+        (prepare, "finished shards are kept; run the same command again to resume"),
     ],
 )
 def test_what_is_done_is_kept(

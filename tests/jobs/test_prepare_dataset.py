@@ -136,7 +136,7 @@ def test_a_signal_keeps_the_finished_shards(
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, [said, err]
-    kept = "interrupted: finished shards are kept; run the same command again to go on\n"
+    kept = "interrupted: finished shards are kept; run the same command again to resume\n"
     assert err.endswith(kept)
     assert "Traceback" not in err
     again = run(checkout, "images", "set", *options[:-2], cwd=tmp_path)

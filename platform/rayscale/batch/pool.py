@@ -202,7 +202,7 @@ class Pool:
         except ray.exceptions.RayError as error:
             raise RayscaleError(
                 f"the workers failed: {str(error).strip().splitlines()[-1][:300]}. What is done is kept; "
-                "run the same command again to go on"
+                "run the same command again to resume"
             ) from error
 
 

@@ -101,15 +101,15 @@ def batch(
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
 ) -> None:
-    """Upscale every image of a bucket or folder into another place; run it again and it goes on where it was.
+    """Upscale every image of a bucket or folder into another place; run it again to resume.
 
     rayscale batch s3://photos/in s3://photos/out --model edsr@production --dry-run
 
     rayscale batch s3://photos/in s3://photos/out --model edsr@production
 
     Names and formats stay. Inputs whose output is there, from the same source and by the same model and parameters,
-    are skipped; failures are listed with their reason and tried again by the next run. What no batch wrote is never
-    replaced, unless with --overwrite. Rows of all inputs are in _rayscale/ of the target.
+    are skipped; failures are listed with their reason and tried again by the next run. Objects that no batch wrote are never
+    replaced, except with --overwrite. Rows of all inputs are in _rayscale/ of the target.
 
     Exit code: 0 all inputs are done, 3 some failed or are beyond --limit, 1 nothing could be done, 2 wrong usage.
     """

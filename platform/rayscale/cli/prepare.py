@@ -118,7 +118,7 @@ def prepare(
         "lr": lr,
         "registration": registration,
     }
-    with hint("finished shards are kept; run the same command again to go on"):
+    with hint("finished shards are kept; run the same command again to resume"):
         raise typer.Exit(cut(source, target, options, levels, concurrency))
 
 
@@ -185,7 +185,7 @@ def on_ray(
                     yield record
         except ray.exceptions.RayError as error:
             raise RayscaleError(
-                f"a shard failed on the cluster: {error}; run the same command again to go on"
+                f"a shard failed on the cluster: {error}; run the same command again to resume"
             ) from error
 
     return work_through

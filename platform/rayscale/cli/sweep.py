@@ -47,7 +47,7 @@ def sweep(
 
     rayscale train --config best.yaml
 
-    A trial is a small Ray Train run below run.uri. The same command again goes on where it was interrupted: finished
+    A trial is a small Ray Train run below run.uri. Run the same command again to resume: finished
     trials are read from storage, others resume. Trials are compared by PSNR where validation.uri is set, else by loss.
 
     Exit code: 0 complete, 3 some trials failed, 1 all failed, 2 wrong usage or configuration.
