@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 @pytest.mark.parametrize(
     ("arguments", "taught"),
     [
-        ((), "jobs/prepare_dataset.py SOURCE TARGET"),
+        ((), "rayscale prepare SOURCE TARGET"),
         (("--set", "model.atom=1"), "did you mean model.atoms"),
         (("--set", "data.uri=/nowhere", "--register", "x"), "MLFLOW_TRACKING_URI"),
         (("--workers", "2"), "--set workers.cpus=2"),

@@ -37,7 +37,7 @@ def run_job(checkout: Path, *arguments: str, **variables: str) -> subprocess.Com
 @pytest.mark.parametrize(
     ("arguments", "taught"),
     [
-        ((), "jobs/prepare_dataset.py SOURCE TARGET"),
+        ((), "rayscale prepare SOURCE TARGET"),
         (("--set", "optimizer.learning_rate=1"), "did you mean optimizer."),
         (("--set", "data.uri=/nowhere", "--register", "x"), "MLFLOW_TRACKING_URI"),
         (("--nonsense",), "rayscale train -h"),

@@ -2,7 +2,7 @@
 
 ``config``, ``cutting``, ``shards`` and ``preparation`` write a dataset; ``manifest`` says what it holds;
 ``cache``, ``dataset``, ``sampler``, ``stream`` and ``multiscale`` read it. Decoding images is ``rayscale.imaging``, the
-arithmetic of low resolution ``rayscale.resampling``; Ray runs the preparation from ``jobs/``.
+arithmetic of low resolution ``rayscale.resampling``; Ray runs the preparation for ``rayscale prepare``.
 """
 
 from rayscale.data.cache import ShardCache

@@ -118,7 +118,7 @@ class Manifest(_Record):
         except NotFoundError as error:
             raise NotFoundError(
                 f"{address} does not exist: no dataset is complete there; make one with "
-                f"`python jobs/prepare_dataset.py SOURCE {store.uri}`"
+                f"`rayscale prepare SOURCE {store.uri}`"
             ) from error
         except ValueError as error:
             raise StorageError(

@@ -115,7 +115,7 @@ def prepare(
     """Make a dataset of the images below ``source`` (any format that is read) and commit it at ``target``.
 
     ``run(function, tasks)`` executes the shards and yields their records in any order: ``map`` here, or side by
-    side (``jobs/prepare_dataset.py``). ``progress(done, total)`` counts shards, those of an earlier run included.
+    side (``rayscale prepare``). ``progress(done, total)`` counts shards, those of an earlier run included.
     Images that cannot be used (damaged, of other channels or depth, over RAYSCALE_MAX_INPUT_PIXELS) are listed in the manifest's ``failures``, too small ones in ``skipped``.
 
     Raises ``NotFoundError`` where there is no image and ``InputError`` when none can be used; then nothing is

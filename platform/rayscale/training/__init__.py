@@ -4,6 +4,6 @@
 ``step`` is one update (with ``optimizer``, ``schedule``, ``guard``), ``adversarial`` one against a ``discriminator`` with
 ``perceptual`` losses, ``loop`` a whole run, ``checkpoint`` and ``run`` what stays in storage, ``validation`` the scores
 meanwhile, ``ray`` the same on a cluster. ``aplus`` trains without gradients, from
-``patches``, ``dictionary`` and ``anchors``. Importing this package imports neither
+``patches``, ``dictionary`` and ``anchors``, and ``task`` runs it on a cluster. Importing this package imports neither
 torch nor Ray.
 """

@@ -96,7 +96,7 @@ class RunConfig(Section):
             raise ConfigError(
                 "there is no dataset to train on: set data.uri (--set data.uri=s3://bucket/dataset, a "
                 "configuration file, or RAYSCALE_DATASET) to what "
-                "`python jobs/prepare_dataset.py SOURCE TARGET` made"
+                "`rayscale prepare SOURCE TARGET` made"
             )
         data_uri = connect(dataset).uri
         run_uri = connect(self.run.uri or _sibling(data_uri, "runs")).uri

@@ -88,7 +88,7 @@ class DatasetSection(Section):
     """Where the images come from."""
 
     uri: str | None = Field(
-        default=None, description="a dataset made by jobs/prepare_dataset.py (RAYSCALE_DATASET)"
+        default=None, description="a dataset made by `rayscale prepare` (RAYSCALE_DATASET)"
     )
     digest: str | None = Field(
         default=None,
