@@ -26,12 +26,13 @@ import yaml
 from rayscale import strictjson
 from rayscale.errors import InputError, NotFoundError, RayscaleError
 from rayscale.evaluation import at_scale, evaluate, read_pairs
+from rayscale.files import sha256_of
 from rayscale.imaging.metrics import PROTOCOLS, Protocol
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import BUNDLED, open_builtin
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import systems
-from rayscale.models.weights import read_weights, save_model, sha256_of
+from rayscale.models.weights import read_weights, save_model
 from rayscale.options import Options
 from rayscale.storage import Store, connect
 from rayscale.training.checkpoint import Checkpoints

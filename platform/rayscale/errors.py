@@ -1,11 +1,13 @@
 """The errors a user may see: each names the value, the limit and the way out.
 
-One table per entry point maps them onward (exit codes in ``rayscale.cli``, HTTP status in ``serve``).
+One table per entry point maps them onward (exit codes in ``rayscale.cli``, HTTP status in ``rayscale.serving``).
 """
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -55,6 +57,13 @@ class StorageError(RayscaleError):
     """A store that is unreachable, denies access, or returned damaged bytes."""
 
     code = "storage"
+
+
+def closest_first(name: str, known: Iterable[str]) -> list[str]:
+    """``known``, those that ``name`` may have been meant as at the front: for the messages of unknown names."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=3)
+    return close + [other for other in known if other not in close]
 
 
 def without_passwords(text: str) -> str:

@@ -5,7 +5,8 @@ import safetensors.torch
 import torch
 
 from rayscale.errors import ConfigError
-from rayscale.models.weights import WeightsError, read_weights, save_model, sha256_of
+from rayscale.files import sha256_of
+from rayscale.models.weights import WeightsError, read_weights, save_model
 
 
 def image() -> torch.Tensor:

@@ -15,13 +15,13 @@ import torch
 
 import rayscale
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.files import sha256_of
 from rayscale.models.registry import SYSTEMS, create_model
 from rayscale.models.weights import (
     WeightsError,
     load_model,
     read_weights,
     save_model,
-    sha256_of,
 )
 
 SMALL = {"filters": 8, "blocks": 2}

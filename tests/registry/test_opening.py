@@ -39,9 +39,10 @@ def test_what_is_registered_comes_before_what_is_bundled(published: set[str]) ->
 
 def test_a_scale_chooses_among_the_bundled(published: set[str]) -> None:
     assert open_model("aplus", scale=3).network.scales == (3,)
-    for scale in (None, 2.5):
-        with pytest.raises(ConfigError, match="aplus has no weights here"):
-            open_model("aplus", scale=scale)
+    assert open_model("aplus").label == "aplus-x2"
+    assert open_model("srresnet").label == "srresnet-x4"  # its smallest scale
+    with pytest.raises(ConfigError, match="aplus has no weights here"):
+        open_model("aplus", scale=2.5)
     with pytest.raises(NotFoundError):
         open_model("roofs", scale=2)
 

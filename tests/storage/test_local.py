@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path, monkeypatc
 def test_only_what_dead_writers_left_is_tidied(tmp_path: Path) -> None:
     store = connect(tmp_path)
     code = (
-        "import sys, time; from pathlib import Path; from rayscale.storage.local import replacing\n"
+        "import sys, time; from pathlib import Path; from rayscale.files import replacing\n"
         "with replacing(Path(sys.argv[1])) as file:\n"
         "    file.write(b'half'); file.flush(); print('begun', flush=True); time.sleep(60)"
     )

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from rayscale import strictjson
 from rayscale.batch.plan import Recipe, Task
 from rayscale.errors import NotFoundError, RayscaleError
+from rayscale.files import sha256_of
 from rayscale.storage import Entry, Store
 
 _PIECE = 32 << 20
@@ -95,8 +96,7 @@ class Slot:
     def write_file(self, path: Path, megapixels: float) -> Placed:
         """``write`` of a local file, of any size. What a killed worker sent of it is deleted: only one writes here."""
         self.target.forget_unfinished(self.task.entry.key)
-        with path.open("rb") as file:
-            mark = self._mark(hashlib.file_digest(file, "sha256").hexdigest(), megapixels)
+        mark = self._mark(sha256_of(path), megapixels)
         key, size = self.task.entry.key, path.stat().st_size
         etag = self.target.write_file(key, path, **self._condition(), mark=mark.to_text())
         return (

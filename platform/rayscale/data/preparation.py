@@ -37,6 +37,7 @@ from rayscale.data.manifest import (
 from rayscale.data.shards import ShardWriter
 from rayscale.data.sources import Block, Kind, SkippedError, cut_image, cut_pair, kind_of
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError, StorageError
+from rayscale.files import sha256_of
 from rayscale.imaging import EXTENSIONS, is_image, probe
 from rayscale.imaging.sidecars import names_beside
 from rayscale.pairs import Pairing, Partners, find_pairs, without_lr
@@ -390,10 +391,8 @@ def _failure(key: str, error: Exception) -> Failure:
 
 
 def _store(target: Store, key: str, path: Path) -> Column:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     target.write_file(key, path)
-    return Column(key=key, bytes=path.stat().st_size, sha256=sha256)
+    return Column(key=key, bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _runs(sizes: list[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:

@@ -14,6 +14,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from rayscale.files import replacing
 from rayscale.local.processes import Service, answers
 from rayscale.settings import checkout
 
@@ -24,10 +25,8 @@ def token(home: Path) -> Path:
     """The file with the token that jobs, drivers and the dashboard need; made at first use, for the owner only."""
     path = home / "ray_token"
     if not path.is_file():
-        temporary = path.with_suffix(".part")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        temporary.replace(path)
+        with replacing(path, private=True) as file:
+            file.write(secrets.token_hex(32).encode())
     return path
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from rayscale import strictjson
 from rayscale.errors import ConfigError
+from rayscale.files import replacing
 from rayscale.local.processes import Service, answers
 
 HOST = "127.0.0.1"
@@ -70,10 +71,8 @@ def keys(home: Path) -> tuple[str, str]:
             "secret_key": secrets.token_hex(20),
             "hash_suffix": secrets.token_hex(16),
         }
-        temporary = path.with_suffix(".part")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(strictjson.dumps(written))
-        temporary.replace(path)
+        with replacing(path, private=True) as file:
+            file.write(strictjson.dumps(written).encode())
     read = json.loads(path.read_text())
     return read["access_key"], read["secret_key"]
 

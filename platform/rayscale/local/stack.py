@@ -21,6 +21,7 @@ from typing import Any
 
 from rayscale import strictjson
 from rayscale.errors import ConfigError, RayscaleError
+from rayscale.files import replacing
 from rayscale.interruption import Interrupted, shield, watch
 from rayscale.local import mlflow, processes, ray, s3
 from rayscale.local.processes import Service
@@ -333,11 +334,8 @@ def _own_folder(path: Path) -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    temporary.replace(path)
+    with replacing(path, private=True) as file:
+        file.write(text.encode())
 
 
 @contextmanager

@@ -6,13 +6,12 @@ the business of ``rayscale.registry``.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from rayscale.errors import ConfigError, NotFoundError
+from rayscale.errors import ConfigError, NotFoundError, closest_first
 from rayscale.models import aplus, edsr, interpolation, mdsr, meta, srcnn, srresnet, vdsr
 from rayscale.models.builtin import bundled_names, read_spec
 from rayscale.models.network import SuperResolver
@@ -42,9 +41,8 @@ def find_system(name: str) -> System:
     table = systems()
     if name in table:
         return table[name]
-    close = difflib.get_close_matches(name, table, n=3)
-    names = close + [other for other in table if other not in close]
-    raise NotFoundError(f"there is no model {name!r}; the models are {', '.join(names)}")
+    names = ", ".join(closest_first(name, table))
+    raise NotFoundError(f"there is no model {name!r}; the models are {names}")
 
 
 def create_model(

@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from torch import Tensor
 
 from rayscale import strictjson
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
+from rayscale.files import replacing
 from rayscale.models import foreign
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import build
@@ -96,18 +95,10 @@ def save_model(
     content = (len(text).to_bytes(8, "little"), text, memoryview(packed)[8 + length :])
 
     digest = hashlib.sha256()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("xb") as file:
-            for part in content:
-                digest.update(part)
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        for part in content:
+            digest.update(part)
+            file.write(part)
     return digest.hexdigest()
 
 
@@ -173,15 +164,6 @@ def read_weights(
         raise kind(f"{path} (sha256 {digest[:16]}): {error}") from None
     extra = {key: value for key, value in metadata.items() if not key.startswith("rayscale.")}
     return LoadedWeights(model.eval(), digest, found, extra)
-
-
-def sha256_of(path: str | Path) -> str:
-    """The sha256 of a file, in hexadecimal; NotFoundError when it does not exist."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise NotFoundError(f"there is no file {path}") from None
 
 
 def _read(path: Path) -> bytes:

@@ -6,7 +6,6 @@ version's tags: weights that do not match it are refused before they are parsed.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import logging
@@ -25,6 +24,7 @@ from rayscale.errors import (
     NotFoundError,
     RayscaleError,
     StorageError,
+    closest_first,
 )
 from rayscale.models.builtin import builtin_names
 from rayscale.models.spec import SPEC_KEY
@@ -132,7 +132,8 @@ def publish(
     check_name(name, alias)
     figures = _checked_scores(scores)
     client = connect()
-    from rayscale.models.weights import load_model, sha256_of
+    from rayscale.files import sha256_of
+    from rayscale.models.weights import load_model
 
     with _local(weights) as path, tempfile.TemporaryDirectory() as scratch:
         digest = sha256_of(path)
@@ -240,7 +241,7 @@ def fetch(ref: str | ModelVersion) -> Path:
     Raises StorageError for weights that differ from what was published, besides the errors of ``resolve``.
     """
     version = resolve(ref) if isinstance(ref, str) else ref
-    from rayscale.models.weights import sha256_of
+    from rayscale.files import sha256_of
 
     folder = get_settings().cache_dir / "models"
     target = folder / f"{version.digest}.safetensors"
@@ -407,9 +408,8 @@ def _ensure_name(client: Any, name: str) -> None:
 
 def _unknown_name(client: Any, name: str) -> NotFoundError:
     known = [model.name for model in _pages(client.search_registered_models)]
-    close = difflib.get_close_matches(name, known, n=3)
-    names = [*close, *(one for one in known if one not in close)]
-    return NotFoundError(f"no model {name!r} in the registry; it has {_listed(names)}")
+    names = _listed(closest_first(name, known))
+    return NotFoundError(f"no model {name!r} in the registry; it has {names}")
 
 
 def _pages(search: Any) -> Iterator[Any]:

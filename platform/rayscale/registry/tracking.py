@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from rayscale import strictjson
 from rayscale.errors import without_passwords
+from rayscale.files import replacing
 from rayscale.registry.client import connect, is_permanent, tracking_uri
 from rayscale.registry.models import ensure_experiment
 from rayscale.settings import get_settings
@@ -268,12 +269,10 @@ class MlflowLogger:
 
     def _keep(self) -> Path:
         path = self._spool()
-        path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
             kept = {"points": list(self._points), "params": self._params}
-        partial = path.with_suffix(".part")
-        partial.write_text(strictjson.dumps(kept), encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as file:
+            file.write(strictjson.dumps(kept).encode())
         return path
 
     def _recover(self) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.files import delete_abandoned, is_unfinished, replacing
 from rayscale.storage.store import Entry, Store, check_key
 
-_TEMPORARY = (".rayscale-", ".part")  # start and end of the names of what is being written
 _MARK = "user.rayscale.mark"  # the attribute that holds it
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
@@ -116,8 +114,8 @@ class LocalStore(Store):
         start = self._path(prefix.strip("/")) if prefix else self.root
         for folder, _, files in os.walk(start, topdown=False):
             for name in files:
-                if not _is_object(name):
-                    _delete_unlocked(Path(folder, name))
+                if is_unfinished(name):
+                    delete_abandoned(Path(folder, name))
             if folders:
                 with suppress(OSError):  # it holds something
                     os.rmdir(folder)
@@ -128,7 +126,7 @@ class LocalStore(Store):
             if (status.st_dev, status.st_ino) in above:  # a symbolic link to a folder above
                 return
             with os.scandir(folder) as entries:
-                found = [entry for entry in entries if _is_object(entry.name)]
+                found = [entry for entry in entries if not is_unfinished(entry.name)]
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
@@ -150,47 +148,6 @@ class LocalStore(Store):
             raise StorageError(f"{place}: {error.strerror or error}") from error
 
 
-@contextmanager
-def replacing(path: str | Path, *, exclusive: bool = False) -> Iterator[IO[bytes]]:
-    """A file that takes the place of ``path`` when the block ends without an error, whole and on disk.
-
-    With ``exclusive`` an existing ``path`` is kept and ``FileExistsError`` raised.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, file = _begun(path)
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if exclusive:
-                os.link(temporary, path)  # unlike a rename, fails when the name is taken
-            else:
-                temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _begun(path: Path) -> tuple[Path, IO[bytes]]:
-    """An empty file that is to become ``path``, locked: one that is not was left by a writer who died."""
-    while True:
-        temporary = path.with_name(uuid.uuid4().hex.join(_TEMPORARY))
-        file = temporary.open("xb")
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if temporary.exists():  # else deleted before it was locked
-            return temporary, file
-        file.close()
-
-
-def _delete_unlocked(path: Path) -> None:
-    """Delete what a writer left who died; while one works on it, or the file system knows no locks, it stays."""
-    with suppress(OSError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-
-
 def _set_mark(file: IO[bytes], mark: str) -> None:
     with suppress(AttributeError, OSError):  # no Linux, or a file system without attributes
         os.setxattr(file.fileno(), _MARK, mark.encode())
@@ -201,10 +158,6 @@ def _mark(path: Path) -> str | None:
         return os.getxattr(path, _MARK).decode(errors="replace")
     except (AttributeError, OSError) as error:
         return "" if getattr(error, "errno", None) == errno.ENODATA else None
-
-
-def _is_object(name: str) -> bool:
-    return not (name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1]))
 
 
 def _etag(status: os.stat_result) -> str:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.files import replacing
 from rayscale.settings import get_settings
 from rayscale.storage.checksums import ALGORITHMS, Checksum
-from rayscale.storage.local import replacing
 from rayscale.storage.s3_client import get_client, is_untrusted, paced_attempts, server_name
 from rayscale.storage.store import Entry, Store, check_key
 

@@ -7,7 +7,6 @@ sha256 of every file, and is deleted first. What a state holds is the business o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import pickle
@@ -24,6 +23,7 @@ import torch
 
 from rayscale import strictjson
 from rayscale.errors import InputError, NotFoundError, StorageError
+from rayscale.files import sha256_of
 from rayscale.models.network import SuperResolver
 from rayscale.models.weights import save_model
 from rayscale.storage import Store
@@ -219,6 +219,4 @@ def _fetch(folder: Store, name: str, committed: dict[str, Any], path: Path) -> N
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}

@@ -18,8 +18,9 @@ import yaml
 
 from rayscale import strictjson
 from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.files import sha256_of
 from rayscale.models.network import SuperResolver
-from rayscale.models.weights import load_model, save_model, sha256_of
+from rayscale.models.weights import load_model, save_model
 from rayscale.storage import Store, connect
 from rayscale.storage.lease import Lease
 from rayscale.training.checkpoint import Checkpoints

@@ -1,0 +1,75 @@
+"""Files of this machine: replaced whole or not at all, known by their sha256."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from rayscale.errors import NotFoundError
+
+_TEMPORARY = (".rayscale-", ".part")  # start and end of the names of what is being written
+
+
+def sha256_of(path: str | Path) -> str:
+    """The sha256 of a file, in hexadecimal; NotFoundError when it does not exist."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}") from None
+
+
+@contextmanager
+def replacing(
+    path: str | Path, *, exclusive: bool = False, private: bool = False
+) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` when the block ends without an error, whole and on disk.
+
+    Args:
+        exclusive: keep an existing ``path`` and raise FileExistsError.
+        private: readable by its owner alone, from its first byte on.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, file = _begin(path, 0o600 if private else 0o666)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if exclusive:
+                os.link(temporary, path)  # unlike a rename, fails when the name is taken
+            else:
+                temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file name is that of one which :func:`replacing` writes."""
+    return name.startswith(_TEMPORARY[0]) and name.endswith(_TEMPORARY[1])
+
+
+def delete_abandoned(path: Path) -> None:
+    """Delete what a writer left who died; while one works on it, or the file system knows no locks, it stays."""
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def _begin(path: Path, mode: int) -> tuple[Path, IO[bytes]]:
+    """An empty file that is to become ``path``, locked: one that is not was left by a writer who died."""
+    while True:
+        temporary = path.with_name(uuid.uuid4().hex.join(_TEMPORARY))
+        file = os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():  # else deleted before it was locked
+            return temporary, file
+        file.close()
