@@ -9,6 +9,7 @@ import pytest
 from rayscale.errors import ConfigError, NotFoundError
 from rayscale.models.registry import create_model
 from rayscale.registry import RegistryError, models, open_model
+from rayscale.registry.opening import find_model, load_model
 
 MINE = create_model("edsr-baseline", scale=2, filters=4, blocks=1)
 
@@ -45,6 +46,24 @@ def test_a_scale_chooses_among_the_bundled(published: set[str]) -> None:
         open_model("aplus", scale=2.5)
     with pytest.raises(NotFoundError):
         open_model("roofs", scale=2)
+
+
+def test_what_is_found_is_what_is_opened_and_nothing_is_loaded_before(
+    published: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published |= {"aplus", "roofs"}
+    loads: list[str] = []
+    monkeypatch.setattr(models, "load", lambda version: loads.append(version.ref) or MINE)
+    for name in ("bicubic", "aplus", "aplus-x2", "edsr-baseline", "roofs"):
+        before = len(loads)
+        found = find_model(name, 2)
+        assert len(loads) == before
+        opened = open_model(name, scale=2)
+        assert (found.label, found.digest) == (opened.label, opened.digest)
+        assert load_model(found).label == opened.label
+    assert loads == ["aplus/1"] * 2 + ["roofs/1"] * 2
+    with pytest.raises(NotFoundError):
+        find_model("edsr-baseline", 2.5)
 
 
 def test_a_registry_that_does_not_answer_is_no_licence_to_guess(

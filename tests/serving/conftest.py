@@ -17,10 +17,11 @@ from rayscale.errors import NotFoundError
 from rayscale.imaging import Image, write_image
 from rayscale.models.network import SuperResolver
 from rayscale.models.registry import create_model
+from rayscale.registry import ModelVersion, models
+from rayscale.registry.client import tracking_uri
 from rayscale.serving.api import create_app
 from rayscale.serving.engine import Engine
 from rayscale.serving.settings import ServeSettings
-from rayscale.serving.shelf import Version
 from rayscale.settings import get_settings
 
 
@@ -55,39 +56,43 @@ def tiny_model(seed: int = 0, scale: int = 2, channels: int = 3) -> SuperResolve
 
 @dataclass
 class FakeRegistry:
-    """A registry in memory: references to versions, versions to networks; counts what is asked of it."""
+    """A registry in memory: references to versions, versions to networks; counts what is asked of it.
 
-    meanings: dict[str, Version] = field(default_factory=dict)
+    Its three methods stand for those of ``rayscale.registry.models``.
+    """
+
+    meanings: dict[str, ModelVersion] = field(default_factory=dict)
     networks: dict[str, SuperResolver] = field(default_factory=dict)
     gone: Exception | None = None
     loads: list[str] = field(default_factory=list)
     before_load: Callable[[], None] = lambda: None
 
-    def add(self, name: str, version: int, *aliases: str, seed: int | None = None) -> Version:
+    def add(self, name: str, version: int, *aliases: str, seed: int | None = None) -> ModelVersion:
         model = tiny_model(version if seed is None else seed)
-        facts = {"system": model.spec.system, "scales": [2], "channels": 3}
-        found = Version(name, str(version), f"{version:064x}", aliases, facts)
-        self.networks[found.reference] = model
-        for reference in (name, found.reference, *(f"{name}@{alias}" for alias in aliases)):
+        found = ModelVersion(name, version, f"{version:064x}", model.spec, "", aliases)
+        self.networks[found.ref] = model
+        for reference in (name, found.ref, *(f"{name}@{alias}" for alias in aliases)):
             self.meanings[reference] = found
         return found
 
-    def resolve(self, reference: str) -> Version:
+    def resolve(self, reference: str) -> ModelVersion:
+        tracking_uri()
         if self.gone is not None:
             raise self.gone
         if reference not in self.meanings:
             raise NotFoundError(f"there is no model {reference!r}")
         return self.meanings[reference]
 
-    def load(self, version: Version) -> SuperResolver:
+    def load(self, version: ModelVersion) -> SuperResolver:
         self.before_load()
-        self.loads.append(version.reference)
-        return self.networks[version.reference]
+        self.loads.append(version.ref)
+        return self.networks[version.ref]
 
-    def list(self) -> list[Version]:
+    def list_models(self) -> list[ModelVersion]:
+        tracking_uri()
         if self.gone is not None:
             raise self.gone
-        return list(dict.fromkeys(self.meanings.values()))
+        return list({version.ref: version for version in self.meanings.values()}.values())
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +107,11 @@ def _fresh_settings() -> Iterator[None]:
 def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
     """An empty registry that is configured."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://registry.invalid")
-    return FakeRegistry()
+    fake = FakeRegistry()
+    monkeypatch.setattr(models, "resolve", fake.resolve)
+    monkeypatch.setattr(models, "load", fake.load)
+    monkeypatch.setattr(models, "list_models", fake.list_models)
+    return fake
 
 
 @pytest.fixture
@@ -113,7 +122,7 @@ def make_app(registry: FakeRegistry) -> Iterator[Callable[..., FastAPI]]:
     def make(backend: Any = None, **settings: Any) -> FastAPI:
         chosen = ServeSettings(**settings)
         if backend is None:
-            backend = Engine(chosen, registry)
+            backend = Engine(chosen)
             backend.start()
             engines.append(backend)
         return create_app(backend, chosen)

@@ -13,6 +13,7 @@ import torch
 from rayscale.errors import NotFoundError, OutOfMemoryError
 from rayscale.imaging import read_image
 from rayscale.options import Options
+from rayscale.registry import models
 from rayscale.serving.engine import Engine
 from rayscale.serving.errors import UnavailableError
 from rayscale.serving.jobs import Job
@@ -21,7 +22,7 @@ from rayscale.serving.settings import ServeSettings
 
 @pytest.fixture
 def engine(registry: Any) -> Any:
-    made = Engine(ServeSettings(threads=1, refresh_s=0.05), registry)
+    made = Engine(ServeSettings(threads=1, refresh_s=0.05))
     yield made
     made.close()
 
@@ -81,7 +82,7 @@ def test_a_full_memory_is_told_and_survived(
 
 
 def test_a_late_default_model_makes_the_replica_ready(registry: Any) -> None:
-    late = Engine(ServeSettings(model="roofs", refresh_s=0.02), registry)
+    late = Engine(ServeSettings(model="roofs", refresh_s=0.02))
     late.start()
     assert not asyncio.run(late.ready())
     registry.add("roofs", 1)
@@ -105,11 +106,11 @@ def test_one_poisoned_image_fails_alone(engine: Engine, tools: Any) -> None:
 
 
 def test_a_hung_registry_and_unknown_names_keep_nothing_from_loaded_models(
-    registry: Any, tools: Any
+    registry: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.add("roofs", 1)
     release = threading.Event()
-    engine = Engine(ServeSettings(model="roofs", lookup_timeout_s=0.2, threads=1), registry)
+    engine = Engine(ServeSettings(model="roofs", lookup_timeout_s=0.2, threads=1))
     engine.start()
     data, asked, resolve = tools.encoded(9, 9), [], registry.resolve
 
@@ -118,7 +119,7 @@ def test_a_hung_registry_and_unknown_names_keep_nothing_from_loaded_models(
         release.wait(30)
         return resolve(reference)
 
-    registry.resolve = hang
+    monkeypatch.setattr(models, "resolve", hang)
 
     async def run() -> None:
         lost = await asyncio.gather(
@@ -135,10 +136,12 @@ def test_a_hung_registry_and_unknown_names_keep_nothing_from_loaded_models(
     engine.close()
 
 
-def test_a_name_that_does_not_exist_is_looked_up_once_in_a_while(registry: Any, tools: Any) -> None:
-    engine = Engine(ServeSettings(refresh_s=0.5), registry)
+def test_a_name_that_does_not_exist_is_looked_up_once_in_a_while(
+    registry: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(ServeSettings(refresh_s=0.5))
     data, asked, resolve = tools.encoded(9, 9), [], registry.resolve
-    registry.resolve = lambda reference: asked.append(reference) or resolve(reference)
+    monkeypatch.setattr(models, "resolve", lambda name: asked.append(name) or resolve(name))
 
     async def ask() -> None:
         with pytest.raises(NotFoundError, match="there is no model 'new'"):

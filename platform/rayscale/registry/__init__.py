@@ -1,6 +1,7 @@
 """From a file of weights to a named, versioned, digested model and back; the only room that knows MLflow.
 
-``models`` publishes and resolves, ``opening`` opens a model by whatever names it, ``tracking`` sends metrics,
+``models`` publishes and resolves, ``reference`` is the grammar of their names, ``opening`` finds and opens a model by
+whatever names it, ``tracking`` sends metrics,
 ``evaluations`` keeps the scores of a benchmark, ``flavor`` describes a model to MLflow's own tools, ``client`` is the
 connection. Importing this package does not import MLflow.
 """

@@ -30,6 +30,7 @@ from rayscale.models.builtin import builtin_names
 from rayscale.models.spec import SPEC_KEY
 from rayscale.registry.client import asking, connect, is_missing, status_of, tracking_uri
 from rayscale.registry.flavor import WEIGHTS, write_folder
+from rayscale.registry.reference import FORMS, is_alias, is_name, parse_reference
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
@@ -45,12 +46,7 @@ EXPERIMENT = "rayscale-models"
 SCORES = "rayscale.scores"
 """The tag of a version with the figures of its benchmarks, as JSON."""
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
-_ALIAS = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
-_REFERENCE = re.compile(rf"({_NAME})(?:@({_ALIAS})|/([1-9][0-9]{{0,8}}))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_RESERVED_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)  # MLflow's own rule
-_FORMS = "use NAME, NAME@ALIAS or NAME/VERSION"
 _PAGE = 200
 
 
@@ -194,10 +190,10 @@ def resolve(ref: str) -> ModelVersion:
         NotFoundError: no such name, alias or version; the message lists what there is.
         RegistryError: the server is gone or refuses.
     """
-    match = _REFERENCE.fullmatch(ref)
-    if match is None:
-        raise ConfigError(f"{ref!r} is not a model reference; {_FORMS}")
-    name, alias, version = match.groups()
+    parsed = parse_reference(ref)
+    if parsed is None:
+        raise ConfigError(f"{ref!r} is not a model reference; use {FORMS}")
+    name, alias, version = parsed
     client = connect()
     with asking(f"resolve model {ref!r}"):
         try:
@@ -213,7 +209,7 @@ def resolve(ref: str) -> ModelVersion:
             version = aliases.get(alias)
             if version is None:
                 raise NotFoundError(
-                    f"model {name!r} has no alias {alias!r}; it has {_listed(aliases)}; {_FORMS}"
+                    f"model {name!r} has no alias {alias!r}; it has {_listed(aliases)}; use {FORMS}"
                 )
         if version is None:
             newest = client.search_model_versions(
@@ -433,7 +429,7 @@ def check_name(name: str, alias: str | None = None) -> str:
 
     Jobs call it before they train, so that hours do not end in a refusal.
     """
-    if not re.fullmatch(_NAME, name):
+    if not is_name(name):
         raise ConfigError(
             f"{name!r} is not a model name; use up to 100 letters, digits, '.', '_' and '-'"
         )
@@ -445,7 +441,7 @@ def check_name(name: str, alias: str | None = None) -> str:
 
 
 def _check_alias(alias: str) -> None:
-    if not re.fullmatch(_ALIAS, alias) or _RESERVED_ALIAS.fullmatch(alias):
+    if not is_alias(alias):
         raise ConfigError(
             f"{alias!r} is not an alias; use up to 64 letters, digits, '.', '_' and '-', beginning with a letter, "
             "and neither 'latest' nor 'v' with a number"

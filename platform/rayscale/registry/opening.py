@@ -1,21 +1,84 @@
-"""Opening a model by whatever names it: a built-in, a registered reference, a system, or a file."""
+"""From whatever names a model (a built-in, a registered reference, a system, a file) to the model.
+
+The one place that decides what a name means: :func:`find_model` decides and loads nothing, :func:`load_model` loads
+what was found, :func:`open_model` is both.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayscale.errors import ConfigError, NotFoundError
-from rayscale.models.builtin import OpenedModel, builtin_names, find_bundled, open_builtin
+from rayscale.models.builtin import (
+    OpenedModel,
+    builtin_digest,
+    builtin_names,
+    find_bundled,
+    open_builtin,
+)
+from rayscale.registry import models
+from rayscale.registry.client import NoRegistryError
+
+
+@dataclass(frozen=True)
+class Found:
+    """Which model exactly a name means at the moment. Two are equal when both label and weights are.
+
+    Attributes:
+        label: the reference that always means this model: a built-in name, or ``NAME/VERSION``.
+        digest: sha256 of the weights in hexadecimal, ``built-in:NAME`` for an interpolation.
+        version: what the registry says of it; None for a built-in model.
+    """
+
+    label: str
+    digest: str
+    version: models.ModelVersion | None = field(default=None, compare=False)
+
+
+def find_model(name: str, scale: float | None = None) -> Found:
+    """What ``name`` means now.
+
+    A name is looked for among the built-in models, then in the registry (where ``MLFLOW_TRACKING_URI`` names one),
+    and last as a system that a model is bundled of at ``scale``: ``edsr-baseline`` is what was published under that name,
+    or ``edsr-baseline-x2``.
+
+    Raises:
+        NotFoundError: no model has that name. NoRegistryError: there is no registry that could have it.
+        ConfigError, RegistryError: see ``rayscale.registry.resolve``.
+    """
+    if name in builtin_names():
+        return _built_in(name)
+    try:
+        return _registered(models.resolve(name))
+    except (NotFoundError, NoRegistryError):
+        bundled = find_bundled(name, scale)
+        if bundled is None:
+            raise
+        return _built_in(bundled)
+
+
+def load_model(found: Found) -> OpenedModel:
+    """The model that was found, its digest checked; the errors of ``rayscale.registry.load``."""
+    if found.version is None:
+        return open_builtin(found.label)
+    return OpenedModel(models.load(found.version), found.digest, found.label)
+
+
+def builtin_models() -> list[Found]:
+    """Every built-in model."""
+    return [_built_in(name) for name in builtin_names()]
+
+
+def registered_models() -> list[Found]:
+    """Every model of the registry; NoRegistryError without one, and the errors of ``rayscale.registry.list_models``."""
+    return [_registered(version) for version in models.list_models()]
 
 
 def open_model(
     name: str, *, weights: str | Path | None = None, scale: float | None = None
 ) -> OpenedModel:
-    """The model called ``name``.
-
-    A name is looked for among the built-in models, then in the registry (where ``MLFLOW_TRACKING_URI`` names one),
-    and last as a system that a model is bundled of at ``scale``: ``edsr-baseline`` is what was published under that name,
-    or ``edsr-baseline-x2``.
+    """The model called ``name``, found as :func:`find_model` does and loaded.
 
     Args:
         name: a built-in model; ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION`` of the registry; a system; with
@@ -26,31 +89,37 @@ def open_model(
     Raises:
         ConfigError: a system without weights; and the errors of ``read_weights`` and of the registry.
     """
-    from rayscale.models.registry import model_names
-    from rayscale.models.weights import read_weights
-
     if weights is not None:
+        from rayscale.models.weights import read_weights
+
         read = read_weights(weights, name=name, scale=scale)
         return OpenedModel(read.model, read.sha256, name)
-    if name in builtin_names():
-        return open_builtin(name)
-    from rayscale.registry.client import NoRegistryError
-    from rayscale.registry.models import load, resolve
-
     try:
-        version = resolve(name)
+        found = find_model(name, scale)
     except (NotFoundError, NoRegistryError) as error:
-        bundled = find_bundled(name, scale)
-        if bundled is not None:
-            return open_builtin(bundled)
-        if name in model_names():
-            raise ConfigError(
-                f"{name} has no weights here{'' if scale is None else f' for x{scale:g}'}; give --weights FILE, a "
-                f"built-in model ({', '.join(builtin_names())}) or a registered one ({error})"
-            ) from error
         if {"@", "/"}.intersection(name):
             raise
-        raise type(error)(
-            f"{name!r} is not a built-in model ({', '.join(builtin_names())}), and {error}"
-        ) from error
-    return OpenedModel(load(version), version.digest, version.ref)
+        raise _explained(error, name, scale) from error
+    return load_model(found)
+
+
+def _explained(error: NotFoundError | NoRegistryError, name: str, scale: float | None) -> Exception:
+    """The error for a person, who may give a file of weights or another name."""
+    from rayscale.models.registry import model_names
+
+    if name in model_names():
+        return ConfigError(
+            f"{name} has no weights here{'' if scale is None else f' for x{scale:g}'}; give --weights FILE, a "
+            f"built-in model ({', '.join(builtin_names())}) or a registered one ({error})"
+        )
+    return type(error)(
+        f"{name!r} is not a built-in model ({', '.join(builtin_names())}), and {error}"
+    )
+
+
+def _built_in(name: str) -> Found:
+    return Found(name, builtin_digest(name))
+
+
+def _registered(version: models.ModelVersion) -> Found:
+    return Found(version.ref, version.digest, version)

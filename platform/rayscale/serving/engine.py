@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 from rayscale.errors import OutOfMemoryError
 from rayscale.imaging import probe
 from rayscale.inference.memory import Budget, check_memory, is_out_of_memory
-from rayscale.models.builtin import builtin_names
+from rayscale.models.builtin import builtin_names, read_spec
+from rayscale.models.registry import describe, systems
+from rayscale.models.spec import INTERPOLATIONS
+from rayscale.registry.opening import Found
 from rayscale.serving.errors import UnavailableError
 from rayscale.serving.jobs import Job, Result, check_size
-from rayscale.serving.shelf import Loaded, Registry, Shelf, Source
+from rayscale.serving.shelf import Loaded, Shelf
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
@@ -42,9 +45,9 @@ class GivenUpError(Exception):
 class Engine:
     """Works on jobs in a bounded number of threads, with models from a :class:`Shelf`."""
 
-    def __init__(self, settings: ServeSettings, source: Source | None = None) -> None:
+    def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
-        self.shelf = Shelf(settings, source or Registry(), watch=_stop_if_cancelled)
+        self.shelf = Shelf(settings, watch=_stop_if_cancelled)
         self._workers = ThreadPoolExecutor(settings.threads, thread_name_prefix="upscale")
         # Listing and loading wait for MLflow and storage, which may hang; they must not take a place among the images,
         # nor from each other, nor from the models that come with rayscale.
@@ -78,20 +81,10 @@ class Engine:
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(self._listing, self.shelf.list)
         try:
-            versions = await asyncio.wait_for(asyncio.shield(asked), self.settings.lookup_timeout_s)
+            listed = await asyncio.wait_for(asyncio.shield(asked), self.settings.lookup_timeout_s)
         except TimeoutError:
-            versions = self.shelf.last_list()
-        return [
-            {
-                "reference": version.reference,
-                "name": version.name,
-                "version": version.version,
-                "aliases": list(version.aliases),
-                "weights_sha256": version.digest,
-                **version.facts,
-            }
-            for version in versions
-        ]
+            listed = self.shelf.last_list()
+        return [_entry(found) for found in listed]
 
     async def upscale(self, job: Job) -> Result:
         """The enlarged image. Cancelling the awaiting task stops the work at its next strip or tile.
@@ -143,8 +136,8 @@ class Engine:
         return Result(
             output.data,
             output.container,
-            loaded.version.reference,
-            loaded.version.digest,
+            loaded.model.label,
+            loaded.model.digest,
             scale,
             output.seconds,
             output.notes,
@@ -165,6 +158,40 @@ class Engine:
                 if not self._ready:
                     self._load_default()
                 self.shelf.refresh()
+
+
+def _entry(found: Found) -> dict[str, Any]:
+    """A model in the list of ``GET /v1/models``."""
+    version = found.version
+    return {
+        "reference": found.label,
+        "name": found.label if version is None else version.name,
+        "version": None if version is None else str(version.version),
+        "aliases": [] if version is None else list(version.aliases),
+        "weights_sha256": found.digest,
+        **_facts(found),
+    }
+
+
+def _facts(found: Found) -> dict[str, Any]:
+    """What ``GET /v1/models`` says of a model besides its name: system, scales, channels."""
+    if found.label in INTERPOLATIONS:
+        system = describe(found.label)
+        return {
+            "system": found.label,
+            "scales": system["scales"],
+            "scale_range": system["scale_range"],
+            "channels": None,
+        }
+    spec = read_spec(found.label)[0] if found.version is None else found.version.spec
+    known = systems().get(spec.system)  # None: registered by a later version
+    any_channels = known is not None and known.network.any_channels
+    return {
+        "system": spec.system,
+        "scales": list(spec.scales),
+        "scale_range": None if known is None else known.network.scale_range,
+        "channels": None if any_channels else spec.channels,
+    }
 
 
 class _Loader:

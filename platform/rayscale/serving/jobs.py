@@ -5,20 +5,15 @@ Imports no torch: the ingress needs none, and a process without it is half the s
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from rayscale.imaging import Header
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.limits import check_size as check_input
 from rayscale.options import DEFAULTS, Options
+from rayscale.registry.reference import parse_reference
 from rayscale.serving.errors import BadParameterError, SourceNotAllowedError
 from rayscale.settings import get_settings
-
-# The grammar of rayscale.registry, told here without importing MLflow.
-_REFERENCE = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(@[A-Za-z][A-Za-z0-9_.-]{0,63}|/[1-9][0-9]{0,8})?"
-)
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Result:
 
 def check_reference(reference: str) -> None:
     """Refuse text that is no name, alias or version: addresses and paths never reach the registry."""
-    if _REFERENCE.fullmatch(reference):
+    if parse_reference(reference) is not None:
         return
     if any(mark in reference for mark in (":", "..", "\\", "%")) or reference.startswith(
         ("/", "~")

@@ -1,43 +1,38 @@
 """The models a replica holds: found by reference, loaded once, kept while they are used.
 
-A reference is looked for as everywhere in rayscale: a built-in name (the interpolations and the bundled models), then
-``name``, ``name@alias`` or ``name/version`` of the registry, whose digest check every load passes, then a system that a
-model is bundled of at the scale of the request. Once loaded, a model needs neither MLflow nor object storage any more.
+What a reference means is for ``rayscale.registry.opening`` to say; the shelf keeps the answers and follows them. Once
+loaded, a model needs neither MLflow nor object storage any more.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 from rayscale.imaging import Handling
 from rayscale.inference.pipeline import Pipeline
-from rayscale.models.builtin import (
-    OpenedModel,
-    builtin_digest,
-    builtin_names,
-    find_bundled,
-    open_builtin,
-    read_spec,
-)
-from rayscale.models.registry import describe, systems
-from rayscale.models.spec import INTERPOLATIONS
+from rayscale.models.builtin import OpenedModel, builtin_names, find_bundled
 from rayscale.options import Options
+from rayscale.registry.client import NoRegistryError
+from rayscale.registry.opening import (
+    Found,
+    builtin_models,
+    find_model,
+    load_model,
+    registered_models,
+)
 from rayscale.serving.errors import BadParameterError, UnavailableError
 from rayscale.serving.jobs import check_reference
 
 if TYPE_CHECKING:
-    from rayscale.models.network import SuperResolver
-    from rayscale.models.spec import ModelSpec
     from rayscale.serving.settings import ServeSettings
 
 log = logging.getLogger("ray.serve")
@@ -50,53 +45,29 @@ _PIPELINES = 16
 _FAILED = 1000
 """Names whose failure is remembered."""
 
-_Key = tuple[str, str | None]
-"""A reference, and the bundled model that it means where the registry has none (so that the table stays finite)."""
-
 
 @dataclass(frozen=True)
-class Version:
-    """Which model exactly: what a reference means at the moment.
+class Asked:
+    """A reference at a scale. Equal at all scales where it means the same, so that the table of meanings stays finite.
 
     Attributes:
-        name: the registered or built-in name. version: of the registry, None for a built-in.
-        digest: sha256 of the weights in hexadecimal, ``built-in:NAME`` for an interpolation.
-        aliases: names that point at this version.
-        facts: what ``GET /v1/models`` tells besides (system, scales, channels).
-        origin: what the source needs to load it.
+        bundled: the bundled model that the reference means where the registry has none.
     """
 
-    name: str
-    version: str | None
-    digest: str
-    aliases: tuple[str, ...] = field(default=(), compare=False)
-    facts: dict[str, Any] = field(default_factory=dict, compare=False)
-    origin: Any = field(default=None, compare=False, repr=False)
+    reference: str
+    bundled: str | None
+    scale: float | None = field(compare=False)
 
-    @property
-    def reference(self) -> str:
-        """The reference that always means exactly this model."""
-        return self.name if self.version is None else f"{self.name}/{self.version}"
-
-
-class Source(Protocol):
-    """Where models that are not built in come from; :class:`Registry` outside of tests."""
-
-    def resolve(self, reference: str) -> Version:
-        """The version that ``reference`` means now; NotFoundError where there is none."""
-
-    def load(self, version: Version) -> SuperResolver:
-        """The network of ``version``, its digest checked."""
-
-    def list(self) -> Iterable[Version]:
-        """The newest version of every registered name, and every version with an alias."""
+    @classmethod
+    def of(cls, reference: str, scale: float | None) -> Asked:
+        return cls(reference, find_bundled(reference, scale), scale)
 
 
 @dataclass
 class Loaded:
     """A model in memory with the pipelines made from it, of the options used last."""
 
-    version: Version
+    found: Found
     model: OpenedModel
     pipelines: OrderedDict[Options, Pipeline] = field(default_factory=OrderedDict)
 
@@ -109,18 +80,15 @@ class Shelf:
     the registry cannot be asked, references keep the meaning they had.
     """
 
-    def __init__(
-        self, settings: ServeSettings, source: Source, watch: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, settings: ServeSettings, watch: Callable[[], None] | None = None) -> None:
         self._settings = settings
-        self._source = source
         self._watch = watch
         self._lock = threading.Lock()
-        self._meanings: dict[_Key, Version] = {}
-        self._loaded: OrderedDict[Version, Loaded] = OrderedDict()
-        self._loading: dict[Version, Future[Loaded]] = {}
-        self._listed: tuple[float, list[Version]] | None = None
-        self._failed: OrderedDict[_Key, tuple[float, RayscaleError]] = OrderedDict()
+        self._meanings: dict[Asked, Found] = {}
+        self._loaded: OrderedDict[Found, Loaded] = OrderedDict()
+        self._loading: dict[Found, Future[Loaded]] = {}
+        self._listed: tuple[float, list[Found]] | None = None
+        self._failed: OrderedDict[Asked, tuple[float, RayscaleError]] = OrderedDict()
 
     def get(self, reference: str, scale: float | None = None) -> Loaded:
         """The model that ``reference`` means at ``scale``, loaded now if need be (once, however many ask).
@@ -129,20 +97,20 @@ class Shelf:
         UnavailableError.
         """
         check_reference(reference)
-        key = reference, find_bundled(reference, scale)
+        asked = Asked.of(reference, scale)
         try:
-            version = self._meanings.get(key)
-            if version is None:
-                version = self._resolve(*key)
-                loaded = self._load(version)
+            found = self._meanings.get(asked)
+            if found is None:
+                found = _find(asked)
+                loaded = self._load(found)
                 with self._lock:
-                    self._meanings[key] = version
+                    self._meanings[asked] = found
                 return loaded
-            return self._load(version)
+            return self._load(found)
         except (NotFoundError, UnavailableError) as error:
             with self._lock:
-                self._failed[key] = time.monotonic(), error
-                self._failed.move_to_end(key)
+                self._failed[asked] = time.monotonic(), error
+                self._failed.move_to_end(asked)
                 if len(self._failed) > _FAILED:
                     self._failed.popitem(last=False)
             raise
@@ -150,20 +118,20 @@ class Shelf:
     def recall(self, reference: str, scale: float | None = None) -> None:
         """Raise what :meth:`get` raised for the same within ``refresh_s`` seconds: whoever asks for names that do not
         exist, or while the registry is gone, costs it nothing more."""
-        key = reference, find_bundled(reference, scale)
+        asked = Asked.of(reference, scale)
         with self._lock:
-            when, error = self._failed.get(key, (0.0, None))
+            when, error = self._failed.get(asked, (0.0, None))
         if error is not None and time.monotonic() - when < self._settings.refresh_s:
             raise type(error)(str(error))
 
     def peek(self, reference: str, scale: float | None = None) -> Loaded | None:
         """The model that :meth:`get` gives when it is in memory, without ever waiting."""
-        key = reference, find_bundled(reference, scale)
+        asked = Asked.of(reference, scale)
         with self._lock:
-            version = self._meanings.get(key)
-            loaded = None if version is None else self._loaded.get(version)
+            found = self._meanings.get(asked)
+            loaded = None if found is None else self._loaded.get(found)
             if loaded is not None:
-                self._loaded.move_to_end(loaded.version)
+                self._loaded.move_to_end(loaded.found)
             return loaded
 
     def pipeline(self, loaded: Loaded, options: Options) -> Pipeline:
@@ -179,9 +147,7 @@ class Shelf:
                         loaded.model, key, device=self._settings.device, watch=self._watch
                     )
                 except ConfigError as error:
-                    raise BadParameterError(
-                        f"the model {loaded.version.reference}: {error}"
-                    ) from None
+                    raise BadParameterError(f"the model {loaded.found.label}: {error}") from None
                 kept[key] = found
                 if len(kept) > _PIPELINES:
                     kept.popitem(last=False)
@@ -190,121 +156,85 @@ class Shelf:
 
     def refresh(self) -> None:
         """Ask again what every used reference means; where it moved, load first and then switch."""
-        for key, old in list(self._meanings.items()):
-            reference, bundled = key
-            if reference in builtin_names():
-                continue
+        for asked, old in list(self._meanings.items()):
             try:
-                new = self._resolve(reference, bundled)
+                new = _find(asked)
                 if new != old:
                     self._load(new)
-                    log.info("%s moved from %s to %s", reference, old.reference, new.reference)
+                    log.info("%s moved from %s to %s", asked.reference, old.label, new.label)
             except NotFoundError:
                 with self._lock:  # withdrawn: it must not be served any longer
-                    self._meanings.pop(key, None)
-                log.warning("%s is no longer in the registry", reference)
+                    self._meanings.pop(asked, None)
+                log.warning("%s is no longer in the registry", asked.reference)
             except Exception as error:
-                log.warning("%s keeps its meaning %s: %s", reference, old.reference, error)
+                log.warning("%s keeps its meaning %s: %s", asked.reference, old.label, error)
             else:
                 with self._lock:
-                    self._meanings[key] = new
+                    self._meanings[asked] = new
 
-    def last_list(self) -> list[Version]:
+    def last_list(self) -> list[Found]:
         """What :meth:`list` last gave, without waiting; UnavailableError when the registry has never answered."""
         if self._listed is None:
             raise UnavailableError("the registry does not answer; the models in use are served on")
-        return [_built_in(name) for name in builtin_names()] + self._listed[1]
+        return builtin_models() + self._listed[1]
 
-    def list(self) -> list[Version]:
+    def list(self) -> list[Found]:
         """Built-in and registered models; the registry is asked at most every ``refresh_s`` seconds."""
-        built_in = [_built_in(name) for name in builtin_names()]
-        if not _has_registry():
-            return built_in
         now = time.monotonic()
         listed = self._listed
         if listed is None or now - listed[0] > self._settings.refresh_s:
             try:
                 with _operating("list the models"):
-                    listed = (now, list(self._source.list()))
+                    listed = (now, registered_models())
+            except NoRegistryError:
+                listed = (now, [])
             except Exception as error:
                 if listed is None:
                     raise
                 log.warning("the list of models is %.0f s old: %s", now - listed[0], error)
             self._listed = listed
-        return built_in + listed[1]
+        return builtin_models() + listed[1]
 
-    def _resolve(self, reference: str, bundled: str | None) -> Version:
-        """What ``reference`` means now; ``bundled`` where the registry does not know it."""
-        if reference in builtin_names():
-            return _built_in(reference)
-        if not _has_registry():
-            if bundled is not None:
-                return _built_in(bundled)
-            raise NotFoundError(
-                f"there is no model {reference!r}: this service has no registry "
-                f"(MLFLOW_TRACKING_URI), only {', '.join(builtin_names())}"
-            )
-        try:
-            with _operating(f"look up the model {reference}"):
-                return self._source.resolve(reference)
-        except NotFoundError:
-            if bundled is None:
-                raise
-            return _built_in(bundled)
-
-    def _load(self, version: Version) -> Loaded:
+    def _load(self, found: Found) -> Loaded:
         with self._lock:
-            loaded = self._loaded.get(version)
+            loaded = self._loaded.get(found)
             if loaded is not None:
-                self._loaded.move_to_end(version)
+                self._loaded.move_to_end(found)
                 return loaded
-            waiting = self._loading.get(version)
+            waiting = self._loading.get(found)
             mine = waiting is None
-            future = self._loading[version] = waiting if waiting is not None else Future()
+            future = self._loading[found] = waiting if waiting is not None else Future()
         if not mine:
             return future.result()
         try:
-            loaded = Loaded(version, self._open(version))
+            with _operating(f"load the model {found.label}"):
+                loaded = Loaded(found, load_model(found))
         except BaseException as error:
             with self._lock:
-                del self._loading[version]
+                del self._loading[found]
             future.set_exception(error)
             raise
         with self._lock:
-            self._loaded[version] = loaded
-            del self._loading[version]
+            self._loaded[found] = loaded
+            del self._loading[found]
             while len(self._loaded) > self._settings.max_models:
                 gone, _ = self._loaded.popitem(last=False)
-                # A forgotten reference is resolved anew, so the table cannot grow without bound.
+                # A forgotten reference is found anew, so the table cannot grow without bound.
                 self._meanings = {k: v for k, v in self._meanings.items() if v != gone}
         future.set_result(loaded)
         return loaded
 
-    def _open(self, version: Version) -> OpenedModel:
-        if version.version is None:
-            return open_builtin(version.name)
-        with _operating(f"load the model {version.reference}"):
-            return OpenedModel(self._source.load(version), version.digest, version.reference)
 
-
-class Registry:
-    """The registry of rayscale (MLflow), imported at its first use: it takes seconds."""
-
-    def resolve(self, reference: str) -> Version:
-        from rayscale.registry import resolve
-
-        return _version(resolve(reference))
-
-    def load(self, version: Version) -> SuperResolver:
-        from rayscale.registry import load
-
-        model: SuperResolver = load(version.origin)
-        return model
-
-    def list(self) -> list[Version]:
-        from rayscale.registry import list_models
-
-        return [_version(found) for found in list_models()]
+def _find(asked: Asked) -> Found:
+    """What is asked for means now."""
+    try:
+        with _operating(f"look up the model {asked.reference}"):
+            return find_model(asked.reference, asked.scale)
+    except NoRegistryError as error:
+        raise NotFoundError(
+            f"there is no model {asked.reference!r}: this service has no registry "
+            f"(MLFLOW_TRACKING_URI), only {', '.join(builtin_names())}"
+        ) from error
 
 
 @contextmanager
@@ -315,45 +245,10 @@ def _operating(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except NotFoundError:
+    except (NotFoundError, NoRegistryError):
         raise
     except RayscaleError as error:
         log.error("cannot %s: %s", what, error)
         raise UnavailableError(
             f"the service cannot {what} at the moment; its log has the reason"
         ) from error
-
-
-def _has_registry() -> bool:
-    return bool(os.environ.get("MLFLOW_TRACKING_URI"))
-
-
-def _version(found: Any) -> Version:
-    facts = _facts(found.spec)
-    return Version(
-        found.name, str(found.version), found.digest, tuple(found.aliases), facts, origin=found
-    )
-
-
-def _built_in(name: str) -> Version:
-    if name in INTERPOLATIONS:
-        system = describe(name)
-        facts = {
-            "system": name,
-            "scales": system["scales"],
-            "scale_range": system["scale_range"],
-            "channels": None,
-        }
-        return Version(name, None, builtin_digest(name), facts=facts)
-    return Version(name, None, builtin_digest(name), facts=_facts(read_spec(name)[0]))
-
-
-def _facts(spec: ModelSpec) -> dict[str, Any]:
-    system = systems().get(spec.system)  # None: registered by a later version
-    any_channels = system is not None and system.network.any_channels
-    return {
-        "system": spec.system,
-        "scales": list(spec.scales),
-        "scale_range": None if system is None else system.network.scale_range,
-        "channels": None if any_channels else spec.channels,
-    }
