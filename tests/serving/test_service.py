@@ -23,8 +23,8 @@ from tests.plugins import patients
 
 from rayscale.fields import choices_of
 from rayscale.imaging import Image, read_image, write_image
-from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.inference.pipeline import Pipeline
+from rayscale.models.builtin import OpenedModel, open_builtin
 from rayscale.models.weights import save_model
 from rayscale.options import Options
 
@@ -111,10 +111,8 @@ def client_of(service: str) -> httpx.Client:
 
 def direct(tools: Any, data: bytes, seed: int | None, scale: int = 2) -> bytes:
     """What the library makes of ``data`` with the model of ``seed``, or bicubic."""
-    model = create_model("bicubic") if seed is None else tools.tiny_model(seed)
-    return write_image(
-        Upscaler(model, Options(scale=scale, precision="float32")).upscale(read_image(data))
-    )
+    model = open_builtin("bicubic") if seed is None else OpenedModel(tools.tiny_model(seed), "", "")
+    return Pipeline(model, Options(scale=scale, precision="float32")).run(data).data
 
 
 def replicas(deployment: str) -> list[int]:
@@ -217,7 +215,7 @@ def test_refusals_over_http(http: httpx.Client, tools: Any) -> None:
         "text": http.post("/v1/upscale", content=b"text"),
         "damaged": http.post("/v1/upscale", content=image[:-20]),
         "large": http.post("/v1/upscale", content=b"\x89PNG" + bytes(33 << 20)),
-        "parameter": http.post("/v1/upscale?consistency=true", content=image),
+        "parameter": http.post("/v1/upscale?sharpness=true", content=image),
         "no key": httpx.post(http.base_url.join("/v1/upscale"), content=image, trust_env=False),
         "headers": http.get("/healthz", headers={"X-Large": "x" * 100_000}),
     }
