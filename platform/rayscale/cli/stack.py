@@ -85,7 +85,7 @@ def demo(
     ] = False,
 ) -> None:
     """Run the whole product once: bucket, shards, training, registry, batch, HTTP. A few minutes."""
-    from rayscale.demo import run
+    from rayscale.cli.demo import run
 
     with hint("the demo starts afresh when it is run again"):
         run(steps=steps, keep=keep)

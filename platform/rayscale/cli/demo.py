@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rayscale import local, strictjson
-from rayscale.errors import ConfigError, RayscaleError
+from rayscale.errors import RayscaleError
 from rayscale.interruption import shield
 from rayscale.resampling import degrade, enlarge
-from rayscale.settings import checkout, get_settings
+from rayscale.settings import get_settings
 
 BUCKET = "s3://rayscale/demo"
 MODEL = "demo-edsr"
@@ -83,14 +83,11 @@ class Story:
 
 def run(*, steps: int = 600, keep: bool = False) -> None:
     """Run the demo; the local stack is stopped at the end, at Ctrl-C and at failure, unless ``keep``."""
-    root = checkout()
-    if root is None:
-        raise ConfigError("the demo runs the jobs of the repository; start it from a checkout")
     home = get_settings().home
     services = local.status(home)
     was_running = bool(services) and all(service.running for service in services)
     try:
-        _run(root, home, steps)
+        _run(home, steps)
     finally:
         if not (keep or was_running):
             with shield():  # whatever the user presses, no process is left
@@ -98,7 +95,7 @@ def run(*, steps: int = 600, keep: bool = False) -> None:
                 local.down(home)
 
 
-def _run(root: Path, home: Path, steps: int) -> None:
+def _run(home: Path, steps: int) -> None:
     story, out = Story(), home / "demo"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -108,10 +105,10 @@ def _run(root: Path, home: Path, steps: int) -> None:
         os.environ.update(local.environment(home))
     with story.step("Put photographs into the bucket"):
         _put_photographs()
-    with story.step("Prepare shards: jobs/prepare_dataset.py"):
-        _call(root, "python", "jobs/prepare_dataset.py", f"{BUCKET}/images", f"{BUCKET}/dataset",
+    with story.step("Prepare shards: rayscale prepare"):
+        _call("rayscale", "prepare", f"{BUCKET}/images", f"{BUCKET}/dataset",
               "--scales", str(SCALE), "--images-per-shard", "4")  # fmt: skip
-    with story.step("Train EDSR: ray job submit -- python jobs/train_edsr.py"):
+    with story.step("Train EDSR: ray job submit -- rayscale train"):
         settings = (
             *RECIPE,
             f"data.uri={BUCKET}/dataset",
@@ -123,14 +120,14 @@ def _run(root: Path, home: Path, steps: int) -> None:
             f"checkpoint.every={max(steps // 2, 1)}",
         )
         overrides = [word for setting in settings for word in ("--set", setting)]
-        _submit(root, "python", "jobs/train_edsr.py", "--fresh", "--register", MODEL, *overrides)
+        _submit("rayscale", "train", "--fresh", "--register", MODEL, *overrides)
     with story.step("Evaluate on photographs it has not seen"):
         _evaluate(story)
-    with story.step("Upscale the bucket: jobs/upscale_bucket.py"):
-        _call(root, "python", "jobs/upscale_bucket.py", f"{BUCKET}/benchmark/LR", f"{BUCKET}/upscaled",
+    with story.step("Upscale the bucket: rayscale batch"):
+        _call("rayscale", "batch", f"{BUCKET}/benchmark/LR", f"{BUCKET}/upscaled",
               "--model", MODEL)  # fmt: skip
     with story.step("Deploy the HTTP API and post one image"):
-        picture = _serve_and_post(root, addresses.serve, out)
+        picture = _serve_and_post(addresses.serve, out)
     _finish(story, addresses, out, picture)
 
 
@@ -155,21 +152,21 @@ def _put_photographs() -> None:
     )
 
 
-def _submit(root: Path, *command: str) -> None:
+def _submit(*command: str) -> None:
     """Run a job on the cluster; it ends with us, on a cluster that stays too."""
     name = f"demo-{secrets.token_hex(4)}"
     try:
-        _call(root, "ray", "job", "submit", "--submission-id", name, "--", *command)
+        _call("ray", "job", "submit", "--submission-id", name, "--", *command)
     except KeyboardInterrupt:
         with shield():
             subprocess.run(_program("ray", "job", "stop", name), check=False, capture_output=True)
         raise
 
 
-def _call(root: Path, program: str, *arguments: str) -> None:
+def _call(program: str, *arguments: str) -> None:
     """Run a command as a user would, its output visible; it ends with us."""
     console.print(f"$ {program} {' '.join(arguments)}", soft_wrap=True, highlight=False)
-    with subprocess.Popen(_program(program, *arguments), cwd=root) as process:
+    with subprocess.Popen(_program(program, *arguments)) as process:
         try:
             code = process.wait()
         except KeyboardInterrupt:
@@ -199,13 +196,13 @@ def _evaluate(story: Story) -> None:
         console.print(f"{name}: {report.psnr:.2f} dB, SSIM {report.ssim:.4f} ({report.protocol})")
 
 
-def _serve_and_post(root: Path, address: str, out: Path) -> Path:
+def _serve_and_post(address: str, out: Path) -> Path:
     import httpx
 
     from rayscale.imaging import read_image
     from rayscale.storage import connect
 
-    _call(root, "rayscale", "serve", "--model", MODEL)
+    _call("rayscale", "serve", "--model", MODEL)
     url = f"{address}/v1/upscale"
     store = connect(f"{BUCKET}/benchmark")
     body = store.read("LR/astronaut_LR.png")
