@@ -13,6 +13,8 @@ import pytest
 import yaml
 from tests.infra import crds, kustomize
 
+from rayscale import __version__
+
 Resource = dict[str, Any]
 DEFINITIONS = {
     "RayCluster": "ray.io_rayclusters.yaml",
@@ -183,12 +185,10 @@ def test_pods_state_their_resources_and_image(manifests: list[Resource], variant
                 assert container["resources"]["requests"] == container["resources"]["limits"], name
 
 
-def test_image_carries_the_version_of_the_project(root: Path, manifests: list[Resource]) -> None:
-    version = re.search(r'^version = "(.+)"', (root / "pyproject.toml").read_text(), re.MULTILINE)
-    assert version
+def test_image_carries_the_version_of_the_project(manifests: list[Resource]) -> None:
     for _, template in pod_templates(manifests):
         for container in template["spec"]["containers"]:
-            assert container["image"].split(":")[1].split("-")[0] == version[1]
+            assert container["image"].split(":")[1].split("-")[0] == __version__
 
 
 def test_network_policy_covers_the_pods(manifests: list[Resource]) -> None:
