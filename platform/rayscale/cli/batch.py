@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 _PROGRESS_S = 2.0
 _LISTED = 50
-_DEVICES = ("auto", "cpu", "cuda")
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError for a device that workers of a cluster cannot be asked for."""
+    known = ("auto", "cpu", "cuda")
+    if device not in known:
+        raise ConfigError(f"unknown device {device!r}; use one of {', '.join(known)}")
 
 
 def tells_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,8 +149,7 @@ def run_batch(
     **more: Any,
 ) -> int:
     """Upscale or forecast and show the outcome; the exit code. ``more`` is handed on to either."""
-    if device not in _DEVICES:
-        raise ConfigError(f"device must be one of {', '.join(_DEVICES)}, not {device!r}")
+    check_device(device)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     more |= {"model": model, "options": options, "device": device}
     kept = "what is done is kept; run the same command again to resume"

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rayscale.cli.batch import check_device
 from rayscale.cli.console import hint, note
 from rayscale.errors import ConfigError
 
 if TYPE_CHECKING:
     from rayscale.comparison import Comparison
     from rayscale.evaluation.table import Entry
-
-_DEVICES = ("auto", "cpu", "cuda")
 
 
 def compare(
@@ -73,10 +72,10 @@ def compare(
     read; one that does not serve a scale has no figure there. --output saves table.md, table.json, plots and crops.
     With MLFLOW_TRACKING_URI set, all of that becomes an MLflow run too.
     """
+    check_device(device)
     for option, value, known in (
         ("protocol", protocol, _protocols()),
         ("suite", suite, (None, *_suites())),
-        ("device", device, _DEVICES),
     ):
         if value not in known:
             names = ", ".join(name for name in known if name)
