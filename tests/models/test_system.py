@@ -53,10 +53,10 @@ import rayscale
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.models.registry import describe
 from rayscale.models.weights import load_model
+from rayscale.registry import ModelVersion, models
 from rayscale.serving.engine import Engine
 from rayscale.serving.jobs import Job
 from rayscale.serving.settings import ServeSettings
-from rayscale.serving.shelf import Version
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
 
@@ -70,16 +70,11 @@ weights = result.weights
 model = rayscale.open_model("shuffler", weights=weights, scale=2)
 pixels = np.zeros((8, 6, 3), np.uint8)
 
-class Registry:
-    def resolve(self, reference):
-        return Version(reference, "1", "0" * 64)
-    def load(self, version):
-        return load_model(weights)
-    def list(self):
-        return []
-
+spec = load_model(weights).spec
+models.resolve = lambda reference: ModelVersion(reference, 1, "0" * 64, spec, "", ())
+models.load = lambda version: load_model(weights)
 os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:1"
-engine = Engine(ServeSettings(threads=1), Registry())
+engine = Engine(ServeSettings(threads=1))
 answer = asyncio.run(engine.upscale(Job(write_image(Image(pixels, "png")), "roofs")))
 engine.close()
 print(json.dumps({

@@ -104,16 +104,18 @@ def test_the_command_publishes_with_the_figures_of_a_benchmark(
     model = tiny(1)
     save_model(model, tmp_path / "w")
     hr = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    data = tmp_path / "set"
+    data.mkdir()
     for kind, pixels in (("HR", hr), ("LR", degrade(hr, 2))):
-        PIL.Image.fromarray(pixels).save(tmp_path / f"a_{kind}.png")
+        PIL.Image.fromarray(pixels).save(data / f"a_{kind}.png")
     command = ["rayscale", "register", str(tmp_path / "w"), "--name", name]
-    monkeypatch.setattr(sys, "argv", [*command, "--data", str(tmp_path), "--json"])
+    monkeypatch.setattr(sys, "argv", [*command, "--data", str(data), "--json"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
     upscaler = Upscaler(model, Options(scale=2, precision="float32"), calibrate=False)
-    report = evaluate(upscaler, read_pairs(tmp_path, 2))
+    report = evaluate(upscaler, read_pairs(data, 2))
     assert scores["benchmark"] == report.benchmark
     assert scores["psnr"] == pytest.approx(report.psnr)
     assert registry.resolve(name).scores == scores
