@@ -20,6 +20,7 @@ from rayscale.batch.inputs import (
 )
 from rayscale.batch.plan import Recipe, make_plan
 from rayscale.errors import ConfigError, InputError, NotFoundError
+from rayscale.options import Options
 from rayscale.storage import Store, connect
 from rayscale.storage.s3_client import get_client
 
@@ -230,7 +231,7 @@ def test_keys_that_no_output_can_have_are_failures_and_folders_are_counted(s3: B
     assert [entry.key for entry in found.entries] == ["in/a.png"]
     assert sorted(found.missing) == ["/lead.png", "img.png/"]
     assert found.ignored == 1  # the folder that one may have taken for an image
-    plan = make_plan(found, {}, {}, Recipe("bicubic", "d", 2.0))
+    plan = make_plan(found, {}, {}, Recipe("bicubic", "d", Options(scale=2)))
     assert [(row.key, row.error) for row in plan.missing] == [
         ("/lead.png", "bad_configuration"),
         ("img.png/", "bad_configuration"),

@@ -416,6 +416,7 @@ print(summary.done, len(summary.failed))
 """
 
 
+@pytest.mark.slow
 def test_workers_on_gpus(tmp_path: Path) -> None:
     """Ray is told of a GPU, which it hands out without asking for it; the worker finds none and takes the CPU."""
     rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
@@ -449,6 +450,7 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from rayscale.batch import job, upscale_bucket
+from rayscale.options import Options
 
 WORKERS, COUNT, DEADLINE = Path(sys.argv[3]), 3, time.time() + 120
 cloudpickle.register_pickle_by_value(sys.modules["__main__"])
@@ -458,7 +460,7 @@ def begun():
     return len(list(WORKERS.iterdir()))
 
 
-network, recipe = job.open_recipe("bicubic", 2, None, False, "auto")
+network, recipe = job.open_recipe("bicubic", Options(scale=2))
 
 
 class Patient(type(network)):
@@ -484,7 +486,7 @@ try:
     threading.Thread(target=grow, daemon=True).start()
     network.__class__ = Patient
     job.open_recipe = lambda *_: (network, recipe)
-    summary = upscale_bucket(sys.argv[1], sys.argv[2], model="bicubic", scale=2)
+    summary = upscale_bucket(sys.argv[1], sys.argv[2], model="bicubic", options=Options(scale=2))
     print(summary.done, len(summary.failed), begun())
 finally:
     for node in nodes:

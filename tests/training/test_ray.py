@@ -71,6 +71,7 @@ def kill_after_checkpoint(run: Run, folder: Path, stop: threading.Event) -> None
             return
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_worker_costs_nothing_but_time(
     make_config: Make, small_world: Path, tmp_path: Path
@@ -123,6 +124,7 @@ class FailsOnce(WorkerGroupCallback):
             raise RuntimeError("connectFullMesh failed")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_that_fail_to_start_are_started_again_but_a_final_error_is_raised_as_it_is(
     make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -146,6 +148,7 @@ def test_an_address_belongs_to_an_interface() -> None:
                 assert _interface_of(entry.address) == name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_gpus_that_are_not_there_are_not_waited_for(make_config: Make) -> None:
     with pytest.raises(ConfigError, match=r"1 CPU and 1 GPU .*\(2 CPU and 0 GPU\); change workers"):
