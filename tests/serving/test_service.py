@@ -431,7 +431,8 @@ def test_a_burst_of_ten_times_the_places(service: str, http: httpx.Client, tools
     # Twice the threads: while an ingress learns how long its queues are, it lets some more in.
     with ThreadPoolExecutor(2 * places + 8) as pool:
         # An ingress that has seen a replica ready says so for a minute, without asking one that is busy.
-        assert {answer.status_code for answer in pool.map(http.get, ["/readyz"] * 40)} == {200}
+        probes_of_all = ["/readyz"] * 40
+        until(lambda: {each.status_code for each in pool.map(http.get, probes_of_all)} == {200}, 90)
         holding = [begin(service, query, flat) for _ in range(12)]
         burst = pool.map(post, range(10 * places))
         until(lambda: refused, 120)
