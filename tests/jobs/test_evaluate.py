@@ -15,10 +15,10 @@ import PIL.Image
 import pytest
 import torch
 
-from rayscale import cluster, comparison
+from rayscale import cluster
 from rayscale.cli import compare, run
 from rayscale.errors import StorageError
-from rayscale.evaluation import evaluate, read_pairs
+from rayscale.evaluation import comparison, evaluate, read_pairs
 from rayscale.imaging.metrics import PROTOCOLS
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses

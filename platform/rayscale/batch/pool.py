@@ -59,7 +59,7 @@ class Pool:
 
         address = cluster.connect(log_to_driver=False)
         total, free = ray.cluster_resources(), ray.available_resources()
-        on_gpu = cluster.takes_gpus(device)
+        on_gpu = cluster.take_gpus(device)
         cpus = total.get("CPU", 0.0)
         workers = actors or max(1, int(total.get("GPU", 0) if on_gpu else cpus))
         # One core per actor: convolution on many small tiles scales better over processes than over threads.

@@ -1,4 +1,4 @@
-"""``rayscale compare``: models side by side on benchmarks, on Ray. The work is ``rayscale.comparison``."""
+"""``rayscale compare``: models side by side on benchmarks, on Ray. The work is ``rayscale.evaluation.comparison``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayscale.cli.console import hint, note
 from rayscale.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rayscale.comparison import Comparison
+    from rayscale.evaluation.comparison import Comparison
     from rayscale.evaluation.table import Entry
 
 
@@ -89,7 +89,7 @@ def compare(
     if crops and output is None:
         raise ConfigError("--crops needs an --output to save the pictures in")
     with hint("the same command starts over"):
-        from rayscale.comparison import Comparison
+        from rayscale.evaluation.comparison import Comparison
 
         comparison = Comparison(model, data, scale, ensemble, protocol, suite, device)
         score(comparison, output, crops or [], json_)
@@ -115,8 +115,8 @@ def score(comparison: Comparison, output: str | None, wanted: Sequence[str], jso
         wanted: the crops, each ``IMAGE`` or ``IMAGE:x,y,w,h``.
     """
     from rayscale import cluster
-    from rayscale.comparison import draw_crops, find_crops, open_models, score_all
     from rayscale.evaluation import check_scales, plots, table
+    from rayscale.evaluation.comparison import draw_crops, find_crops, open_models, score_all
 
     for data in comparison.data:
         check_scales(data, comparison.scales)

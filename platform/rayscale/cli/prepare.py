@@ -165,13 +165,7 @@ def on_ray(
 
         print(f"ray: {cluster.connect()}", flush=True)
 
-        def work(task: ShardTask) -> ShardRecord | str:
-            try:
-                return function(task)
-            except RayscaleError as error:  # as a value: Ray would bury the message in a traceback
-                return str(error)
-
-        remote = ray.remote(work)
+        remote = ray.remote(cluster.return_error(function))
         running: list[Any] = []
         try:
             while waiting or running:
@@ -180,9 +174,7 @@ def on_ray(
                     running.append(remote.remote(waiting.pop()))
                 done, running = ray.wait(running)
                 for record in ray.get(done):
-                    if isinstance(record, str):
-                        raise RayscaleError(record)
-                    yield record
+                    yield cluster.raise_error(record)
         except ray.exceptions.RayError as error:
             raise RayscaleError(
                 f"a shard failed on the cluster: {error}; run the same command again to resume"

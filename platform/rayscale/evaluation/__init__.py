@@ -2,7 +2,7 @@
 
 ``benchmark`` scores a model on pairs of images, ``suites`` adds the measures of satellite and medical sets.
 ``published`` knows the figures of the literature, ``cost`` counts parameters and operations; ``table``, ``plots`` and
-``crops`` show all of it. Nothing here knows Ray or MLflow.
+``crops`` show all of it. ``comparison`` scores many models on many sets on Ray; nothing else here knows Ray.
 """
 
 from rayscale.evaluation.benchmark import (

@@ -20,6 +20,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from rayscale.cluster import raise_error
 from rayscale.errors import RayscaleError
 from rayscale.serving.drain import Drain
 from rayscale.serving.errors import OverloadedError, UnavailableError
@@ -128,9 +129,7 @@ async def _answer(response: Awaitable[T | RayscaleError]) -> T:
         raise UnavailableError(
             "the replica that worked on this was lost; a new one is being started"
         ) from error
-    if isinstance(answer, RayscaleError):
-        raise answer
-    return answer
+    return raise_error(answer)
 
 
 app = serve.deployment(Ingress).bind(serve.deployment(Upscaling).bind())

@@ -243,7 +243,8 @@ def _trainer(
     from rayscale import cluster
 
     config = run.config
-    gpu = _use_gpu(config, ray.cluster_resources())
+    gpus = ray.cluster_resources().get("GPU", 0)
+    gpu = cluster.wants_gpus(config.workers.gpu, gpus, config.workers.count)
     resources = _resources(config, gpu, ray.nodes())
     cluster.check_room(config.workers.count, resources, _WAY_OUT, wait=config.workers.wait)
     return _trainer_class()(
@@ -356,12 +357,6 @@ def _work(job: dict[str, Any]) -> TrainResult:
         metrics.close()
     names = (getattr(logger, "run_id", None) for logger in loggers)
     return replace(result, run_id=next(filter(None, names), None))
-
-
-def _use_gpu(config: TrainConfig, cluster: dict[str, float]) -> bool:
-    if config.workers.gpu == "auto":
-        return cluster.get("GPU", 0) >= config.workers.count
-    return config.workers.gpu
 
 
 def _resources(config: TrainConfig, gpu: bool, nodes: list[dict[str, Any]]) -> dict[str, float]:

@@ -27,23 +27,22 @@ def fit(
     from rayscale import cluster
 
     cluster.check_room(1, {"CPU": config.workers.cpus}, "lower workers.cpus")
-    task = ray.remote(_compute).options(num_cpus=config.workers.cpus)
+    task = ray.remote(cluster.return_error(_compute)).options(num_cpus=config.workers.cpus)
     try:
-        outcome = ray.get(task.remote(config.model_dump(mode="json"), fresh, logger_factory))
+        outcome: TrainResult | RayscaleError = ray.get(
+            task.remote(config.model_dump(mode="json"), fresh, logger_factory)
+        )
     except ray.exceptions.RayError as error:
         raise RayscaleError(
             f"the training failed on the cluster: {error}; the same command starts over"
         ) from error
-    if isinstance(outcome, RayscaleError):
-        raise outcome
-    result: TrainResult = outcome
-    return result
+    return cluster.raise_error(outcome)
 
 
 def _compute(
     values: dict[str, Any], fresh: bool, logger_factory: LoggerFactory | None
-) -> TrainResult | RayscaleError:
-    """The task; an error for the user is returned, because Ray would bury its message in a traceback."""
+) -> TrainResult:
+    """The task."""
     import torch
 
     config = APlusConfig.parse(values)
@@ -53,8 +52,6 @@ def _compute(
         result = train(
             config, fresh=fresh, metrics=logger, say=lambda line: print(line, flush=True)
         )
-    except RayscaleError as error:
-        return error
     finally:
         if logger is not None:
             logger.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rayscale import strictjson
+from rayscale.cluster import wants_gpus
 from rayscale.errors import ConfigError
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.validation import read_digests
@@ -120,10 +121,9 @@ def room(sweep: Sweep, cluster: Mapping[str, float]) -> tuple[int, dict[str, Any
     """
     workers = sweep.trial.workers.count
     cpus = max(cluster.get("CPU", 1.0), 0.5)
-    gpu = sweep.trial.workers.gpu is True or (
-        sweep.trial.workers.gpu == "auto" and cluster.get("GPU", 0) >= workers
-    )
-    fitting = cluster.get("GPU", 0) if gpu else cpus / 2
+    gpus = cluster.get("GPU", 0)
+    gpu = wants_gpus(sweep.trial.workers.gpu, gpus, workers)
+    fitting = gpus if gpu else cpus / 2
     concurrent = sweep.concurrent or max(1, int(fitting // workers))
     share = (cpus / concurrent - TRIAL_CPU) / workers
     if share < 0.01:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import secrets
 import signal
@@ -16,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from rayscale.errors import ConfigError, RayscaleError
 from rayscale.settings import shared_variables
 
 CONNECT_TIMEOUT_S = 20.0
-
-logger = logging.getLogger(__name__)
 
 
 def connect(
@@ -99,56 +96,6 @@ def _join(
             "where the cluster asks for one), or unset it to use an embedded Ray."
         ) from error
     return target
-
-
-def takes_gpus(device: str) -> bool:
-    """Whether work for ``device`` asks the connected cluster for GPUs: ``auto`` when there are any, ``cuda`` in any case.
-
-    A cluster that was joined may get its first one from its autoscaler: there ``cuda`` waits, and says so. Raises ConfigError
-    for ``cuda`` on an embedded Ray without GPU.
-    """
-    import ray
-
-    if ray.cluster_resources().get("GPU", 0) > 0:
-        return device != "cpu"
-    if device == "cuda":
-        if os.environ.get("RAY_ADDRESS") in (None, "", "local"):
-            raise ConfigError(
-                "device cuda: this machine has no GPU; use auto, or set RAY_ADDRESS to a cluster that has"
-            )
-        logger.warning(
-            "this cluster has no GPU yet; the work waits until its autoscaler adds one (--device auto does without)"
-        )
-    return device == "cuda"
-
-
-def check_room(count: int, need: Mapping[str, float], way_out: str, *, wait: bool = False) -> None:
-    """Raise ConfigError unless the connected cluster has room for ``count`` processes that each reserve ``need``.
-
-    What others hold at the moment counts as room: it will be free. With ``wait`` a missing place is said and nothing is
-    raised: an autoscaler may add it. ``way_out`` ends the message.
-    """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    places = [
-        min(int(node.get(name, 0.0) / each + 1e-6) for name, each in need.items() if each)
-        for node in nodes
-    ]
-    if sum(places) >= count:
-        return
-    listed = "; ".join(_amounts({name: node.get(name, 0.0) for name in need}) for node in nodes)
-    lacking = (
-        f"{count} x {_amounts(need)} {'is' if count == 1 else 'are'} needed, but the cluster has "
-        f"{len(nodes)} node{'s' * (len(nodes) != 1)} ({listed})"
-    )
-    if not wait:
-        raise ConfigError(f"{lacking}; {way_out}")
-    print(f"waiting: {lacking}", flush=True)
-
-
-def _amounts(resources: Mapping[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
 
 
 def scratch(uri: str) -> str:
@@ -245,7 +192,7 @@ def _runtime_env() -> dict[str, Any]:
 
 
 def _package() -> Path:
-    return Path(__file__).resolve().parent
+    return Path(__file__).resolve().parents[1]
 
 
 def _await_listener(target: str, timeout_s: float) -> None:

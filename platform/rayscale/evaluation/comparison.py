@@ -1,7 +1,7 @@
 """Several models on several benchmarks, scored side by side on Ray: each network in the object store once, a task
 for some images of one model.
 
-What a score is, and the table, plots and pictures made of it, are the business of ``rayscale.evaluation``.
+The one module of ``evaluation`` that knows Ray and the registry.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rayscale import cluster
+from rayscale.cluster import raise_error, return_error, take_gpus
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
-from rayscale.evaluation import SUITES
+from rayscale.evaluation.benchmark import (
+    Report,
+    at_scale,
+    enlarge_pair,
+    evaluate,
+    list_pairs,
+    read_pairs,
+)
+from rayscale.evaluation.suites import SUITES
 from rayscale.imaging.metrics import PROTOCOLS
 
 if TYPE_CHECKING:
-    from rayscale.evaluation import Report
     from rayscale.evaluation.cost import Cost
     from rayscale.evaluation.crops import Window
     from rayscale.evaluation.table import Entry
@@ -77,7 +84,6 @@ def open_models(comparison: Comparison) -> list[Contender]:
     """
     import ray
 
-    from rayscale.evaluation import at_scale
     from rayscale.evaluation.cost import count
     from rayscale.models.builtin import builtin_names
     from rayscale.registry import open_model
@@ -122,10 +128,9 @@ def score_all(comparison: Comparison, contenders: Sequence[Contender]) -> list[E
     """One entry per set, scale and model; a Ray task scores some images of one."""
     import ray
 
-    from rayscale.evaluation import at_scale, list_pairs
     from rayscale.evaluation.table import Entry
 
-    task = ray.remote(_score).options(max_retries=3, **_resources(comparison))
+    task = ray.remote(return_error(_score)).options(max_retries=3, **_resources(comparison))
     work = []
     for template in comparison.data:
         for scale in comparison.scales:
@@ -144,7 +149,7 @@ def score_all(comparison: Comparison, contenders: Sequence[Contender]) -> list[E
                     work.append((data, one, parts))
     entries = []
     for data, one, parts in work:
-        reports, devices = zip(*map(_result, ray.get(parts)), strict=True)
+        reports, devices = zip(*map(raise_error, ray.get(parts)), strict=True)
         device = ", ".join(dict.fromkeys(devices))
         entries.append(Entry(data, _joined(reports), one.system, one.weights, one.cost, device))
     return entries
@@ -153,10 +158,8 @@ def score_all(comparison: Comparison, contenders: Sequence[Contender]) -> list[E
 def _score(
     network: Any, label: str, ensemble: bool, data: str, scale: float, names: list[str],
     protocol: str, suite: str | None, device: str,
-) -> tuple[Report, str] | RayscaleError:  # fmt: skip
-    """The report of some images and what computed them; a user's error comes back as a value, because Ray would
-    bury it in its traceback."""
-    from rayscale.evaluation import evaluate, read_pairs
+) -> tuple[Report, str]:  # fmt: skip
+    """The report of some images and what computed them."""
     from rayscale.evaluation.cost import describe_device
     from rayscale.inference import Upscaler
     from rayscale.options import Options
@@ -176,18 +179,11 @@ def _score(
             suite=SUITES[suite] if suite else None,
         )
     except RayscaleError as error:
-        return type(error)(f"{label} on {data}: {error}")
+        raise type(error)(f"{label} on {data}: {error}") from error
     return report, describe_device(upscaler.predictor.device)
 
 
-def _result(value: Any) -> Any:
-    if isinstance(value, RayscaleError):
-        raise value
-    return value
-
-
 def _joined(parts: Sequence[Report]) -> Report:
-    from rayscale.evaluation import Report
 
     first = parts[0]
     images = [image for part in parts for image in part.images]
@@ -195,8 +191,7 @@ def _joined(parts: Sequence[Report]) -> Report:
 
 
 def _resources(comparison: Comparison) -> dict[str, float]:
-    """What a task needs: a core, and a GPU as ``cluster.takes_gpus`` says."""
-    return {"num_cpus": 1, "num_gpus": int(cluster.takes_gpus(comparison.device))}
+    return {"num_cpus": 1, "num_gpus": int(take_gpus(comparison.device))}
 
 
 def find_crops(comparison: Comparison, wanted: Sequence[str]) -> Iterator[Crop]:
@@ -204,7 +199,6 @@ def find_crops(comparison: Comparison, wanted: Sequence[str]) -> Iterator[Crop]:
 
     Raises NotFoundError for one that is in no benchmark, InputError for a window that leaves its image.
     """
-    from rayscale.evaluation import at_scale, list_pairs, read_pairs
     from rayscale.evaluation.crops import Window
 
     places = [
@@ -235,12 +229,11 @@ def draw_crops(
     """A PNG per crop: bicubic, each model, HR."""
     import ray
 
-    from rayscale.evaluation import read_pairs
     from rayscale.evaluation.crops import sheet
     from rayscale.evaluation.published import set_name
     from rayscale.resampling import enlarge
 
-    task = ray.remote(_upscaled).options(max_retries=3, **_resources(comparison))
+    task = ray.remote(return_error(_upscale)).options(max_retries=3, **_resources(comparison))
     drawn = {}
     for data, scale, image, window in crops:
         results = {
@@ -252,7 +245,7 @@ def draw_crops(
         }
         (pair,) = read_pairs(data, scale, [image])
         pictures = {"bicubic": enlarge(pair.lr.pixels, scale)}
-        pictures |= {label: _result(ray.get(future)) for label, future in results.items()}
+        pictures |= {label: raise_error(ray.get(future)) for label, future in results.items()}
         dataset = set_name(data)
         drawn[f"crops/{dataset}_x{scale:g}_{image}.png"] = sheet(
             f"{image}, {dataset} x{scale:g}", pair.hr.pixels, pictures, PROTOCOLS[comparison.protocol], window
@@ -260,21 +253,17 @@ def draw_crops(
     return drawn
 
 
-def _upscaled(
+def _upscale(
     network: Any, ensemble: bool, data: str, scale: float, image: str, device: str
-) -> Pixels | RayscaleError:
-    """One image by one model; errors as by :func:`_score`."""
-    from rayscale.evaluation import enlarge_pair, read_pairs
+) -> Pixels:
+    """One image by one model."""
     from rayscale.inference import Options, Upscaler
 
-    try:
-        upscaler = Upscaler(
-            network,
-            Options(scale=scale, precision="float32", ensemble=ensemble),
-            device=device,
-            calibrate=False,
-        )
-        (pair,) = read_pairs(data, scale, [image])
-        return enlarge_pair(upscaler, pair)
-    except RayscaleError as error:
-        return error
+    upscaler = Upscaler(
+        network,
+        Options(scale=scale, precision="float32", ensemble=ensemble),
+        device=device,
+        calibrate=False,
+    )
+    (pair,) = read_pairs(data, scale, [image])
+    return enlarge_pair(upscaler, pair)
