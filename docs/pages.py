@@ -159,7 +159,23 @@ def render_http() -> str:
             }
             if headers:
                 lines.append(_table(("header of the answer", "meaning"), list(headers.items())))
+    lines += _errors()
     return "\n\n".join(lines) + "\n"
+
+
+def _errors() -> list[str]:
+    from rayscale.serving.errors import TABLE
+
+    rows = [(f"`{row.status}`", f"`{row.code}`", row.meaning, row.hint) for row in TABLE]
+    return [
+        "## Errors",
+        "Every refusal has one form, whoever refuses. `limit` holds the settings that the message names, with their\n"
+        "values, or null; `request_id` is that of the header `X-Request-Id`, which you may set.",
+        "```json\n"
+        '{"error": {"status": 413, "code": "too_large", "message": "...", "limit": {"RAYSCALE_MAX_INPUT_BYTES": 33554432},\n'
+        '           "hint": "...", "request_id": "5f1c0d2e9b7a4c36"}}\n```',
+        _table(("status", "code", "meaning", "way out"), rows),
+    ]
 
 
 def _openapi() -> dict[str, Any]:

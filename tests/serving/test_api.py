@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from fastapi.openapi.models import OpenAPI
 
+from rayscale import __version__
 from rayscale.errors import OutOfMemoryError, RayscaleError
 from rayscale.fields import choices_of
 from rayscale.imaging import MIME, read_image
@@ -63,7 +64,10 @@ def refused(response: Any, status: int, code: str | None = None) -> str:
     assert response.status_code == status, response.text
     body = response.json()
     assert set(body) == {"error"}
-    assert set(body["error"]) == {"code", "message"}
+    assert set(body["error"]) == {"status", "code", "message", "limit", "hint", "request_id"}
+    assert body["error"]["status"] == status
+    assert body["error"]["hint"]
+    assert body["error"]["request_id"] == response.headers["x-request-id"]
     assert code is None or body["error"]["code"] == code
     assert ("retry-after" in response.headers) == (status in (429, 503))
     return str(body["error"]["message"])
@@ -114,7 +118,9 @@ def test_headers_name_what_was_done(make_app: Any, tools: Any, registry: Any) ->
     assert response.headers["x-rayscale-weights-sha256"] == version.digest
     assert response.headers["x-rayscale-scale"] == "2"
     stages = re.findall(r"(\w+);dur=[\d.]+", response.headers["server-timing"])
-    assert stages == ["decode", "upscale", "encode", "total"]
+    assert stages == ["queue", "decode", "upscale", "encode", "total"]
+    assert response.headers["x-rayscale-model-version"] == "7"
+    assert response.headers["x-rayscale-version"] == __version__
 
 
 def test_a_trained_model_and_its_ensemble_equal_the_library(
@@ -169,7 +175,10 @@ def test_models_and_probes(make_app: Any, tools: Any, registry: Any) -> None:
     assert by_reference["roofs/3"]["scales"] == [2]
     assert by_reference["roofs/3"]["scale_range"] is None
     assert by_reference["bicubic"]["scale_range"] == [1, 16]
-    assert tools.call(app, "GET", "/healthz").json() == {"status": "alive"}
+    health = tools.call(app, "GET", "/healthz").json()
+    assert health["status"] == "alive"
+    assert health["versions"]["rayscale"] == __version__
+    assert {"ray", "torch", "python"} <= set(health["versions"])
     assert tools.call(app, "GET", "/readyz").json() == {"status": "ready"}
 
 
@@ -410,6 +419,8 @@ def test_head_is_get_without_a_body(make_app: Any, tools: Any) -> None:
     for path in ("/", "/docs", "/openapi.json", "/v1/models", "/healthz", "/readyz"):
         head, get = (tools.call(app, method, path) for method in ("HEAD", "GET"))
         assert (head.status_code, head.content) == (200, b"")
+        for answer in (head, get):
+            del answer.headers["x-request-id"]
         assert head.headers == get.headers
     assert tools.call(app, "HEAD", "/v1/upscale").status_code == 405
 

@@ -17,6 +17,8 @@ from ray.serve._private.utils import call_function_from_import_path
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from rayscale.serving import front
+from rayscale.serving.requestid import RequestId
+from rayscale.serving.settings import get_serve_settings
 
 GET = b"GET /fine HTTP/1.1\r\nHost: x\r\n"
 
@@ -37,12 +39,23 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await JSONResponse({"size": size}, status)(scope, receive, send)
 
 
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    get_serve_settings.cache_clear()
+    yield
+    get_serve_settings.cache_clear()
+
+
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], socket.socket]]:
     """Opens connections to a server behind the front, whose heads may take half a second."""
-    monkeypatch.setattr(front, "HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setenv("RAYSCALE_SERVE_HEAD_TIMEOUT_S", "0.5")
     config = uvicorn.Config(
-        front.OneForm(app), http=front.Protocol, lifespan="off", log_config=None, access_log=False
+        RequestId(front.OneForm(app)),
+        http=front.Protocol,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
     )
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -89,11 +102,14 @@ def test_ray_serve_takes_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
     from uvicorn.protocols.http import auto
 
     monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
+    monkeypatch.setenv("RAYSCALE_SERVE_TRUSTED_PROXIES", "10.0.0.0/8")
     found = validate_http_proxy_callback_return(call_function_from_import_path(front.CALLBACK))
-    assert [middleware.cls for middleware in found] == [front.OneForm]
+    assert [middleware.cls for middleware in found] == [front.OneForm, RequestId]
     config = uvicorn.Config(app, log_config=None)
     config.load()
     assert config.http_protocol_class is front.Protocol
+    assert config.forwarded_allow_ips == "10.0.0.0/8"
 
 
 @pytest.mark.parametrize(
@@ -107,9 +123,11 @@ def test_ray_serve_takes_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_large_heads_are_refused(connect: Any, head: bytes) -> None:
     connection = connect()
     connection.sendall(head)
-    status, _, body = answer(connection)
+    status, headers, body = answer(connection)
     assert (status, body["error"]["code"]) == (431, "headers_too_large")
     assert "65536 bytes" in body["error"]["message"]
+    assert body["error"]["limit"] == {"RAYSCALE_SERVE_MAX_HEAD_BYTES": 65536}
+    assert headers["x-request-id"] == body["error"]["request_id"] != ""
     assert closed(connection)
 
 
@@ -175,4 +193,8 @@ def test_answers_of_the_proxy_itself(connect: Any, path: str, status: int, code:
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     got, headers, body = answer(connection)
     assert (got, body["error"]["code"]) == (status, code)
+    assert (body["error"]["status"], body["error"]["request_id"]) == (
+        status,
+        headers["x-request-id"],
+    )
     assert ("retry-after" in headers) == (status in (429, 503))

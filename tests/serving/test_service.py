@@ -240,7 +240,10 @@ def test_refusals_over_http(http: httpx.Client, tools: Any) -> None:
         "headers": 431,
     }
     for answer in answers.values():
-        assert set(answer.json()["error"]) == {"code", "message"}
+        error = answer.json()["error"]
+        assert set(error) == {"status", "code", "message", "limit", "hint", "request_id"}
+        assert error["status"] == answer.status_code
+        assert error["request_id"] == answer.headers["x-request-id"]
 
 
 def test_models_probes_and_pages(http: httpx.Client) -> None:
@@ -354,7 +357,10 @@ def test_no_request_makes_the_service_fail(
     )
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400 and method != "HEAD":
-        assert set(answer.json()["error"]) == {"code", "message"}
+        error = answer.json()["error"]
+        assert set(error) == {"status", "code", "message", "limit", "hint", "request_id"}
+        assert error["status"] == answer.status_code
+        assert error["request_id"] == answer.headers["x-request-id"]
 
 
 def test_slow_sockets_keep_nobody_out(service: str, http: httpx.Client, tools: Any) -> None:

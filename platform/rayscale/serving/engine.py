@@ -141,6 +141,10 @@ class Engine:
             scale,
             output.seconds,
             output.notes,
+            output.residual,
+            output.width,
+            output.height,
+            header.pixels,
         )
 
     def _load_default(self) -> None:

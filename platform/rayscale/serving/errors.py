@@ -1,22 +1,13 @@
-"""From an error to an HTTP answer: one table, one JSON form.
+"""The errors of the service and the one table of all that it refuses: status, code, meaning, way out.
 
-Every refusal reads ``{"error": {"code": ..., "message": ...}}``. Endpoints raise and contain no handling of
-their own; what is in no row of the table is a defect and answers 500 without telling internals.
+Endpoints raise and contain no handling of their own; ``refusals`` makes answers of errors. What is in no row of the table
+is a defect and answers 500 without telling internals.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Any
-
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from dataclasses import dataclass
 
 from rayscale.errors import (
     InputError,
@@ -26,8 +17,6 @@ from rayscale.errors import (
     TooLargeError,
     UnsupportedError,
 )
-
-log = logging.getLogger("ray.serve")
 
 
 class BadParameterError(RayscaleError):
@@ -78,144 +67,60 @@ class DeadlineError(RayscaleError):
     code = "deadline_exceeded"
 
 
-# The first row whose class fits decides, so subclasses stand above their bases.
-STATUS: Mapping[type[RayscaleError], int] = {
-    UnauthorizedError: 401,
-    SourceNotAllowedError: 403,
-    NotFoundError: 404,
-    BodyTimeoutError: 408,
-    LengthRequiredError: 411,
-    TooLargeError: 413,
-    UnsupportedError: 415,
-    InputError: 422,
-    BadParameterError: 422,
-    OverloadedError: 429,
-    UnavailableError: 503,
-    DeadlineError: 504,
-    OutOfMemoryError: 507,
-}
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
 
-_RETRIED = (429, 503)
-_INTERNAL = "the service failed; its log has the details"
-
-
-def status_of(error: RayscaleError) -> int:
-    """The HTTP status of ``error``; 500 for one that the table does not know."""
-    return next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-
-
-def answer(status: int, code: str, message: str, headers: Mapping[str, str]) -> JSONResponse:
-    """The one form of every refusal."""
-    return JSONResponse({"error": {"code": code, "message": message}}, status, dict(headers))
-
-
-def rendered(status: int, code: str, message: str) -> bytes:
-    """The same as bytes on a connection that ends with it, for requests that never became one."""
-    body = answer(status, code, message, {}).body
-    lines = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        "content-type: application/json",
-        f"content-length: {len(body)}",
-        "connection: close",
-    )
-    return "\r\n".join([*lines, "", ""]).encode() + bytes(body)
-
-
-def refusal(error: RayscaleError, retry_after_s: int) -> JSONResponse:
-    """The answer to a domain error; 429 and 503 say when to come back."""
-    status = status_of(error)
-    if status == 500:
-        log.error("unexpected domain error", exc_info=error)
-        return answer(500, "internal", _INTERNAL, {})
-    headers = {"Retry-After": str(retry_after_s)} if status in _RETRIED else {}
-    if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return answer(status, error.code, str(error), headers)
-
-
-def install(app: FastAPI, retry_after_s: int) -> None:
-    """Make ``app`` answer every error in the one form."""
-
-    async def domain(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RayscaleError)
-        return refusal(error, retry_after_s)
-
-    async def validation(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-        return answer(422, BadParameterError.code, "; ".join(parts), {})
-
-    async def http(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http")
-        return answer(error.status_code, code, str(error.detail), error.headers or {})
-
-    app.add_exception_handler(RayscaleError, domain)
-    app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(HTTPException, http)
-
-
-class Guard:
-    """Outermost ASGI layer: whatever escapes becomes a 500 (or a domain answer), never a traceback.
-
-    Starlette's own layer for this raises the error again after answering, which Ray Serve would take for a
-    broken answer.
+    Attributes:
+        kind: the error that is answered so; None for what is refused before or beside the application.
+        hint: what the client can do.
     """
 
-    def __init__(self, app: ASGIApp, retry_after_s: int) -> None:
-        self.app = app
-        self.retry_after_s = retry_after_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = False
-
-        async def watch(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watch)
-        except RayscaleError as error:
-            if started:
-                raise
-            await refusal(error, self.retry_after_s)(scope, receive, send)
-        except ClientDisconnect:
-            log.info(
-                "the client of %s %s left before its body was whole", scope["method"], scope["path"]
-            )
-        except Exception:
-            log.exception("unhandled error in %s %s", scope["method"], scope["path"])
-            if started:
-                raise
-            await answer(500, "internal", _INTERNAL, {})(scope, receive, send)
+    status: int
+    code: str
+    meaning: str
+    hint: str
+    kind: type[RayscaleError] | None = None
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI entries of refusals with these statuses, for an endpoint's ``responses``."""
-    form = {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["code", "message"],
-                "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
-            }
-        },
-    }
-    retry = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds to wait"}}
-    entries: dict[int | str, dict[str, Any]] = {}
-    for status in statuses:
-        kinds = [kind for kind, code in STATUS.items() if code == status]
-        texts = [f"`{kind.code}`: {(kind.__doc__ or '').strip()}" for kind in kinds]
-        entries[status] = {
-            "description": "\n\n".join(texts)
-            or "Unexpected failure; the message names no internals.",
-            "content": {"application/json": {"schema": form}},
-            **({"headers": retry} if status in _RETRIED else {}),
-        }
-    return entries
+def _row(status: int, kind: type[RayscaleError], hint: str) -> Row:
+    return Row(status, kind.code, " ".join((kind.__doc__ or "").split()), hint, kind)
+
+
+# The first row whose class fits decides, so subclasses stand above their bases.
+TABLE: tuple[Row, ...] = (
+    Row(400, "bad_request", "Bytes that do not make an HTTP/1.1 request.", "Use an HTTP client."),
+    _row(401, UnauthorizedError, "Send a key as 'Authorization: Bearer KEY'."),
+    _row(403, SourceNotAllowedError, "Name a model as GET /v1/models lists it."),
+    _row(404, NotFoundError, "GET /v1/models lists the models, /docs the paths."),
+    Row(405, "method_not_allowed", "A method that the path does not have.", "See /docs."),
+    _row(408, BodyTimeoutError, "Send it again over a faster line, or a smaller file."),
+    Row(408, "headers_timeout", "Headers that did not end in time.", "Send them at once."),
+    _row(411, LengthRequiredError, "Send a file, whose length is known, not a stream."),
+    _row(413, TooLargeError, "Send it in parts, or let a batch read it from a bucket."),
+    _row(415, UnsupportedError, "Convert it to a container and pixel type that are read."),
+    _row(422, InputError, "Check the file; `rayscale info FILE` reads it in the same way."),
+    _row(422, BadParameterError, "/docs lists the parameters and their values."),
+    _row(429, OverloadedError, "Send it again after the seconds in Retry-After."),
+    Row(431, "headers_too_large", "A request line and headers over their limit.", "Send less."),
+    Row(500, "internal", "A defect; the log of the service has it.", "Report the request id."),
+    _row(503, UnavailableError, "Send it again after the seconds in Retry-After."),
+    _row(504, DeadlineError, "Send a smaller image, or use a batch."),
+    _row(507, OutOfMemoryError, "Send it in parts, or use a batch."),
+)
+
+STATUS: Mapping[type[RayscaleError], int] = {
+    row.kind: row.status for row in TABLE if row.kind is not None
+}
+
+
+def row_of(error: RayscaleError) -> Row | None:
+    """The row of the table for ``error``; None for a defect."""
+    return next((row for row in TABLE if row.kind and isinstance(error, row.kind)), None)
+
+
+def hint_of(status: int, code: str) -> str | None:
+    """The way out of a refusal; of a code that no row has, that of its status."""
+    rows = [row for row in TABLE if row.status == status]
+    exact = [row for row in rows if row.code == code]
+    return next((row.hint for row in exact or rows), None)

@@ -9,36 +9,30 @@ local stack and ``rayscale serve`` set it.
 from __future__ import annotations
 
 import asyncio
+import os
+from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rayscale.errors import NotFoundError, RayscaleError
-from rayscale.serving.errors import (
-    DeadlineError,
-    OverloadedError,
-    UnavailableError,
-    refusal,
-    rendered,
-)
+from rayscale.serving.errors import DeadlineError, OverloadedError, UnavailableError
+from rayscale.serving.refusals import Refusals
+from rayscale.serving.requestid import RequestId
 from rayscale.serving.settings import get_serve_settings
 
 CALLBACK = "rayscale.serving.front.middlewares"
 
-MAX_HEAD_BYTES = 64 << 10
-"""Of the request line and all headers."""
-
-HEAD_TIMEOUT_S = 20.0
-"""From the first byte of a request, or from the connection, to the end of its headers."""
-
 
 def middlewares() -> list[Middleware]:
-    """Called by Ray Serve in its proxy before that listens."""
+    """Called by Ray Serve in its proxy before that listens; the last one is the outermost."""
     from uvicorn.protocols.http import auto
 
-    auto.AutoHTTPProtocol = Protocol  # what uvicorn takes when it is not told, as here
-    return [Middleware(OneForm)]
+    # What uvicorn takes when it is not told, as here.
+    auto.AutoHTTPProtocol = Protocol
+    os.environ["FORWARDED_ALLOW_IPS"] = get_serve_settings().trusted_proxies
+    return [Middleware(OneForm), Middleware(RequestId)]
 
 
 class OneForm:
@@ -68,8 +62,8 @@ class OneForm:
                 "the replica that worked on this was lost; another answers when it is sent again"
             )
         if replaced is not None:
-            answer = refusal(replaced, get_serve_settings().retry_after_s)
-            await answer(scope, receive, send)
+            refusals = Refusals(get_serve_settings())
+            await refusals.answer(refusals.of(replaced))(scope, receive, send)
 
 
 def _of_proxy(start: Message) -> RayscaleError | None:
@@ -90,6 +84,11 @@ def _of_proxy(start: Message) -> RayscaleError | None:
 
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with a limit on the bytes and the time of a head."""
+
+    def __init__(self, *places: Any, **options: Any) -> None:
+        super().__init__(*places, **options)
+        settings = get_serve_settings()
+        self._most, self._patience = settings.max_head_bytes, settings.head_timeout_s
 
     _head: int | None = 0
     """Bytes of the head that is being read, None while none is."""
@@ -114,7 +113,7 @@ class Protocol(HttpToolsProtocol):
         # Of a head that has not ended, all that came since it began may be part of it.
         if before is not None and self._head is not None:
             self._head = before + len(data)
-            if self._head > MAX_HEAD_BYTES:
+            if self._head > self._most:
                 self._refuse_large()
 
     def on_message_begin(self) -> None:
@@ -128,7 +127,7 @@ class Protocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._head, self._begun = None, False
         self._stop_waiting()
-        if size > MAX_HEAD_BYTES:
+        if size > self._most:
             self._refuse_large()
             return
         super().on_headers_complete()
@@ -147,7 +146,7 @@ class Protocol(HttpToolsProtocol):
 
     def _wait(self) -> None:
         self._stop_waiting()
-        self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse_slow)
+        self._timer = self.loop.call_later(self._patience, self._refuse_slow)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -158,7 +157,7 @@ class Protocol(HttpToolsProtocol):
         self._refuse(
             431,
             "headers_too_large",
-            f"request line and headers may have {MAX_HEAD_BYTES} bytes together",
+            f"request line and headers may have {self._most} bytes together (RAYSCALE_SERVE_MAX_HEAD_BYTES)",
         )
 
     def _refuse_slow(self) -> None:
@@ -166,7 +165,7 @@ class Protocol(HttpToolsProtocol):
             self._refuse(
                 408,
                 "headers_timeout",
-                f"the headers did not end within {HEAD_TIMEOUT_S:g} s",
+                f"the headers did not end within {self._patience:g} s (RAYSCALE_SERVE_HEAD_TIMEOUT_S)",
             )
         else:
             self.transport.close()  # nothing was asked
@@ -175,5 +174,6 @@ class Protocol(HttpToolsProtocol):
         self._refused = True
         self._stop_waiting()
         if not self.transport.is_closing():
-            self.transport.write(rendered(status, code, message))
+            refusals = Refusals(get_serve_settings())
+            self.transport.write(refusals.rendered(status, code, message))
             self.transport.close()

@@ -30,7 +30,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """The encoded answer, what made it, the seconds of each stage, and what the reader of the image notes."""
+    """The encoded answer and what is known of it.
+
+    Attributes:
+        container, width, height: of ``data``.
+        model, digest, scale: what made it; ``model`` is the reference that always means the same.
+        seconds: of ``decode``, ``upscale`` and ``encode``.
+        notes: what the reader of the image says of it.
+        residual: ``max`` and ``rms`` of ``|down(SR) - LR|`` in stored units, with ``consistency``.
+        pixels: of the source, all slices.
+    """
 
     data: bytes
     container: str
@@ -39,6 +48,10 @@ class Result:
     scale: float
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+    residual: dict[str, float] | None = None
+    width: int = 0
+    height: int = 0
+    pixels: int = 0
 
 
 def check_reference(reference: str) -> None:

@@ -39,6 +39,23 @@ class ServeSettings(BaseSettings):
         default="",
         description="comma-separated origins whose pages may call the API from a browser, or *; empty: none",
     )
+    path_prefix: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path under which a proxy shows the service, such as /rayscale; it answers there, and without it too",
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1,::1",
+        description="comma-separated addresses and networks of proxies whose X-Forwarded-For names the client; empty: none",
+    )
+    max_head_bytes: int = Field(
+        default=64 << 10, ge=4096, description="bytes of a request line and all headers"
+    )
+    head_timeout_s: float = Field(
+        default=20.0,
+        gt=0,
+        description="seconds from the first byte of a request to the end of its headers",
+    )
     max_models: int = Field(default=4, gt=0, description="models one replica keeps loaded")
     refresh_s: float = Field(
         default=10.0, gt=0, description="seconds after which a moved alias is seen by a replica"

@@ -1,0 +1,55 @@
+"""What does the work of the interface: model replicas reached through Ray Serve (``app``), or an ``Engine`` in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+from rayscale.serving.errors import OverloadedError, UnavailableError
+from rayscale.serving.jobs import Job, Result
+
+_PROBE_TIMEOUT_S = 2.0
+_READY_FOR_S = 60.0
+
+
+class Backend(Protocol):
+    """What answers: its errors are those of ``rayscale.serving.errors.TABLE``."""
+
+    async def ready(self) -> bool:
+        """Whether the default model is loaded."""
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models that can be asked for."""
+
+    async def upscale(self, job: Job) -> Result:
+        """The enlarged image; cancelling the task gives the work up."""
+
+
+class Readiness:
+    """Whether the service can answer, also while its replicas are too busy to be asked.
+
+    A probe that waits behind images would take a loaded service out of the rotation just when it is needed;
+    so a good answer of any kind counts for a minute. Replicas that are really gone are replaced by Ray
+    Serve within seconds.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._good_until = 0.0
+
+    def note(self) -> None:
+        """A replica has just answered well."""
+        self._good_until = time.monotonic() + _READY_FOR_S
+
+    async def __call__(self) -> bool:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                ready = await self._backend.ready()
+        except (TimeoutError, OverloadedError, UnavailableError):
+            return time.monotonic() < self._good_until
+        if ready:
+            self.note()
+        else:
+            self._good_until = 0.0
+        return ready

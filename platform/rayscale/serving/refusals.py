@@ -1,0 +1,203 @@
+"""From an error to an HTTP answer in the one form.
+
+Every refusal reads ``{"error": {"status", "code", "message", "limit", "hint", "request_id"}}``; ``limit`` has the value of
+every setting that the message names, or is null.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rayscale.errors import RayscaleError
+from rayscale.serving.errors import TABLE, BadParameterError, hint_of, row_of
+from rayscale.serving.requestid import HEADER, current_id
+from rayscale.serving.settings import ServeSettings
+from rayscale.settings import get_settings
+
+log = logging.getLogger("ray.serve")
+
+RETRIED = (429, 503)
+"""Statuses that say when to come back, in ``Retry-After``."""
+
+_INTERNAL = "internal", "the service failed; its log has the details"
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class Refusals:
+    """Makes the answers of a service with ``settings``."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+
+    def describe(self, status: int, code: str, message: str) -> dict[str, Any]:
+        """What a refusal says, as JSON."""
+        return {
+            "status": status,
+            "code": code,
+            "message": message,
+            "limit": self._limits(message) or None,
+            "hint": hint_of(status, code),
+            "request_id": current_id(),
+        }
+
+    def of(self, error: RayscaleError) -> dict[str, Any]:
+        """What the refusal of a domain error says; a defect says nothing of itself."""
+        row = row_of(error)
+        if row is None:
+            log.error("unexpected domain error in request %s", current_id(), exc_info=error)
+            return self.describe(500, *_INTERNAL)
+        return self.describe(row.status, error.code, str(error))
+
+    def answer(self, told: Mapping[str, Any], headers: Mapping[str, str] = {}) -> JSONResponse:
+        """The answer that says it; 429 and 503 say when to come back as well."""
+        more = dict(headers)
+        if told["status"] in RETRIED:
+            more.setdefault("Retry-After", str(self.settings.retry_after_s))
+        if told["status"] == 401:
+            more.setdefault("WWW-Authenticate", "Bearer")
+        return JSONResponse({"error": told}, told["status"], more)
+
+    def internal(self) -> JSONResponse:
+        """The answer to a defect."""
+        return self.answer(self.describe(500, *_INTERNAL))
+
+    def rendered(self, status: int, code: str, message: str) -> bytes:
+        """A refusal as bytes on a connection that ends with it, for requests that never became one."""
+        told = self.describe(status, code, message)
+        body = self.answer(told).body
+        lines = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            f"{HEADER}: {told['request_id']}",
+            "connection: close",
+        )
+        return "\r\n".join([*lines, "", ""]).encode() + bytes(body)
+
+    def install(self, app: FastAPI) -> None:
+        """Make ``app`` answer every error in the one form."""
+
+        async def domain(_: Request, error: Exception) -> JSONResponse:
+            assert isinstance(error, RayscaleError)
+            return self.answer(self.of(error))
+
+        async def validation(_: Request, error: Exception) -> JSONResponse:
+            assert isinstance(error, RequestValidationError)
+            parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
+            return self.answer(self.describe(422, BadParameterError.code, "; ".join(parts)))
+
+        async def http(_: Request, error: Exception) -> JSONResponse:
+            assert isinstance(error, HTTPException)
+            code = _CODES.get(error.status_code, "http")
+            told = self.describe(error.status_code, code, str(error.detail))
+            return self.answer(told, error.headers or {})
+
+        app.add_exception_handler(RayscaleError, domain)
+        app.add_exception_handler(RequestValidationError, validation)
+        app.add_exception_handler(HTTPException, http)
+
+    def _limits(self, message: str) -> dict[str, Any]:
+        found = {}
+        for variable in re.findall(r"RAYSCALE_[A-Z0-9_]+", message):
+            name = variable.removeprefix("RAYSCALE_").lower()
+            own = name.removeprefix("serve_")
+            settings = self.settings if own != name else get_settings()
+            if own in type(settings).model_fields:
+                value = getattr(settings, own)
+                if not isinstance(value, SecretStr):
+                    found[variable] = value
+        return found
+
+
+class Guard:
+    """Outermost ASGI layer: whatever escapes becomes a 500 (or a domain answer), never a traceback.
+
+    Starlette's own layer for this raises the error again after answering, which Ray Serve would take for a
+    broken answer.
+    """
+
+    def __init__(self, app: ASGIApp, refusals: Refusals) -> None:
+        self.app = app
+        self.refusals = refusals
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except RayscaleError as error:
+            if started:
+                raise
+            await self.refusals.answer(self.refusals.of(error))(scope, receive, send)
+        except ClientDisconnect:
+            log.info(
+                "the client of %s %s left before its body was whole", scope["method"], scope["path"]
+            )
+        except Exception:
+            log.exception("unhandled error in %s %s", scope["method"], scope["path"])
+            if started:
+                raise
+            await self.refusals.internal()(scope, receive, send)
+
+
+_FORM = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["status", "code", "message", "limit", "hint", "request_id"],
+            "properties": {
+                "status": {"type": "integer"},
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "limit": {"type": ["object", "null"]},
+                "hint": {"type": ["string", "null"]},
+                "request_id": {"type": "string"},
+            },
+        }
+    },
+}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of refusals with these statuses, for an endpoint's ``responses``."""
+    retry = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds to wait"}}
+    entries: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        rows = [row for row in TABLE if row.status == status]
+        first = rows[0]
+        example = {
+            "status": status,
+            "code": first.code,
+            "message": first.meaning,
+            "limit": None,
+            "hint": first.hint,
+            "request_id": "5f1c0d2e9b7a4c36",
+        }
+        entries[status] = {
+            "description": "\n\n".join(f"`{row.code}`: {row.meaning}" for row in rows),
+            "content": {"application/json": {"schema": _FORM, "example": {"error": example}}},
+            **({"headers": retry} if status in RETRIED else {}),
+        }
+    return entries
