@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from rayscale.errors import NotFoundError
+from rayscale.errors import NotFoundError, UnsupportedError
 
 _TEMPORARY = (".rayscale-", ".part")  # start and end of the names of what is being written
 
@@ -23,6 +23,14 @@ def sha256_of(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}") from None
+
+
+def check_format(place: str, found: Any, known: int, way_out: str) -> None:
+    """Raise UnsupportedError, which ends with the ``way_out``, unless what lies at ``place`` has the format ``known``."""
+    if found != known:
+        raise UnsupportedError(
+            f"{place} has format {found!r}, this version reads {known}; {way_out}"
+        )
 
 
 @contextmanager

@@ -11,12 +11,25 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+FORMAT = 1
+"""Of what commands print and of tables of scores; counts up when a field goes or changes its meaning."""
+
 _FLAG = "_is"
 
 
 def dumps(value: Any, **options: Any) -> str:
     """The JSON text of plain values; ``options`` as of ``json.dumps``."""
     return json.dumps(_flagged(value), allow_nan=False, **options)
+
+
+def document(value: Any) -> str:
+    """The text of a result for other programs: the object, or each object of a list, begins with its ``format``."""
+    numbered = (
+        [{"format": FORMAT, **each} for each in value]
+        if isinstance(value, list)
+        else {"format": FORMAT, **value}
+    )
+    return dumps(numbered, indent=2, ensure_ascii=False)
 
 
 def loads(text: str | bytes) -> Any:

@@ -288,7 +288,7 @@ def test_a_bucket_gets_every_option_or_a_refusal(rayscale, tmp_path, monkeypatch
     )
     code, out, _ = rayscale("upscale", *places, *words.split())
     assert code == 1
-    assert json.loads(out) == {"error": "not_found", "message": "no such bucket"}
+    assert json.loads(out) == {"format": 1, "error": "not_found", "message": "no such bucket"}
     ((found, given),) = handed
     assert found == places
     assert (given["model"], given["device"]) == ("edsr-baseline-x2", "cpu")

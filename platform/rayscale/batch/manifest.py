@@ -14,13 +14,17 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from rayscale import strictjson
-from rayscale.errors import StorageError
+from rayscale.errors import StorageError, UnsupportedError
+from rayscale.files import check_format
 from rayscale.storage import Store
 
 _FOLDER = "_rayscale/manifest/"
 _TABLE = "_rayscale/manifest.parquet"
 _LINES = "_rayscale/manifest.jsonl"
 _FAILURES = "_rayscale/failures.jsonl"
+FORMAT = 1
+"""Of a row; those without a number are of format 1."""
+
 _ROWS = 256  # of one part, and
 _SECONDS = 5.0  # between two parts
 _MOST_PARTS = 32  # of finished runs, before they are made one
@@ -42,6 +46,7 @@ class Row:
             ``storage``, ``changed``, ``out_of_memory``, ``worker_died``, ``bad_configuration``, ``error``), empty when done.
         message: the failure in words.
         notes: of a file that was read with a remark, see ``imaging.Image``.
+        format: of the row.
     """
 
     key: str
@@ -59,6 +64,7 @@ class Row:
     error: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
+    format: int = FORMAT
 
     def to_json(self) -> str:
         """One line of ASCII."""
@@ -66,8 +72,13 @@ class Row:
 
     @staticmethod
     def from_json(text: str) -> Row:
-        """Fields of other versions are passed over. Raises ValueError for text that is no row."""
-        values: dict[str, Any] = strictjson.loads(text)
+        """Fields of other versions are passed over. ValueError for text that is no row, UnsupportedError for a later format."""
+        values = strictjson.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"{text[:40]!r} is not an object")
+        check_format(
+            "a row", values.get("format", FORMAT), FORMAT, "use the rayscale that wrote it"
+        )
         known = {each.name for each in fields(Row)}
         try:
             row = Row(**{name: value for name, value in values.items() if name in known})
@@ -78,7 +89,8 @@ class Row:
     def to_record(self) -> dict[str, Any]:
         """The row as the copies for readers have it: with its output key and its status, in the order of the columns."""
         values = asdict(self)
-        error, message, notes = (values.pop(name) for name in ("error", "message", "notes"))
+        last = ("error", "message", "notes", "format")
+        error, message, notes, format = (values.pop(name) for name in last)
         output = "" if error else self.key
         status = "failed" if error else "done"
         return {
@@ -88,6 +100,7 @@ class Row:
             "error": error,
             "message": message,
             "notes": list(notes),
+            "format": format,
         }
 
 
@@ -108,7 +121,7 @@ class Manifest:
         """The last row of every input, as of ``load`` and the appends since."""
 
     def load(self) -> Manifest:
-        """Read all parts into ``rows``. Raises StorageError for a part that is none."""
+        """Read all parts into ``rows``. Raises StorageError for a part that is none, UnsupportedError for a later format."""
         self._parts = [entry.key for entry in self._store.list(_FOLDER)]  # sorted: oldest first
         for key in self._parts:
             try:
@@ -116,9 +129,11 @@ class Manifest:
                 rows = [Row.from_json(line) for line in lines]
             except ValueError as error:
                 raise StorageError(
-                    f"{self._store.locate(key)} is not a part of a manifest ({error}); it was damaged or is of "
-                    "another version of rayscale. Delete it: what it lists is done again"
+                    f"{self._store.locate(key)} is not a part of a manifest ({error}); it was damaged. "
+                    "Delete it: what it lists is done again"
                 ) from error
+            except UnsupportedError as error:
+                raise UnsupportedError(f"{self._store.locate(key)}: {error}") from None
             self.rows.update((row.key, row) for row in rows)
         return self
 
@@ -175,6 +190,7 @@ def _parquet(records: list[dict[str, Any]]) -> bytes:
         "output_size": "int64",
         "megapixels": "float64",
         "seconds": "float64",
+        "format": "int64",
     }
     names = list(Row("", "", 0, "", "", "").to_record())
     schema = pyarrow.schema([(name, types.get(name, "string")) for name in names])

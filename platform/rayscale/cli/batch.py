@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from rayscale import strictjson
-from rayscale.cli.console import hint
+from rayscale.cli.console import emit, hint
 from rayscale.cli.options import takes_options
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.options import Options
@@ -43,7 +42,7 @@ def tells_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*places, **arguments)
         except RayscaleError as error:
             if arguments["json_"]:
-                print(strictjson.dumps({"error": error.code, "message": str(error)}))
+                emit({"error": error.code, "message": str(error)})
             raise
 
     return run
@@ -167,7 +166,10 @@ def run_batch(
             )
             text, code = report(summary), summary.exit_code
             values = summary.to_dict()
-        print(strictjson.dumps(values, indent=2) if json_ else text, file=result, flush=True)
+        if json_:
+            emit(values, result)
+        else:
+            print(text, file=result, flush=True)
     return code
 
 

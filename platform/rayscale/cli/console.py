@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 from rayscale import strictjson
 from rayscale.interruption import Interrupted, watch
@@ -38,6 +39,6 @@ def progress_line() -> Iterator[Callable[[str], None]]:
         print(clear, end="", file=sys.stderr, flush=True)
 
 
-def emit(value: object) -> None:
-    """A machine-readable result: one JSON document on standard output."""
-    print(strictjson.dumps(value, indent=2, ensure_ascii=False))
+def emit(value: Any, file: TextIO | None = None) -> None:
+    """A machine-readable result: one JSON document with its format, on standard output."""
+    print(strictjson.document(value), file=file, flush=True)

@@ -241,7 +241,7 @@ def _before_after(path: Path, pictures: Mapping[str, np.ndarray]) -> Path:
 
 
 def _finish(story: Story, addresses: local.Addresses, out: Path, picture: Path) -> None:
-    (out / "scores.json").write_text(strictjson.dumps(story.scores, indent=2))
+    (out / "scores.json").write_text(strictjson.document(story.scores))
     screen = Console()
     table = Table("", "PSNR dB", "SSIM", title=f"Held-out photographs, x{SCALE}",
                   caption="Y channel, shave = scale (protocol edsr-paper-y)")  # fmt: skip

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayscale import strictjson
 from rayscale.data.config import PrepareConfig
-from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.errors import NotFoundError, StorageError
+from rayscale.files import check_format
 from rayscale.storage import Store, connect
 
 MANIFEST = "manifest.json"
@@ -124,10 +125,11 @@ class Manifest(_Record):
             raise StorageError(
                 f"{address} is damaged (not JSON); prepare the dataset again"
             ) from error
-        if isinstance(content, dict) and content.get("format") != FORMAT:
-            raise ConfigError(
-                f"{address} has format {content.get('format')!r}; this version reads format {FORMAT}"
+        if isinstance(content, dict):
+            way_out = (
+                "use the rayscale that wrote it, or prepare the dataset again at another place"
             )
+            check_format(address, content.get("format"), FORMAT, way_out)
         try:
             manifest = cls.model_validate(content)
         except ValidationError as error:

@@ -62,7 +62,7 @@ class Entry:
 
 def to_json(entries: Sequence[Entry]) -> str:
     """A list with one object per entry."""
-    return strictjson.dumps([entry.to_dict() for entry in entries], indent=2, ensure_ascii=False)
+    return strictjson.document([entry.to_dict() for entry in entries])
 
 
 def to_markdown(entries: Sequence[Entry]) -> str:

@@ -24,6 +24,7 @@ from rayscale.errors import (
     NotFoundError,
     RayscaleError,
     StorageError,
+    UnsupportedError,
     closest_first,
 )
 from rayscale.models.builtin import builtin_names
@@ -45,6 +46,11 @@ EXPERIMENT = "rayscale-models"
 
 SCORES = "rayscale.scores"
 """The tag of a version with the figures of its benchmarks, as JSON."""
+
+FORMAT = "1"
+"""Of what the tags of a version say; versions without a number are of format 1."""
+
+FORMAT_KEY = "rayscale.format"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PAGE = 200
@@ -143,6 +149,7 @@ def publish(
             "rayscale.sha256": digest,
             SPEC_KEY: spec.to_json(),
             "rayscale.version": __version__,
+            FORMAT_KEY: FORMAT,
             **({"rayscale.dataset": dataset_digest} if dataset_digest else {}),
         }
         with asking(f"publish {name!r}"):
@@ -319,6 +326,11 @@ def _read(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
     from rayscale.models.spec import ModelSpec
 
     tags = found.tags
+    if (format := tags.get(FORMAT_KEY, FORMAT)) != FORMAT:
+        raise UnsupportedError(
+            f"{found.name}/{found.version} was registered in format {format}, this version reads {FORMAT}; use rayscale "
+            f"{tags.get('rayscale.version', 'as it was registered with')} or later, or register its weights again"
+        )
     digest = tags.get("rayscale.sha256", "")
     # The digest becomes a file name, and tags are free text that anyone with the registry may write.
     if not _SHA256.fullmatch(digest) or SPEC_KEY not in tags:

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from rayscale import strictjson
-from rayscale.errors import InputError, NotFoundError, StorageError
-from rayscale.files import sha256_of
+from rayscale.errors import NotFoundError, StorageError
+from rayscale.files import check_format, sha256_of
 from rayscale.models.network import SuperResolver
 from rayscale.models.weights import save_model
 from rayscale.storage import Store
@@ -68,7 +68,7 @@ class Checkpoints:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole; damaged ones are passed over with a warning. None without any.
 
-        Raises InputError for one of a later format.
+        Raises UnsupportedError for one of a later format.
         """
         for step in reversed(self.steps()):
             try:
@@ -81,8 +81,8 @@ class Checkpoints:
     def load(self, step: int) -> Checkpoint:
         """Read and verify one checkpoint, tensors on the CPU.
 
-        Raises NotFoundError without a marker, DamagedError when a file is not what the marker says, and InputError for
-        a checkpoint of a later format.
+        Raises NotFoundError without a marker, DamagedError when a file is not what the marker says, and UnsupportedError
+        for a checkpoint of a later format.
         """
         folder = self.store.child(_name(step))
         marker = self._marker(folder)
@@ -178,11 +178,12 @@ class Checkpoints:
             found = content.get("format", FORMAT)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DamagedError(f"{folder.locate(MARKER)} cannot be read") from None
-        if found != FORMAT:  # not damage: falling back to an older one would overwrite it
-            raise InputError(
-                f"{folder.locate(MARKER)} has format {found!r}, this version reads {FORMAT}; resume with the rayscale "
-                "that wrote it, or start another run from its weights (model.warm_start)"
-            )
+        # Not damage: falling back to an older one would overwrite it.
+        way_out = (
+            "resume with the rayscale that wrote it, or start another run from its weights "
+            "(model.warm_start)"
+        )
+        check_format(folder.locate(MARKER), found, FORMAT, way_out)
         if not {STATE, WEIGHTS} <= set(files) or any("/" in name for name in files):
             raise DamagedError(f"{folder.locate(MARKER)} does not name the files of a checkpoint")
         return files

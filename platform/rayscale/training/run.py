@@ -18,13 +18,16 @@ import yaml
 
 from rayscale import strictjson
 from rayscale.errors import ConfigError, NotFoundError, StorageError
-from rayscale.files import sha256_of
+from rayscale.files import check_format, sha256_of
 from rayscale.models.network import SuperResolver
 from rayscale.models.weights import load_model, save_model
 from rayscale.storage import Store, connect
 from rayscale.storage.lease import Lease
 from rayscale.training.checkpoint import Checkpoints
 from rayscale.training.config import RunConfig, TrainConfig
+
+FORMAT = 1
+"""Of ``result.json``; those without a number are of format 1."""
 
 CONFIG = "config.yaml"
 RESULT = "result.json"
@@ -60,6 +63,7 @@ class TrainResult:
     precision: str = ""
     workers: int = 1
     run_id: str | None = None
+    format: int = FORMAT
 
 
 class Run:
@@ -214,6 +218,8 @@ def read_result(uri: str) -> TrainResult:
     store = connect(uri)
     try:
         values = strictjson.loads(store.read(RESULT))
+        way_out = "use the rayscale that wrote it, or --fresh to delete that run and train again"
+        check_format(store.locate(RESULT), values.get("format", FORMAT), FORMAT, way_out)
         known = {each.name for each in fields(TrainResult)}  # later versions may add others
         return TrainResult(**{key: value for key, value in values.items() if key in known})
     except NotFoundError:
