@@ -95,6 +95,14 @@ def test_the_models_that_serve_a_scale():
     assert "aplus-x2" not in serving(3)
 
 
+def test_asking_for_scales_reads_no_weights(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rayscale.models.weights.read_weights", None)
+    assert find_bundled("vdsr", 2.5) == "vdsr-x234"
+    assert {"bicubic", "vdsr-x234"} <= set(serving(2.5))
+    assert find_bundled("vdsr", 2.51) == "vdsr-x234"
+    assert find_bundled("vdsr", 9) is None
+
+
 def test_an_unknown_model_names_those_there_are():
     with pytest.raises(NotFoundError, match="edsr-baseline-x2"):
         open_builtin("edsr-baseline-x9")

@@ -116,7 +116,16 @@ def test_a_system_of_another_package(tmp_path: Path, dataset: Path) -> None:
 def test_a_name_is_taken_once() -> None:
     with pytest.raises(ConfigError, match=r"'edsr' is rayscale.models.edsr.EDSR already"):
         system("edsr", "another")(VDSR)
+    class_of_the_same_name = type("EDSR", (VDSR,), {"__module__": "elsewhere"})
+    with pytest.raises(ConfigError, match=r"elsewhere\.EDSR needs another name"):
+        system("edsr", "another")(class_of_the_same_name)
     assert SYSTEMS["edsr"].network is EDSR
+
+
+def test_a_module_may_be_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SYSTEMS, "vdsr", SYSTEMS["vdsr"])
+    again = type("VDSR", (VDSR,), {"__module__": VDSR.__module__, "__qualname__": "VDSR"})
+    assert system("vdsr", "the same")(again) is SYSTEMS["vdsr"].network
 
 
 def test_the_table_is_in_the_order_of_the_field() -> None:

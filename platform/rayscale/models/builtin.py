@@ -62,7 +62,7 @@ def find_bundled(system: str, scale: float | None) -> str | None:
     for name in (f"{system}-x{scale:g}", f"{system}-x234"):
         if name not in bundled_names():
             continue
-        # Most often the first is enough, and reads no weights.
+        # Most often the first is enough, and builds no network.
         if scale in read_spec(name)[0].scales or _serves(name, scale):
             return name
     return None
@@ -75,10 +75,21 @@ def serving(scale: float) -> list[str]:
 
 def _serves(name: str, scale: float) -> bool:
     try:
-        open_builtin(name).network.resolve_scale(scale)
+        _without_weights(name).resolve_scale(scale)
     except ConfigError:
         return False
     return True
+
+
+@cache
+def _without_weights(name: str) -> SuperResolver:
+    """The built-in model ``name`` as far as its specification goes: the service asks for its scales at every request."""
+    import torch
+
+    from rayscale.models.registry import build, create_model
+
+    with torch.device("meta"):
+        return create_model(name) if name in INTERPOLATIONS else build(read_spec(name)[0])
 
 
 def default_models(scale: float | None) -> tuple[str, str]:

@@ -75,20 +75,24 @@ SYSTEMS: dict[str, System] = {}
 def system(name: str, summary: str, **facts: Any) -> Callable[[T], T]:
     """A decorator of a network's class that registers it; arguments as of :class:`System`.
 
-    Raises ConfigError for a name that another class has.
+    Raises ConfigError for a name that another class has; a module that is loaded again registers its own again.
     """
 
     def register(network: T) -> T:
         other = SYSTEMS.get(name)
-        if other is not None and other.network.__qualname__ != network.__qualname__:
+        if other is not None and _place(other.network) != _place(network):
             raise ConfigError(
-                f"the system {name!r} is {other.network.__module__}.{other.network.__name__} already; "
-                f"{network.__module__}.{network.__name__} needs another name"
+                f"the system {name!r} is {_place(other.network)} already; {_place(network)} needs another name"
             )
         SYSTEMS[name] = System(name, network, summary, **facts)
         return network
 
     return register
+
+
+def _place(network: type) -> str:
+    """Where a class is defined: the same again after its module was loaded once more."""
+    return f"{network.__module__}.{network.__qualname__}"
 
 
 @cache
