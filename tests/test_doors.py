@@ -19,9 +19,9 @@ import rasterio
 from tests.imaging.dicom_objects import opened, saved, scan
 
 import rayscale
-from rayscale.batch.actors import Worker
 from rayscale.batch.job import open_recipe
 from rayscale.batch.plan import Task
+from rayscale.batch.worker import Worker
 from rayscale.cli import main
 from rayscale.imaging import Image, write_image
 from rayscale.options import Options

@@ -26,7 +26,7 @@ from rayscale.errors import StorageError, UnsupportedError
 from rayscale.models.builtin import read_spec
 from rayscale.models.weights import load_model
 from rayscale.options import Options
-from rayscale.registry.models import _read
+from rayscale.registry.version import read_version
 from rayscale.resampling import degrade
 from rayscale.settings import get_settings
 from rayscale.storage import connect
@@ -124,7 +124,7 @@ def test_a_later_registration_is_refused() -> None:
             name="roofs", version="3", tags={**tags, **more}, source="s3://a", run_id="", description="",
             creation_timestamp=0,
         )  # fmt: skip
-        return _read(found, {})
+        return read_version(found, {})
 
     assert read().digest == digest
     with pytest.raises(

@@ -22,8 +22,8 @@ import torch
 
 from rayscale import batch, registry, storage
 from rayscale.batch import Progress, Row, upscale_bucket
-from rayscale.batch.actors import Worker
 from rayscale.batch.plan import Task
+from rayscale.batch.worker import Worker
 from rayscale.errors import ConfigError, NotFoundError
 from rayscale.imaging import Provenance
 from rayscale.inference import Upscaler

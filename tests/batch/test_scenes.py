@@ -20,6 +20,7 @@ from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import ExistsError
 from rayscale.batch.plan import Recipe, Task
 from rayscale.batch.scenes import FOLDER, SceneWork, sweep
+from rayscale.batch.worker import SCENE, Worker
 from rayscale.errors import StorageError
 from rayscale.imaging import Provenance
 from rayscale.imaging.scene import Scene
@@ -186,9 +187,9 @@ def test_a_sparse_scene_is_one_however_small_its_file(
         pass
     assert path.stat().st_size < 30_000
     source, target = places
-    with actors.Worker(source, target, pipeline, RECIPE) as worker:
+    with Worker(source, target, pipeline, RECIPE) as worker:
         (row,) = worker.process([task(source)])
-    assert (row.error, row.megapixels) == (actors.SCENE, 100)
+    assert (row.error, row.megapixels) == (SCENE, 100)
     assert int(row.message) > 1
 
 
@@ -274,7 +275,7 @@ def test_the_row_says_what_the_reader_notes(
     ) as dataset:  # fmt: skip
         dataset.write(infrared)
     if alone:
-        with actors.Worker(source, target, pipeline, RECIPE) as worker:
+        with Worker(source, target, pipeline, RECIPE) as worker:
             (row,) = worker.process([task(source)])
     else:
         monkeypatch.setattr(actors, "prepare", lambda *_, **__: pipeline)
@@ -293,9 +294,9 @@ def test_a_worker_keeps_the_copy_of_one_scene_while_others_wait(
     for number in range(3):
         geotiff(tmp_path / "in" / f"{number}.tif")
     monkeypatch.setattr(get_settings(), "scene_pixels", 300 * 320)
-    with actors.Worker(source, target, pipeline, RECIPE) as worker:
+    with Worker(source, target, pipeline, RECIPE) as worker:
         rows = worker.process([Task(entry) for entry in source.list()])
-    assert [row.error for row in rows] == [actors.SCENE] * 4
+    assert [row.error for row in rows] == [SCENE] * 4
     assert len(list((tmp_path / "cache/scenes").glob("*.tif"))) <= 1
     assert not list((tmp_path / "cache/scenes").glob("*.in"))
 

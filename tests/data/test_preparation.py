@@ -11,10 +11,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.data import Dataset, Manifest, PatchStream, PrepareConfig, preparation, prepare
+from rayscale.data import Dataset, Manifest, PatchStream, PrepareConfig, plan, prepare
 from rayscale.data.cutting import Cut
-from rayscale.data.preparation import ShardRecord, ShardTask, write_shard
 from rayscale.data.shards import read_places
+from rayscale.data.tasks import ShardRecord, ShardTask, write_shard
 from rayscale.errors import InputError, NotFoundError, StorageError
 from rayscale.imaging import read_image
 from rayscale.resampling import degrade
@@ -247,7 +247,7 @@ def test_tasks_travel_as_text(images: Images, make_noise: Noise, tmp_path: Path)
     folder = images(some(make_noise))
     one = prepare(folder, tmp_path / "one", SMALL, run=through_text)
     assert one.digest == prepare(folder, tmp_path / "two", SMALL).digest
-    assert write_shard.__module__ == "rayscale.data.preparation"  # importable on a worker
+    assert write_shard.__module__ == "rayscale.data.tasks"  # importable on a worker
 
 
 def test_a_changed_manifest_is_refused(images: Images, make_noise: Noise, tmp_path: Path) -> None:
@@ -530,10 +530,8 @@ def test_large_files_make_shards_of_their_own(
     images: Images, make_noise: Noise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = images({f"{n}.png": make_noise(*((96, 96) if n == 2 else (24, 24))) for n in range(6)})
-    monkeypatch.setattr(preparation, "_SOURCE_BYTES", 20_000)
-    names = [
-        task.keys for task in preparation.plan(connect(folder), connect(tmp_path), SMALL).tasks
-    ]
+    monkeypatch.setattr(plan, "_SOURCE_BYTES", 20_000)
+    names = [task.keys for task in plan.plan(connect(folder), connect(tmp_path), SMALL).tasks]
     assert names == [("0.png", "1.png"), ("2.png",), ("3.png", "4.png"), ("5.png",)]
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from rayscale.batch.actors import Worker
 from rayscale.batch.inputs import find_inputs
 from rayscale.batch.plan import Recipe, make_plan
+from rayscale.batch.scenes import SceneWork
+from rayscale.batch.worker import SCENE, Worker
 from rayscale.cli import main
 from rayscale.errors import UnsupportedError
 from rayscale.imaging.sidecars import heed, is_sidecar, names_beside
@@ -172,9 +173,9 @@ def test_a_scene_over_all_workers_heeds_them(folder, tmp_path, monkeypatch):
     pipeline = recipe.pipeline(create_model("bicubic"), "cpu")
     with Worker(source, target, pipeline, recipe) as worker:
         refused, shared = worker.process(tasks)
-    assert (refused.error, shared.error) == ("unsupported_media", actors.SCENE)
+    assert (refused.error, shared.error) == ("unsupported_media", SCENE)
     monkeypatch.setattr(actors, "prepare", lambda *_, **__: pipeline)
-    work = actors.SceneWork(source, target, recipe, tasks[1])
+    work = SceneWork(source, target, recipe, tasks[1])
     with work.open() as scene:
         from rayscale.inference import windows_of
 

@@ -12,10 +12,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rayscale import strictjson
-from rayscale.batch.actors import SCENE, SceneActor, UpscaleActor, assemble
+from rayscale.batch.actors import SceneActor, UpscaleActor, assemble
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task, start_row
 from rayscale.batch.scenes import SceneWork
+from rayscale.batch.worker import SCENE
 from rayscale.errors import RayscaleError
 from rayscale.settings import shared_variables
 from rayscale.storage import Store

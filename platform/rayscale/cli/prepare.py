@@ -14,7 +14,7 @@ from rayscale.interruption import COMPLETE, PARTIAL
 
 if TYPE_CHECKING:
     from rayscale.data import Manifest
-    from rayscale.data.preparation import ShardRecord, ShardTask
+    from rayscale.data.tasks import ShardRecord, ShardTask
 
 LISTED_FAILURES = 20
 PATCH = 48  # LR pixels: the default of training

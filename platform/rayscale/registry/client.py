@@ -18,6 +18,9 @@ _WAITS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
 
+PAGE = 200
+"""Rows of an answer that lists."""
+
 # "View run at ..." would get between the JSON that commands print on standard output.
 _QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
@@ -126,3 +129,27 @@ def asking(what: str) -> Iterator[None]:
             f"cannot {what}: {place} does not answer as an MLflow server ({detail}); start it "
             "(`rayscale up` on one machine) or set MLFLOW_TRACKING_URI to the one to use"
         ) from error
+
+
+def ensure_experiment(client: Any, name: str) -> str:
+    """The id of the experiment ``name``, made when it is not there."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except Exception as error:
+            found = client.get_experiment_by_name(name)  # another process was first
+            if found is None:
+                raise error
+    return str(found.experiment_id)
+
+
+def pages(search: Any) -> Iterator[Any]:
+    """What a search of the client finds, over all pages of its answer."""
+    token = None
+    while True:
+        page = search(max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -6,8 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from rayscale.registry.client import asking, connect
-from rayscale.registry.models import ensure_experiment
+from rayscale.registry.client import asking, connect, ensure_experiment
 from rayscale.registry.tracking import metric_name
 
 EXPERIMENT = "rayscale-evaluations"

@@ -1,4 +1,4 @@
-"""Publish weights under a name and a version, and turn a reference back into verified weights.
+"""From a reference to verified weights; what is registered, and its aliases.
 
 A reference is ``name``, ``name@alias`` or ``name/version``, never a URI. What is trusted is the sha256 in the
 version's tags: weights that do not match it are refused before they are parsed.
@@ -6,185 +6,32 @@ version's tags: weights that do not match it are refused before they are parsed.
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
-import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayscale import __version__, strictjson
 from rayscale.errors import (
     ConfigError,
     InputError,
     NotFoundError,
     RayscaleError,
     StorageError,
-    UnsupportedError,
     closest_first,
 )
-from rayscale.models.builtin import builtin_names
-from rayscale.models.spec import SPEC_KEY
-from rayscale.registry.client import asking, connect, is_missing, status_of, tracking_uri
-from rayscale.registry.flavor import WEIGHTS, write_folder
-from rayscale.registry.reference import FORMS, is_alias, is_name, parse_reference
+from rayscale.files import sha256_of
+from rayscale.registry.client import PAGE, asking, connect, is_missing, pages, tracking_uri
+from rayscale.registry.flavor import WEIGHTS
+from rayscale.registry.reference import FORMS, check_alias, check_name, parse_reference
+from rayscale.registry.version import ModelVersion, read_version
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
     from rayscale.models.network import SuperResolver
-    from rayscale.models.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
 DEFAULT_ALIAS = "default"
-EXPERIMENT = "rayscale-models"
-"""Where the runs of models go that were published without a training run."""
-
-SCORES = "rayscale.scores"
-"""The tag of a version with the figures of its benchmarks, as JSON."""
-
-FORMAT = "1"
-"""Of what the tags of a version say; versions without a number are of format 1."""
-
-FORMAT_KEY = "rayscale.format"
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_PAGE = 200
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """One published model.
-
-    Attributes:
-        digest: sha256 of the weights file, hexadecimal.
-        scores: benchmark name to ``{"protocol", "scale", "psnr", "ssim", ...}``.
-        dataset_digest: the digest in the manifest of the training data, if known.
-        run_id: the MLflow run that holds the files.
-        uri: the folder of the files in MLflow's artifact store.
-        created: milliseconds since 1970, as the registry says.
-    """
-
-    name: str
-    version: int
-    digest: str
-    spec: ModelSpec
-    uri: str
-    aliases: tuple[str, ...] = ()
-    scores: Mapping[str, Any] | None = None
-    dataset_digest: str | None = None
-    run_id: str | None = None
-    description: str = ""
-    created: int = 0
-
-    @property
-    def ref(self) -> str:
-        """``name/version``: the reference that means the same for ever."""
-        return f"{self.name}/{self.version}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The version as JSON would show it."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "aliases": list(self.aliases),
-            "digest": self.digest,
-            "spec": json.loads(self.spec.to_json()),
-            "scores": dict(self.scores or {}),
-            "dataset_digest": self.dataset_digest,
-            "run_id": self.run_id,
-            "uri": self.uri,
-            "description": self.description,
-            "created": self.created,
-        }
-
-
-def publish(
-    weights: str | Path,
-    name: str,
-    *,
-    scores: Mapping[str, Any] | None = None,
-    dataset_digest: str | None = None,
-    alias: str | None = None,
-    run_id: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    description: str | None = None,
-) -> ModelVersion:
-    """Register a safetensors file written by ``rayscale.models.save_model`` as the next version of ``name``.
-
-    Weights that are a version of ``name`` already stay that version: its files are written again, scores, tags and
-    description that are given take the place of those it has by the same name, and its run stays.
-
-    Args:
-        weights: a local path or ``s3://`` URI.
-        scores: figures of the model, each with the name of its protocol: a report of ``evaluate`` or several
-            by the name of their benchmark.
-        alias: moved to the version once that is complete.
-        run_id: the MLflow run that trained it; without one a run is made to hold the files.
-
-    Raises:
-        InputError, NotFoundError: the weights are not a model of rayscale, or not there.
-        ConfigError: a name or alias that cannot be referred to, or a figure without protocol.
-        RegistryError: the server is gone or refuses.
-    """
-    check_name(name, alias)
-    figures = _checked_scores(scores)
-    client = connect()
-    from rayscale.files import sha256_of
-    from rayscale.models.weights import load_model
-
-    with _local(weights) as path, tempfile.TemporaryDirectory() as scratch:
-        digest = sha256_of(path)
-        spec = load_model(path).spec  # proves that it can be loaded before anyone is offered it
-        folder = Path(scratch, "model")
-        write_folder(folder, path, spec)
-        # Named by content: a second model of the same run never replaces the files of the first.
-        place = f"model-{digest[:16]}"
-        labels = {
-            **(tags or {}),
-            "rayscale.sha256": digest,
-            SPEC_KEY: spec.to_json(),
-            "rayscale.version": __version__,
-            FORMAT_KEY: FORMAT,
-            **({"rayscale.dataset": dataset_digest} if dataset_digest else {}),
-        }
-        with asking(f"publish {name!r}"):
-            version = _published(client, name, digest)
-            if version is not None:
-                client.log_artifacts(version.run_id, str(folder), place)
-                figures = strictjson.loads(version.tags.get(SCORES, "{}")) | figures
-                for key, value in {
-                    **labels,
-                    SCORES: strictjson.dumps(figures, sort_keys=True),
-                }.items():
-                    client.set_model_version_tag(name, version.version, key, value)
-                if description is not None:
-                    client.update_model_version(name, version.version, description)
-            else:
-                run, own = _run(client, name, run_id)
-                try:
-                    client.log_artifacts(run.info.run_id, str(folder), place)
-                    _ensure_name(client, name)
-                    version = client.create_model_version(
-                        name,
-                        source=f"{run.info.artifact_uri}/{place}",
-                        run_id=run.info.run_id,
-                        description=description,
-                        tags={**labels, SCORES: strictjson.dumps(figures, sort_keys=True)},
-                    )
-                except BaseException:
-                    if own:
-                        client.set_terminated(run.info.run_id, "FAILED")
-                    raise
-                if own:
-                    client.set_terminated(run.info.run_id, "FINISHED")
-            if alias is not None:
-                client.set_registered_model_alias(name, alias, version.version)
-    return resolve(f"{name}/{version.version}")
 
 
 def resolve(ref: str) -> ModelVersion:
@@ -230,12 +77,12 @@ def resolve(ref: str) -> ModelVersion:
         except Exception as error:
             if not is_missing(error):
                 raise
-            known = client.search_model_versions(f"name='{name}'", max_results=_PAGE)
+            known = client.search_model_versions(f"name='{name}'", max_results=PAGE)
             numbers = sorted(int(one.version) for one in known)
             raise NotFoundError(
                 f"model {name!r} has no version {version}; it has {_listed(numbers)}"
             ) from error
-    return _read(found, aliases)
+    return read_version(found, aliases)
 
 
 def fetch(ref: str | ModelVersion) -> Path:
@@ -244,8 +91,6 @@ def fetch(ref: str | ModelVersion) -> Path:
     Raises StorageError for weights that differ from what was published, besides the errors of ``resolve``.
     """
     version = resolve(ref) if isinstance(ref, str) else ref
-    from rayscale.files import sha256_of
-
     folder = get_settings().cache_dir / "models"
     target = folder / f"{version.digest}.safetensors"
     if target.is_file():
@@ -301,12 +146,12 @@ def list_models() -> list[ModelVersion]:
     found: list[ModelVersion] = []
     with asking("list the models"):
         aliases = {
-            model.name: dict(model.aliases) for model in _pages(client.search_registered_models)
+            model.name: dict(model.aliases) for model in pages(client.search_registered_models)
         }
-        for one in _pages(client.search_model_versions):
+        for one in pages(client.search_model_versions):
             if "rayscale.sha256" in one.tags:
                 try:
-                    found.append(_read(one, aliases.get(one.name, {})))
+                    found.append(read_version(one, aliases.get(one.name, {})))
                 except (RayscaleError, ValueError) as error:
                     log.warning("%s/%s is left out: %s", one.name, one.version, error)
     return sorted(found, key=lambda one: (one.name, -one.version))
@@ -314,7 +159,7 @@ def list_models() -> list[ModelVersion]:
 
 def set_alias(name: str, alias: str, version: int) -> ModelVersion:
     """Move ``alias`` to a version, at once for everyone who resolves it afterwards."""
-    _check_alias(alias)
+    check_alias(alias)
     target = resolve(f"{check_name(name)}/{version}")
     client = connect()
     with asking(f"set the alias {alias!r} of {target.ref}"):
@@ -322,157 +167,13 @@ def set_alias(name: str, alias: str, version: int) -> ModelVersion:
     return resolve(target.ref)
 
 
-def _read(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
-    from rayscale.models.spec import ModelSpec
-
-    tags = found.tags
-    if (format := tags.get(FORMAT_KEY, FORMAT)) != FORMAT:
-        raise UnsupportedError(
-            f"{found.name}/{found.version} was registered in format {format}, this version reads {FORMAT}; use rayscale "
-            f"{tags.get('rayscale.version', 'as it was registered with')} or later, or register its weights again"
-        )
-    digest = tags.get("rayscale.sha256", "")
-    # The digest becomes a file name, and tags are free text that anyone with the registry may write.
-    if not _SHA256.fullmatch(digest) or SPEC_KEY not in tags:
-        raise InputError(
-            f"{found.name}/{found.version} was not published by rayscale (no weights digest or specification "
-            "in its tags); publish its weights with `rayscale register`"
-        )
-    return ModelVersion(
-        name=found.name,
-        version=int(found.version),
-        digest=digest,
-        spec=ModelSpec.from_json(tags[SPEC_KEY]),
-        uri=found.source,
-        aliases=tuple(sorted(key for key, at in aliases.items() if str(at) == str(found.version))),
-        scores=strictjson.loads(tags.get(SCORES, "{}")),
-        dataset_digest=tags.get("rayscale.dataset"),
-        run_id=found.run_id or None,
-        description=found.description or "",
-        created=int(found.creation_timestamp or 0),
-    )
-
-
-@contextmanager
-def _local(weights: str | Path) -> Iterator[Path]:
-    """The weights as a local file, fetched when they are in a bucket."""
-    if not str(weights).startswith("s3://"):
-        if not Path(weights).is_file():
-            raise NotFoundError(f"{weights} does not exist")
-        yield Path(weights)
-        return
-    from rayscale import storage
-
-    parent, key = storage.split(str(weights))
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, WEIGHTS)
-        storage.connect(parent).fetch(key, path)
-        yield path
-
-
-def _published(client: Any, name: str, digest: str) -> Any:
-    """The newest version of ``name`` with these weights whose run is still there, or None."""
-    versions = _pages(functools.partial(client.search_model_versions, f"name='{name}'"))
-    same = [one for one in versions if one.tags.get("rayscale.sha256") == digest and one.run_id]
-    for version in sorted(same, key=lambda one: -int(one.version)):
-        try:
-            client.get_run(version.run_id)
-            return version
-        except Exception as error:
-            if not is_missing(error):
-                raise
-    return None
-
-
-def _run(client: Any, name: str, run_id: str | None) -> tuple[Any, bool]:
-    """The run that holds the files, and whether it was made for them."""
-    if run_id is not None:
-        return client.get_run(run_id), False
-    experiment = ensure_experiment(client, EXPERIMENT)
-    return client.create_run(experiment, run_name=f"publish {name}"), True
-
-
-def ensure_experiment(client: Any, name: str) -> str:
-    """The id of the experiment ``name``, made when it is not there."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name))
-        except Exception as error:
-            found = client.get_experiment_by_name(name)  # another process was first
-            if found is None:
-                raise error
-    return str(found.experiment_id)
-
-
-def _ensure_name(client: Any, name: str) -> None:
-    try:
-        client.create_registered_model(name)
-    except Exception as error:
-        if status_of(error) not in {400, 409}:
-            raise
-        client.get_registered_model(name)  # it exists, or this tells why not
-
-
 def _unknown_name(client: Any, name: str) -> NotFoundError:
-    known = [model.name for model in _pages(client.search_registered_models)]
+    known = [model.name for model in pages(client.search_registered_models)]
     names = _listed(closest_first(name, known))
     return NotFoundError(f"no model {name!r} in the registry; it has {names}")
-
-
-def _pages(search: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(max_results=_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _listed(values: Any, most: int = 20) -> str:
     texts = [str(value) for value in values]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more if texts else "none"
-
-
-def check_name(name: str, alias: str | None = None) -> str:
-    """``name`` when a model can be published under it and with ``alias``, else ConfigError; no server is asked.
-
-    Jobs call it before they train, so that hours do not end in a refusal.
-    """
-    if not is_name(name):
-        raise ConfigError(
-            f"{name!r} is not a model name; use up to 100 letters, digits, '.', '_' and '-'"
-        )
-    if name in builtin_names():
-        raise ConfigError(f"{name!r} is built in; publish under another name, such as my-{name}")
-    if alias is not None:
-        _check_alias(alias)
-    return name
-
-
-def _check_alias(alias: str) -> None:
-    if not is_alias(alias):
-        raise ConfigError(
-            f"{alias!r} is not an alias; use up to 64 letters, digits, '.', '_' and '-', beginning with a letter, "
-            "and neither 'latest' nor 'v' with a number"
-        )
-
-
-def _checked_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Scores fit to store: every figure with its protocol, without the list of single images."""
-
-    def check(value: Any, path: str) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        if {"psnr", "ssim"} & set(value) and not value.get("protocol"):
-            raise ConfigError(f"the figures of {path or 'the scores'} name no protocol")
-        return {
-            str(key): check(inner, f"{path}.{key}".strip("."))
-            for key, inner in value.items()
-            if key != "images"
-        }
-
-    checked: dict[str, Any] = check(scores or {}, "")
-    return checked

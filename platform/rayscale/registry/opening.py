@@ -19,6 +19,7 @@ from rayscale.models.builtin import (
 )
 from rayscale.registry import models
 from rayscale.registry.client import NoRegistryError
+from rayscale.registry.version import ModelVersion
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Found:
 
     label: str
     digest: str
-    version: models.ModelVersion | None = field(default=None, compare=False)
+    version: ModelVersion | None = field(default=None, compare=False)
 
 
 def find_model(name: str, scale: float | None = None) -> Found:
@@ -121,5 +122,5 @@ def _built_in(name: str) -> Found:
     return Found(name, builtin_digest(name))
 
 
-def _registered(version: models.ModelVersion) -> Found:
+def _registered(version: ModelVersion) -> Found:
     return Found(version.ref, version.digest, version)

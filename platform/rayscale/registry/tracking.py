@@ -24,8 +24,7 @@ import numpy.typing as npt
 from rayscale import strictjson
 from rayscale.errors import without_passwords
 from rayscale.files import replacing
-from rayscale.registry.client import connect, is_permanent, tracking_uri
-from rayscale.registry.models import ensure_experiment
+from rayscale.registry.client import connect, ensure_experiment, is_permanent, tracking_uri
 from rayscale.settings import get_settings
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """A bucket, or a prefix in one, as a store: AWS S3 and whatever speaks its protocol.
 
 The client and its patience are ``storage.s3_client``. What botocore leaves to its caller is here: bodies that break off in the
-middle, lost answers to conditional writes, and errors that say what to change.
+middle, and lost answers to conditional writes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import base64
 import hashlib
 import io
 import logging
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +22,8 @@ from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.files import replacing
 from rayscale.settings import get_settings
 from rayscale.storage.checksums import ALGORITHMS, Checksum
-from rayscale.storage.s3_client import get_client, is_untrusted, paced_attempts, server_name
+from rayscale.storage.s3_client import get_client, paced_attempts, server_name
+from rayscale.storage.s3_errors import ABSENT, DENIED, UNKNOWN, code_of, explain
 from rayscale.storage.store import Entry, Store, check_key
 
 logger = logging.getLogger(__name__)
@@ -33,11 +33,6 @@ _MOST_PARTS = 1000  # AWS takes ten times as many, others do not; parts grow ins
 _PARTS_AT_ONCE = 2  # each is in memory
 _PART_TAGS = ("ETag", *(f"Checksum{name}" for name in ALGORITHMS))
 _KEY_BYTES = 1024  # S3's own limit, in UTF-8
-_DENIED = {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "401", "403"}
-_ABSENT = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
-_UNKNOWN = {"NotImplemented", "501", "MethodNotAllowed", "405"}
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
-_MESSAGE_CHARS = 300
 _MARK = "mark"  # the user metadata that holds it
 
 
@@ -74,7 +69,7 @@ class S3Store(Store):
             try:
                 page = ask(**request)
             except ClientError as error:
-                if ask == client.list_objects or _code(error) not in _UNKNOWN:
+                if ask == client.list_objects or code_of(error) not in UNKNOWN:
                     raise
                 ask = client.list_objects
                 continue
@@ -120,7 +115,7 @@ class S3Store(Store):
                         **address, Range=f"bytes={start}-{start + length - 1}"
                     )
                 except ClientError as error:
-                    if _code(error) in {"InvalidRange", "416"}:
+                    if code_of(error) in {"InvalidRange", "416"}:
                         return b""
                     raise
             try:
@@ -201,7 +196,7 @@ class S3Store(Store):
             try:
                 get_client().delete_object(**self._address(key))
             except ClientError as error:
-                if _code(error) not in {"NoSuchKey", "NotFound", "404"}:
+                if code_of(error) not in {"NoSuchKey", "NotFound", "404"}:
                     raise
 
     def forget_unfinished(self, key: str) -> None:
@@ -218,11 +213,11 @@ class S3Store(Store):
                                 **address, UploadId=upload["UploadId"]
                             )
             except ClientError as error:
-                if _code(error) in _DENIED | _UNKNOWN:
+                if code_of(error) in DENIED | UNKNOWN:
                     logger.warning(
-                        "%s: unfinished uploads stay: %s", self.locate(key), _code(error)
+                        "%s: unfinished uploads stay: %s", self.locate(key), code_of(error)
                     )
-                elif _code(error) != "NoSuchUpload":  # finished or aborted meanwhile
+                elif code_of(error) != "NoSuchUpload":  # finished or aborted meanwhile
                     raise
 
     def _settle(
@@ -239,13 +234,13 @@ class S3Store(Store):
                 try:
                     return str(send(**condition)["ETag"]).strip('"')
                 except ClientError as error:
-                    code = _code(error)
+                    code = code_of(error)
                     repeated = bool(error.response["ResponseMetadata"].get("RetryAttempts"))
                     if code in {"ConditionalRequestConflict", "409"}:
                         continue  # another write or delete of the key was in flight: undecided
-                    if code in _UNKNOWN and condition.pop("IfMatch", ""):
+                    if code in UNKNOWN and condition.pop("IfMatch", ""):
                         continue  # to have compared just before is the most that this server allows
-                    if code in _ABSENT and "IfMatch" in condition:
+                    if code in ABSENT and "IfMatch" in condition:
                         return None  # deleted meanwhile
                     if code in {"PreconditionFailed", "412"}:
                         if not repeated:
@@ -270,7 +265,7 @@ class S3Store(Store):
                 try:
                     answer = get_client().get_object(**address, **resume)
                 except ClientError as error:
-                    if not done or _code(error) not in {"PreconditionFailed", "412"}:
+                    if not done or code_of(error) not in {"PreconditionFailed", "412"}:
                         raise
                     answer = None
             if done and not (answer and _goes_on(answer, etag, done)):  # replaced, or no ranges
@@ -314,53 +309,8 @@ class S3Store(Store):
             "RAYSCALE_STORAGE_ATTEMPTS allows more"
         )
 
-    @contextmanager
-    def _errors(self, key: str, *, listing: bool = False) -> Iterator[None]:
-        """Say in the user's terms what went wrong, and what the server said of it."""
-        from boto3.exceptions import Boto3Error
-        from botocore import exceptions
-
-        place, server = self.locate(key), server_name()
-        try:
-            yield
-        except exceptions.ClientError as error:
-            code = _code(error)
-            if code == "NoSuchBucket" or (listing and code in _ABSENT):
-                raise NotFoundError(f"bucket {self.bucket!r} does not exist at {server}") from error
-            if code in _ABSENT:
-                raise NotFoundError(f"{place} does not exist at {server}") from error
-            said = _said(error)
-            if code in _EXPIRED:
-                raise StorageError(
-                    f"the session token has expired, says {server} on {place} ({said}); get new keys and set "
-                    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN again"
-                ) from error
-            if code in _DENIED:
-                pays = " (if its requester pays: RAYSCALE_S3_REQUESTER_PAYS=true)"
-                raise StorageError(
-                    f"{server} denies access to {place} ({said}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the "
-                    f"permissions of that key and the bucket{'' if get_settings().s3_requester_pays else pays}"
-                ) from error
-            if code == "RequestTimeTooSkewed":
-                said += "; set the clock of this machine"
-            raise StorageError(f"{server} failed on {place}: {said}") from error
-        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
-            raise StorageError(
-                f"no keys to open {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            ) from error
-        except exceptions.ParamValidationError as error:
-            raise ConfigError(f"{place} is not an S3 address: {error}") from error
-        except (exceptions.BotoCoreError, Boto3Error, ConnectionError, ValueError) as error:
-            if is_untrusted(error):
-                raise StorageError(
-                    f"the certificate of {server} is not trusted ({_reason(error)}); set AWS_CA_BUNDLE to a file with the "
-                    "certificate of the authority that signed it"
-                ) from error
-            attempts = get_settings().storage_attempts
-            raise StorageError(
-                f"{place} failed at {server} after {attempts} attempts ({type(error).__name__}); "
-                "check AWS_ENDPOINT_URL and that the server runs"
-            ) from error
+    def _errors(self, key: str, *, listing: bool = False) -> AbstractContextManager[None]:
+        return explain(self.locate(key), self.bucket, listing=listing)
 
 
 def _md5(data: bytes) -> str:
@@ -398,25 +348,3 @@ def _send_parts(path: Path, upload: dict[str, str]) -> list[dict[str, Any]]:
 def _goes_on(answer: dict[str, Any], etag: str, done: int) -> bool:
     """Whether an answer holds the rest of this version, whatever the server made of range and condition."""
     return answer["ETag"] == etag and str(answer.get("ContentRange")).startswith(f"bytes {done}-")
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", "unknown"))
-
-
-def _said(error: Any) -> str:
-    """Code and message of the server, without the keys that some repeat in it."""
-    code = _code(error)
-    message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
-        if value := os.environ.get(name):
-            message = message.replace(value, f"<{name}>")
-    if len(message) > _MESSAGE_CHARS:
-        message = f"{message[:_MESSAGE_CHARS]} ..."
-    return f"{code}: {message}" if message else code
-
-
-def _reason(error: BaseException) -> str:
-    """Why a certificate was refused, as OpenSSL says it."""
-    _, _, reason = str(error).partition("certificate verify failed: ")
-    return reason.partition(" (_ssl")[0] or "certificate verify failed"

@@ -1,55 +1,36 @@
 """DICOM images: grey or colour, one frame or many, in every transfer syntax that pydicom and its plug-ins decode.
 
-Bytes to values and back. What a derived object must say of itself is in ``containers.derivation``. Nothing of
-a file but numbers, names of classes and transfer syntaxes may appear in an error: the rest is about patients.
+Data set to values and back; ``containers.dicom_file`` parses the bytes. What a derived object must say of itself is in
+``containers.derivation``. Nothing of a file but numbers, names of classes and transfer syntaxes may appear in an error: the rest is about patients.
 """
 
 from __future__ import annotations
 
 import copy
 import io
-import logging
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
+from rayscale.errors import InputError, UnsupportedError
 from rayscale.imaging.containers.derivation import derive
-from rayscale.imaging.containers.elements import check_identity, identify, mend, place_of
+from rayscale.imaging.containers.dicom_file import discreetly, load_pydicom, parse
+from rayscale.imaging.containers.elements import check_identity, mend
 from rayscale.imaging.containers.frames import check_frame
-from rayscale.imaging.extras import load
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import Levels
-from rayscale.imaging.limits import METADATA_BYTES, check_size
+from rayscale.imaging.limits import check_size
 from rayscale.imaging.missing import Missing
 from rayscale.imaging.provenance import Provenance
 from rayscale.options import DEFAULTS, Handling
 from rayscale.resampling import exact_scale
 
-MAX_ITEMS = 100_000
-"""Items of all sequences of a file; each becomes an object of about a kilobyte. 1000 enhanced frames have 20 000."""
-
-MAX_READS = 400_000
-"""Reads of a parse; an element takes one or more, and 370 bytes of memory. 1000 enhanced frames have 60 000, and more with
-private data."""
-
-MAX_DEPTH = 32
-"""Sequences within each other; enhanced objects have 5."""
-
 MAX_SIDE = 0xFFFF
 """Rows and columns have 16 bits."""
 
-_FIRST = 132  # the first element, after preamble and DICM
-_LONG_VR = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}
-_DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1"
 _VIDEO = "1.2.840.10008.1.2.4.10"  # MPEG-2, MPEG-4, HEVC
-_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 
 _DAMAGED = "DICOM is damaged or not conformant"
 _CT_RANGE = (-1024.0, 3071.0)
@@ -101,13 +82,13 @@ class DicomMetadata:
 
 def probe(data: bytes) -> Header:
     """Header of a DICOM image; at most 4 MiB of a deflated one are inflated."""
-    with _discreetly(_DAMAGED):
-        return _header(_parse(data, 0))
+    with discreetly(_DAMAGED):
+        return _header(parse(data, 0))
 
 
 def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     """Pixels ``(H, W, C)`` as stored, or ``(N, H, W, C)`` of several frames; colours become RGB."""
-    with _discreetly(_DAMAGED):
+    with discreetly(_DAMAGED):
         return _read(data, max_pixels)
 
 
@@ -120,45 +101,17 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
         )
     if provenance is None:
         raise UnsupportedError("a derived DICOM object must name what made it; give its provenance")
-    with _discreetly("DICOM cannot be written"):
+    with discreetly("DICOM cannot be written"):
         return _written(image, meta, provenance)
 
 
-@contextmanager
-def _discreetly(failure: str) -> Iterator[None]:
-    """Whatever a library raises leaves as an InputError that says ``failure``, without its text, which may quote the file."""
-    try:
-        yield
-    except (RayscaleError, MemoryError):
-        raise
-    except BaseException as error:
-        # A decoder written in Rust panics with an exception that is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        place = place_of(_pydicom(), error)
-        what = failure if place is None else f"{failure}: its element {place}"
-        raise InputError(f"{what} ({type(error).__name__})") from None
-
-
-def _pydicom() -> Any:
-    """The library, silenced: its warnings and log lines quote values of the file."""
-    pydicom = load("pydicom", "medical")
-    for name in ("encaps", "filereader", "hooks", "pixels", "uid"):
-        load(f"pydicom.{name}", "medical")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module="pydicom")
-    settings = pydicom.config.settings
-    settings.reading_validation_mode = settings.writing_validation_mode = pydicom.config.IGNORE
-    return pydicom
-
-
 def _read(data: bytes, max_pixels: int) -> Image:
-    header = _header(_parse(data, 0))
+    header = _header(parse(data, 0))
     check_size(header, max_pixels)
-    dataset = _parse(data, header.decoded_bytes)
+    dataset = parse(data, header.decoded_bytes)
     if not dataset.get("PixelData"):
         raise InputError("DICOM is cut short: it ends before its pixels")
-    mend(_pydicom(), dataset, deep=True)
+    mend(load_pydicom(), dataset, deep=True)
     told = dataset.PhotometricInterpretation
     values = _values(dataset, header)
     pixels = values.reshape(*values.shape[: 3 if header.slices > 1 else 2], header.channels)
@@ -183,7 +136,7 @@ def _notes(told: str, found: str) -> tuple[str, ...]:
 
 
 def _written(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes:
-    pydicom = _pydicom()
+    pydicom = load_pydicom()
     dataset = copy.deepcopy(meta.dataset)
     dataset.Rows, dataset.Columns = image.height, image.width
     if image.channels == 3:
@@ -206,122 +159,8 @@ def _written(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes
     return out.getvalue()
 
 
-class _Elements(io.BytesIO):
-    """A file of a bounded number of elements: eight bytes of file become some hundred of objects."""
-
-    reads = 0
-
-    def read(self, size: int | None = -1) -> bytes:
-        self.reads += 1
-        if self.reads > MAX_READS:
-            raise TooLargeError(
-                f"DICOM takes more than {MAX_READS} reads of its elements; remove private data"
-            )
-        return super().read(size)
-
-
-def _parse(data: bytes, pixel_bytes: int) -> Any:
-    """The data set; with ``pixel_bytes`` 0 as far as the pixels. A deflated one is inflated up to what they need."""
-    syntax, start = _file_meta(data)
-    room = METADATA_BYTES + pixel_bytes
-    cut = False
-    if syntax == _DEFLATED:
-        with _discreetly("DICOM is damaged: its elements cannot be inflated"):
-            body = zlib.decompressobj(-15).decompress(data[start:], room + 1)
-        cut = len(body) > room
-        if cut and pixel_bytes:
-            raise TooLargeError(
-                f"deflated DICOM inflates past {room} bytes, the size of its pixels and {METADATA_BYTES} bytes of "
-                "other data"
-            )
-        # Of the same length, so that pydicom takes what follows as it is.
-        head = data[:start].replace(_DEFLATED, _EXPLICIT.ljust(len(_DEFLATED), b"\0"))
-        data = head + body
-    if sum(data.count(tag) for tag in _ITEM_TAGS) > MAX_ITEMS:
-        raise TooLargeError(f"DICOM has more than {MAX_ITEMS} items in its sequences")
-    file = _Elements(data)
-    pydicom = _pydicom()
-    with _discreetly("DICOM is damaged: its elements cannot be told apart"):
-        dataset = pydicom.dcmread(file, stop_before_pixels=pixel_bytes == 0)
-    if cut and file.tell() >= len(data):  # else it stopped at the pixels
-        raise TooLargeError(
-            f"deflated DICOM has more than {METADATA_BYTES} bytes before its pixels; save it uncompressed"
-        )
-    if pixel_bytes:  # what is asked of a header lies in no sequence
-        _count_folded(pydicom, dataset, file.reads)
-    _trust_elements(pydicom, dataset)
-    identify(dataset)
-    return dataset
-
-
-def _trust_elements(pydicom: Any, dataset: Any) -> None:
-    """Files that name an explicit syntax and are implicit are read, but pydicom remembers the name when it writes."""
-    raw = pydicom.dataelem.RawDataElement
-    elements = (dataset.get_item(tag) for tag in dataset.keys())  # noqa: SIM118
-    if (first := next((e for e in elements if isinstance(e, raw)), None)) is not None:
-        dataset.set_original_encoding(first.is_implicit_VR, first.is_little_endian)
-
-
-def _count_folded(pydicom: Any, dataset: Any, reads: int) -> None:
-    """Go on counting ``reads`` in sequences of defined length, which pydicom parses only when somebody asks for them."""
-    level = [dataset]
-    for _ in range(MAX_DEPTH):
-        inner: list[Any] = []
-        for holder in level:
-            for tag in holder.keys():  # noqa: SIM118
-                try:
-                    element = holder.get_item(tag)
-                except NotImplementedError:  # of a type that does not exist
-                    continue
-                if _is_folded(pydicom, element, holder):
-                    value = _Elements(element.value)
-                    value.reads = reads
-                    try:
-                        inner += pydicom.filereader.read_sequence(
-                            value, element.is_implicit_VR, element.is_little_endian, len(element.value), "ascii"
-                        )  # fmt: skip
-                    except (RayscaleError, MemoryError):
-                        raise
-                    except Exception:  # damaged: who asks for it will hear, and mostly nobody does
-                        pass
-                    reads = value.reads
-                elif element.VR == "SQ":
-                    inner += element.value or []
-        if not inner:
-            return
-        level = inner
-    raise TooLargeError(
-        f"DICOM has sequences within sequences {MAX_DEPTH} deep; remove private data"
-    )
-
-
-def _is_folded(pydicom: Any, element: Any, holder: Any) -> bool:
-    """Whether ``element`` is the bytes of a sequence, by the rules that pydicom will read them by."""
-    if not isinstance(element, pydicom.dataelem.RawDataElement) or not element.value:
-        return False
-    found: dict[str, Any] = {}
-    pydicom.hooks.raw_element_vr(element, found, ds=holder)
-    return bool(found["VR"] == "SQ")
-
-
-def _file_meta(data: bytes) -> tuple[bytes, int]:
-    """Transfer syntax, and where the data set begins; the file meta group is always explicit little endian."""
-    at, syntax = _FIRST, b""
-    while data[at : at + 2] == b"\x02\0" and at + 12 <= len(data):
-        if data[at + 4 : at + 6] in _LONG_VR:
-            size, head = int.from_bytes(data[at + 8 : at + 12], "little"), 12
-        else:
-            size, head = int.from_bytes(data[at + 6 : at + 8], "little"), 8
-        if data[at + 2 : at + 4] == b"\x10\0":
-            syntax = data[at + head : at + head + size].rstrip(b"\0 ")
-        at += head + size
-    if not syntax:
-        raise InputError("DICOM is damaged: its file meta information names no transfer syntax")
-    return syntax, at
-
-
 def _header(dataset: Any) -> Header:
-    pydicom = _pydicom()
+    pydicom = load_pydicom()
     sop_class = pydicom.uid.UID(str(dataset.get("SOPClassUID", "")))
     name = sop_class.name if sop_class in pydicom.uid.UID_dictionary else "an unknown SOP class"
     for root, what in _REFUSED.items():
@@ -367,7 +206,7 @@ def _header(dataset: Any) -> Header:
 
 
 def _syntax(dataset: Any) -> Any:
-    uid = _pydicom().uid.UID(str(dataset.file_meta.TransferSyntaxUID))
+    uid = load_pydicom().uid.UID(str(dataset.file_meta.TransferSyntaxUID))
     if not uid.is_transfer_syntax:
         raise UnsupportedError(
             "DICOM is of a private or unknown transfer syntax; save it uncompressed (Explicit VR Little Endian)"
@@ -387,7 +226,7 @@ def _is_mosaic(dataset: Any) -> bool:
 
 def _values(dataset: Any, header: Header) -> NDArray[Any]:
     """Decoded and sign-extended; what lies in unused bits (old overlays) is dropped."""
-    pydicom = _pydicom()
+    pydicom = load_pydicom()
     syntax = _syntax(dataset)
     if syntax.is_compressed and not syntax.is_deflated:
         _trust_streams(dataset, header)
@@ -399,7 +238,7 @@ def _values(dataset: Any, header: Header) -> NDArray[Any]:
     else:
         _check_length(dataset, header)
     failure = f"DICOM pixels are damaged {syntax.name}, or of a kind that no decoder knows"
-    with _discreetly(failure):
+    with discreetly(failure):
         values: NDArray[Any] = pydicom.pixels.pixel_array(dataset)
     expected = (header.slices,) * (header.slices > 1) + (header.height, header.width)
     expected += (header.channels,) * (header.channels > 1)
@@ -427,8 +266,8 @@ def _check_length(dataset: Any, header: Header) -> None:
 
 def _trust_streams(dataset: Any, header: Header) -> None:
     """Compressed frames know their colour space better than the tags: these are often those of the picture before."""
-    with _discreetly("DICOM is damaged: its compressed frames cannot be told apart"):
-        frames = _pydicom().encaps.generate_frames(
+    with discreetly("DICOM is damaged: its compressed frames cannot be told apart"):
+        frames = load_pydicom().encaps.generate_frames(
             dataset.PixelData, number_of_frames=header.slices
         )
         found = {check_frame(frame, header) for frame in frames}

@@ -15,9 +15,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rayscale.batch.actors import Worker, _Item, _read_source
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Recipe, Task
+from rayscale.batch.worker import Worker, _Item, _read_source
 from rayscale.errors import StorageError, UnsupportedError
 from rayscale.imaging import Image
 from rayscale.inference.pipeline import Pipeline
