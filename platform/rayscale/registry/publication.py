@@ -41,7 +41,7 @@ def publish(
     tags: Mapping[str, str] | None = None,
     description: str | None = None,
 ) -> ModelVersion:
-    """Register a safetensors file written by ``rayscale.models.save_model`` as the next version of ``name``.
+    """Register a safetensors file written by ``rayscale.models.weights.save_model`` as the next version of ``name``.
 
     Weights that are a version of ``name`` already stay that version: its files are written again, scores, tags and
     description that are given take the place of those it has by the same name, and its run stays.
