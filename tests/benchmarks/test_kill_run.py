@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import kill_run
+from benchmarks.kill_report import Report, Watcher
 from benchmarks.undisturbed import SCENE, Expected, Output, make_images, reference
 
 from rayscale.storage.local import LocalStore
@@ -22,7 +23,7 @@ def test_what_was_seen_must_stay(tmp_path: Path) -> None:
     """An object that is wrong, written again, or gone is a fault; a part counts as progress."""
     target, right = LocalStore(tmp_path), Output.of(b"right")
     expected = Expected({"a": right, "b": right, SCENE: right}, 4, 0.0)
-    watcher = kill_run.Watcher(target, expected, report := kill_run.Report("bicubic", 2, 0))
+    watcher = Watcher(target, expected, report := Report("bicubic", 2, 0))
     target.write("a", b"right")
     target.write("_rayscale/scenes/x/000000.npz", b"part")
     watcher.look()
