@@ -31,7 +31,7 @@ from rayscale.imaging.metrics import PROTOCOLS, Protocol
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import BUNDLED, open_builtin
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import systems
+from rayscale.models.systems import systems
 from rayscale.models.weights import read_weights, save_model
 from rayscale.options import Options
 from rayscale.storage import Store, connect

@@ -30,7 +30,7 @@ from rayscale.evaluation.cost import describe_device
 from rayscale.inference import Upscaler
 from rayscale.inference.engine import has_fast_bfloat16, pick_device
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 
 STRIPS = "rayscale, strips"

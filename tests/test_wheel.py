@@ -17,7 +17,7 @@ import pytest
 from rayscale import __version__
 from rayscale.cli.app import app
 from rayscale.models.builtin import builtin_names
-from rayscale.models.registry import model_names
+from rayscale.models.systems import model_names
 from rayscale.settings import Settings
 from rayscale.training.recipes import trained_systems
 

@@ -29,7 +29,7 @@ from rayscale.imaging import Provenance
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import save_model
 from rayscale.options import Options
 

@@ -26,7 +26,7 @@ from rayscale.imaging import Provenance
 from rayscale.imaging.scene import Scene
 from rayscale.inference import Upscaler, scenes, upscale_scene, windows_of
 from rayscale.inference.pipeline import Pipeline
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.settings import get_settings
 from rayscale.storage import Store, connect

@@ -21,7 +21,7 @@ from rayscale.batch.worker import Worker, _Item, _read_source
 from rayscale.errors import StorageError, UnsupportedError
 from rayscale.imaging import Image
 from rayscale.inference.pipeline import Pipeline
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.settings import get_settings
 from rayscale.storage import connect

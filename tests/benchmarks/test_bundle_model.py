@@ -17,7 +17,7 @@ from rayscale.evaluation import evaluate, read_pairs
 from rayscale.imaging.metrics import RGB
 from rayscale.inference import Upscaler
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model
 from rayscale.options import Options
 from rayscale.resampling import degrade

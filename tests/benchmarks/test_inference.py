@@ -7,7 +7,7 @@ import torch
 from benchmarks import inference
 
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from rayscale import batch
 from rayscale.cli import main
 from rayscale.errors import NotFoundError
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import save_model
 from rayscale.options import Options
 from rayscale.resampling import degrade, enlarge

@@ -18,7 +18,7 @@ from rayscale.cli import train as command
 from rayscale.cli.app import app
 from rayscale.cli.train import configuration
 from rayscale.errors import RayscaleError
-from rayscale.models.registry import find_system, model_names
+from rayscale.models.systems import find_system, model_names
 from rayscale.training import ray
 from rayscale.training.aplus import APlusConfig
 from rayscale.training.config import load_config

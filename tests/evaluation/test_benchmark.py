@@ -10,7 +10,7 @@ from rayscale.errors import ConfigError, InputError, NotFoundError
 from rayscale.evaluation import check_scales, evaluate, list_pairs, read_pairs
 from rayscale.imaging.metrics import EDSR_PAPER, RGB
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.resampling import degrade
 

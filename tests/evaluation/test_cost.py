@@ -9,8 +9,8 @@ from torch import nn
 from rayscale.evaluation import cost
 from rayscale.evaluation.cost import count, describe_device
 from rayscale.models.interpolation import Bicubic
-from rayscale.models.registry import create_model, model_names
 from rayscale.models.spec import ModelSpec
+from rayscale.models.systems import create_model, model_names
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rayscale.evaluation.cost import Cost, count
 from rayscale.evaluation.table import Entry, to_json, to_markdown
 from rayscale.imaging.metrics import RGB
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 
 

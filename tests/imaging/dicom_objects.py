@@ -14,7 +14,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from rayscale.errors import InputError
 from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 
 RNG = np.random.default_rng(7)

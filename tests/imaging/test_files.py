@@ -26,7 +26,7 @@ from rayscale.imaging import (
 )
 from rayscale.inference import Upscaler
 from rayscale.inference.parts import Parts
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 
 RNG = np.random.default_rng(3)

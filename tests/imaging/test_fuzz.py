@@ -19,7 +19,7 @@ from tests.imaging.test_files import SAMPLES
 from rayscale.errors import RayscaleError
 from rayscale.imaging import Provenance, probe, read_image, write_image
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 
 PROVENANCE = Provenance("edsr/3", "0f" * 32, {"scale": 2})

@@ -13,7 +13,7 @@ import pytest
 
 from rayscale.imaging import Provenance, read_image, write_image
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")

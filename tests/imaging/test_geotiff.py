@@ -19,7 +19,7 @@ from rayscale.imaging import Image, Provenance, probe, read_image, write_image
 from rayscale.imaging.containers import geotiff
 from rayscale.inference import Upscaler, upscale_scene
 from rayscale.inference.parts import Parts
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.resampling import enlarge
 

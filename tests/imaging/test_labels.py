@@ -14,7 +14,7 @@ from rayscale.imaging import Handling, Image, probe, read_image, write_image
 from rayscale.imaging.labels import MOST, Census, named
 from rayscale.imaging.scene import Scene
 from rayscale.inference import Upscaler, upscale_scene
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.resampling import nearest
 

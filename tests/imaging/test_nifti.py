@@ -14,7 +14,7 @@ import pytest
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import Image, Provenance, probe, read_image, sniff, write_image
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.resampling import enlarge
 

@@ -17,7 +17,7 @@ from rayscale.batch.worker import SCENE, Worker
 from rayscale.cli import main
 from rayscale.errors import UnsupportedError
 from rayscale.imaging.sidecars import heed, is_sidecar, names_beside
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.storage import connect
 

@@ -14,7 +14,7 @@ from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import Image, probe, read_image, write_image
 from rayscale.imaging.containers import tiff
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 
 RNG = np.random.default_rng(2)

@@ -15,7 +15,7 @@ from rayscale.imaging.missing import Missing
 from rayscale.inference import Upscaler, backprojection
 from rayscale.inference.backprojection import Residual, back_project, residual
 from rayscale.inference.parts import Parts
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.resampling import downsample
 

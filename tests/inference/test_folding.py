@@ -15,7 +15,7 @@ from rayscale.inference import Upscaler
 from rayscale.inference.folding import Folded, folded
 from rayscale.inference.strips import Strips
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import SYSTEMS, create_model
+from rayscale.models.systems import SYSTEMS, create_model
 from rayscale.options import Options
 
 pytestmark = pytest.mark.usefixtures("one_thread")

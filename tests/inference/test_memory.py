@@ -13,7 +13,7 @@ from rayscale.imaging import Header, Image, probe, write_image
 from rayscale.inference import Upscaler, frames
 from rayscale.inference.memory import Budget, budget, check_memory, memory_limit, working_bytes
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.settings import MIB, get_settings
 

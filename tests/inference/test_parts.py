@@ -12,7 +12,7 @@ import torch
 
 from rayscale.errors import OutOfMemoryError
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import SMALLEST_TILE, Options
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,7 +107,7 @@ _SCRIPT = """
 import json, resource
 import torch
 from rayscale.inference import Options, Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

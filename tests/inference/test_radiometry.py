@@ -18,7 +18,7 @@ from rayscale.inference.flatfield import FlatField
 from rayscale.inference.localmean import keep_local_means, reach
 from rayscale.models.builtin import open_builtin
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import SYSTEMS, create_model
+from rayscale.models.systems import SYSTEMS, create_model
 from rayscale.options import Options
 from rayscale.resampling import upsample
 

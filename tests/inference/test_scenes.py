@@ -19,7 +19,7 @@ from rayscale.inference.backprojection import residual
 from rayscale.inference.parts import Parts
 from rayscale.inference.upscaler import UNCERTAINTY
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.settings import get_settings
 
@@ -370,7 +370,7 @@ import sys
 from pathlib import Path
 from rayscale.imaging.containers import gdal
 from rayscale.inference import Options, Upscaler, upscale_scene
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 
 gdal._OPTIONS["GDAL_CACHEMAX"] = 8  # else the small scene lies there whole, and the large one does not
 upscaler = Upscaler(create_model("bicubic", scale=2), Options(scale=2))

@@ -15,7 +15,7 @@ from torch.nn import functional
 from rayscale.inference.strips import Strips
 from rayscale.models.network import SuperResolver
 from rayscale.models.path import Skip, reach
-from rayscale.models.registry import SYSTEMS, create_model
+from rayscale.models.systems import SYSTEMS, create_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.inference import Upscaler
 from rayscale.models.builtin import open_builtin
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.resampling import nearest
 

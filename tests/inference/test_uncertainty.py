@@ -16,7 +16,7 @@ from rayscale.imaging.levels import Levels
 from rayscale.imaging.missing import Missing
 from rayscale.inference import Upscaler
 from rayscale.inference.parts import Parts
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.options import Options
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ from rayscale.imaging.levels import Levels
 from rayscale.inference import Predictor, Upscaler
 from rayscale.inference.tiles import Span
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import SYSTEMS, create_model
+from rayscale.models.systems import SYSTEMS, create_model
 from rayscale.options import Options
 from rayscale.resampling import enlarge, exact_scale
 from rayscale.settings import get_settings

@@ -23,7 +23,7 @@ from rayscale.imaging.metrics import PROTOCOLS
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.builtin import open_builtin
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model, save_model
 from rayscale.options import Options
 from rayscale.registry.client import connect as mlflow

@@ -24,7 +24,7 @@ from rayscale.batch.run import LEASE
 from rayscale.cli import run
 from rayscale.cli.batch import progress_line, show_progress
 from rayscale.local import Addresses, processes
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import save_model
 from rayscale.storage.lease import Lease
 

@@ -13,7 +13,8 @@ from rayscale.errors import ConfigError
 from rayscale.inference import Upscaler
 from rayscale.models import aplus
 from rayscale.models.aplus import APlus
-from rayscale.models.registry import create_model, describe
+from rayscale.models.facts import describe
+from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model, save_model
 from rayscale.options import Options
 from rayscale.resampling import upsample

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 
 # MATLAB's rgb2ycbcr for RGB in [0, 1].
 TO_YCBCR = torch.tensor(

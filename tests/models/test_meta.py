@@ -6,7 +6,7 @@ import torch
 from rayscale.errors import ConfigError
 from rayscale.models import meta
 from rayscale.models.meta import MetaUpscale
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 
 SMALL = {"filters": 4, "blocks": 1}
 SCALES = [2, 3, 4, 1.5, 2.4, 3.33, 1.01, 4 / 3]

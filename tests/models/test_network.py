@@ -5,7 +5,7 @@ import torch
 
 from rayscale.errors import ConfigError, InputError
 from rayscale.models.network import MeanShift
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 
 SMALL = {"filters": 8, "blocks": 2}
 

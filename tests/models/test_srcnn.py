@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rayscale.errors import ConfigError
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

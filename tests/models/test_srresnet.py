@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rayscale.errors import ConfigError
-from rayscale.models.registry import build, create_model
 from rayscale.models.spec import ModelSpec
+from rayscale.models.systems import build, create_model
 
 SMALL = {"filters": 6, "blocks": 2}
 

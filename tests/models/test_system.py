@@ -12,8 +12,8 @@ import pytest
 
 from rayscale.errors import ConfigError
 from rayscale.models.edsr import EDSR
-from rayscale.models.registry import systems
 from rayscale.models.system import SYSTEMS, system
+from rayscale.models.systems import systems
 from rayscale.models.vdsr import VDSR
 
 MODULE = """
@@ -51,7 +51,7 @@ import asyncio, json, os, sys
 import numpy as np
 import rayscale
 from rayscale.imaging import Image, read_image, write_image
-from rayscale.models.registry import describe
+from rayscale.models.facts import describe
 from rayscale.models.weights import load_model
 from rayscale.registry import ModelVersion, models
 from rayscale.serving.engine import Engine

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rayscale.errors import ConfigError
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.transfer import warm_start
 
 SMALL = {"filters": 8, "blocks": 2}

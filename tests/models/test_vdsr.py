@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rayscale.errors import ConfigError
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.resampling import upsample
 
 

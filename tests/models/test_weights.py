@@ -16,7 +16,7 @@ import torch
 import rayscale
 from rayscale.errors import ConfigError, NotFoundError
 from rayscale.files import sha256_of
-from rayscale.models.registry import SYSTEMS, create_model
+from rayscale.models.systems import SYSTEMS, create_model
 from rayscale.models.weights import (
     WeightsError,
     load_model,

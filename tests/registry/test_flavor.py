@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import save_model
 from rayscale.registry.flavor import write_folder
 

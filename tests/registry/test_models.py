@@ -23,7 +23,7 @@ from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import save_model
 from rayscale.options import Options
 from rayscale.resampling import degrade

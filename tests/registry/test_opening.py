@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from rayscale.errors import ConfigError, NotFoundError
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.registry import RegistryError, models, open_model
 from rayscale.registry.opening import find_model, load_model
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from rayscale.errors import NotFoundError
 from rayscale.imaging import Image, write_image
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.registry import ModelVersion, models
 from rayscale.registry.client import tracking_uri
 from rayscale.serving.api import create_app

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from rayscale.data import Batch
 from rayscale.errors import ConfigError
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model
 from rayscale.training.adversarial import AdversarialTrainer
 from rayscale.training.config import TrainConfig, load_config

@@ -13,7 +13,7 @@ import torch
 from rayscale.errors import ConfigError, InputError
 from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model
 from rayscale.options import Options
 from rayscale.storage.lease import BusyError

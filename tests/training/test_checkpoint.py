@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rayscale.errors import InputError, NotFoundError, StorageError
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model
 from rayscale.storage import connect
 from rayscale.training.checkpoint import FORMAT, Checkpoints, DamagedError
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_takes_no_whole_ones_place(tmp_path: Path) -> None:
 
 KILLED = """
 import sys, time
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.storage import connect
 from rayscale.storage.local import LocalStore
 from rayscale.training.checkpoint import FORMAT, Checkpoints, DamagedError

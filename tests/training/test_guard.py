@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rayscale.data import Batch
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.guard import Guard, NonFiniteLossError, UnstableError

@@ -20,7 +20,7 @@ from rayscale.data import PrepareConfig, prepare
 from rayscale.errors import ConfigError, StorageError
 from rayscale.evaluation import Report, evaluate, read_pairs
 from rayscale.inference import Upscaler
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model, save_model
 from rayscale.options import Options
 from rayscale.resampling import degrade

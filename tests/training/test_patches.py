@@ -11,7 +11,7 @@ from scipy.signal import convolve2d
 
 from rayscale.data import Dataset, PrepareConfig, prepare
 from rayscale.errors import ConfigError, InputError
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.resampling import degrade, upsample
 from rayscale.training.patches import Source, cut, gradient_operator, principal_features
 

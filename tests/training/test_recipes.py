@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rayscale.errors import ConfigError
-from rayscale.models.registry import systems
+from rayscale.models.systems import systems
 from rayscale.training.config import TrainConfig, load_config
 
 TRAINED = [name for name, system in systems().items() if system.recipes]

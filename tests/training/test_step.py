@@ -10,7 +10,7 @@ from skimage.color import rgb2ycbcr
 from tests.training.world import run_world
 
 from rayscale.data import Batch
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.training.config import load_config
 from rayscale.training.guard import NonFiniteLossError
 from rayscale.training.step import Trainer

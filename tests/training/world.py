@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from rayscale.data import Batch
-from rayscale.models.registry import create_model
+from rayscale.models.systems import create_model
 from rayscale.training.adversarial import AdversarialTrainer
 from rayscale.training.config import load_config
 from rayscale.training.guard import NonFiniteLossError

@@ -257,7 +257,8 @@ def evaluate(
 def models(json_: JsonOption = False) -> None:
     """List the systems: scales, parameters, halo (receptive field in input pixels), models with weights."""
     from rayscale.models.builtin import read_card
-    from rayscale.models.registry import describe, model_names
+    from rayscale.models.facts import describe
+    from rayscale.models.systems import model_names
 
     rows = [describe(name) for name in model_names()]
     cards = {name: read_card(name) for row in rows for name in row["bundled"]}

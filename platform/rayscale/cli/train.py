@@ -105,7 +105,7 @@ def configuration(
     default_system: str | None = None,
 ) -> TrainConfig | APlusConfig:
     """The configuration of a command line; ``default_system`` is that where nothing names one."""
-    from rayscale.models.registry import model_names
+    from rayscale.models.systems import model_names
     from rayscale.training.config import load_config, merged, system_of
     from rayscale.training.recipes import trained_systems
 

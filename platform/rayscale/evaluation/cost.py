@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rayscale.models.registry import build
 from rayscale.models.spec import ModelSpec
+from rayscale.models.systems import build
 
 SIDE = 256
 """Height and width in pixels of the input that operations are counted for."""

@@ -86,7 +86,7 @@ def _without_weights(name: str) -> SuperResolver:
     """The built-in model ``name`` as far as its specification goes: the service asks for its scales at every request."""
     import torch
 
-    from rayscale.models.registry import build, create_model
+    from rayscale.models.systems import build, create_model
 
     with torch.device("meta"):
         return create_model(name) if name in INTERPOLATIONS else build(read_spec(name)[0])
@@ -110,7 +110,7 @@ def default_models(scale: float | None) -> tuple[str, str]:
 def open_builtin(name: str) -> OpenedModel:
     """The built-in model ``name``."""
     if name in INTERPOLATIONS:
-        from rayscale.models.registry import create_model
+        from rayscale.models.systems import create_model
 
         return OpenedModel(create_model(name).eval(), builtin_digest(name), name)
     from rayscale.models.weights import read_weights

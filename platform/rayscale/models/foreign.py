@@ -20,8 +20,8 @@ from rayscale.errors import ConfigError, InputError
 from rayscale.models.edsr import EDSR
 from rayscale.models.mdsr import MDSR
 from rayscale.models.network import SuperResolver, identity
-from rayscale.models.registry import find_system, systems
 from rayscale.models.spec import ModelSpec, default_mean
+from rayscale.models.systems import find_system, systems
 
 Layout = Literal["official", "basicsr", "super-image"]
 

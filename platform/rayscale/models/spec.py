@@ -1,6 +1,6 @@
 """``ModelSpec``: everything needed to rebuild a network, as a value that travels inside weight files.
 
-Which names exist and which defaults they have is the business of ``rayscale.models.registry``. No torch here.
+Which names exist and which defaults they have is the business of ``rayscale.models.systems``. No torch here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", NEAREST)
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network: ``rayscale.models.registry.build`` makes it, with fresh weights.
+    """A network: ``rayscale.models.systems.build`` makes it, with fresh weights.
 
     Attributes:
         system: name in the registry, for example ``edsr-baseline``.

@@ -69,7 +69,7 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {}
-"""By name. ``models.registry.systems()`` is the complete table."""
+"""By name. ``models.systems.systems()`` is the complete table."""
 
 
 def system(name: str, summary: str, **facts: Any) -> Callable[[T], T]:

@@ -27,8 +27,8 @@ from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleErro
 from rayscale.files import replacing
 from rayscale.models import foreign
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import build
 from rayscale.models.spec import SPEC_KEY, ModelSpec
+from rayscale.models.systems import build
 
 FORMAT_KEY = "rayscale.format"
 FORMAT = "1"

@@ -33,7 +33,7 @@ def write_folder(folder: Path, weights: Path, spec: ModelSpec) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    from rayscale.models.registry import find_system
+    from rayscale.models.systems import find_system
 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights, folder / WEIGHTS)

@@ -106,7 +106,7 @@ def open_model(
 
 def _explained(error: NotFoundError | NoRegistryError, name: str, scale: float | None) -> Exception:
     """The error for a person, who may give a file of weights or another name."""
-    from rayscale.models.registry import model_names
+    from rayscale.models.systems import model_names
 
     if name in model_names():
         return ConfigError(

@@ -19,8 +19,9 @@ from rayscale.errors import OutOfMemoryError
 from rayscale.imaging import probe
 from rayscale.inference.memory import Budget, check_memory, is_out_of_memory
 from rayscale.models.builtin import builtin_names, read_spec
-from rayscale.models.registry import describe, systems
+from rayscale.models.facts import describe
 from rayscale.models.spec import INTERPOLATIONS
+from rayscale.models.systems import systems
 from rayscale.registry.opening import Found
 from rayscale.serving.errors import UnavailableError
 from rayscale.serving.jobs import Job, Result, check_size

@@ -1,4 +1,4 @@
-"""The interface of a store, and how a URI becomes one.
+"""The interface of a store.
 
 A store is a flat set of objects named by keys: relative names with ``/`` between their parts, exactly as S3
 has them (a space, ``+``, ``%``, ``#`` and any Unicode letter stand for themselves; nothing is ever decoded).
@@ -7,7 +7,6 @@ The two kinds live in ``rayscale.storage.local`` and ``rayscale.storage.s3``.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from typing import ClassVar
 from rayscale.errors import ConfigError, NotFoundError
 
 _LITTER = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"}
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, order=True)
@@ -148,42 +146,6 @@ class Store(ABC):
         return hash(self.uri)
 
 
-def connect(uri: str | Path) -> Store:
-    """The store rooted at ``s3://bucket/prefix`` or at a local folder (which need not exist yet).
-
-    Endpoint and keys of S3 are read from the environment at first use, by their usual names
-    (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...).
-    """
-    text = str(uri)
-    if text.startswith("s3://"):
-        from rayscale.storage.s3 import S3Store
-
-        return S3Store(text)
-    _refuse_other_schemes(text)
-    from rayscale.storage.local import LocalStore
-
-    return LocalStore(Path(text))
-
-
-def split(uri: str | Path) -> tuple[str, str]:
-    """Cut the URI of one object into the URI of its folder and its key there.
-
-    >>> split("s3://bucket/a/b.png")
-    ('s3://bucket/a', 'b.png')
-    """
-    text = str(uri)
-    if text.startswith("s3://"):
-        parent, slash, key = text[len("s3://") :].rpartition("/")
-        if not (slash and parent and key):
-            raise ConfigError(f"{text} names no object; expected s3://bucket/key")
-        return f"s3://{parent}", key
-    _refuse_other_schemes(text)
-    path = Path(text)
-    if not path.name or text.endswith("/"):
-        raise ConfigError(f"{text!r} names no file")
-    return str(path.parent), path.name
-
-
 def is_hidden(key: str) -> bool:
     """Whether nobody means this object: a part of its name begins with a dot, or operating systems leave such names.
 
@@ -201,12 +163,3 @@ def check_key(key: str) -> str:
             f"{key!r} is not a key: expected a relative name like 'images/a.png', without '.' or '..' parts"
         )
     return key
-
-
-def _refuse_other_schemes(text: str) -> None:
-    if _SCHEME.match(text):
-        raise ConfigError(
-            f"{text} has an unknown scheme; expected s3://bucket/prefix or a local path"
-        )
-    if not text:
-        raise ConfigError("an empty URI; expected s3://bucket/prefix or a local path")

@@ -20,8 +20,8 @@ from rayscale import strictjson
 from rayscale.data import Dataset
 from rayscale.errors import ConfigError, NotFoundError
 from rayscale.models.aplus import APlus
-from rayscale.models.registry import build
 from rayscale.models.spec import ModelSpec
+from rayscale.models.systems import build
 from rayscale.storage import connect
 from rayscale.training.anchors import anchored_regressors, shared_patches
 from rayscale.training.config import RunConfig

@@ -11,7 +11,7 @@ import torch
 from rayscale.data.manifest import Manifest
 from rayscale.errors import ConfigError
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import create_model, find_system
+from rayscale.models.systems import create_model, find_system
 from rayscale.models.transfer import warm_start
 from rayscale.models.weights import read_weights
 from rayscale.storage import connect, split

@@ -203,7 +203,7 @@ class TrainConfig(RunConfig):
     @property
     def is_adversarial(self) -> bool:
         """Whether a discriminator is trained beside the network."""
-        from rayscale.models.registry import systems
+        from rayscale.models.systems import systems
 
         system = systems().get(self.model.name)
         return system is not None and system.is_adversarial and self.adversarial.weight > 0

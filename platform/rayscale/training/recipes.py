@@ -14,7 +14,7 @@ from rayscale.errors import ConfigError
 
 def trained_systems() -> list[str]:
     """The systems that can be trained. A+ has recipes of its own, in ``rayscale.training.aplus``."""
-    from rayscale.models.registry import systems
+    from rayscale.models.systems import systems
 
     return [name for name, each in systems().items() if each.recipes or name == "aplus"]
 
@@ -24,7 +24,7 @@ def recipe_of(system: str, recipe: object) -> Mapping[str, Any]:
 
     Raises ConfigError where the system has recipes, but not this one.
     """
-    from rayscale.models.registry import systems
+    from rayscale.models.systems import systems
 
     known = systems().get(system) if isinstance(system, str) else None
     if known is None or not known.recipes:

@@ -20,8 +20,8 @@ from rayscale.evaluation import Pair, at_scale, check_scales, evaluate, identify
 from rayscale.imaging.metrics import EDSR_PAPER, RGB, Protocol
 from rayscale.inference import Precision, Upscaler
 from rayscale.models.network import SuperResolver
-from rayscale.models.registry import build
 from rayscale.models.spec import ModelSpec
+from rayscale.models.systems import build
 from rayscale.options import Options
 from rayscale.resampling import enlarge
 from rayscale.training.metrics import MetricLogger

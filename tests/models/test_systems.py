@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rayscale.errors import ConfigError, NotFoundError
-from rayscale.models import registry
-from rayscale.models.registry import build, create_model, describe, model_names
+from rayscale.models.facts import describe
 from rayscale.models.spec import ModelSpec
+from rayscale.models.systems import build, create_model, model_names
 
 # Computed from the papers' layer lists; the official README rounds them to the same figures.
 PARAMETERS = {
@@ -59,7 +59,8 @@ def test_names():
 def test_describe(name, monkeypatch):
     made = []
     monkeypatch.setattr(
-        registry, "create_model", lambda *a, **k: made.append(create_model(*a, **k)) or made[-1]
+        "rayscale.models.facts.create_model",
+        lambda *a, **k: made.append(create_model(*a, **k)) or made[-1],
     )
     facts = describe(name)
     assert facts["name"] == name
