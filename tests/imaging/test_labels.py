@@ -6,6 +6,7 @@ import io
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 
@@ -141,6 +142,48 @@ def test_a_mask_in_grey_is_read_as_the_picture_it_may_be():
     data = write_image(Image(patches(0, 7, 8, 33).astype(np.uint8)[..., None], "png"))
     assert "if they are classes" in read_image(data).notes[0]
     assert read_image(data, handling=NEAREST).labels == (0,)
+
+
+def _with_palette(values: np.ndarray, **options: object) -> bytes:
+    picture = PIL.Image.fromarray(values.astype(np.uint8))
+    picture.putpalette(np.random.default_rng(1).integers(0, 256, 768, np.uint8).tobytes())
+    assert picture.mode == "P"
+    file = io.BytesIO()
+    picture.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2, 3, 4, 5), (0, 1, 15, 255)], ids=["close", "far"])
+def test_classes_in_a_palette_are_noted_and_their_colours_repeated_on_demand(values):
+    data = _with_palette(patches(*values))
+    image = read_image(data)
+    assert image.channels == 3
+    doubt, lost = image.notes
+    assert f"palette of the PNG holds only {len(values)} different values" in doubt
+    assert "--labels nearest" in doubt
+    assert "becomes RGB" in lost
+    repeated = read_image(data, handling=NEAREST)
+    assert repeated.labels == (0, 1, 2)
+    assert repeated.notes == (lost,)
+    colours = {tuple(colour) for colour in image.pixels.reshape(-1, 3).tolist()}
+    larger = bicubic().upscale(repeated).pixels
+    assert {tuple(colour) for colour in larger.reshape(-1, 3).tolist()} == colours
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_classes_in_a_palette_of_few_bits_are_noted(bits):
+    doubt, _ = read_image(_with_palette(patches(0, 1, 2, 3), bits=bits)).notes
+    assert "only 4 different values, from 0 to 3" in doubt
+
+
+def test_a_photograph_with_a_palette_has_no_note():
+    y, x = np.mgrid[:96, :96]
+    waves = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 11)], 2)
+    photo = PIL.Image.fromarray((127 + 120 * waves).astype(np.uint8)).quantize(256)
+    file = io.BytesIO()
+    photo.save(file, "PNG")
+    image = read_image(file.getvalue(), handling=NEAREST)
+    assert (image.labels, image.notes) == ((), ())
 
 
 def test_missing_pixels_count_for_nothing():

@@ -91,7 +91,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
         packet=chunks.xmp,
         iptc=chunks.iptc,
     )
-    found, doubts = _labels(pixels, handling)
+    found, doubts = _labels(chunks, pixels, handling)
     profiles = {XMP, *_STALE, *(RAW_PROFILE + kind for kind in RAW_PROFILES)}
     return Image(
         pixels=pixels,
@@ -107,13 +107,27 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     )
 
 
-def _labels(pixels: NDArray[Any], handling: Handling) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Grey that may be classes, as programs for segmentation write them, and notes: a drawing of few greys looks the same."""
-    if pixels.shape[2] != 1:
+def _labels(
+    chunks: Chunks, pixels: NDArray[Any], handling: Handling
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Channels that may show classes, and notes: programs for segmentation write them as grey or as indices of a palette,
+    but a drawing of few greys or colours looks the same."""
+    has_palette = chunks.colour == PALETTE
+    if pixels.shape[2] != 1 and not has_palette:
         return (), ()
     census = labels.Census(1)
-    census.add(pixels)
-    return labels.settle({}, census.doubts() | census.reasons(), handling, lambda _: "PNG")
+    census.add(_indices(chunks) if has_palette else pixels)
+    doubts = census.doubts() | census.reasons()
+    if not (has_palette and doubts):
+        return labels.settle({}, doubts, handling, lambda _: "PNG")
+    found, notes = labels.settle({}, doubts, handling, lambda _: "the palette of the PNG")
+    lost = "the palette of the PNG becomes RGB: the output holds colours, no class numbers"
+    return (0, 1, 2) * bool(found), (*notes, lost)
+
+
+def _indices(chunks: Chunks) -> np.ndarray:
+    """(height, width, 1) of a palette: samples of grey, but that those of less than 8 bit are not to be stretched."""
+    return _decode_samples(chunks, GREY) // (255 // ((1 << chunks.depth) - 1))
 
 
 def write(image: Image) -> bytes:
@@ -151,34 +165,39 @@ def _decode(chunks: Chunks) -> tuple[np.ndarray, np.ndarray | None]:
     palette = chunks.one(b"PLTE")
     if chunks.colour == PALETTE and (not palette or len(palette) % 3 or len(palette) > 768):
         raise InputError("PNG is damaged: its palette is missing or of a wrong length")
-    stream = b"".join(parts)
-    array = (
-        _deinterlace(chunks, stream)
-        if chunks.interlaced
-        else _decode_plain(chunks, chunks.width, chunks.height, stream)
-    )
+    array = _decode_samples(chunks, chunks.colour)
     if array.shape[2] in (2, 4):
         return array[:, :, :-1], array[:, :, -1]
     return array, None
 
 
-def _decode_plain(chunks: Chunks, width: int, height: int, stream: bytes) -> np.ndarray:
+def _decode_samples(chunks: Chunks, colour: int) -> np.ndarray:
+    """(height, width, samples), taken for those of a colour type, which may be another than the file's."""
+    stream = b"".join(chunks.bodies[b"IDAT"])
+    if chunks.interlaced:
+        return _deinterlace(chunks, colour, stream)
+    return _decode_plain(chunks, colour, chunks.width, chunks.height, stream)
+
+
+def _decode_plain(
+    chunks: Chunks, colour: int, width: int, height: int, stream: bytes
+) -> np.ndarray:
     """(height, width, samples) from a compressed stream that is not interlaced."""
     import imagecodecs
 
-    ihdr = struct.pack(">IIBBBBB", width, height, chunks.depth, chunks.colour, 0, 0, 0)
+    ihdr = struct.pack(">IIBBBBB", width, height, chunks.depth, colour, 0, 0, 0)
     lean = [SIGNATURE, make_chunk(b"IHDR", ihdr)]
     palette, transparency = chunks.one(b"PLTE"), chunks.one(b"tRNS")
-    if palette and chunks.colour == PALETTE:
+    if palette and colour == PALETTE:
         lean.append(make_chunk(b"PLTE", palette))
-    if transparency and chunks.colour in (GREY, RGB, PALETTE):
+    if transparency and colour == chunks.colour and colour in (GREY, RGB, PALETTE):
         lean.append(make_chunk(b"tRNS", transparency))
     lean += [make_chunk(b"IDAT", stream), make_chunk(b"IEND", b"")]
     array: np.ndarray = imagecodecs.png_decode(b"".join(lean))
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _deinterlace(chunks: Chunks, stream: bytes) -> np.ndarray:
+def _deinterlace(chunks: Chunks, colour: int, stream: bytes) -> np.ndarray:
     """Decode Adam7: imagecodecs mixes the seven passes up, so each is decoded as a picture of its own."""
     passes = []
     for left, top, across, down in _ADAM7:
@@ -192,7 +211,7 @@ def _deinterlace(chunks: Chunks, stream: bytes) -> np.ndarray:
     for left, top, across, down, width, height, size in passes:
         if at + size > len(plain):
             raise InputError("PNG is cut short: its interlaced pixel data ends too early")
-        part = _decode_plain(chunks, width, height, zlib.compress(plain[at : at + size], 1))
+        part = _decode_plain(chunks, colour, width, height, zlib.compress(plain[at : at + size], 1))
         if array is None:
             array = np.empty((chunks.height, chunks.width, part.shape[2]), part.dtype)
         array[top::down, left::across] = part
