@@ -294,10 +294,8 @@ def test_damaged_images(make_app: Any, tools: Any) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "headers", [{"content-type": "multipart/form-data; boundary=x"}, {"content-encoding": "gzip"}]
-)
-def test_forms_and_compressed_bodies(make_app: Any, tools: Any, headers: dict[str, str]) -> None:
+def test_a_compressed_body(make_app: Any, tools: Any) -> None:
+    headers = {"content-encoding": "gzip"}
     response = tools.call(
         make_app(), "POST", "/v1/upscale", content=tools.encoded(4, 4), headers=headers
     )
@@ -453,7 +451,7 @@ def test_the_openapi_document_is_valid_and_complete(make_app: Any, tools: Any) -
     assert set(document["paths"]) == {"/v1/upscale", "/v1/models", "/healthz", "/readyz"}
     upscale = document["paths"]["/v1/upscale"]["post"]
     assert set(upscale["responses"]) == {"200", "500", *map(str, STATUS.values())}
-    assert set(upscale["requestBody"]["content"]) == set(MIME.values())
+    assert set(upscale["requestBody"]["content"]) == {*MIME.values(), "multipart/form-data"}
     names = {p["name"] for p in upscale["parameters"]}
     assert names == {"model"} | {each.name for each in choices_of(Options)}
     assert "Retry-After" in upscale["responses"]["429"]["headers"]

@@ -65,6 +65,7 @@ async def ignore(message: Any) -> None:
 def limit(app: Any = read_all, **kinds: Any) -> BodyLimit:
     values = {
         "max_bytes": 100,
+        "max_form_bytes": 100,
         "max_pending_bytes": 150,
         "max_arriving": 4,
         "peer_share": 1.0,

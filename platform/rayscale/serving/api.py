@@ -48,6 +48,7 @@ def create_app(backend: Backend, settings: ServeSettings, drain: Drain | None = 
     app.add_middleware(
         BodyLimit,
         max_bytes=get_settings().max_input_bytes,
+        max_form_bytes=settings.max_form_bytes,
         max_pending_bytes=settings.max_pending_bytes,
         max_arriving=settings.max_arriving,
         peer_share=settings.peer_share,

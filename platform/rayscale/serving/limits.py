@@ -22,6 +22,7 @@ from rayscale.serving.errors import (
     LengthRequiredError,
     OverloadedError,
 )
+from rayscale.serving.forms import is_form
 
 
 @dataclass
@@ -38,7 +39,7 @@ class BodyLimit:
 
     Args:
         app: what is protected.
-        max_bytes: largest body.
+        max_bytes: largest body; ``max_form_bytes``: largest body of several images.
         max_pending_bytes: most bytes of bodies that have arrived for the requests in progress.
         max_arriving: most bodies that are not whole yet.
         peer_share: of both, what the requests of one address may hold; always enough for one body.
@@ -52,6 +53,7 @@ class BodyLimit:
         app: ASGIApp,
         *,
         max_bytes: int,
+        max_form_bytes: int,
         max_pending_bytes: int,
         max_arriving: int,
         peer_share: float,
@@ -61,7 +63,8 @@ class BodyLimit:
     ) -> None:
         self.app = app
         self.max_bytes = max_bytes
-        self.max_pending_bytes = max(max_pending_bytes, max_bytes)
+        self.max_form_bytes = max_form_bytes
+        self.max_pending_bytes = max(max_pending_bytes, max_bytes, max_form_bytes)
         self.max_arriving = max_arriving
         self.peer_share = peer_share
         self.timeout_s = timeout_s
@@ -75,10 +78,12 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
-        length = self._announced(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        form = is_form(headers.get("content-type", ""))
+        length = self._announced(headers, form)
         client = scope.get("client")
         with self._holding(client[0] if client else "") as peer:
-            body = _Body(self, peer, receive, length)
+            body = _Body(self, peer, receive, length, form)
             try:
                 await self.app(scope, body.receive, send)
             finally:
@@ -95,7 +100,7 @@ class BodyLimit:
             if not peer.requests:
                 del self._peers[address]
 
-    def _announced(self, headers: Headers) -> int:
+    def _announced(self, headers: Headers, form: bool) -> int:
         text = headers.get("content-length")
         if text is None or "transfer-encoding" in headers:
             raise LengthRequiredError(
@@ -106,15 +111,17 @@ class BodyLimit:
             raise BadParameterError(f"Content-Length {text[:20]!r} is not a number")
         # Longer texts are certainly over the limit, and int() of megabytes of digits would be slow.
         length = int(text) if len(text) < 20 else 10**20
-        self.check(length)
+        self.check(length, form)
         return length
 
-    def check(self, length: int) -> None:
+    def check(self, length: int, form: bool) -> None:
         """Raise TooLargeError for a body of ``length`` bytes over the limit."""
-        if length > self.max_bytes:
+        most = self.max_form_bytes if form else self.max_bytes
+        if length > most:
+            setting = "RAYSCALE_SERVE_MAX_FORM_BYTES" if form else "RAYSCALE_MAX_INPUT_BYTES"
             raise TooLargeError(
-                f"the body has {length} bytes, over the limit of {self.max_bytes} "
-                "(RAYSCALE_MAX_INPUT_BYTES); larger images go through the batch job, from bucket to "
+                f"the body has {length} bytes, over the limit of {most} "
+                f"({setting}); larger images go through the batch job, from bucket to "
                 "bucket"
             )
 
@@ -137,7 +144,8 @@ class BodyLimit:
 
     def take(self, peer: _Held, size: int) -> None:
         """``size`` more bytes are held. Raises OverloadedError when there is no room for them."""
-        share = max(int(self.peer_share * self.max_pending_bytes), self.max_bytes)
+        most = max(self.max_bytes, self.max_form_bytes)
+        share = max(int(self.peer_share * self.max_pending_bytes), most)
         if self.pending_bytes + size > self.max_pending_bytes or peer.bytes + size > share:
             raise OverloadedError(
                 f"{self.pending_bytes} bytes of requests are held, {peer.bytes} of them from your address, and at "
@@ -156,11 +164,14 @@ class BodyLimit:
 class _Body:
     """One body as it arrives."""
 
-    def __init__(self, limit: BodyLimit, peer: _Held, receive: Receive, announced: int) -> None:
+    def __init__(
+        self, limit: BodyLimit, peer: _Held, receive: Receive, announced: int, form: bool
+    ) -> None:
         self._limit = limit
         self._peer = peer
         self._receive = receive
         self._announced = announced
+        self._form = form
         self._taken = 0
         self._began: float | None = None
         self._arriving = False
@@ -191,7 +202,7 @@ class _Body:
             ) from None
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
-            limit.check(self._taken + size)
+            limit.check(self._taken + size, self._form)
             limit.take(self._peer, size)
             self._taken += size
         if message["type"] != "http.request" or not message.get("more_body", False):

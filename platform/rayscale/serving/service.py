@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
+from rayscale.errors import RayscaleError
 from rayscale.imaging import probe
 from rayscale.serving.backend import Backend, Readiness
-from rayscale.serving.errors import DeadlineError
+from rayscale.serving.errors import DeadlineError, OverloadedError
 from rayscale.serving.jobs import Job, Result, check_size
 from rayscale.serving.refusals import Refusals
 from rayscale.serving.settings import ServeSettings
@@ -49,3 +53,40 @@ class Service:
         queue = max(0.0, total - sum(result.seconds.values()))
         result.seconds.update({"queue": queue, "total": total})
         return result
+
+    async def upscale_many(self, jobs: Iterable[Job]) -> AsyncGenerator[Result | RayscaleError]:
+        """What comes of each, in their order; ``form_images`` of them are held at once, so that memory does not grow with
+        their number.
+
+        An image that meets a full queue waits for its turn, except the first: where that is refused, all are.
+        """
+        waiting = iter(jobs)
+        works: deque[asyncio.Task[Result | RayscaleError]] = deque()
+        patient = False
+        try:
+            while True:
+                for job in islice(waiting, self.settings.form_images - len(works)):
+                    works.append(asyncio.create_task(self._outcome(job, patient=patient)))
+                    patient = True
+                if not works:
+                    return
+                outcome = await works[0]
+                works.popleft()
+                yield outcome
+                del outcome  # nothing is held beyond the next one
+        finally:
+            for work in works:
+                work.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
+
+    async def _outcome(self, job: Job, *, patient: bool) -> Result | RayscaleError:
+        deadline = time.monotonic() + self.settings.request_timeout_s
+        while True:
+            try:
+                return await self.upscale(job)
+            except OverloadedError as error:
+                if not patient or time.monotonic() > deadline:
+                    return error
+            except RayscaleError as error:
+                return error
+            await asyncio.sleep(self.settings.retry_after_s)

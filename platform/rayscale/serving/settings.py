@@ -77,6 +77,17 @@ class ServeSettings(BaseSettings):
         gt=0,
         description="bytes of all bodies one ingress replica holds at once, counted as they arrive",
     )
+    max_form_bytes: int = Field(
+        default=64 * MIB,
+        gt=0,
+        description="bytes of one body of several images (multipart/form-data)",
+    )
+    max_parts: int = Field(default=64, gt=0, description="images in one such body")
+    form_images: int = Field(
+        default=2,
+        gt=0,
+        description="images of one such body that are worked on, or held for their client, at once",
+    )
     max_arriving: int = Field(
         default=128,
         gt=0,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from rayscale.errors import ConfigError, UnsupportedError
 from rayscale.imaging import MIME
 from rayscale.options import Options
-from rayscale.serving.errors import BadParameterError
+from rayscale.serving.errors import BadParameterError, OverloadedError, UnavailableError
+from rayscale.serving.forms import is_form, read_form
 from rayscale.serving.headers import RESULT_HEADERS, result_headers
-from rayscale.serving.jobs import Job, check_reference
+from rayscale.serving.jobs import Job, Result, check_reference
 from rayscale.serving.options import query_options
+from rayscale.serving.parcels import Entry, larger_name, parcel_for
 from rayscale.serving.refusals import documented
 from rayscale.serving.service import Service
+from rayscale.settings import get_settings
 
 ModelQuery = Annotated[
     str | None,
@@ -33,17 +37,18 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
 
     @router.post(
         "/upscale",
-        summary="Enlarge one image",
+        summary="Enlarge an image, or several",
         response_class=Response,
         responses={
             200: {
-                "description": "The image, larger, in the container and depth it came in.",
-                "content": _images(),
+                "description": "The image, larger, in the container and depth it came in. To a form, a part or a file of an "
+                "archive for each image: its enlargement, or its refusal as JSON.",
+                "content": _images() | _PARCELS,
                 "headers": RESULT_HEADERS,
             },
             **documented(*refused, 403, 404, 408, 411, 413, 415, 422, 429, 500, 503, 504, 507),
         },
-        openapi_extra={"requestBody": {"required": True, "content": _images()}},
+        openapi_extra={"requestBody": {"required": True, "content": _images() | _FORM}},
     )
     async def upscale(
         request: Request, options: Options = asked, model: ModelQuery = None
@@ -51,11 +56,17 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         """Send the bytes of an image file (PNG, JPEG, WebP, TIFF, DICOM, NIfTI) as the body, for example
 
         `curl --data-binary @small.png -o large.png 'http://HOST/v1/upscale?scale=2'`
+
+        Or several of them as a form. The answer is `multipart/mixed`, or with `Accept: application/zip` an archive:
+
+        `curl -F a=@a.png -F b=@b.png -H 'Accept: application/zip' -o large.zip 'http://HOST/v1/upscale?scale=2'`
         """
         if model is not None:
             check_reference(model)
         check_options(options)
-        _check_form(request.headers)
+        _check_encoding(request.headers)
+        if is_form(request.headers.get("content-type", "")):
+            return await _answer_form(service, request, options, model)
         result = await service.upscale(Job(await request.body(), model, options))
         return Response(
             result.data, media_type=MIME[result.container], headers=result_headers(result)
@@ -75,17 +86,59 @@ def check_options(options: Options) -> None:
         raise BadParameterError(str(error)) from None
 
 
-def _check_form(headers: Mapping[str, str]) -> None:
-    """The body is the file itself: neither a form nor compressed once more."""
+async def _answer_form(
+    service: Service, request: Request, options: Options, model: str | None
+) -> Response:
+    """The results of several images as they come; none of them is kept here."""
+    parts = read_form(
+        await request.body(),
+        request.headers["content-type"],
+        most=service.settings.max_parts,
+        max_bytes=get_settings().max_input_bytes,
+    )
+    parcel = parcel_for(request.headers.get("accept", ""))
+    jobs = (Job(bytes(part.data), model, options) for part in parts)
+    outcomes = service.upscale_many(jobs)
+    first = [await anext(outcomes)]
+    if isinstance(first[0], OverloadedError | UnavailableError):
+        await outcomes.aclose()
+        raise first[0]
+
+    async def entries() -> AsyncIterator[bytes]:
+        for number, part in enumerate(parts, 1):
+            outcome = first.pop() if first else await anext(outcomes)
+            name = larger_name(part.name, number, options.format)
+            told = outcome if isinstance(outcome, Result) else service.refusals.of(outcome)
+            data = parcel.add(Entry(number, name, told))
+            del outcome, told  # nothing of it is held while the next one is awaited
+            yield data
+        yield parcel.end()
+
+    return StreamingResponse(entries(), media_type=parcel.media_type)
+
+
+def _check_encoding(headers: Mapping[str, str]) -> None:
+    """The body is not compressed once more."""
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedError(
             "send the image without Content-Encoding; its container compresses it"
-        )
-    if headers.get("content-type", "").startswith("multipart/"):
-        raise UnsupportedError(
-            "send the bytes of the image as the body (curl --data-binary @file), not as a form"
         )
 
 
 def _images() -> dict[str, Any]:
     return {mime: {"schema": {"type": "string", "format": "binary"}} for mime in MIME.values()}
+
+
+_FORM = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "additionalProperties": {"type": "string", "format": "binary"},
+            "description": "one file or more; options stand in the query",
+        }
+    }
+}
+_PARCELS = {
+    kind: {"schema": {"type": "string", "format": "binary"}}
+    for kind in ("multipart/mixed", "application/zip")
+}
