@@ -148,14 +148,7 @@ def upscale_bucket(
                     job.source, sink, job.network, recipe,
                     device=device, actors=actors, overwrite=overwrite,
                 )  # fmt: skip
-                for news in pool.run(plan.todo):
-                    if lease.lost:
-                        raise BusyError(
-                            f"another driver took over {sink.uri} while this one was silent, and continues"
-                        )
-                    if not isinstance(news, Windows):
-                        manifest.append(news)
-                    tell(news)
+                _work(pool, plan, manifest, lease, tell, sink.uri)
             if not plan.left:  # also with nothing to do: the driver before may have died here
                 _sweep(sink, plan, manifest)
             manifest.compact()
@@ -166,6 +159,25 @@ def upscale_bucket(
     summary.failed.sort(key=lambda row: row.key)
     summary.seconds = round(time.monotonic() - start, 3)
     return summary
+
+
+def _work(
+    pool: Pool,
+    plan: Plan,
+    manifest: Manifest,
+    lease: Lease,
+    tell: Callable[[list[Row] | Windows], None],
+    target: str,
+) -> None:
+    """Do what is planned, as long as the target is held."""
+    for news in pool.run(plan.todo):
+        if lease.lost:
+            raise BusyError(
+                f"another driver took over {target} while this one was silent, and continues"
+            )
+        if not isinstance(news, Windows):
+            manifest.append(news)
+        tell(news)
 
 
 def _sweep(target: Store, plan: Plan, manifest: Manifest) -> None:

@@ -18,6 +18,7 @@ from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
 from rayscale.options import Options
 
 if TYPE_CHECKING:
+    from rayscale.evaluation import Report
     from rayscale.registry import OpenedModel
 
 ModelOption = Annotated[
@@ -225,20 +226,26 @@ def evaluate(
     if json_:
         emit(report.to_dict())
         return
+    system = upscaler.predictor.model.spec.system + "+" * options.ensemble
+    show_report(report, data, system, suite)
+
+
+def show_report(report: Report, data: str, system: str, suite: str | None) -> None:
+    """Print scores as tables, with what was published for ``system`` on the set ``data``."""
     from rich.console import Console
     from rich.table import Table
 
     from rayscale.evaluation.published import find, set_name
     from rayscale.evaluation.suites import MEASURES
+    from rayscale.imaging.metrics import PROTOCOLS
 
-    caption = f"{protocol}: {PROTOCOLS[protocol].description}"
+    caption = f"{report.protocol}: {PROTOCOLS[report.protocol].description}"
     table = Table("image", "PSNR dB", "SSIM", "s", title=f"{report.model} x{report.scale}")
     for image in report.images:
         table.add_row(image.name, f"{image.psnr:.2f}", f"{image.ssim:.4f}", f"{image.seconds:.2f}")
     table.add_section()
     table.add_row("mean", f"{report.psnr:.2f}", f"{report.ssim:.4f}", "")
-    system = upscaler.predictor.model.spec.system + "+" * options.ensemble
-    published = find(set_name(data), scale, system, report.protocol)
+    published = find(set_name(data), report.scale, system, report.protocol)
     if published is not None:
         ssim = "" if published.ssim is None else f"{published.ssim:.4f}"
         table.add_row("published", f"{published.psnr:.2f}", ssim)
