@@ -17,12 +17,14 @@ import nibabel
 import pydicom
 import rasterio
 from tests.imaging.dicom_objects import opened, saved, scan
+from typer.testing import CliRunner
 
 import rayscale
 from rayscale.batch.job import open_recipe
 from rayscale.batch.plan import Task
 from rayscale.batch.worker import Worker
 from rayscale.cli import main
+from rayscale.cli.app import app
 from rayscale.imaging import Image, write_image
 from rayscale.options import Options
 from rayscale.serving.engine import Engine
@@ -54,6 +56,7 @@ def _volume(_: Path) -> bytes:
 
 FILES: dict[str, Callable[[Path], bytes]] = {
     "a.png": lambda _: _picture("png", np.uint8),
+    "misnamed.jpg": lambda _: _picture("png", np.uint8),
     "deep.png": lambda _: _picture("png", np.uint16),
     "a.jpg": lambda _: _picture("jpeg", np.uint8),
     "a.webp": lambda _: _picture("webp", np.uint8),
@@ -78,6 +81,32 @@ def test_every_door_makes_the_same_bytes(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     made = _by_every_door(tmp_path, monkeypatch, name, FILES[name](tmp_path), "bicubic", options)
     assert len(set(made.values())) == 1
+
+
+def test_a_name_of_another_format_is_kept_and_noted(tmp_path: Path) -> None:
+    source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
+    source.write("a.jpg", _picture("png", np.uint8))
+    path, note = (
+        tmp_path / "in/a.jpg",
+        "its name ends in .jpg, but it is a PNG, and so is the output",
+    )
+
+    def run(*words: object) -> str:
+        answer = CliRunner().invoke(app, [*map(str, words), "--json"])
+        assert not answer.exit_code, answer.output
+        return answer.stdout
+
+    for command in ("upscale", "degrade"):
+        model = ["-m", "bicubic"] if command == "upscale" else []
+        assert note in run(command, path, tmp_path / "line.jpg", *model)
+        assert note in run(command, path.parent, tmp_path / "folder", *model)
+        assert note not in run(command, path, tmp_path / "line.png", *model)
+    assert note in run("info", path)
+    assert note in rayscale.upscale(path, tmp_path / "python.jpg", model="bicubic").notes[0]
+    network, recipe = open_recipe("bicubic", Options(scale=2))
+    with Worker(source, target, recipe.pipeline(network, "cpu"), recipe) as worker:
+        (row,) = worker.process([Task(source.stat("a.jpg"))])
+    assert note in row.notes[0]
 
 
 def test_a_network_makes_the_same_object_with_new_identifiers(

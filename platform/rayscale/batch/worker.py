@@ -218,8 +218,12 @@ class Worker:
         def write() -> None:
             if item.larger is None or item.slot is None:
                 return
+            from rayscale.imaging import heed_name
+
             output = self.pipeline.write(item.larger)
-            item.row = replace(item.row, notes=item.row.notes + item.larger.image.notes)
+            image = item.larger.image
+            notes = item.row.notes + image.notes + heed_name(item.task.entry.key, image.container)
+            item.row = replace(item.row, notes=notes)
             item.row = fill(item.row, item.slot.write(output, item.row.megapixels))
 
         _guarded(item, write)

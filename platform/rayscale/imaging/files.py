@@ -170,6 +170,17 @@ def ending_of(name: str) -> str:
     return max(known, key=len, default="")
 
 
+def heed_name(name: str, container: str) -> tuple[str, ...]:
+    """A note where a file, whose name and container are kept, is named like one of another format."""
+    ending, usual = ending_of(name), CONTAINERS[container].suffixes
+    if not ending or ending in usual:
+        return ()
+    return (
+        f"its name ends in {ending}, but it is a {container.upper()}, and so is the output; other programs may refuse "
+        f"both until they end in {usual[0]}",
+    )
+
+
 # Endings of programs rather than formats: Siemens calls DICOM files .IMA, as others call their images.
 _VAGUE = {"ima", "dicom", "dic"}
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rayscale.errors import ConfigError
-from rayscale.imaging import CONTAINERS, EXTENSIONS, Handling, ending_of, probe, sidecars
+from rayscale.imaging import (
+    CONTAINERS,
+    EXTENSIONS,
+    Handling,
+    ending_of,
+    heed_name,
+    probe,
+    sidecars,
+)
 from rayscale.imaging.scene import Scene, is_scene
 from rayscale.inference.pipeline import Output, Pipeline
 from rayscale.storage import connect
@@ -82,7 +90,10 @@ def convert_file(source: Path, target: Path, change: Change) -> Written:
         path = _beside(target, container)
         store.write(path.name, deviations)
         beside = str(path)
-    return Written(output.width, output.height, output.residual, beside, output.notes)
+    notes = output.notes
+    if kept:
+        notes += heed_name(target.name, output.container)
+    return Written(output.width, output.height, output.residual, beside, notes)
 
 
 def heed_sidecars(source: Path, *, repeats: bool = False) -> tuple[str, ...]:

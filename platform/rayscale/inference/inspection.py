@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rayscale.errors import RayscaleError
-from rayscale.imaging import Header, Image, probe, read_image
+from rayscale.imaging import Header, Image, heed_name, probe, read_image
 from rayscale.imaging.image import Metadata
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_output
@@ -92,7 +92,7 @@ def inspect_file(
                 _take_scene(found, scene)
         else:
             _take_image(found, read_image(path.read_bytes(), handling=options))
-        found.notes += beside
+        found.notes += [*beside, *heed_name(path.name, header.container)]
     except RayscaleError as error:
         found.refusal = str(error)
     return found
