@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,33 +11,11 @@ import torch
 from PIL import Image
 
 from rayscale import batch
-from rayscale.cli import main
 from rayscale.errors import NotFoundError
 from rayscale.models.systems import create_model
 from rayscale.models.weights import save_model
 from rayscale.options import Options
 from rayscale.resampling import degrade, enlarge
-
-
-@pytest.fixture
-def rayscale(monkeypatch, capsys):
-    """Run a command; its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rayscale", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return run
-
-
-@pytest.fixture
-def photo(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
 
 
 def _read(path):
@@ -344,62 +321,6 @@ def test_models_json_has_the_fixed_form(rayscale):
     assert f"Set5 {first['figures'][0]['psnr']:.2f}" in out
 
 
-def test_evaluate_json_has_the_fixed_form(rayscale, shared_data):
-    folder = shared_data / "benchmarks" / "Set5" / "x2"
-    code, out, _ = rayscale(
-        "evaluate", "--model", "bicubic", "--data", folder, "--scale", 2, "--json"
-    )
-    report = json.loads(out)
-    assert code == 0
-    assert (report["model"], report["scale"]) == ("bicubic", 2)
-    assert "edsr-paper" in report["protocol"]
-    assert report["psnr"] == pytest.approx(33.66, abs=0.02)
-    assert report["ssim"] == pytest.approx(0.9299, abs=0.001)
-    assert len(report["images"]) == 5
-    assert set(report["images"][0]) >= {"name", "psnr", "ssim"}
-
-
-def test_a_picture_that_comes_out_exactly_leaves_the_json_valid(rayscale, tmp_path):
-    """A flat one, as any of the sea or of the sky may be: PSNR is infinite, which JSON cannot say."""
-    for kind, side in (("HR", 64), ("LR", 32)):
-        (tmp_path / kind).mkdir()
-        Image.new("RGB", (side, side), (9, 9, 9)).save(tmp_path / kind / f"a_{kind}.png")
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    for suite in (None, "medical", "satellite"):
-        options = ["--suite", suite] if suite else []
-        code, out, _ = rayscale("evaluate", "-m", "nearest", "--data", tmp_path, *options, "--json")
-        assert code == 0
-        report = json.loads(out, parse_constant=refuse)
-        for values in (report, report["images"][0]):
-            assert (values["psnr"], values["psnr_is"], values["ssim"]) == (None, "Infinity", 1)
-
-
-def test_evaluate_adds_a_suite_and_shows_what_was_published(rayscale, photo):
-    folder = photo.parent / "Set5" / "x2"
-    for kind, pixels in (("HR", _read(photo)), ("LR", degrade(_read(photo), 2))):
-        (folder / kind).mkdir(parents=True)
-        Image.fromarray(pixels).save(folder / kind / f"a_{kind}.png")
-    code, out, _ = rayscale(
-        "evaluate", "-m", "bicubic", "--data", folder, "--suite", "medical", "--json"
-    )
-    report = json.loads(out)
-    assert code == 0
-    assert report["nrmse"] == report["images"][0]["nrmse"] > 0
-    assert {"frc", "reflectance", "spatial"} <= report.keys()
-    _, out, _ = rayscale("evaluate", "-m", "bicubic", "--data", folder)
-    assert "published" in out
-    assert "33.66" in out
-    assert "NRMSE" not in out
-    _, out, _ = rayscale("evaluate", "-m", "bicubic", "--data", folder, "--suite", "medical")
-    assert "NRMSE" in out
-    code, _, err = rayscale("evaluate", "--data", folder, "--suite", "maps")
-    assert code == 2
-    assert "satellite, medical" in err
-
-
 def test_settings_show_every_limit_with_its_variable(rayscale, monkeypatch):
     _, out, _ = rayscale("settings")
     assert "RAYSCALE_MAX_INPUT_PIXELS=64000000" in out
@@ -438,25 +359,6 @@ def test_help_teaches(rayscale):
     assert "rayscale upscale photo.png big.png" in out
 
 
-def test_a_scene_keeps_its_ground_and_its_format(rayscale, tmp_path):
-    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
-    pixels = np.random.default_rng(0).integers(0, 9000, (13, 20, 30), dtype=np.uint16)
-    profile = {"driver": "GTiff", "width": 30, "height": 20, "count": 13, "dtype": "uint16"}
-    transform = rasterio.transform.from_origin(500000, 5600000, 10, 10)
-    with rasterio.open(
-        tmp_path / "scene.tif", "w", crs="EPSG:32632", transform=transform, **profile
-    ) as scene:
-        scene.write(pixels)
-    command = ("upscale", tmp_path / "scene.tif")
-    assert rayscale(*command, tmp_path / "large.tiff", "-m", "bicubic")[0] == 0
-    with rasterio.open(tmp_path / "large.tiff") as large:
-        assert (large.count, large.shape, large.res) == (13, (40, 60), (5, 5))
-        assert '"weights": "built-in:bicubic"' in large.tags()["RAYSCALE"]
-    code, _, err = rayscale(*command, tmp_path / "large.png", "-m", "bicubic")
-    assert (code, (tmp_path / "large.png").exists()) == (1, False)
-    assert "geometry would be lost" in err
-
-
 @pytest.mark.parametrize("ending", ["tif", "png"])
 def test_what_a_reader_notes_is_shown_and_listed(rayscale, tmp_path, monkeypatch, ending):
     """Near infrared that its writer marked as alpha, by windows; a failure of a file is no note."""
@@ -476,75 +378,6 @@ def test_what_a_reader_notes_is_shown_and_listed(rayscale, tmp_path, monkeypatch
     (text,) = json.loads(out)["done"][0]["notes"]
     assert text.startswith("band 4 is marked as alpha")
     assert f"note: {text}" in err
-
-
-def test_the_uncertainty_of_a_scene_is_written_by_windows_to_the_same_place(
-    rayscale, tmp_path, monkeypatch
-):
-    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
-    profile = {
-        "driver": "GTiff",
-        "dtype": "uint16",
-        "width": 130,
-        "height": 60,
-        "count": 1,
-        "nodata": 0,
-    }
-    pixels = np.random.default_rng(0).integers(1, 9000, (1, 60, 130), np.uint16)
-    pixels[:, :, 100:] = 0
-    with rasterio.open(tmp_path / "scene.tif", "w", crs="EPSG:32632", **profile) as scene:
-        scene.write(pixels)
-    command = (
-        "upscale",
-        tmp_path / "scene.tif",
-        tmp_path / "large.tiff",
-        "--uncertainty",
-        "--json",
-    )
-    monkeypatch.setattr("rayscale.inference.frames.WINDOW_BYTES", 0)  # the smallest ones
-    code, out, err = rayscale(*command)
-    assert code == 0, err
-    beside = tmp_path / "large.uncertainty.tiff"
-    assert json.loads(out)["done"][0]["uncertainty"] == str(beside)
-    with rasterio.open(beside) as values, rasterio.open(tmp_path / "large.tiff") as large:
-        assert (values.crs, values.transform, values.shape) == (
-            large.crs,
-            large.transform,
-            (120, 260),
-        )
-        assert np.isnan(values.read(1)[:, 200:]).all()
-        assert 0 < values.read(1)[:, :200].mean() < 2000
-        assert "standard deviation over the eight" in values.tags()["RAYSCALE"]
-
-
-def test_a_scene_of_several_windows_shows_where_it_is(rayscale, tmp_path, monkeypatch):
-    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
-    profile = {"driver": "GTiff", "width": 130, "height": 60, "count": 1, "dtype": "float32"}
-    with rasterio.open(tmp_path / "scene.tif", "w", crs="EPSG:32632", **profile) as scene:
-        scene.write(np.ones((1, 60, 130), np.float32))
-    monkeypatch.setattr("rayscale.inference.frames.WINDOW_BYTES", 0)  # the smallest ones
-    command = ("upscale", tmp_path / "scene.tif", tmp_path / "new" / "large.tif", "-m", "bilinear")
-    _, out, err = rayscale(*command)
-    assert "windows" not in out + err  # not a terminal
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    code, out, err = rayscale(*command)
-    assert (code, out) == (0, "")
-    assert "scene.tif: 2 of 3 windows" in err
-    assert err.endswith("large.tif (260x120, " + err.rpartition("x120, ")[2])
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["large.tif"]
-
-
-def test_a_volume_goes_from_nii_to_nii_gz(rayscale, tmp_path):
-    nibabel = pytest.importorskip("nibabel", reason="needs the extra medical")
-    values = np.random.default_rng(0).integers(0, 900, (8, 6, 3)).astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(values, np.diag([2, 2, 3, 1])), tmp_path / "brain.nii")
-    code, _, _ = rayscale(
-        "upscale", tmp_path / "brain.nii", tmp_path / "large.nii.gz", "-m", "bicubic"
-    )
-    assert code == 0
-    large = nibabel.load(tmp_path / "large.nii.gz")
-    assert large.shape == (16, 12, 3)
-    np.testing.assert_array_equal(large.affine[:3, 3], [-0.5, -0.5, 0])
 
 
 def test_degrade_does_not_mix_in_what_lies_under_transparent_pixels(rayscale, tmp_path):

@@ -1,17 +1,21 @@
-"""A second real S3 server beside the embedded one: moto's, which knows versions and encryption."""
+"""Servers beside the embedded one: moto's, a real one that knows versions and encryption, and a double."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from tests.plugins.stack import Bucket
+from tests.storage.double import Double
 
 from rayscale.local import processes
+from rayscale.settings import get_settings
 from rayscale.storage.s3_client import get_client
 
 
@@ -49,3 +53,22 @@ def moto(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     bucket = f"test-{uuid4().hex[:12]}"
     get_client().create_bucket(Bucket=bucket)
     return Bucket(moto_server, bucket, f"s3://{bucket}")
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Double]:
+    server = Double()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ACCESS_KEY_ID": "an-id",
+        "AWS_SECRET_ACCESS_KEY": "a-secret",
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("rayscale.storage.s3_client._FIRST_PAUSE_S", 0.01)
+    get_settings.cache_clear()
+    yield server
+    server.shutdown()
+    server.server_close()
+    get_settings.cache_clear()
