@@ -34,7 +34,7 @@ def parse_levels(text: str) -> tuple[float, float]:
             return float(black), float(white)
     except ValueError:
         pass
-    raise ConfigError(f"levels {text!r} must read BLACK..WHITE, such as 0..10000")
+    raise ConfigError(f"levels {text!r} must be BLACK..WHITE, such as 0..10000")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Handling:
     levels: tuple[float, float] | None = choice(
         None,
         "Stored values that the network sees as black and white, such as 0..10000, for all files: scenes of one "
-        "collection then agree. Without it they come from each file.",
+        "collection then agree. Default: measured for each file.",
         metavar="BLACK..WHITE",
         read=parse_levels,
         write=lambda levels: "{!r}..{!r}".format(*levels),
@@ -127,7 +127,7 @@ class Options(Handling):
 
     scale: float | None = choice(
         None,
-        "How many times larger; 2.5 where the model can. Default: 2, or the smallest scale of the model.",
+        "How many times larger; fractions such as 2.5 where the model can. Default: 2, or the smallest scale of the model.",
         float,
         letter="s",
     )
@@ -151,7 +151,7 @@ class Options(Handling):
     )
     tile: int | None = choice(
         None,
-        "Columns computed at once, in input pixels: less takes less memory.",
+        "Columns computed at once, in input pixels: fewer take less memory.",
         int,
         minimum=SMALLEST_TILE,
         shapes=False,

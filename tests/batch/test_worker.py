@@ -276,5 +276,5 @@ def test_names_that_say_nothing_are_looked_into(tmp_path):
     for name in ("IM0001", "CT.IMA"):
         assert _read_source(store, store.stat(name)) == data
     for name, what in (("x.bin", ".bin"), ("IM0002", "the content")):
-        with pytest.raises(UnsupportedError, match=f"^{what} is of no image format"):
+        with pytest.raises(UnsupportedError, match=f"^{what} is not an image format"):
             _read_source(store, store.stat(name))

@@ -112,7 +112,7 @@ def test_a_folder_keeps_names_and_lists_what_failed(rayscale, photo, tmp_path):
     result = json.loads(out)
     assert [item["input"] for item in result["failed"]] == [str(folder / "broken.png")]
     assert result["passed_over"] == [str(folder / "notes.txt")]
-    assert "no images that are read: notes.txt" in err
+    assert "skipped, not an image format that is read: notes.txt" in err
     assert len(result["done"]) == 1
     assert _read(tmp_path / "out" / "deep" / "ünïcode näme (1).png").shape == (40, 60, 3)
     assert "broken.png" in err
@@ -148,7 +148,7 @@ def test_a_name_without_ending_is_looked_into(rayscale, photo, tmp_path):
     (folder / "deep" / "a.txt").write_text("none")
     code, _, err = rayscale("upscale", folder / "deep", tmp_path / "out", "-m", "bicubic")
     assert code == 1
-    assert "none of its 1 files is of a format that is read" in err
+    assert "none of its 1 files has a format that is read" in err
 
 
 def test_a_file_is_never_its_own_output(rayscale, photo, tmp_path):

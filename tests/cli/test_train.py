@@ -157,7 +157,7 @@ def test_a_name_that_cannot_be_published_is_refused_before_the_training(
         for options, told in (
             (["--register", "bicubic"], "another name, such as my-bicubic"),
             (["--register", "mine", "--alias", "latest"], "'latest' is not an alias"),
-            (["--alias", "production"], "--alias production goes with --register NAME"),
+            (["--alias", "production"], "--alias production needs --register NAME"),
         ):
             words = ("train", "--system", system, "--set", "data.uri=/nowhere")
             assert run(*words, *options) == 2

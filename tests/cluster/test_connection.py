@@ -23,7 +23,7 @@ def _not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_not_connected")
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_an_address_where_nobody_answers(address: str) -> None:
-    with pytest.raises(RayscaleError, match=r"nothing answers at RAY_ADDRESS=.*unset RAY_ADDRESS"):
+    with pytest.raises(RayscaleError, match=r"nothing answered at RAY_ADDRESS=.*unset RAY_ADDRESS"):
         cluster.connect(address=address, timeout_s=0.5)
 
 

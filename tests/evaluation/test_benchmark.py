@@ -151,7 +151,7 @@ def test_a_benchmark_may_have_the_layout_of_edsr_pytorch(tmp_path, hr):
     check_scales(str(tmp_path), [3])  # what is wrong with it, reading says
     check_scales("nowhere/x{scale}", [2, 3])
     for scales in ([2, 3], [2, 4, 2.5]):
-        with pytest.raises(ConfigError, match=r"is not of the scales x2, .*x\{scale\}"):
+        with pytest.raises(ConfigError, match=r"does not have the scales x2, .*x\{scale\}"):
             check_scales(str(tmp_path), scales)
 
 

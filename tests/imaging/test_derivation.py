@@ -270,7 +270,7 @@ def test_a_derived_object_must_name_its_maker_and_its_source():
         write_image(image)
     with pytest.raises(UnsupportedError, match="geometry would be lost"):
         write_image(Image(**{**vars(image), "container": "png"}), PROVENANCE)
-    with pytest.raises(UnsupportedError, match="from a DICOM object only"):
+    with pytest.raises(UnsupportedError, match="can only be made from a DICOM object"):
         write_image(Image(np.zeros((4, 4, 1), np.uint8), "dicom"), PROVENANCE)
 
 

@@ -117,7 +117,7 @@ def test_geometry_is_not_lost_on_the_way_to_another_format():
     for other in ("png", "jpeg", "tiff", "webp"):
         with pytest.raises(UnsupportedError, match=r"geometry would be lost.*\.tif"):
             write_image(Image(image.pixels, other, metadata=image.metadata))
-    with pytest.raises(UnsupportedError, match="from a GeoTIFF only"):
+    with pytest.raises(UnsupportedError, match="can only be made from a GeoTIFF"):
         write_image(Image(image.pixels, "geotiff"))
 
 

@@ -170,7 +170,7 @@ def test_the_command_line(sets: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
     assert main([*two, "--scale", "3"]) == 2
-    assert "x2 is not of the scales x2, x3; put {scale}" in capsys.readouterr().err
+    assert "x2 does not have the scales x2, x3; put {scale}" in capsys.readouterr().err
     assert main([*two, "--output", "o", "--crops", "nobody"]) == 1
     assert "img0, img1" in capsys.readouterr().err
     assert main([*two, "--output", "o", "--crops", "img1:1,2,3"]) == 2

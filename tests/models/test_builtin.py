@@ -86,7 +86,7 @@ def test_the_default_depends_on_the_channels_and_the_scale():
     with pytest.raises(ConfigError, match=r"x2\.5; .*bicubic") as caught:
         default_models(2.5)
     assert "edsr-baseline-x2" not in str(caught.value)
-    with pytest.raises(ConfigError, match="none of"):
+    with pytest.raises(ConfigError, match="no built-in model"):
         default_models(17)
 
 

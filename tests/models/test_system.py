@@ -110,7 +110,7 @@ def test_a_system_of_another_package(tmp_path: Path, dataset: Path) -> None:
         "served": ["roofs/1", 16, 12, 3],
         "halo": 1,
     }
-    assert "the systems of broken (no_such_module) are not there" in told.stderr
+    assert "the systems of broken (no_such_module) could not be loaded" in told.stderr
 
 
 def test_a_name_is_taken_once() -> None:

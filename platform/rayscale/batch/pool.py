@@ -174,7 +174,7 @@ class Pool:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             # Copying the context touches deprecated properties, and max_task_retries has no other place in
-            # Ray 2.60 than the deprecated one; its default is to retry for ever.
+            # Ray 2.60 than the deprecated one; its default is to retry forever.
             warnings.simplefilter("ignore", DeprecationWarning)
             context = DataContext.get_current().copy()
             context.enable_progress_bars = False
@@ -219,6 +219,6 @@ def _free_actors() -> None:
     """Let go of the CPUs of a pass that is over.
 
     An actor that died of the last block was started again, and cycles of references in Ray Data 2.60 keep it; the next
-    pass would wait for its CPU for ever.
+    pass would wait for its CPU forever.
     """
     gc.collect()

@@ -290,7 +290,7 @@ def _read_source(source: Store, entry: Entry) -> bytes:
     if not is_image(entry.key, partial(source.read_range, entry.key, 0)):
         what = "the content" if is_nameless(entry.key) else PurePosixPath(entry.key).suffix
         raise UnsupportedError(
-            f"{what} is of no image format that is read; these are: {', '.join(sorted(EXTENSIONS))}"
+            f"{what} is not an image format that is read; use one of {', '.join(sorted(EXTENSIONS))}"
         )
     _check_bytes(entry)
     data, now = source.read_version(entry.key)

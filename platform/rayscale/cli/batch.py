@@ -54,7 +54,7 @@ def batch(
     source: Annotated[
         str,
         typer.Argument(
-            help="s3://bucket/prefix or folder of the images, or one image; with * ? [] ** those that match."
+            help="s3://bucket/prefix or folder of the images, or one image; with * ? [] ** the images that match."
         ),
     ],
     target: Annotated[
@@ -77,7 +77,7 @@ def batch(
     actors: Annotated[
         int | None,
         typer.Option(
-            help="Most workers. Default: one per GPU, or one per CPU, as the cluster grows.",
+            help="Largest number of workers. Default: one per GPU, or one per CPU, as the cluster grows.",
             show_default=False,
         ),
     ] = None,
@@ -85,7 +85,7 @@ def batch(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Take these keys of the source only: a path or s3://..., text, .jsonl or .parquet.",
+            help="List of the keys of the source to take: a path or s3://..., text, .jsonl or .parquet.",
         ),
     ] = None,
     limit: Annotated[
@@ -102,7 +102,10 @@ def batch(
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and what it would cost.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would be done and what it would cost, without doing it."
+        ),
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
 ) -> None:

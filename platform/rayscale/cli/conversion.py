@@ -64,7 +64,7 @@ def file_jobs(source: Path, target: Path, format: str | None = None) -> Jobs:
             jobs.passed_over.append(path)
     if not jobs.pairs:
         raise NotFoundError(
-            f"no images in {source}; none of its {len(jobs.passed_over)} files is of a format that is read"
+            f"no images in {source}; none of its {len(jobs.passed_over)} files has a format that is read"
         )
     _check_names(jobs)
     return jobs
@@ -136,7 +136,7 @@ def for_each(jobs: Jobs, convert: Callable[[Path, Path], Written], json_: bool) 
     if jobs.passed_over:
         names = [path.name for path in jobs.passed_over]
         more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
-        note(f"no images that are read: {', '.join(names[:_NAMED])}{more}")
+        note(f"skipped, not an image format that is read: {', '.join(names[:_NAMED])}{more}")
     if json_:
         passed_over = [str(path) for path in jobs.passed_over]
         emit({"done": done, "failed": failed, "passed_over": passed_over})

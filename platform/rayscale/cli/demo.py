@@ -256,7 +256,7 @@ def _finish(story: Story, addresses: local.Addresses, out: Path, picture: Path) 
     screen.print(f"Before and after: {picture.as_uri()}", soft_wrap=True)
     screen.print(
         "\nNext:\n"
-        "  make up                          start the stack again and leave it running\n"
+        "  rayscale up                      start the stack again and leave it running\n"
         f"  source {out.parent / 'stack.env'}\n"
         f"  rayscale upscale photo.jpg big.jpg --model {MODEL}\n"
         f"  rayscale serve --model {MODEL}\n"

@@ -92,7 +92,7 @@ def upscale(
     if source.startswith("s3://") or target.startswith("s3://"):
         if weights is not None:
             raise ConfigError(
-                "a bucket takes built-in and registered models, no --weights; register them first (rayscale register)"
+                "a bucket takes built-in and registered models, not --weights; register the weights first (rayscale register)"
             )
         model, _ = pick_models(model, None, options.scale)
         code = tells_errors(run_batch)(
@@ -132,7 +132,7 @@ def degrade(
 ) -> None:
     """Make low-resolution images by MATLAB-exact bicubic, as the benchmark sets were made.
 
-    The image is cropped to a multiple of the scale first. Exit codes as of `rayscale upscale`.
+    The image is cropped to a multiple of the scale first. Exit codes are those of `rayscale upscale`.
     """
     from dataclasses import replace
 

@@ -25,9 +25,9 @@ def info(
     options: Options,
     json_: JsonOption = False,
 ) -> None:
-    """Show what is known of a file and what an upscale would do with it.
+    """Show what a file holds and what an upscale would do with it.
 
-    Nothing is enlarged and nothing is written. Exit code 0 also where an upscale would refuse the file.
+    Nothing is enlarged and nothing is written. The exit code is 0 even when an upscale would refuse the file.
     """
     from rayscale.inference.files import heed_sidecars
     from rayscale.inference.inspection import inspect_file

@@ -64,7 +64,7 @@ def serve(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Model of requests that name none: registered or built in."
+            "--model", "-m", help="Model for requests that name none: registered or built in."
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,

@@ -45,14 +45,16 @@ def prepare(
         int | None, typer.Option(help="HR pixels between sub-images. Default: 288.")
     ] = None,
     minimum: Annotated[
-        int | None, typer.Option(help="Skip images below, in HR pixels. Default: 96.")
+        int | None, typer.Option(help="Skip images that are smaller, in HR pixels. Default: 96.")
     ] = None,
     images_per_shard: Annotated[
-        int | None, typer.Option(help="Images of a shard at most. Default: 32.")
+        int | None, typer.Option(help="Most images of a shard. Default: 32.")
     ] = None,
     channels: Annotated[
         int | None,
-        typer.Option(help="Channels of every image (1 grey, 3 RGB). Default: as most images have."),
+        typer.Option(
+            help="Channels of every image (1 grey, 3 RGB). Default: those of most images."
+        ),
     ] = None,
     bands: Annotated[
         list[int] | None,
@@ -66,7 +68,9 @@ def prepare(
             "Default: taken from each file.",
         ),
     ] = None,
-    bits: Annotated[int | None, typer.Option(help="8 or 16. Default: as most images have.")] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="8 or 16. Default: those of most images.")
+    ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB ...", help="Hold out images whose key matches."),
@@ -83,11 +87,12 @@ def prepare(
         str | None,
         typer.Option(
             metavar="check|trust",
-            help="trust: take pairs although HR and LR do not show the same. Default: check.",
+            help="check leaves out pairs whose HR and LR images do not match; trust takes them. Default: check.",
         ),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(help="Shards at a time. Default: what the cluster takes.")
+        int | None,
+        typer.Option(help="Shards made at a time. Default: as many as the cluster has room for."),
     ] = None,
 ) -> None:
     """Cut a bucket or folder of images into training shards, side by side on Ray.

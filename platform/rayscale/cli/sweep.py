@@ -18,7 +18,7 @@ def sweep(
     *,
     config: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Base configuration, as of `rayscale train`."),
+        typer.Option(metavar="FILE", help="Base configuration, as for `rayscale train`."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -34,7 +34,8 @@ def sweep(
     samples: Annotated[int, typer.Option(help="Trials.")] = 8,
     steps: Annotated[int, typer.Option(help="Steps of a whole trial.")] = 1000,
     concurrent: Annotated[
-        int | None, typer.Option(help="Trials at a time. Default: what the cluster holds.")
+        int | None,
+        typer.Option(help="Trials at a time. Default: as many as the cluster has room for."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 1,
     output: Annotated[
@@ -83,8 +84,8 @@ def find_best(sweep: Sweep, output: str) -> int:
     show(sweep, rows)
     if sweep.benchmark != benchmark:
         raise RayscaleError(
-            f"the images at {sweep.base.validation.uri} changed during the sweep, so that its trials cannot be compared; run "
-            "the same command again to score them on those of now"
+            f"the images at {sweep.base.validation.uri} changed during the sweep, so its trials cannot be compared; run "
+            "the same command again to score them on the images as they are now"
         )
     if rows[0]["error"]:
         note("error: no trial came to a result")

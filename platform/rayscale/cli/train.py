@@ -69,7 +69,9 @@ def train(
     ] = None,
     list_options: Annotated[
         bool,
-        typer.Option("--list-options", help="Print every key with its value and meaning, and end."),
+        typer.Option(
+            "--list-options", help="Print every key with its value and meaning, and exit."
+        ),
     ] = False,
     default_system: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -142,7 +144,9 @@ def use_registry(config: RunConfig, name: str | None, alias: str | None) -> None
 
         check_name(name, alias)  # before the training, not after it
     elif alias is not None:
-        raise ConfigError(f"--alias {alias} goes with --register NAME, the model that it points to")
+        raise ConfigError(
+            f"--alias {alias} needs --register NAME, the model that the alias points to"
+        )
 
 
 def train_and_publish(

@@ -39,7 +39,7 @@ def connect(
     Inside ``ray job submit`` Ray sets ``RAY_ADDRESS`` itself. A process that is connected already
     keeps its connection. ``num_cpus`` sizes the embedded Ray only (default: the cores of the
     machine); ``dashboard`` starts its dashboard, for this machine alone: without one, Ray Train cannot
-    clean up after a run that Ray Tune stops early, and its workers' places stay reserved for ever.
+    clean up after a run that Ray Tune stops early, and its workers' places stay reserved forever.
     Returns the address joined, or ``"embedded"``.
 
     Raises ConfigError for an address that cannot be read, RayscaleError for one where no Ray
@@ -92,7 +92,7 @@ def _join(
     except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         raise RayscaleError(
             f"no Ray cluster could be joined at RAY_ADDRESS={target}: {_first_line(error)}. "
-            "Start one (`make up`, `ray start --head`), correct RAY_ADDRESS (and RAY_AUTH_TOKEN "
+            "Start one (`rayscale up`, `ray start --head`), correct RAY_ADDRESS (and RAY_AUTH_TOKEN "
             "where the cluster asks for one), or unset it to use an embedded Ray."
         ) from error
     return target
@@ -215,8 +215,8 @@ def _await_listener(target: str, timeout_s: float) -> None:
             # A head that is just starting answers a moment later; a wrong name never does.
             if time.monotonic() >= deadline:
                 raise RayscaleError(
-                    f"nothing answers at RAY_ADDRESS={target} within {timeout_s:g} s ({error}). "
-                    "Start the cluster (`make up`, `ray start --head`), correct the address, or "
+                    f"nothing answered at RAY_ADDRESS={target} within {timeout_s:g} s ({error}). "
+                    "Start the cluster (`rayscale up`, `ray start --head`), correct the address, or "
                     "unset RAY_ADDRESS to use an embedded Ray."
                 ) from error
             time.sleep(0.25)

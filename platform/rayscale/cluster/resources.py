@@ -34,7 +34,7 @@ def take_gpus(device: str) -> bool:
     if wanted and not gpus:
         if os.environ.get("RAY_ADDRESS") in (None, "", "local"):
             raise ConfigError(
-                "device cuda: this machine has no GPU; use auto, or set RAY_ADDRESS to a cluster that has"
+                "device cuda: this machine has no GPU; use auto, or set RAY_ADDRESS to a cluster that has one"
             )
         logger.warning(
             "this cluster has no GPU yet; the work waits until its autoscaler adds one (--device auto does without)"

@@ -157,7 +157,7 @@ def _with_scales_of(
     if absent := [s for s in wanted if s not in known]:
         raise ConfigError(
             f"{source.uri} has LR images of x{', x'.join(map(str, known))}, none of x{absent[0]}; give "
-            f"--scales {' '.join(map(str, known))}, or --lr made to make LR images of the HR ones"
+            f"--scales {' '.join(map(str, known))}, or --lr made to make LR images from the HR images"
         )
     scales = wanted or tuple(known)
     if len(scales) > 1 and any(pair.bound for pair in pairing.pairs):

@@ -60,8 +60,8 @@ def prepare(
     manifest = _assemble(str(source), planned, ordered)
     if len(_finished(store, tasks)) < len(tasks):
         raise StorageError(
-            f"shards of {store.uri} are gone that were there before: another preparation of the same place has ended; "
-            "run the same command again, or choose a place of its own"
+            f"shards of {store.uri} have disappeared: another preparation of the same place has finished; "
+            "run the same command again, or choose another target"
         )
     manifest.commit(store)
     _delete_others(store, tasks)

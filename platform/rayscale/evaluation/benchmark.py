@@ -139,7 +139,7 @@ def check_scales(uri: str, scales: Iterable[float]) -> None:
     pairing = find_pairs(connect(uri))
     if pairing is None or wanted - set(pairing.scales):
         raise ConfigError(
-            f"{uri} is not of the scales {', '.join(f'x{scale:g}' for scale in sorted(wanted))}; put {PLACEHOLDER} where the "
+            f"{uri} does not have the scales {', '.join(f'x{scale:g}' for scale in sorted(wanted))}; put {PLACEHOLDER} where the "
             f"address names the scale, such as {uri}/x{PLACEHOLDER}"
         )
 
@@ -166,7 +166,7 @@ def _partners(store: Store, scale: float | None = None) -> dict[str, Partners]:
     partners = {pair.name: pair for pair in pairs}
     if len(partners) < len(pairs):
         raise NotFoundError(
-            f"{store.uri} has pairs of several scales; name one, as {store.uri}/x{{scale}}"
+            f"{store.uri} has pairs of several scales; name one, such as {store.uri}/x{{scale}}"
         )
     return partners
 

@@ -214,7 +214,9 @@ def find_crops(comparison: Comparison, wanted: Sequence[str]) -> Iterator[Crop]:
         ]
         if not found:
             known = ", ".join(dict.fromkeys(name for some in names.values() for name in some[:5]))
-            raise NotFoundError(f"crop {image}: no benchmark has it; they have {known}, ...")
+            raise NotFoundError(
+                f"crop {image}: no benchmark has this image; they have {known}, ..."
+            )
         for data, scale in found:
             name = at_scale(image, scale)
             if window is not None:

@@ -156,7 +156,7 @@ def upscale_scene(
     """
     if upscaler.options.uncertainty != (uncertainty is not None):
         raise ConfigError(
-            "an upscaler with uncertainty needs a file for it, and the file such an upscaler; give both or none"
+            "an upscaler with uncertainty needs a file to write it to, and such a file needs an upscaler with uncertainty; give both or neither"
         )
     with ExitStack() as stack:
         scene = stack.enter_context(Scene(source, handling=upscaler.handling))

@@ -85,7 +85,7 @@ def is_ready(service: Service, home: Path, pid: int, waited_s: float) -> bool:
 
 
 def started_at(pid: int) -> float:
-    """When the process started (seconds since the epoch): with the pid, its name for ever; 0 if there is none."""
+    """When the process started (seconds since the epoch): with the pid, its name forever; 0 if there is none."""
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:

@@ -101,8 +101,8 @@ def default_models(scale: float | None) -> tuple[str, str]:
     photograph, other = (find_bundled(system, scale) for system in DEFAULT_SYSTEMS)
     if photograph is None or other is None:
         raise ConfigError(
-            f"no model is the default at x{scale:g}; choose one with --model: "
-            f"{', '.join(serving(scale)) or 'none of the built-in ones goes so far'}"
+            f"there is no default model for x{scale:g}; choose one with --model: "
+            f"{', '.join(serving(scale)) or 'no built-in model enlarges that much'}"
         )
     return photograph, other
 

@@ -72,7 +72,7 @@ class SuperResolver(nn.Module):
         if self.scale_range is not None and self.scale_range[0] < scale <= self.scale_range[1]:
             exact = exact_scale(scale)
             return int(exact) if exact.denominator == 1 else float(exact)
-        raise ConfigError(f"{self.spec.system} here serves scale {served}, not {scale:g}")
+        raise ConfigError(f"this {self.spec.system} serves the scale {served}, not {scale:g}")
 
     def training_view(self, x: Tensor) -> Tensor:
         """What of an image ``(N, C, H, W)`` the network learns, LR and HR alike: all of it.

@@ -103,7 +103,7 @@ def load_entry_points() -> None:
             entry.load()
         except Exception as error:
             logger.warning(
-                "the systems of %s (%s) are not there: %s", entry.name, entry.value, error
+                "the systems of %s (%s) could not be loaded: %s", entry.name, entry.value, error
             )
 
 

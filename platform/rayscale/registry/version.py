@@ -53,7 +53,7 @@ class ModelVersion:
 
     @property
     def ref(self) -> str:
-        """``name/version``: the reference that means the same for ever."""
+        """``name/version``: the reference that means the same forever."""
         return f"{self.name}/{self.version}"
 
     def to_dict(self) -> dict[str, Any]:

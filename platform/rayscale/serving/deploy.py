@@ -126,7 +126,9 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not a Serve configuration: {error}") from error
     if len(schema.applications) != 1:
-        raise ConfigError(f"{path} has {len(schema.applications)} applications; needed is one")
+        raise ConfigError(
+            f"{path} has {len(schema.applications)} applications; exactly one is needed"
+        )
     if host is not None:
         schema.http_options.host = host
     if port is None and "RAYSCALE_SERVE_PORT" in os.environ:
@@ -162,7 +164,7 @@ def _passed_on() -> dict[str, str]:
     uri, user, _ = split_password(passed.get("MLFLOW_TRACKING_URI", ""))
     if user:
         log.warning(
-            "MLFLOW_TRACKING_URI goes to the replicas without its password; set MLFLOW_TRACKING_USERNAME and "
+            "the replicas get MLFLOW_TRACKING_URI without its password; set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD on the nodes of the cluster"
         )
         passed["MLFLOW_TRACKING_URI"] = uri

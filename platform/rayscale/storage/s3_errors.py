@@ -36,7 +36,7 @@ def explain(place: str, bucket: str, *, listing: bool = False) -> Iterator[None]
         said = _said(error)
         if code in _EXPIRED:
             raise StorageError(
-                f"the session token has expired, says {server} on {place} ({said}); get new keys and set "
+                f"{server} says that the session token has expired, for {place} ({said}); get new keys and set "
                 "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN again"
             ) from error
         if code in DENIED:
@@ -50,7 +50,7 @@ def explain(place: str, bucket: str, *, listing: bool = False) -> Iterator[None]
         raise StorageError(f"{server} failed on {place}: {said}") from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise StorageError(
-            f"no keys to open {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"there are no keys to open {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except exceptions.ParamValidationError as error:
         raise ConfigError(f"{place} is not an S3 address: {error}") from error

@@ -51,7 +51,7 @@ class APlusModelSection(Section):
     )  # fmt: skip
     atoms: int = Field(default=1024, ge=1, le=1024, description="anchors, each with its regressor")
     storage: Literal["float16", "float32"] = Field(
-        default="float16", description="numbers of the file; half precision costs no hundredth of a dB"
+        default="float16", description="numbers of the file; half precision costs less than a hundredth of a dB"
     )  # fmt: skip
 
 
@@ -85,7 +85,9 @@ class ProcessSection(Section):
 
     cpus: float = Field(default=1, gt=0, description="CPUs reserved in Ray")
     threads: int | None = Field(
-        default=None, ge=1, description="torch threads; as many as CPUs are reserved by default"
+        default=None,
+        ge=1,
+        description="torch threads; by default as many as there are reserved CPUs",
     )
 
 

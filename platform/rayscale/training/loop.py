@@ -170,7 +170,7 @@ class _Loop:
             self.scores = {k: v for k, v in (history or [{}])[-1].items() if k != "step"}
         elif history:
             logger.warning(
-                "the scores up to step %d were measured on other images than those of %s now; they are left out",
+                "the scores up to step %d were measured on images other than those that %s holds now; they are left out",
                 history[-1]["step"],
                 self.benchmark["uri"],
             )

@@ -362,7 +362,7 @@ def _work(job: dict[str, Any]) -> TrainResult:
 def _resources(config: TrainConfig, gpu: bool, nodes: list[dict[str, Any]]) -> dict[str, float]:
     """What each worker reserves: one CPU, or a share where the only node has fewer CPUs than workers.
 
-    The controller reserves none. Asking for more than a lone machine has would wait for ever.
+    The controller reserves none. Asking for more than a lone machine has would wait forever.
     """
     cpus = config.workers.cpus
     if cpus is None:

@@ -37,11 +37,11 @@ class ModelSection(Section):
 
     name: str = Field(default="edsr-baseline", description="a system of `rayscale models`")
     scale: int | None = Field(
-        default=2, ge=2, description="enlargement to train for, of a network of one"
+        default=2, ge=2, description="enlargement to train for, for networks with one scale"
     )
     scales: tuple[float, ...] = Field(
         default=(),
-        description="enlargements to train for, of a network of several: each step draws one; instead of scale",
+        description="enlargements to train for, for networks with several scales (instead of scale): each step draws one",
     )
     channels: int | None = Field(
         default=None, ge=1, description="channels; the dataset's by default"
@@ -54,7 +54,7 @@ class ModelSection(Section):
     value_range: float | None = Field(
         default=None,
         gt=0,
-        description="number that white becomes inside; more where the data use little of their type: 1671 makes "
+        description="number that stands for white inside the network; more where the data use little of their type: 1671 makes "
         "255 of a reflectance of 10000 in 16 bit",
     )
     warm_start: str | None = Field(
@@ -109,7 +109,7 @@ class DataSection(DatasetSection):
     batch: int = Field(default=16, ge=1, description="patches per step, over all workers together")
     mixed: bool = Field(
         default=False,
-        description="every step has patches of all scales, of one HR side that patch tells at the smallest scale (VDSR); "
+        description="every step has patches of all scales, all with the HR side that patch has at the smallest scale (VDSR); "
         "otherwise each step draws one scale (MDSR)",
     )
 
@@ -218,7 +218,7 @@ class WorkersSection(Section):
     )
     wait: bool = Field(
         default=False,
-        description="wait for nodes that an autoscaler adds, instead of refusing what the cluster has no room for",
+        description="wait for nodes that an autoscaler adds, instead of failing when the cluster has no room",
     )
     max_failures: int = Field(
         default=3,

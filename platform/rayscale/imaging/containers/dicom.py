@@ -97,7 +97,7 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     meta = image.metadata
     if not isinstance(meta, DicomMetadata):
         raise UnsupportedError(
-            "a DICOM object is made from a DICOM object only; write this image as PNG"
+            "a DICOM object can only be made from a DICOM object; write this image as PNG"
         )
     if provenance is None:
         raise UnsupportedError("a derived DICOM object must name what made it; give its provenance")

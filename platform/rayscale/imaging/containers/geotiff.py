@@ -111,7 +111,9 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     """Encode as Cloud-Optimised GeoTIFF with overviews, in the compression of the source."""
     meta = image.metadata
     if not isinstance(meta, GeoMetadata):
-        raise UnsupportedError("a GeoTIFF is made from a GeoTIFF only; write this image as TIFF")
+        raise UnsupportedError(
+            "a GeoTIFF can only be made from a GeoTIFF; write this image as TIFF"
+        )
     if image.encoding.get("lossless"):
         meta = meta.without_loss()
     count = image.channels + (meta.alpha is not None)
@@ -146,7 +148,7 @@ def checked_header(ifd: Ifd) -> Header:
     photometric, turned = ifd.integer(262, 1), ifd.integer(274, 1)
     if photometric in _OTHER_COLOURS:
         raise UnsupportedError(
-            f"GeoTIFF pixels are {_OTHER_COLOURS[photometric]}, which would not come back as that; convert it to grey, RGB "
+            f"GeoTIFF pixels are {_OTHER_COLOURS[photometric]}, which could not be written back; convert it to grey, RGB "
             "or bands without colour"
         )
     if turned != 1:
@@ -156,7 +158,7 @@ def checked_header(ifd: Ifd) -> Header:
         )
     if bits < 8:
         raise UnsupportedError(
-            f"GeoTIFF pixels have {bits} bit; that is a mask or a class, no measurement"
+            f"GeoTIFF pixels have {bits} bit; that is a mask or a class, not a measurement"
         )
     if not 1 <= samples <= MAX_BANDS:
         raise UnsupportedError(f"GeoTIFF claims {samples} bands; 1 to {MAX_BANDS} are handled")
@@ -210,7 +212,7 @@ def layout_of(dataset: Any) -> Layout:
     alpha = colours.index(enums.ColorInterp.alpha) if enums.ColorInterp.alpha in colours else None
     indexes = tuple(index for index in dataset.indexes if index - 1 != alpha)
     if not indexes:
-        raise UnsupportedError("GeoTIFF has an alpha band only: nothing to upscale")
+        raise UnsupportedError("GeoTIFF has only an alpha band: nothing to upscale")
     masked = alpha is None and enums.MaskFlags.per_dataset in dataset.mask_flag_enums[0]
     return Layout(indexes, alpha, masked)
 

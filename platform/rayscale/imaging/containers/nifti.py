@@ -185,7 +185,7 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     """Encode in the version and byte order of the source, with provenance as an extension of plain text."""
     meta = image.metadata
     if not isinstance(meta, NiftiMetadata):
-        raise UnsupportedError("a NIfTI is made from a NIfTI only; write this image as TIFF")
+        raise UnsupportedError("a NIfTI can only be made from a NIfTI; write this image as TIFF")
     layout = meta.layout
     if max(layout.shape) > _MOST[layout.version]:
         raise UnsupportedError(

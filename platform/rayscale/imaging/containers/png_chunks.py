@@ -135,7 +135,7 @@ def walk(data: bytes, *, header_only: bool) -> Chunks:
             return chunks
         elif kind[:1].isupper() and kind not in (b"PLTE", b"IDAT"):
             raise UnsupportedError(
-                f"PNG holds the non-standard chunk {kind.decode()} it cannot be read without"
+                f"PNG holds the non-standard chunk {kind.decode()} that it cannot be read without"
             )
         elif kind in _REMARKS:
             chunks.remarks.append((kind, body))
