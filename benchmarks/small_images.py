@@ -20,6 +20,7 @@ import torch
 
 from rayscale.imaging import Image
 from rayscale.inference import Upscaler
+from rayscale.inference.packs import upscale_pack
 from rayscale.options import Options
 from rayscale.registry import open_model
 
@@ -38,14 +39,14 @@ def compare(upscaler: Upscaler, side: int, rounds: int) -> tuple[int, float, int
         Image(rng.integers(0, 256, (side, side, channels), dtype=np.uint8)) for _ in range(count)
     ]
     alone = [upscaler.upscale(image).pixels for image in images]
-    packed = [image.pixels for image in upscaler.upscale_many(images)]
+    packed = [image.pixels for image in upscale_pack(upscaler, images)]
     ratios = []
     for _ in range(rounds):
         start = time.perf_counter()
         for image in images:
             upscaler.upscale(image)
         middle = time.perf_counter()
-        upscaler.upscale_many(images)
+        upscale_pack(upscaler, images)
         ratios.append((middle - start) / (time.perf_counter() - middle))
     differing = sum(int((a != b).sum()) for a, b in zip(alone, packed, strict=True))
     return count, statistics.median(ratios), differing, sum(a.size for a in alone)

@@ -15,6 +15,7 @@ from rayscale.imaging import Handling, Image, probe, read_image, write_image
 from rayscale.imaging.labels import MOST, Census, named
 from rayscale.imaging.scene import Scene
 from rayscale.inference import Upscaler, upscale_scene
+from rayscale.inference.packs import upscale_pack
 from rayscale.models.systems import create_model
 from rayscale.options import Options
 from rayscale.resampling import nearest
@@ -285,7 +286,7 @@ def test_the_nearest_model_repeats_values_of_any_type():
     image = read_image(tiff(exact), handling=upscaler.handling)
     np.testing.assert_array_equal(upscaler.upscale(image).pixels[..., 0], np.kron(exact, np.ones((3, 3), int)))  # fmt: skip
     pair = [Image(random.integers(0, 256, (5, 6, 3), np.uint8)) for _ in range(2)]
-    for one, larger in zip(pair, upscaler.upscale_many(pair), strict=True):
+    for one, larger in zip(pair, upscale_pack(upscaler, pair), strict=True):
         np.testing.assert_array_equal(larger.pixels, one.pixels.repeat(3, 0).repeat(3, 1))
 
 

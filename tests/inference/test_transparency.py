@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.inference import Upscaler
+from rayscale.inference.packs import upscale_pack
 from rayscale.models.builtin import open_builtin
 from rayscale.models.systems import create_model
 from rayscale.options import Options
@@ -63,7 +64,7 @@ FILES = [("png", np.uint8, 3), ("png", np.uint8, 1), ("png", np.uint16, 3), ("pn
 @pytest.mark.parametrize(("container", "dtype", "channels"), FILES)
 def test_hidden_colours_do_not_show(bicubic, container, dtype, channels, many):
     source = read_image(stored(container, *disc(dtype, channels)))
-    larger = bicubic.upscale_many([source, source])[1] if many else bicubic.upscale(source)
+    larger = upscale_pack(bicubic, [source, source])[1] if many else bicubic.upscale(source)
     larger = read_image(write_image(larger))
     assert larger.alpha is not None
     visible = larger.alpha > 0

@@ -10,6 +10,7 @@ from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeErro
 from rayscale.imaging import Image
 from rayscale.imaging.levels import Levels
 from rayscale.inference import Predictor, Upscaler
+from rayscale.inference.packs import upscale_pack
 from rayscale.inference.tiles import Span
 from rayscale.models.network import SuperResolver
 from rayscale.models.systems import SYSTEMS, create_model
@@ -338,7 +339,7 @@ def test_many_in_a_batch_are_what_each_is_alone(name, dtype, monkeypatch):
         "predict",
         lambda self, x, *, bits: calls.append(len(x)) or predict(self, x, bits=bits),
     )
-    for one, other in zip(alone, upscaler.upscale_many(images), strict=True):
+    for one, other in zip(alone, upscale_pack(upscaler, images), strict=True):
         # At a half, rounding may go either way.
         assert np.abs(one.pixels.astype(int) - other.pixels.astype(int)).max() <= 1
         assert (one.pixels != other.pixels).mean() < 0.01
@@ -353,10 +354,10 @@ def test_a_batch_of_unlike_pictures_is_refused():
     upscaler = Upscaler(create_model("bicubic", scale=2), Options(scale=2))
     plain = Image(_noise(8, 10, 3))
     with pytest.raises(InputError, match="one shape"):
-        upscaler.upscale_many([plain, Image(_noise(10, 8, 3))])
+        upscale_pack(upscaler, [plain, Image(_noise(10, 8, 3))])
     measured = Image(plain.pixels, levels=Levels.of_type(plain.pixels.dtype))
     with pytest.raises(InputError, match="levels"):
-        upscaler.upscale_many([plain, measured])
+        upscale_pack(upscaler, [plain, measured])
 
 
 def test_one_bad_picture_does_not_spoil_its_batch(monkeypatch):
@@ -369,5 +370,5 @@ def test_one_bad_picture_does_not_spoil_its_batch(monkeypatch):
         return y * np.inf if len(x) > 1 else y
 
     monkeypatch.setattr(Predictor, "predict", overflowing)
-    for image, result in zip(images, upscaler.upscale_many(images), strict=True):
+    for image, result in zip(images, upscale_pack(upscaler, images), strict=True):
         np.testing.assert_array_equal(result.pixels, upscaler.upscale(image).pixels)

@@ -21,6 +21,7 @@ from rayscale.imaging import (
     read_image,
     write_image,
 )
+from rayscale.inference.packs import upscale_pack
 from rayscale.inference.scenes import UpscaledScene, upscale_scene
 from rayscale.inference.upscaler import UNCERTAINTY, Upscaled, Upscaler
 from rayscale.models.builtin import OpenedModel
@@ -96,8 +97,8 @@ class Pipeline:
         return self.upscaler.run(image)
 
     def enlarge_many(self, images: list[Image]) -> list[Upscaled]:
-        """Small pictures in one batch, as :meth:`Upscaler.upscale_many`."""
-        return [Upscaled(image) for image in self.upscaler.upscale_many(images)]
+        """Small pictures in one batch, as :func:`upscale_pack`."""
+        return [Upscaled(image) for image in upscale_pack(self.upscaler, images)]
 
     def write(self, larger: Upscaled) -> bytes:
         """Encode an enlarged image; errors as of ``write_image``."""

@@ -7,17 +7,15 @@ concurrent requests cannot mix.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from rayscale.errors import InputError, RayscaleError
 from rayscale.imaging import check_side
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.missing import MASK_REACH
@@ -135,52 +133,11 @@ class Upscaler:
         if self.options.uncertainty and image.metadata is not None:
             image.metadata.of_deviations()
         frame = self._upscale_measured(image, counted)
-        larger = self._with_pixels(image, frame.pixels)
+        larger = self.with_pixels(image, frame.pixels)
         uncertainty = None
         if frame.deviations is not None:
             uncertainty = larger.of_deviations(frame.deviations)
         return Upscaled(larger, frame.residual, uncertainty)
-
-    @torch.inference_mode()
-    def upscale_many(self, images: Sequence[Image]) -> list[Image]:
-        """``upscale`` of pictures of one shape and type (uint8 or uint16), through the network in one batch.
-
-        Of small pictures this saves the cost of a call each. Values are those of :meth:`upscale` up to the rounding of
-        floating-point sums, which may come out otherwise in a batch.
-        """
-        first = images[0]
-        if any(
-            (image.pixels.shape, image.pixels.dtype) != (first.pixels.shape, first.pixels.dtype)
-            for image in images
-        ):
-            raise InputError("a batch needs pictures of one shape and pixel type")
-        if first.pixels.dtype != np.uint8:
-            return [self.upscale(image) for image in images]  # whose levels are their own
-        if first.pixels.ndim != 3 or any(
-            image.levels or image.missing or image.labels for image in images
-        ):
-            raise InputError("a batch needs whole pictures without levels of their own and labels")
-        if self.options.consistency or self.options.uncertainty or self.repeats:
-            return [self.upscale(image) for image in images]  # which are about one image each
-        self.frames.check_size(first.pixels)
-        levels, value_range = (
-            Levels.of_type(first.pixels.dtype),
-            self.predictor.model.spec.value_range,
-        )
-        pixels = np.stack([self.filled(image) for image in images])
-        height, width = (enlarged(side, self.scale) for side in pixels.shape[1:3])
-        out = np.empty((len(images), height, width, first.channels), pixels.dtype)
-        for channels in self.predictor.groups(first.channels):
-            planes = levels.to_network(pixels[..., channels], value_range).transpose(0, 3, 1, 2)
-            try:
-                y, _ = self.predictor.enlarge(torch.tensor(planes), levels.bits)
-            except RayscaleError:
-                y = torch.full((1,), torch.nan)
-            if not torch.isfinite(y).all():
-                return [self.upscale(image) for image in images]  # only some of them may fail
-            values = y.permute(0, 2, 3, 1).numpy()
-            out[..., channels] = levels.to_values(values, value_range, pixels.dtype)
-        return [self._with_pixels(image, each) for image, each in zip(images, out, strict=True)]
 
     def upscale_pixels(self, pixels: Pixels, levels: Levels | None = None) -> Pixels:
         """:meth:`FrameUpscaler.upscale` without anything missing: the pixels alone."""
@@ -203,7 +160,7 @@ class Upscaler:
         reach = self.fill_reach + (MASK_REACH if image.alpha is not None else 0)
         return unseen.filled(image.pixels, reach, blank)
 
-    def _with_pixels(self, image: Image, pixels: Pixels) -> Image:
+    def with_pixels(self, image: Image, pixels: Pixels) -> Image:
         """The enlarged file: ``pixels``, and all the rest enlarged here."""
         scale, missing, metadata = self.scale, image.missing, image.metadata
         alpha = None if image.alpha is None else enlarge(image.alpha, scale)
