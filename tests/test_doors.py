@@ -20,7 +20,7 @@ from tests.imaging.dicom_objects import opened, saved, scan
 from typer.testing import CliRunner
 
 import rayscale
-from rayscale.batch.job import open_recipe
+from rayscale.batch.job import open_method
 from rayscale.batch.plan import Task
 from rayscale.batch.worker import Worker
 from rayscale.cli import main
@@ -103,8 +103,8 @@ def test_a_name_of_another_format_is_kept_and_noted(tmp_path: Path) -> None:
         assert note not in run(command, path, tmp_path / "line.png", *model)
     assert note in run("info", path)
     assert note in rayscale.upscale(path, tmp_path / "python.jpg", model="bicubic").notes[0]
-    network, recipe = open_recipe("bicubic", Options(scale=2))
-    with Worker(source, target, recipe.pipeline(network, "cpu"), recipe) as worker:
+    network, method = open_method("bicubic", Options(scale=2))
+    with Worker(source, target, method.pipeline(network, "cpu"), method) as worker:
         (row,) = worker.process([Task(source.stat("a.jpg"))])
     assert note in row.notes[0]
 
@@ -146,8 +146,8 @@ def _by_every_door(
     assert not ended.value.code
     made["line"] = places[1].read_bytes()
 
-    network, recipe = open_recipe(model, options)
-    with Worker(source, target, recipe.pipeline(network, "cpu"), recipe) as worker:
+    network, method = open_method(model, options)
+    with Worker(source, target, method.pipeline(network, "cpu"), method) as worker:
         (row,) = worker.process([Task(source.stat(name))])
     assert not row.error, row.message
     made["batch"] = target.read(name)

@@ -17,7 +17,7 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from rayscale.batch.job import open_recipe
+from rayscale.batch.job import open_method
 from rayscale.batch.manifest import Manifest
 from rayscale.cli import batch
 from rayscale.cli.app import app
@@ -89,8 +89,8 @@ def test_rows_of_before_count_and_are_written_with_a_number(stored: Path) -> Non
         "0.png": "",
         "broken.png": "bad_image",
     }
-    # The same model and options are the same recipe still: what was done is not done again.
-    assert manifest.rows["0.png"].recipe == open_recipe("bicubic", Options(scale=2))[1].id
+    # The same model and options are the same method still: what was done is not done again.
+    assert manifest.rows["0.png"].recipe == open_method("bicubic", Options(scale=2))[1].id
     manifest.publish()
     lines = store.read("_rayscale/manifest.jsonl").splitlines()
     assert [json.loads(line)["format"] for line in lines] == [1, 1]

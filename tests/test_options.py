@@ -29,7 +29,7 @@ rayscale.options.Options, rayscale.options.DEFAULTS = Wider, Wider()
 from typer.testing import CliRunner
 from rayscale.cli.app import app
 import rayscale
-from rayscale.batch.job import open_recipe
+from rayscale.batch.job import open_method
 from rayscale.serving.api import create_app
 from rayscale.serving.settings import ServeSettings
 
@@ -40,9 +40,9 @@ for command in ("upscale", "batch", "evaluate", "info"):
 document = create_app(None, ServeSettings()).openapi()
 (query,) = [p for p in document["paths"]["/v1/upscale"]["post"]["parameters"] if p["name"] == "sparkle"]
 found["http"] = query["description"]
-network, recipe = open_recipe("bicubic", Wider(sparkle=3))
-found["recipe"] = recipe.parameters["sparkle"], recipe.id != open_recipe("bicubic", Wider())[1].id
-found["provenance"] = recipe.pipeline(network, "cpu").provenance.parameters["sparkle"]
+network, method = open_method("bicubic", Wider(sparkle=3))
+found["method"] = method.parameters["sparkle"], method.id != open_method("bicubic", Wider())[1].id
+found["provenance"] = method.pipeline(network, "cpu").provenance.parameters["sparkle"]
 found["python"] = rayscale.open_model("bicubic", sparkle=2).options.sparkle
 import runpy
 sys.argv[0] = "docs/pages.py"
@@ -67,7 +67,7 @@ def test_an_option_that_is_added_in_one_place_is_at_every_door(checkout: Path) -
         "evaluate": True,
         "info": True,
         "http": "Grains of glitter per pixel.",
-        "recipe": [3, True],
+        "method": [3, True],
         "provenance": 3,
         "python": 2,
         "docs": True,

@@ -2,7 +2,7 @@
 
 Command line, batch, forecast, HTTP, evaluation and Python build an :class:`Options`; everything below takes it, and readers
 and writers its part :class:`Handling`. A new option is a new field here: commands, query parameters, OpenAPI, docs,
-recipes and provenance follow. Neither torch nor numpy here, so that a door is light.
+the method of a batch and provenance follow. Neither torch nor numpy here, so that a door is light.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Handling:
         check_choices(self)
         if self.levels is not None:
             black, white = map(float, self.levels)
-            object.__setattr__(self, "levels", (black, white))  # 0 and 0.0 are one recipe
+            object.__setattr__(self, "levels", (black, white))  # 0 and 0.0 are one method
             if not (math.isfinite(black) and math.isfinite(white) and black < white):
                 raise ConfigError(
                     f"levels must be two finite values, black below white, not {black:g}..{white:g}"
@@ -95,7 +95,7 @@ class Handling:
             raise ConfigError(f"{name} is not possible here: {reason}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The choices that differ from the defaults and on which the values of an output depend, for recipes and provenance."""
+        """The choices that differ from the defaults and on which the values of an output depend, for methods and provenance."""
         return {
             each.name: _plain(getattr(self, each.name))
             for each in choices_of(self)

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from rayscale.batch import forecast, forecast_bucket
-from rayscale.batch.job import open_recipe
+from rayscale.batch.job import open_method
 from rayscale.batch.manifest import Manifest
 from rayscale.batch.plan import start_row
 from rayscale.errors import ConfigError, NotFoundError
@@ -131,10 +131,10 @@ def test_a_sample_of_many_is_extrapolated_by_bytes(
 
 def test_earlier_rows_say_how_long_and_how_large(source: Store, tmp_path: Path) -> None:
     target = connect(tmp_path / "out")
-    _, recipe = open_recipe("bicubic", Options(scale=2))
+    _, method = open_method("bicubic", Options(scale=2))
     etag = target.write("a.png", b"output") or ""
     row = replace(
-        start_row(source.stat("a.png"), recipe),
+        start_row(source.stat("a.png"), method),
         output_etag=etag, output_size=3 * source.stat("a.png").size, megapixels=0.005, seconds=0.5,
     )  # fmt: skip
     manifest = Manifest(target, 1)
@@ -146,7 +146,7 @@ def test_earlier_rows_say_how_long_and_how_large(source: Store, tmp_path: Path) 
         seconds=50,
         output_etag=target.write("z.png", b"x") or "",
     )
-    bad = replace(start_row(source.stat("b.jpg"), recipe), error="bad_image")
+    bad = replace(start_row(source.stat("b.jpg"), method), error="bad_image")
     manifest.append([row, other, slow, bad])
     manifest.flush()
     target.write("c.tif", b"somebody's")
@@ -161,7 +161,7 @@ def test_earlier_rows_say_how_long_and_how_large(source: Store, tmp_path: Path) 
     assert (result.done, result.kept, result.todo, result.occupied) == (1, 1, 2, 1)
     assert result.seconds == round(100 * result.megapixels, 1)
     assert result.output_bytes == 3 * result.source_bytes
-    assert "1 images that this recipe has done" in result.seconds_from
+    assert "1 images done before with this model and these options" in result.seconds_from
 
 
 def test_nothing_to_do_costs_nothing(tmp_path: Path) -> None:

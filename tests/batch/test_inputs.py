@@ -18,7 +18,7 @@ from rayscale.batch.inputs import (
     read_keys,
     split_pattern,
 )
-from rayscale.batch.plan import Recipe, make_plan
+from rayscale.batch.plan import Method, make_plan
 from rayscale.errors import ConfigError, InputError, NotFoundError
 from rayscale.options import Options
 from rayscale.storage import Store, connect
@@ -231,7 +231,7 @@ def test_keys_that_no_output_can_have_are_failures_and_folders_are_counted(s3: B
     assert [entry.key for entry in found.entries] == ["in/a.png"]
     assert sorted(found.missing) == ["/lead.png", "img.png/"]
     assert found.ignored == 1  # the folder that one may have taken for an image
-    plan = make_plan(found, {}, {}, Recipe("bicubic", "d", Options(scale=2)))
+    plan = make_plan(found, {}, {}, Method("bicubic", "d", Options(scale=2)))
     assert [(row.key, row.error) for row in plan.missing] == [
         ("/lead.png", "bad_configuration"),
         ("img.png/", "bad_configuration"),

@@ -72,8 +72,8 @@ def test_an_image_that_kills_its_worker_is_one_failure(
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     job = sys.modules["rayscale.batch.job"]
-    opened = job.open_recipe("bicubic", Options(scale=2))
-    monkeypatch.setattr(job, "open_recipe", lambda *_: (Deadly(opened[0]), opened[1]))
+    opened = job.open_method("bicubic", Options(scale=2))
+    monkeypatch.setattr(job, "open_method", lambda *_: (Deadly(opened[0]), opened[1]))
     store = storage.connect(tmp_path / "in")
     deadly = (3, 4, 7)  # neighbours, and the last
     for i in range(8):
@@ -142,7 +142,7 @@ def begun():
     return len(list(WORKERS.iterdir()))
 
 
-network, recipe = job.open_recipe("bicubic", Options(scale=2))
+network, method = job.open_method("bicubic", Options(scale=2))
 
 
 class Patient(type(network)):
@@ -167,7 +167,7 @@ try:
     os.environ["RAY_ADDRESS"] = cluster.address
     threading.Thread(target=grow, daemon=True).start()
     network.__class__ = Patient
-    job.open_recipe = lambda *_: (network, recipe)
+    job.open_method = lambda *_: (network, method)
     summary = upscale_bucket(sys.argv[1], sys.argv[2], model="bicubic", options=Options(scale=2))
     print(summary.done, len(summary.failed), begun())
 finally:

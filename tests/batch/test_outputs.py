@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from rayscale.batch.outputs import ExistsError, Mark, Placed, Slot, find_slot
-from rayscale.batch.plan import Recipe, Task
+from rayscale.batch.plan import Method, Task
 from rayscale.options import Options
 from rayscale.storage import Entry, Store, connect
 from rayscale.storage.local import LocalStore
 
-RECIPE = Recipe("m/1", "d" * 64, Options(scale=2))
+METHOD = Method("m/1", "d" * 64, Options(scale=2))
 TASK = Task(Entry("ü b.png", 3, "source-1"))
 
 
@@ -26,8 +26,8 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return connect(tmp_path / "out")
 
 
-def slot(target: Store, task: Task = TASK, recipe: Recipe = RECIPE, **options: bool) -> Slot:
-    found = find_slot(target, task, recipe, **{"overwrite": False, **options})
+def slot(target: Store, task: Task = TASK, method: Method = METHOD, **options: bool) -> Slot:
+    found = find_slot(target, task, method, **{"overwrite": False, **options})
     assert isinstance(found, Slot)
     return found
 
@@ -42,8 +42,8 @@ def test_an_output_without_its_row_is_recognised(target: Store) -> None:
     assert placed == Placed(
         target.stat("ü b.png").etag, 6, hashlib.sha256(b"output").hexdigest(), 1.5
     )
-    assert find_slot(target, seen(target), RECIPE, overwrite=False) == placed
-    assert find_slot(target, seen(target), RECIPE, overwrite=True) == placed
+    assert find_slot(target, seen(target), METHOD, overwrite=False) == placed
+    assert find_slot(target, seen(target), METHOD, overwrite=True) == placed
 
 
 def test_a_worker_that_comes_late_finds_its_work_done(target: Store) -> None:
@@ -58,17 +58,17 @@ def test_an_older_output_is_replaced_with_its_row_and_without(target: Store) -> 
     newer = seen(target, ours=True, etag="source-2")
     slot(target, newer).write(b"new", 1.0)
     assert target.read("ü b.png") == b"new"
-    other = replace(RECIPE, options=Options(scale=3))
+    other = replace(METHOD, options=Options(scale=3))
     slot(target, seen(target, etag="source-2"), other).write(b"other", 1.0)
     assert target.read("ü b.png") == b"other"
 
 
 @pytest.mark.parametrize("by", ["a person", "a copy of another output"])
 def test_what_no_batch_wrote_stays(target: Store, by: str) -> None:
-    mark = Mark.of(Task(Entry("other", 3, "source-1")), RECIPE, "f" * 64, 1.0)
+    mark = Mark.of(Task(Entry("other", 3, "source-1")), METHOD, "f" * 64, 1.0)
     target.write("ü b.png", b"foreign", mark="" if by == "a person" else mark.to_text())
     with pytest.raises(ExistsError, match=r"ü b\.png exists .* --overwrite"):
-        find_slot(target, seen(target), RECIPE, overwrite=False)
+        find_slot(target, seen(target), METHOD, overwrite=False)
     with pytest.raises(ExistsError):  # it came after the plan
         slot(target).write(b"output", 1.0)
     assert target.read("ü b.png") == b"foreign"
@@ -93,11 +93,11 @@ def test_a_mark_that_outlived_its_bytes_says_nothing(tmp_path: Path, damage: str
     path = tmp_path / "ü b.png"
     path.write_bytes(b"foreign" if damage == "replaced" else b"out")
     assert Mark.read(target.stat("ü b.png").mark) is not None
-    for task, recipe in (
-        (seen(target), RECIPE), (seen(target, etag="source-2"), RECIPE), (seen(target), replace(RECIPE, options=Options(scale=3))),
+    for task, method in (
+        (seen(target), METHOD), (seen(target, etag="source-2"), METHOD), (seen(target), replace(METHOD, options=Options(scale=3))),
     ):  # fmt: skip
         with pytest.raises(ExistsError):
-            find_slot(target, task, recipe, overwrite=False)
+            find_slot(target, task, method, overwrite=False)
     with pytest.raises(ExistsError):
         slot(target).write(b"output", 1.0)
     slot(target, seen(target), overwrite=True).write(b"output", 1.0)
@@ -110,7 +110,7 @@ def test_nothing_is_read_of_an_object_that_has_its_mark_of_one_write(
     target = connect(f"{s3.uri}/out")
     placed = slot(target).write(b"output", 1.0)
     monkeypatch.setattr("rayscale.batch.outputs._sha256", lambda *_: pytest.fail("it was read"))
-    assert find_slot(target, seen(target), RECIPE, overwrite=False) == placed
+    assert find_slot(target, seen(target), METHOD, overwrite=False) == placed
 
 
 def test_an_output_that_went_away_is_made(target: Store) -> None:

@@ -179,8 +179,8 @@ def test_a_part_of_a_bucket_into_itself(stack: Addresses, s3: Any) -> None:
 class Interrupted:
     """A pool that does one input, then Ctrl-C."""
 
-    def __init__(self, source: Any, target: Any, network: Any, recipe: Any, **_: Any) -> None:
-        self.worker = Worker(source, target, recipe.pipeline(network, "cpu"), recipe)
+    def __init__(self, source: Any, target: Any, network: Any, method: Any, **_: Any) -> None:
+        self.worker = Worker(source, target, method.pipeline(network, "cpu"), method)
 
     def run(self, todo: list[Task]) -> Iterator[list[Row]]:
         yield self.worker.process(todo[:1])

@@ -18,7 +18,7 @@ from rayscale.batch import actors
 from rayscale.batch.inputs import ChangedError
 from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import ExistsError
-from rayscale.batch.plan import Recipe, Task
+from rayscale.batch.plan import Method, Task
 from rayscale.batch.scenes import FOLDER, SceneWork, sweep
 from rayscale.batch.worker import SCENE, Worker
 from rayscale.errors import StorageError
@@ -33,7 +33,7 @@ from rayscale.storage import Store, connect
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
 
-RECIPE = Recipe("bicubic", "built-in:bicubic", Options(scale=2))
+METHOD = Method("bicubic", "built-in:bicubic", Options(scale=2))
 
 
 def geotiff(path: Path, side: int = 300) -> Path:
@@ -51,7 +51,7 @@ def geotiff(path: Path, side: int = 300) -> Path:
 
 @pytest.fixture
 def pipeline() -> Pipeline:
-    return RECIPE.pipeline(create_model("bicubic"), "cpu")
+    return METHOD.pipeline(create_model("bicubic"), "cpu")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_parts_from_several_workers_make_the_file_of_one(
     places: tuple[Store, Store], pipeline: Pipeline, tmp_path: Path
 ) -> None:
     source, target = places
-    one, other = (SceneWork(source, target, RECIPE, task(source)) for _ in range(2))
+    one, other = (SceneWork(source, target, METHOD, task(source)) for _ in range(2))
     windows = count(one, pipeline.upscaler)
     assert windows > 8
     compute(one, pipeline.upscaler, list(range(0, windows, 2))[::-1])
@@ -92,7 +92,7 @@ def test_parts_from_several_workers_make_the_file_of_one(
     placed = one.assemble(pipeline, overwrite=False)
 
     alone = tmp_path / "alone.tif"
-    provenance = Provenance(RECIPE.model, RECIPE.digest, pipeline.upscaler.describe())
+    provenance = Provenance(METHOD.model, METHOD.digest, pipeline.upscaler.describe())
     upscale_scene(pipeline.upscaler, tmp_path / "in" / "a" / "scene.tif", alone, provenance)
     written = target.read("a/scene.tif")
     assert written == alone.read_bytes()
@@ -107,10 +107,10 @@ def test_an_output_whose_row_was_lost_is_found(
     """By its mark, which S3 keeps."""
     source, _ = places
     target = connect(f"{s3.uri}/out")
-    work = SceneWork(source, target, RECIPE, task(source))
+    work = SceneWork(source, target, METHOD, task(source))
     compute(work, pipeline.upscaler, work.missing(count(work, pipeline.upscaler)))
     placed = work.assemble(pipeline, overwrite=False)
-    again = SceneWork(source, target, RECIPE, Task(task(source).entry, found=placed.etag))
+    again = SceneWork(source, target, METHOD, Task(task(source).entry, found=placed.etag))
     assert again.assemble(pipeline, overwrite=False) == placed
     assert [entry.key for entry in target.list()] == ["a/scene.tif"]
 
@@ -123,7 +123,7 @@ def test_what_killed_workers_left_is_deleted(
 
     source, _ = places
     target = connect(f"{s3.uri}/out")
-    work = SceneWork(source, target, RECIPE, task(source))
+    work = SceneWork(source, target, METHOD, task(source))
     cache = tmp_path / "cache" / "scenes"
     for name in (f"{work.id}.in", f"{work.id}.out", "another.out", "living.out"):
         (cache / name / ".rayscale-x.part").mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_workers_of_one_machine_fetch_a_source_once(
         return fetch(self, key, path)
 
     monkeypatch.setattr(type(source), "fetch", slow)
-    works = [SceneWork(source, target, RECIPE, task(source)) for _ in range(4)]
+    works = [SceneWork(source, target, METHOD, task(source)) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         (path,) = set(pool.map(lambda work: work.path, works))
     assert path.read_bytes() == source.read("a/scene.tif")
@@ -166,7 +166,7 @@ def test_workers_of_one_machine_fetch_a_source_once(
 def test_a_foreign_object_stays(places: tuple[Store, Store], pipeline: Pipeline) -> None:
     source, target = places
     target.write("a/scene.tif", b"somebody else's")
-    work = SceneWork(source, target, RECIPE, Task(task(source).entry, found="x"))
+    work = SceneWork(source, target, METHOD, Task(task(source).entry, found="x"))
     compute(work, pipeline.upscaler, work.missing(count(work, pipeline.upscaler)))
     with pytest.raises(ExistsError, match="--overwrite"):
         work.assemble(pipeline, overwrite=False)
@@ -187,7 +187,7 @@ def test_a_sparse_scene_is_one_however_small_its_file(
         pass
     assert path.stat().st_size < 30_000
     source, target = places
-    with Worker(source, target, pipeline, RECIPE) as worker:
+    with Worker(source, target, pipeline, METHOD) as worker:
         (row,) = worker.process([task(source)])
     assert (row.error, row.megapixels) == (SCENE, 100)
     assert int(row.message) > 1
@@ -195,7 +195,7 @@ def test_a_sparse_scene_is_one_however_small_its_file(
 
 def test_a_damaged_part_is_computed_anew(places: tuple[Store, Store], pipeline: Pipeline) -> None:
     source, target = places
-    work = SceneWork(source, target, RECIPE, task(source))
+    work = SceneWork(source, target, METHOD, task(source))
     windows = count(work, pipeline.upscaler)
     compute(work, pipeline.upscaler, list(range(windows)))
     key = next(iter(work.parts.list())).key
@@ -212,14 +212,14 @@ def test_a_changed_source_is_told_and_its_parts_are_swept(
     places: tuple[Store, Store], pipeline: Pipeline, tmp_path: Path
 ) -> None:
     source, target = places
-    old = SceneWork(source, target, RECIPE, task(source))
+    old = SceneWork(source, target, METHOD, task(source))
     compute(old, pipeline.upscaler, [0])
     geotiff(tmp_path / "in" / "a" / "scene.tif", side=310)
-    late = SceneWork(source, target, RECIPE, old.task)
+    late = SceneWork(source, target, METHOD, old.task)
     late.forget()
     with pytest.raises(ChangedError):
         late.path  # noqa: B018
-    new = SceneWork(source, target, RECIPE, task(source))
+    new = SceneWork(source, target, METHOD, task(source))
     assert new.id != old.id
     compute(new, pipeline.upscaler, [0])
     sweep(target, {new.id}, lambda _: True)
@@ -230,7 +230,7 @@ def test_parts_of_inputs_that_a_run_is_not_about_stay(
     places: tuple[Store, Store], pipeline: Pipeline
 ) -> None:
     source, target = places
-    work = SceneWork(source, target, RECIPE, task(source))
+    work = SceneWork(source, target, METHOD, task(source))
     work.label()
     compute(work, pipeline.upscaler, [0])
     sweep(target, set(), lambda key: key == "other.tif")
@@ -243,7 +243,7 @@ def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
     places: tuple[Store, Store], pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = places
-    work = SceneWork(source, target, RECIPE, task(source))
+    work = SceneWork(source, target, METHOD, task(source))
     upscale = scenes.upscale_window
 
     def slow(*arguments: Any) -> Any:
@@ -254,7 +254,7 @@ def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
     monkeypatch.setattr(actors, "prepare", lambda *_, **__: pipeline)
     windows = count(work, pipeline.upscaler)
     compute(work, pipeline.upscaler, list(range(windows)))
-    row = Row.from_json(actors.assemble(source, target, None, RECIPE, False, work.task))
+    row = Row.from_json(actors.assemble(source, target, None, METHOD, False, work.task))
     assert not row.error
     assert row.seconds > 0.1 * windows
 
@@ -275,13 +275,13 @@ def test_the_row_says_what_the_reader_notes(
     ) as dataset:  # fmt: skip
         dataset.write(infrared)
     if alone:
-        with Worker(source, target, pipeline, RECIPE) as worker:
+        with Worker(source, target, pipeline, METHOD) as worker:
             (row,) = worker.process([task(source)])
     else:
         monkeypatch.setattr(actors, "prepare", lambda *_, **__: pipeline)
-        work = SceneWork(source, target, RECIPE, task(source))
+        work = SceneWork(source, target, METHOD, task(source))
         compute(work, pipeline.upscaler, list(range(count(work, pipeline.upscaler))))
-        row = Row.from_json(actors.assemble(source, target, None, RECIPE, False, work.task))
+        row = Row.from_json(actors.assemble(source, target, None, METHOD, False, work.task))
     assert not row.error
     assert [text[:6] for text in row.notes] == ["band 4"]
 
@@ -294,7 +294,7 @@ def test_a_worker_keeps_the_copy_of_one_scene_while_others_wait(
     for number in range(3):
         geotiff(tmp_path / "in" / f"{number}.tif")
     monkeypatch.setattr(get_settings(), "scene_pixels", 300 * 320)
-    with Worker(source, target, pipeline, RECIPE) as worker:
+    with Worker(source, target, pipeline, METHOD) as worker:
         rows = worker.process([Task(entry) for entry in source.list()])
     assert [row.error for row in rows] == [SCENE] * 4
     assert len(list((tmp_path / "cache/scenes").glob("*.tif"))) <= 1
@@ -307,7 +307,7 @@ def test_a_disk_that_is_too_small_is_named(
     source, target = places
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(StorageError, match=r"which has 1000 left; .* RAYSCALE_CACHE_DIR"):
-        _ = SceneWork(source, target, RECIPE, task(source)).path
+        _ = SceneWork(source, target, METHOD, task(source)).path
 
 
 def test_after_a_failure_the_worker_asks_for_no_more(
@@ -317,7 +317,7 @@ def test_after_a_failure_the_worker_asks_for_no_more(
     todo = task(source)
     actor = actors.SceneActor.__new__(actors.SceneActor)
     actor._upscaler, actor._scene, actor._failure = None, None, None  # type: ignore[assignment]
-    actor._work = SceneWork(source, target, RECIPE, todo)
+    actor._work = SceneWork(source, target, METHOD, todo)
     (tmp_path / "in" / "a" / "scene.tif").write_bytes(b"another")
     first = actor._compute(0)
     assert first[0] == "changed"

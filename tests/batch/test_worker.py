@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 
 from rayscale.batch.manifest import Row
-from rayscale.batch.plan import Recipe, Task
+from rayscale.batch.plan import Method, Task
 from rayscale.batch.worker import Worker, _Item, _read_source
 from rayscale.errors import StorageError, UnsupportedError
 from rayscale.imaging import Image
@@ -27,7 +27,7 @@ from rayscale.settings import get_settings
 from rayscale.storage import connect
 from rayscale.storage.local import LocalStore
 
-RECIPE = Recipe("bicubic", "built-in:bicubic", Options(scale=2))
+METHOD = Method("bicubic", "built-in:bicubic", Options(scale=2))
 SOURCE = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
 
 Run = Callable[..., Row]
@@ -41,7 +41,7 @@ def png(pixels: np.ndarray = SOURCE) -> bytes:
 
 @pytest.fixture
 def pipeline() -> Pipeline:
-    return RECIPE.pipeline(create_model("bicubic", scale=2), "cpu")
+    return METHOD.pipeline(create_model("bicubic", scale=2), "cpu")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def run(tmp_path: Path, pipeline: Pipeline) -> Run:
         source.write(key, data)
         task = Task(source.stat(key))
         before(tmp_path / "in" / key)
-        with Worker(source, target, pipeline, RECIPE) as worker:
+        with Worker(source, target, pipeline, METHOD) as worker:
             (row,) = worker.process([task])
         assert target.exists(key) == (not row.error)
         return row
@@ -62,9 +62,9 @@ def run(tmp_path: Path, pipeline: Pipeline) -> Run:
 def test_a_fractional_scale(tmp_path: Path) -> None:
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
     source.write("a.png", png())
-    recipe = replace(RECIPE, options=Options(scale=1.5))
-    pipeline = recipe.pipeline(create_model("bicubic"), "cpu")
-    with Worker(source, target, pipeline, recipe) as worker:
+    method = replace(METHOD, options=Options(scale=1.5))
+    pipeline = method.pipeline(create_model("bicubic"), "cpu")
+    with Worker(source, target, pipeline, method) as worker:
         (row,) = worker.process([Task(source.stat("a.png"))])
     assert (row.error, row.parameters["scale"]) == ("", 1.5)
     assert PIL.Image.open(tmp_path / "out/a.png").size == (7, 9)
@@ -72,7 +72,7 @@ def test_a_fractional_scale(tmp_path: Path) -> None:
 
 def test_done(run: Run, tmp_path: Path) -> None:
     row = run("sub/a b.png", png())
-    assert (row.error, row.key, row.recipe) == ("", "sub/a b.png", RECIPE.id)
+    assert (row.error, row.key, row.recipe) == ("", "sub/a b.png", METHOD.id)
     output = tmp_path / "out/sub/a b.png"
     assert row.output_size == output.stat().st_size
     assert row.output_sha256 == hashlib.sha256(output.read_bytes()).hexdigest()
@@ -174,7 +174,7 @@ def test_a_picture_that_takes_a_large_part_of_the_memory_is_decoded_alone(
 
     monkeypatch.setattr(pipeline, "read", decode)
     monkeypatch.setattr(Worker, "_write", write_one)
-    with Worker(source, target, pipeline, RECIPE) as worker:
+    with Worker(source, target, pipeline, METHOD) as worker:
         rows = worker.process([Task(source.stat(f"{n}.png")) for n in range(len(sides))])
     get_settings.cache_clear()
     assert [(row.key, row.error) for row in rows] == [(f"{n}.png", "") for n in range(len(sides))]
@@ -195,7 +195,7 @@ def test_a_block_has_a_row_each_and_small_pictures_share_the_network(
     run, run_many = pipeline.enlarge, pipeline.enlarge_many
     monkeypatch.setattr(pipeline, "enlarge", lambda x: packs.append(1) or run(x))
     monkeypatch.setattr(pipeline, "enlarge_many", lambda x: packs.append(len(x)) or run_many(x))
-    with Worker(source, target, pipeline, RECIPE) as worker:
+    with Worker(source, target, pipeline, METHOD) as worker:
         rows = worker.process([Task(source.stat(f"{n}.png")) for n in range(len(shapes))])
     assert packs == [3, 1, 1, 1, 2]  # 80 x 80 is not small
     assert [row.key for row in rows] == [f"{n}.png" for n in range(len(shapes))]
@@ -220,7 +220,7 @@ def test_a_pack_that_fails_is_tried_one_by_one(
     source, target = connect(tmp_path / "in"), connect(tmp_path / "out")
     for name in "ab":
         source.write(f"{name}.png", png())
-    with Worker(source, target, pipeline, RECIPE) as worker:
+    with Worker(source, target, pipeline, METHOD) as worker:
         rows = worker.process([Task(source.stat(f"{name}.png")) for name in "ab"])
     assert packs == [2]
     assert [row.error for row in rows] == ["", ""]
@@ -262,7 +262,7 @@ def test_reading_and_writing_go_on_while_the_network_computes(
     monkeypatch.setattr(pipeline, "enlarge", slow)
     monkeypatch.setattr(LocalStore, "read_version", reads)
     monkeypatch.setattr(LocalStore, "write", writes)
-    with Worker(source, target, pipeline, RECIPE) as worker:
+    with Worker(source, target, pipeline, METHOD) as worker:
         rows = worker.process(tasks)
     assert [row.message for row in rows] == [""] * 3
     assert computed == [2, 3, 4]

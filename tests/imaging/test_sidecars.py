@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from rayscale.batch.inputs import find_inputs
-from rayscale.batch.plan import Recipe, make_plan
+from rayscale.batch.plan import Method, make_plan
 from rayscale.batch.scenes import SceneWork
 from rayscale.batch.worker import SCENE, Worker
 from rayscale.cli import main
@@ -145,10 +145,10 @@ def test_a_batch_heeds_them_and_takes_none_for_an_input(folder, tmp_path, keys):
         "place.tif",
     ]
     assert found.ignored == (3 if keys is None else 0)
-    recipe = Recipe("bicubic", "built-in:bicubic", Options(scale=2))
-    tasks = [type(task).from_json(task.to_json()) for task in make_plan(found, {}, {}, recipe).todo]
-    pipeline = recipe.pipeline(create_model("bicubic"), "cpu")
-    with Worker(source, target, pipeline, recipe) as worker:
+    method = Method("bicubic", "built-in:bicubic", Options(scale=2))
+    tasks = [type(task).from_json(task.to_json()) for task in make_plan(found, {}, {}, method).todo]
+    pipeline = method.pipeline(create_model("bicubic"), "cpu")
+    with Worker(source, target, pipeline, method) as worker:
         rows = {row.key: row for row in worker.process(tasks)}
     assert rows["nodata.tif"].error == "unsupported_media"
     assert "nodata value 255" in rows["nodata.tif"].message
@@ -168,19 +168,19 @@ def test_a_scene_over_all_workers_heeds_them(folder, tmp_path, monkeypatch):
         pixels = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
         tifffile.imwrite(folder / f"{name}.tif", pixels, metadata=None)
     source, target = connect(folder), connect(tmp_path / "out")
-    recipe = Recipe("bicubic", "built-in:bicubic", Options(scale=2))
-    tasks = make_plan(find_inputs(source, target, pattern="[np]*.tif"), {}, {}, recipe).todo
-    pipeline = recipe.pipeline(create_model("bicubic"), "cpu")
-    with Worker(source, target, pipeline, recipe) as worker:
+    method = Method("bicubic", "built-in:bicubic", Options(scale=2))
+    tasks = make_plan(find_inputs(source, target, pattern="[np]*.tif"), {}, {}, method).todo
+    pipeline = method.pipeline(create_model("bicubic"), "cpu")
+    with Worker(source, target, pipeline, method) as worker:
         refused, shared = worker.process(tasks)
     assert (refused.error, shared.error) == ("unsupported_media", SCENE)
     monkeypatch.setattr(actors, "prepare", lambda *_, **__: pipeline)
-    work = SceneWork(source, target, recipe, tasks[1])
+    work = SceneWork(source, target, method, tasks[1])
     with work.open() as scene:
         from rayscale.inference import windows_of
 
         for number, window in enumerate(windows_of(scene, pipeline.upscaler)):
             work.compute(scene, pipeline.upscaler, number, window)
-    row = Row.from_json(actors.assemble(source, target, None, recipe, False, tasks[1]))
+    row = Row.from_json(actors.assemble(source, target, None, method, False, tasks[1]))
     assert row.error == ""
     assert len(row.notes) == 2

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rayscale import strictjson
-from rayscale.batch.plan import Recipe, Task, start_row
+from rayscale.batch.plan import Method, Task, start_row
 from rayscale.batch.scenes import SceneWork
 from rayscale.batch.worker import Worker, describe_failure, fill
 from rayscale.settings import get_settings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    model: Any, recipe: Recipe, *, device: str, threads: int, variables: Mapping[str, str]
+    model: Any, method: Method, *, device: str, threads: int, variables: Mapping[str, str]
 ) -> Pipeline:
     """Make this process a worker and return its pipeline.
 
@@ -37,7 +37,7 @@ def prepare(
     import torch
 
     torch.set_num_threads(threads)
-    return recipe.pipeline(ray.get(model), device)
+    return method.pipeline(ray.get(model), device)
 
 
 def _items(batch: dict[str, Any]) -> list[str]:
@@ -51,10 +51,10 @@ class UpscaleActor:
     """The callable class that Ray Data keeps in its actor pool; ``how`` are the options of ``prepare``."""
 
     def __init__(
-        self, source: Store, target: Store, model: Any, recipe: Recipe, overwrite: bool, **how: Any
+        self, source: Store, target: Store, model: Any, method: Method, overwrite: bool, **how: Any
     ) -> None:
-        pipeline = prepare(model, recipe, **how)
-        self._worker = Worker(source, target, pipeline, recipe, overwrite)
+        pipeline = prepare(model, method, **how)
+        self._worker = Worker(source, target, pipeline, method, overwrite)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """The tasks of a block to ``{"row": [row, ...]}``, as JSON."""
@@ -70,13 +70,13 @@ class SceneActor:
         source: Store,
         target: Store,
         model: Any,
-        recipe: Recipe,
+        method: Method,
         overwrite: bool,
         task: Task,
         **how: Any,
     ) -> None:
-        self._upscaler = prepare(model, recipe, **how).upscaler
-        self._work = SceneWork(source, target, recipe, task)
+        self._upscaler = prepare(model, method, **how).upscaler
+        self._work = SceneWork(source, target, method, task)
         self._scene: Scene | None = None
         self._failure: tuple[str, str] | None = None
 
@@ -106,17 +106,17 @@ def assemble(
     source: Store,
     target: Store,
     model: Any,
-    recipe: Recipe,
+    method: Method,
     overwrite: bool,
     task: Task,
     **how: Any,
 ) -> str:
     """Put a scene whose parts are all there in its place; its row as JSON. Arguments as of ``SceneActor``."""
-    row = start_row(task.entry, recipe)
+    row = start_row(task.entry, method)
     start = time.monotonic()
-    work = SceneWork(source, target, recipe, task)
+    work = SceneWork(source, target, method, task)
     try:
-        row = fill(row, work.assemble(prepare(model, recipe, **how), overwrite=overwrite))
+        row = fill(row, work.assemble(prepare(model, method, **how), overwrite=overwrite))
         row = replace(row, notes=work.notes)
     except Exception as error:
         work.forget()

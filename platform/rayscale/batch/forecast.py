@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rayscale import machine
 from rayscale.batch.job import Job, check_counts, open_job
 from rayscale.batch.manifest import Manifest, Row
-from rayscale.batch.plan import Recipe, Task
+from rayscale.batch.plan import Method, Task
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.options import DEFAULTS, Options
 from rayscale.resampling import enlarged
@@ -94,20 +94,20 @@ def forecast_bucket(
     earlier = [
         row
         for row in manifest.rows.values()
-        if row.recipe == job.recipe.id and not row.error and row.seconds and row.megapixels
+        if row.recipe == job.method.id and not row.error and row.seconds and row.megapixels
     ]
     sizes = _sizes(job, _spread(plan.todo))
     source_bytes = sum(task.entry.size for task in plan.todo)
     megapixels = _megapixels(sizes, source_bytes)
     workers = min(actors or _workers(device), max(1, len(plan.todo)))
     rate, rate_from = _rate(job, device, earlier) if plan.todo else (0.0, "nothing to do")
-    growth, growth_from = _growth(earlier, job.recipe.scale)
+    growth, growth_from = _growth(earlier, job.method.scale)
     return Forecast(
         source=job.source.uri,
         target=job.target.uri,
-        model=job.recipe.model,
-        digest=job.recipe.digest,
-        scale=job.recipe.scale,
+        model=job.method.model,
+        digest=job.method.digest,
+        scale=job.method.scale,
         total=plan.total,
         todo=len(plan.todo),
         done=plan.done,
@@ -141,7 +141,7 @@ def _sizes(job: Job, tasks: Iterable[Task]) -> list[tuple[int, int | None]]:
     def read(task: Task) -> tuple[int, int | None]:
         try:
             header = _header(job.source, task.entry)
-            _check_work(header, job.recipe)
+            _check_work(header, job.method)
             return task.entry.size, header.pixels
         except (UnsupportedError, TooLargeError):
             return task.entry.size, 0
@@ -154,14 +154,14 @@ def _sizes(job: Job, tasks: Iterable[Task]) -> list[tuple[int, int | None]]:
         return list(pool.map(read, tasks))
 
 
-def _check_work(header: Header, recipe: Recipe) -> None:
+def _check_work(header: Header, method: Method) -> None:
     """Raise InputError for what the workers refuse by its header."""
     from rayscale.imaging.image import check_lossless
     from rayscale.imaging.limits import check_output, check_size
 
-    if recipe.options.consistency:
+    if method.options.consistency:
         check_lossless(header.container)
-    settings, scale = get_settings(), recipe.scale
+    settings, scale = get_settings(), method.scale
     if header.container == "geotiff" and header.pixels >= settings.scene_pixels:
         check_size(header, settings.max_scene_pixels)
         pixels = enlarged(header.width, scale) * enlarged(header.height, scale)
@@ -212,7 +212,7 @@ def _rate(job: Job, device: str, earlier: list[Row]) -> tuple[float, str]:
     """Seconds of one worker per source megapixel, and where that comes from."""
     if earlier:
         rate = sum(row.seconds for row in earlier) / sum(row.megapixels for row in earlier)
-        return rate, f"{len(earlier)} images that this recipe has done"
+        return rate, f"{len(earlier)} images done before with this model and these options"
     return _measured(job, device)
 
 
@@ -221,9 +221,9 @@ def _measured(job: Job, device: str) -> tuple[float, str]:
     import numpy as np
     import torch
 
-    recipe, network = job.recipe, job.network
+    method, network = job.method, job.network
     channels = 3 if network.any_channels else network.channels
-    upscaler = recipe.pipeline(network, device).upscaler
+    upscaler = method.pipeline(network, device).upscaler
     noise = np.random.default_rng(0).integers(
         0, 256, (_MEASURED_SIDE, _MEASURED_SIDE, channels), dtype=np.uint8
     )
@@ -252,7 +252,10 @@ def _growth(earlier: list[Row], scale: float) -> tuple[float, str]:
     sources = sum(row.source_size for row in earlier)
     if sources:
         outputs = sum(row.output_size for row in earlier)
-        return outputs / sources, f"{len(earlier)} images that this recipe has done"
+        return (
+            outputs / sources,
+            f"{len(earlier)} images done before with this model and these options",
+        )
     return scale**2, "as many bytes per pixel as the sources have"
 
 

@@ -16,7 +16,7 @@ from rayscale.batch.inputs import (
     split_pattern,
 )
 from rayscale.batch.manifest import Manifest, Row
-from rayscale.batch.plan import Plan, Recipe, make_plan
+from rayscale.batch.plan import Method, Plan, make_plan
 from rayscale.errors import ConfigError, NotFoundError
 from rayscale.options import Options
 from rayscale.storage import Store, connect
@@ -34,7 +34,7 @@ class Job:
     pattern: str | None
     keys: Sequence[str] | None
     network: SuperResolver
-    recipe: Recipe
+    method: Method
 
     def plan(self, manifest: Manifest, *, retry_failed: bool, limit: int | None) -> Plan:
         """List both places and say what is to do. Rows of ``manifest`` that are no longer true are forgotten.
@@ -51,7 +51,7 @@ class Job:
         outputs = {entry.key: entry.etag for entry in self.target.list()}
         manifest.forget(_gone(inputs, outputs.keys()))
         return make_plan(
-            inputs, outputs, manifest.rows, self.recipe, retry_failed=retry_failed, limit=limit
+            inputs, outputs, manifest.rows, self.method, retry_failed=retry_failed, limit=limit
         )
 
 
@@ -81,14 +81,14 @@ def open_job(
             )
     origin, sink = connect(root), connect(target)
     inner_prefix(origin, sink)
-    network, recipe = open_recipe(model, options, weights)
-    return Job(origin, sink, pattern, wanted, network, recipe)
+    network, method = open_method(model, options, weights)
+    return Job(origin, sink, pattern, wanted, network, method)
 
 
-def open_recipe(
+def open_method(
     name: str, options: Options, weights: str | Path | None = None
-) -> tuple[SuperResolver, Recipe]:
-    """The network on the CPU, and the recipe; here and once, so that a bad model is one error."""
+) -> tuple[SuperResolver, Method]:
+    """The network on the CPU, and the method; here and once, so that a bad model is one error."""
     from rayscale.inference import Upscaler
     from rayscale.registry import open_model
 
@@ -98,7 +98,7 @@ def open_recipe(
     opened = open_model(name, weights=weights, scale=options.scale)
     upscaler = Upscaler(opened.network, options, device="cpu")
     options = replace(options, scale=upscaler.scale, labels=upscaler.handling.labels)
-    return opened.network, Recipe(opened.label, opened.digest, options)
+    return opened.network, Method(opened.label, opened.digest, options)
 
 
 def check_counts(**counts: int | None) -> None:

@@ -37,8 +37,8 @@ class Row:
     Attributes:
         key: name of the source below its root, and of the output below the target.
         source_etag, source_size: the version of the source that was read, and its bytes.
-        recipe: digest of model and parameters; see ``plan.Recipe``.
-        model, digest, parameters: for people; the recipe holds them too.
+        recipe: id of the method, a digest of model and parameters; see ``plan.Method``. Manifests have that name for it.
+        model, digest, parameters: for people; the method holds them too.
         output_etag, output_size, output_sha256: of the object at ``key`` in the target; empty for a failure.
         megapixels: of the source, all slices; 0 when its header was not read.
         seconds: reading, computing and writing.

@@ -1,6 +1,6 @@
 """The object at an output key: whose it is, and writing one without harm to another's.
 
-Every output carries a mark that names its source version and recipe. So an output whose row was lost with its driver is
+Every output carries a mark that names its source version and method. So an output whose row was lost with its driver is
 recognised without computing it again, and an object of anybody else is never taken for one.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rayscale import strictjson
-from rayscale.batch.plan import Recipe, Task
+from rayscale.batch.plan import Method, Task
 from rayscale.errors import NotFoundError, RayscaleError
 from rayscale.files import sha256_of
 from rayscale.storage import Entry, Store
@@ -33,7 +33,7 @@ class Mark:
 
     Attributes:
         key: digest of the output key, so that a copy under another name is not taken for that output.
-        source, recipe: what it was made of, and how.
+        source, recipe: what it was made of, and the id of the method.
         sha256: of the whole object.
         megapixels: of the source.
     """
@@ -45,8 +45,8 @@ class Mark:
     megapixels: float
 
     @staticmethod
-    def of(task: Task, recipe: Recipe, sha256: str, megapixels: float) -> Mark:
-        return Mark(_short(task.entry.key), task.entry.etag, recipe.id, sha256, megapixels)
+    def of(task: Task, method: Method, sha256: str, megapixels: float) -> Mark:
+        return Mark(_short(task.entry.key), task.entry.etag, method.id, sha256, megapixels)
 
     @staticmethod
     def read(text: str | None) -> Mark | None:
@@ -76,7 +76,7 @@ class Slot:
 
     target: Store
     task: Task
-    recipe: Recipe
+    method: Method
     replaces: str = ""
 
     ANY: ClassVar[str] = "*"
@@ -104,7 +104,7 @@ class Slot:
         )
 
     def _mark(self, sha256: str, megapixels: float) -> Mark:
-        return Mark.of(self.task, self.recipe, sha256, megapixels)
+        return Mark.of(self.task, self.method, sha256, megapixels)
 
     def _condition(self) -> dict[str, Any]:
         free = self.replaces == self.ANY
@@ -114,7 +114,7 @@ class Slot:
         """What is in the place that was not free: this output, or ExistsError."""
         now = self.target.stat(self.task.entry.key)
         if (
-            placed := _finished(now, _mark_of(self.target, now), self.task, self.recipe)
+            placed := _finished(now, _mark_of(self.target, now), self.task, self.method)
         ) is not None:
             return placed
         if now.mark is None and now.size == size and _sha256(self.target, now.key) == mark.sha256:
@@ -122,26 +122,26 @@ class Slot:
         raise _exists(self.target, now.key)
 
 
-def find_slot(target: Store, task: Task, recipe: Recipe, *, overwrite: bool) -> Slot | Placed:
+def find_slot(target: Store, task: Task, method: Method, *, overwrite: bool) -> Slot | Placed:
     """Where the output of ``task`` may be written, or the output when it is there already.
 
     Raises ExistsError when another's object is there and is not to be overwritten. Where the store keeps no marks,
     that is only seen when the output is written.
     """
     if task.ours or not task.found:
-        return Slot(target, task, recipe, task.found or (Slot.ANY if overwrite else ""))
+        return Slot(target, task, method, task.found or (Slot.ANY if overwrite else ""))
     try:
         now = target.stat(task.entry.key)
         mark = _mark_of(target, now)
     except NotFoundError:  # since the plan was made
-        return Slot(target, task, recipe)
-    if (placed := _finished(now, mark, task, recipe)) is not None:
+        return Slot(target, task, method)
+    if (placed := _finished(now, mark, task, method)) is not None:
         return placed
     if mark is not None:
-        return Slot(target, task, recipe, now.etag)  # an older output of a batch
+        return Slot(target, task, method, now.etag)  # an older output of a batch
     if not overwrite and now.mark is not None:
         raise _exists(target, now.key)
-    return Slot(target, task, recipe, Slot.ANY if overwrite else "")
+    return Slot(target, task, method, Slot.ANY if overwrite else "")
 
 
 def _mark_of(target: Store, now: Entry) -> Mark | None:
@@ -154,9 +154,9 @@ def _mark_of(target: Store, now: Entry) -> Mark | None:
     return mark
 
 
-def _finished(now: Entry, mark: Mark | None, task: Task, recipe: Recipe) -> Placed | None:
+def _finished(now: Entry, mark: Mark | None, task: Task, method: Method) -> Placed | None:
     """The object as the output of ``task``, or None when its mark says otherwise."""
-    if mark is None or (mark.source, mark.recipe) != (task.entry.etag, recipe.id):
+    if mark is None or (mark.source, mark.recipe) != (task.entry.etag, method.id):
         return None
     return Placed(now.etag, now.size, mark.sha256, mark.megapixels)
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rayscale.inference.pipeline import Pipeline
     from rayscale.models.network import SuperResolver
 
-_FORMAT = 3  # of the outputs: a change of what the same recipe produces counts it up
+_FORMAT = 3  # of the outputs: a change of what the same method produces counts it up
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Method:
     """All that determines an output besides its source: the model, its digest, and the options with the scale that holds."""
 
     model: str
@@ -52,7 +52,7 @@ class Recipe:
         return {**always, **options.to_dict()}
 
     def pipeline(self, network: SuperResolver, device: str) -> Pipeline:
-        """The network as the recipe wants it used."""
+        """The network as the method wants it used."""
         from rayscale.inference.pipeline import Pipeline
 
         model = OpenedModel(network, self.digest, self.model)
@@ -114,10 +114,10 @@ class Plan:
         return len(self.todo) + self.done + len(self.missing) + len(self.kept) + self.left
 
 
-def start_row(entry: Entry, recipe: Recipe) -> Row:
+def start_row(entry: Entry, method: Method) -> Row:
     """The row of an input before anything is known of its fate."""
     return Row(
-        entry.key, entry.etag, entry.size, recipe.id, recipe.model, recipe.digest, recipe.parameters
+        entry.key, entry.etag, entry.size, method.id, method.model, method.digest, method.parameters
     )
 
 
@@ -125,27 +125,27 @@ def make_plan(
     inputs: Inputs,
     outputs: Mapping[str, str],
     rows: Mapping[str, Row],
-    recipe: Recipe,
+    method: Method,
     *,
     retry_failed: bool = True,
     limit: int | None = None,
 ) -> Plan:
     """Compare inputs, manifest and target.
 
-    An input is done when its row tells the same source version and recipe, and the target holds the very
+    An input is done when its row tells the same source version and method, and the target holds the very
     object the row tells. Everything else is to do, also what no reader can read: it becomes a failure with its
     reason. ``outputs`` are the version tags of the target by key, ``limit`` bounds ``todo``.
     """
     plan = Plan(ignored=inputs.ignored, covers=inputs.covers)
     for key, error in inputs.missing.items():
-        row = start_row(Entry(key, 0, ""), recipe)
+        row = start_row(Entry(key, 0, ""), method)
         plan.missing.append(replace(row, error=error.code, message=str(error)))
     for entry in inputs.entries:
         row_or_none, found = rows.get(entry.key), outputs.get(entry.key, "")
         ours = bool(found and row_or_none and row_or_none.output_etag == found)
         same = row_or_none and (row_or_none.source_etag, row_or_none.recipe) == (
             entry.etag,
-            recipe.id,
+            method.id,
         )
         if row_or_none and same and ours and not row_or_none.error:
             plan.done += 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rayscale import strictjson
 from rayscale.batch.actors import SceneActor, UpscaleActor, assemble
 from rayscale.batch.manifest import Row
-from rayscale.batch.plan import Recipe, Task, start_row
+from rayscale.batch.plan import Method, Task, start_row
 from rayscale.batch.scenes import SceneWork
 from rayscale.batch.worker import SCENE
 from rayscale.errors import RayscaleError
@@ -48,7 +48,7 @@ class Pool:
         source: Store,
         target: Store,
         model: SuperResolver,
-        recipe: Recipe,
+        method: Method,
         *,
         device: str,
         actors: int | None,
@@ -70,8 +70,8 @@ class Pool:
         # Ray Data starts as many as the cluster has room for at the time; shares of a CPU would be too many.
         self._most = actors or (workers if crowded and not on_gpu else None)
         self._expected = workers * (1 if self._most or address == "embedded" else _GROWTH)
-        self._source, self._target, self._recipe = source, target, recipe
-        self._arguments = (source, target, ray.put(model), recipe, overwrite)
+        self._source, self._target, self._method = source, target, method
+        self._arguments = (source, target, ray.put(model), method, overwrite)
         self._options = {
             "device": "auto" if on_gpu else "cpu",
             "threads": max(1, int(cpus) // workers) if cpus <= _SMALL_CLUSTER else 1,
@@ -104,7 +104,7 @@ class Pool:
 
     def _scene(self, task: Task, windows: int, megapixels: float) -> Iterator[list[Row] | Windows]:
         """The windows of one scene over all actors, then its row."""
-        work = SceneWork(self._source, self._target, self._recipe, task)
+        work = SceneWork(self._source, self._target, self._method, task)
         arguments = (*self._arguments, task)
         errors: list[tuple[str, str]] = []
         work.label()
@@ -120,7 +120,7 @@ class Pool:
             yield Windows(windows - len(left), windows, task.entry.size, megapixels)
         if errors:
             code, message = errors[0]
-            yield [replace(start_row(task.entry, self._recipe), error=code, message=message)]
+            yield [replace(start_row(task.entry, self._method), error=code, message=message)]
         elif work.missing(windows):
             yield [self._died(task)]
         else:
@@ -140,7 +140,7 @@ class Pool:
 
     def _died(self, task: Task) -> Row:
         reason = "the worker process died at each attempt, likely out of memory; give workers more, or fewer --actors"
-        return replace(start_row(task.entry, self._recipe), error="worker_died", message=reason)
+        return replace(start_row(task.entry, self._method), error="worker_died", message=reason)
 
     def _passes(
         self, actor: type, arguments: tuple[Any, ...], waiting: Callable[[], list[str]], block: int

@@ -133,8 +133,8 @@ def upscale_bucket(
     start = time.monotonic()
     check_counts(actors=actors, limit=limit)
     job = open_job(source, target, model=model, options=options, weights=weights, keys=keys)
-    recipe, sink = job.recipe, job.target
-    summary = Summary(job.source.uri, sink.uri, recipe.model, recipe.digest, recipe.scale)
+    method, sink = job.method, job.target
+    summary = Summary(job.source.uri, sink.uri, method.model, method.digest, method.scale)
     with Lease(sink, LEASE) as lease:
         manifest = Manifest(sink, lease.generation).load()
         plan = job.plan(manifest, retry_failed=retry_failed, limit=limit)
@@ -145,7 +145,7 @@ def upscale_bucket(
                 tell = _teller(summary, plan, progress, start)
                 tell([])
                 pool = Pool(
-                    job.source, sink, job.network, recipe,
+                    job.source, sink, job.network, method,
                     device=device, actors=actors, overwrite=overwrite,
                 )  # fmt: skip
                 _work(pool, plan, manifest, lease, tell, sink.uri)

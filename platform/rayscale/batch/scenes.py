@@ -1,6 +1,6 @@
 """One large GeoTIFF over all workers: windows computed anywhere, kept as parts in the target, assembled at the end.
 
-A part is ``_rayscale/scenes/<scene>/<window>.npz``, and ``<scene>`` a digest of source version and recipe: whatever is
+A part is ``_rayscale/scenes/<scene>/<window>.npz``, and ``<scene>`` a digest of source version and method: whatever is
 killed, the parts that are there are right and stay, and the next run computes the others only. ``scene.json`` beside
 them is the key of the source, so that runs about other inputs leave them alone.
 """
@@ -27,7 +27,7 @@ import numpy as np
 from rayscale import strictjson
 from rayscale.batch.inputs import ChangedError
 from rayscale.batch.outputs import Placed, find_slot
-from rayscale.batch.plan import Recipe, Task
+from rayscale.batch.plan import Method, Task
 from rayscale.errors import StorageError
 from rayscale.settings import get_settings
 from rayscale.storage import Store
@@ -47,12 +47,12 @@ _STALE_S = 3600.0  # a copy on a worker's disk that nobody used for so long is d
 class SceneWork:
     """A scene on its way, seen from a worker: its source on this machine's disk, its windows, its parts.
 
-    Everybody who makes one of the same task and recipe sees the same windows and the same parts.
+    Everybody who makes one of the same task and method sees the same windows and the same parts.
     """
 
-    def __init__(self, source: Store, target: Store, recipe: Recipe, task: Task) -> None:
-        self.source, self.target, self.recipe, self.task = source, target, recipe, task
-        self.id = scene_id(task.entry.key, task.entry.etag, recipe.id)
+    def __init__(self, source: Store, target: Store, method: Method, task: Task) -> None:
+        self.source, self.target, self.method, self.task = source, target, method, task
+        self.id = scene_id(task.entry.key, task.entry.etag, method.id)
         self.parts = target.child(FOLDER + self.id)
         self.seconds = 0.0
         """Reading and computing the windows, by whomever; known when they are assembled."""
@@ -87,10 +87,10 @@ class SceneWork:
         return path
 
     def open(self) -> Scene:
-        """The source, to be read by windows as the recipe says."""
+        """The source, to be read by windows as the method says."""
         from rayscale.imaging.scene import Scene
 
-        return Scene(self.path, handling=self.recipe.options)
+        return Scene(self.path, handling=self.method.options)
 
     def label(self) -> None:
         """Say beside the parts whose they are; before the first of them."""
@@ -121,7 +121,7 @@ class SceneWork:
         upscaler, provenance = pipeline.upscaler, pipeline.provenance
         residual = Residual()
         with _workshop(self._copy.with_suffix(".out")) as folder:
-            slot = find_slot(self.target, self.task, self.recipe, overwrite=overwrite)
+            slot = find_slot(self.target, self.task, self.method, overwrite=overwrite)
             if isinstance(slot, Placed):  # by one who died before it told the row
                 self.clear()
                 return slot
@@ -189,14 +189,14 @@ def notes_beside(
     return heed(task.entry.key, task.beside, tags, source.read, repeats=upscaler.repeats)
 
 
-def scene_id(key: str, etag: str, recipe: str) -> str:
-    """Of one version of a source, enlarged by one recipe."""
-    text = strictjson.dumps([key, etag, recipe])
+def scene_id(key: str, etag: str, method: str) -> str:
+    """Of one version of a source, enlarged by one method."""
+    text = strictjson.dumps([key, etag, method])
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def sweep(target: Store, kept: set[str], covers: Callable[[str], bool]) -> None:
-    """Delete the parts of scenes that nobody works on any more: they are done, or source or recipe changed.
+    """Delete the parts of scenes that nobody works on any more: they are done, or source or method changed.
 
     Args:
         kept: ids of scenes that are still to be done.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from rayscale.batch.inputs import ChangedError
 from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import Placed, Slot, find_slot
-from rayscale.batch.plan import Recipe, Task, start_row
+from rayscale.batch.plan import Method, Task, start_row
 from rayscale.batch.scenes import SceneWork, notes_beside
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.settings import get_settings
@@ -71,7 +71,7 @@ class Worker:
     source: Store
     target: Store
     pipeline: Pipeline
-    recipe: Recipe
+    method: Method
     overwrite: bool = False
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2 * _AHEAD))
 
@@ -116,7 +116,7 @@ class Worker:
         pack: list[_Item] = []
         for item in items:
             if pack and (
-                self.recipe.options.consistency  # whose residual is that of one picture
+                self.method.options.consistency  # whose residual is that of one picture
                 or not (_alike(pack[0], item) and self._fits(len(pack) + 1, item))
             ):
                 yield pack
@@ -130,13 +130,13 @@ class Worker:
         return count * item.image.height * item.image.width <= _PACK_PIXELS
 
     def _read(self, task: Task) -> _Item:
-        item = _Item(task, start_row(task.entry, self.recipe))
+        item = _Item(task, start_row(task.entry, self.method))
 
         def read() -> None:
             from rayscale.imaging.sidecars import tags_of
 
             upscaler = self.pipeline.upscaler
-            slot = find_slot(self.target, task, self.recipe, overwrite=self.overwrite)
+            slot = find_slot(self.target, task, self.method, overwrite=self.overwrite)
             if isinstance(slot, Placed):  # by a driver that died before it wrote the row
                 item.row = fill(item.row, slot)
                 return
@@ -178,7 +178,7 @@ class Worker:
         from rayscale.inference import windows_of
 
         upscaler = self.pipeline.upscaler
-        work = SceneWork(self.source, self.target, self.recipe, task)
+        work = SceneWork(self.source, self.target, self.method, task)
         with ExitStack() as stack:
             stack.callback(work.forget)
             if is_scene(work.path):
