@@ -21,7 +21,7 @@ from rayscale.serving.limits import BodyLimit
 from rayscale.serving.options import parameters_of
 from rayscale.serving.refusals import Guard
 from rayscale.serving.requestid import RequestId
-from rayscale.serving.routes import models, pages, probes, upscale
+from rayscale.serving.routes import estimate, models, pages, probes, upscale
 from rayscale.serving.service import Service
 from rayscale.serving.settings import ServeSettings
 from rayscale.settings import get_settings
@@ -116,7 +116,7 @@ def _version_1(service: Service) -> APIRouter:
     keyed = [Depends(HTTPBearer(auto_error=False, description="one of the keys"))] * closed
     router = APIRouter(prefix="/v1", dependencies=[*keyed, Depends(_check_query)], tags=["v1"])
     refused = (401,) if closed else ()
-    for module in (upscale, models):
+    for module in (upscale, estimate, models):
         router.include_router(module.router(service, refused))
     return router
 

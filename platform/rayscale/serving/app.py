@@ -29,7 +29,7 @@ from rayscale.serving.settings import get_serve_settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from rayscale.serving.jobs import Job, Result
+    from rayscale.serving.jobs import Inquiry, Job, Result
 
 T = TypeVar("T")
 
@@ -53,6 +53,14 @@ class Upscaling:
         """The models that can be asked for."""
         return await _told(self._engine.models())
 
+    async def card(self, reference: str) -> dict[str, Any] | RayscaleError:
+        """Data, licence, scores and needs of one model."""
+        return await _told(self._engine.card(reference))
+
+    async def estimate(self, inquiry: Inquiry) -> dict[str, Any] | RayscaleError:
+        """What an image would take and give."""
+        return await _told(self._engine.estimate(inquiry))
+
     async def upscale(self, job: Job) -> Result | RayscaleError:
         """The enlarged image."""
         return await _told(self._engine.upscale(job))
@@ -74,6 +82,14 @@ class Replicas:
     async def models(self) -> list[dict[str, Any]]:
         """The models that can be asked for."""
         return await _answer(self._handle.models.remote())
+
+    async def card(self, reference: str) -> dict[str, Any]:
+        """Data, licence, scores and needs of one model."""
+        return await _answer(self._handle.card.remote(reference))
+
+    async def estimate(self, inquiry: Inquiry) -> dict[str, Any]:
+        """What an image would take and give."""
+        return await _answer(self._handle.estimate.remote(inquiry))
 
     async def upscale(self, job: Job) -> Result:
         """The enlarged image.

@@ -7,7 +7,7 @@ import time
 from typing import Any, Protocol
 
 from rayscale.serving.errors import OverloadedError, UnavailableError
-from rayscale.serving.jobs import Job, Result
+from rayscale.serving.jobs import Inquiry, Job, Result
 
 _PROBE_TIMEOUT_S = 2.0
 _READY_FOR_S = 60.0
@@ -21,6 +21,12 @@ class Backend(Protocol):
 
     async def models(self) -> list[dict[str, Any]]:
         """The models that can be asked for."""
+
+    async def card(self, reference: str) -> dict[str, Any]:
+        """Data, licence, scores and needs of one model."""
+
+    async def estimate(self, inquiry: Inquiry) -> dict[str, Any]:
+        """What an image would take and give."""
 
     async def upscale(self, job: Job) -> Result:
         """The enlarged image; cancelling the task gives the work up."""

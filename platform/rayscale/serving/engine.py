@@ -9,22 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rayscale.errors import OutOfMemoryError
-from rayscale.imaging import probe
+from rayscale.imaging import Header, probe
 from rayscale.inference.memory import Budget, check_memory, is_out_of_memory
-from rayscale.models.builtin import builtin_names, read_spec
-from rayscale.models.facts import describe
-from rayscale.models.spec import INTERPOLATIONS
-from rayscale.models.systems import systems
-from rayscale.registry.opening import Found
+from rayscale.inference.pipeline import Pipeline
+from rayscale.models.builtin import builtin_names
+from rayscale.options import Options
+from rayscale.resampling import enlarged
+from rayscale.serving.cards import card, entry
 from rayscale.serving.errors import UnavailableError
-from rayscale.serving.jobs import Job, Result, check_size
+from rayscale.serving.jobs import Inquiry, Job, Result, check_size
+from rayscale.serving.rates import Rates
 from rayscale.serving.shelf import Loaded, Shelf
 from rayscale.settings import get_settings
 
@@ -37,6 +42,9 @@ log = logging.getLogger("ray.serve")
 
 _LOADS = 2
 """Models looked up or loaded at once; built-in ones apart, whose requests wait, as they need neither network nor registry."""
+
+_MEASURED = 64
+"""Pixels of a side of the image by which a rate is measured that nothing else tells."""
 
 
 class GivenUpError(Exception):
@@ -56,6 +64,7 @@ class Engine:
         self._registered = _Loader("registered", most=_LOADS)
         self._built_in = _Loader("built-in")
         self._memory = Budget()
+        self._rates = Rates()
         self._ready = False
         self._closed = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="models", daemon=True)
@@ -85,7 +94,27 @@ class Engine:
             listed = await asyncio.wait_for(asyncio.shield(asked), self.settings.lookup_timeout_s)
         except TimeoutError:
             listed = self.shelf.last_list()
-        return [_entry(found) for found in listed]
+        return [entry(found) for found in listed]
+
+    async def card(self, reference: str) -> dict[str, Any]:
+        """What ``GET /v1/models/{name}`` says; the errors of :meth:`Shelf.find`."""
+        asked = asyncio.get_running_loop().run_in_executor(
+            self._listing, self.shelf.find, reference
+        )
+        try:
+            found = await asyncio.wait_for(asyncio.shield(asked), self.settings.lookup_timeout_s)
+        except TimeoutError:
+            raise UnavailableError(
+                f"the registry did not answer within {self.settings.lookup_timeout_s:g} s "
+                "(RAYSCALE_SERVE_LOOKUP_TIMEOUT_S)"
+            ) from None
+        return card(found)
+
+    async def estimate(self, inquiry: Inquiry) -> dict[str, Any]:
+        """What an image would take and give; refused as the image would be. The errors of :meth:`upscale`."""
+        loaded = await self._loaded(inquiry.model, inquiry.options.scale)
+        work = partial(self._estimate, inquiry, loaded)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     async def upscale(self, job: Job) -> Result:
         """The enlarged image. Cancelling the awaiting task stops the work at its next strip or tile.
@@ -94,21 +123,25 @@ class Engine:
         OutOfMemoryError.
         """
         loop = asyncio.get_running_loop()
-        reference = job.model or self.settings.model
-        loaded = self.shelf.peek(reference, job.options.scale)
-        if loaded is None:
-            self.shelf.recall(reference, job.options.scale)
-            loader = self._built_in if reference in builtin_names() else self._registered
-            loaded = await loader.load(
-                (reference, job.options.scale),
-                partial(self.shelf.get, reference, job.options.scale),
-                self.settings.lookup_timeout_s,
-            )
+        loaded = await self._loaded(job.model, job.options.scale)
         cancelled = threading.Event()
         try:
             return await loop.run_in_executor(self._workers, self._work, job, loaded, cancelled)
         finally:
             cancelled.set()
+
+    async def _loaded(self, model: str | None, scale: float | None) -> Loaded:
+        reference = model or self.settings.model
+        loaded = self.shelf.peek(reference, scale)
+        if loaded is not None:
+            return loaded
+        self.shelf.recall(reference, scale)
+        loader = self._built_in if reference in builtin_names() else self._registered
+        return await loader.load(
+            (reference, scale),
+            partial(self.shelf.get, reference, scale),
+            self.settings.lookup_timeout_s,
+        )
 
     def _work(self, job: Job, loaded: Loaded, cancelled: threading.Event) -> Result:
         if cancelled.is_set():
@@ -134,6 +167,13 @@ class Engine:
         needed = check_memory(header, scale, windowed=pipeline.upscaler.frames.windowed)
         with self._memory.reserve(needed, watch=_stop_if_cancelled):
             output = pipeline.run(job.data, max_pixels=limits.max_input_pixels)
+        self._rates.note(
+            _kind(loaded, job.options, header),
+            seconds=sum(output.seconds.values()),
+            megapixels=_megapixels(header, scale),
+            source_bytes=len(job.data),
+            output_bytes=len(output.data),
+        )
         return Result(
             output.data,
             output.container,
@@ -146,6 +186,54 @@ class Engine:
             output.width,
             output.height,
             header.pixels,
+        )
+
+    def _estimate(self, inquiry: Inquiry, loaded: Loaded) -> dict[str, Any]:
+        header = inquiry.header
+        pipeline = self.shelf.pipeline(loaded, inquiry.options)
+        scale = pipeline.upscaler.scale
+        check_size(header, scale)
+        needed = check_memory(header, scale, windowed=pipeline.upscaler.frames.windowed)
+        kind = _kind(loaded, inquiry.options, header)
+        rate = self._rates.find(kind)
+        if rate is None:
+            self._measure(kind, pipeline, header)
+            rate = self._rates.find(kind)
+            assert rate is not None
+            source = "a small image of noise, measured for this"
+        else:
+            source = f"{rate.images} image{'s' * (rate.images > 1)} of this kind"
+        decoded = _decoded_bytes(header, scale)
+        growth = rate.output_bytes / rate.source_bytes
+        return {
+            "model": loaded.model.label,
+            "weights_sha256": loaded.model.digest,
+            "scale": scale,
+            "width": enlarged(header.width, scale),
+            "height": enlarged(header.height, scale),
+            "seconds": round(rate.seconds / rate.megapixels * _megapixels(header, scale), 3),
+            "memory_bytes": needed,
+            "output_bytes": decoded
+            if inquiry.size is None
+            else min(decoded, round(growth * inquiry.size)),
+            "estimated_from": source,
+        }
+
+    def _measure(self, kind: object, pipeline: Pipeline, header: Header) -> None:
+        """Run a small image of noise, so that there is a rate."""
+        network = pipeline.upscaler.predictor.model
+        channels = header.channels if network.any_channels else network.channels
+        random = np.random.default_rng(0)
+        noise = random.integers(0, 256, (_MEASURED, _MEASURED, channels), dtype=np.uint8)
+        start = time.perf_counter()
+        larger = pipeline.upscaler.upscale_pixels(noise)
+        seconds = time.perf_counter() - start
+        self._rates.note(
+            kind,
+            seconds=seconds,
+            megapixels=larger.shape[0] * larger.shape[1] / 1e6,
+            source_bytes=noise.nbytes,
+            output_bytes=larger.nbytes,
         )
 
     def _load_default(self) -> None:
@@ -165,38 +253,25 @@ class Engine:
                 self.shelf.refresh()
 
 
-def _entry(found: Found) -> dict[str, Any]:
-    """A model in the list of ``GET /v1/models``."""
-    version = found.version
-    return {
-        "reference": found.label,
-        "name": found.label if version is None else version.name,
-        "version": None if version is None else str(version.version),
-        "aliases": [] if version is None else list(version.aliases),
-        "weights_sha256": found.digest,
-        **_facts(found),
-    }
+def _kind(loaded: Loaded, options: Options, header: Header) -> object:
+    """Images of one kind take as long for each pixel."""
+    return (
+        loaded.model.digest,
+        options.ensemble,
+        options.consistency,
+        options.scale,
+        header.container,
+    )
 
 
-def _facts(found: Found) -> dict[str, Any]:
-    """What ``GET /v1/models`` says of a model besides its name: system, scales, channels."""
-    if found.label in INTERPOLATIONS:
-        system = describe(found.label)
-        return {
-            "system": found.label,
-            "scales": system["scales"],
-            "scale_range": system["scale_range"],
-            "channels": None,
-        }
-    spec = read_spec(found.label)[0] if found.version is None else found.version.spec
-    known = systems().get(spec.system)  # None: registered by a later version
-    any_channels = known is not None and known.network.any_channels
-    return {
-        "system": spec.system,
-        "scales": list(spec.scales),
-        "scale_range": None if known is None else known.network.scale_range,
-        "channels": None if any_channels else spec.channels,
-    }
+def _megapixels(header: Header, scale: float) -> float:
+    return enlarged(header.width, scale) * enlarged(header.height, scale) * header.slices / 1e6
+
+
+def _decoded_bytes(header: Header, scale: float) -> int:
+    """Of the pixels of the output."""
+    width, height = (enlarged(side, scale) for side in (header.width, header.height))
+    return replace(header, width=width, height=height).decoded_bytes
 
 
 class _Loader:

@@ -29,6 +29,16 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Inquiry:
+    """What an image would take: its header, the bytes of its file where they are known, and what to do with it."""
+
+    header: Header
+    size: int | None = None
+    model: str | None = None
+    options: Options = DEFAULTS
+
+
+@dataclass(frozen=True)
 class Result:
     """The encoded answer and what is known of it.
 

@@ -98,7 +98,7 @@ class Shelf:
         """
         check_reference(reference)
         asked = Asked.of(reference, scale)
-        try:
+        with self._remembering(asked):
             found = self._meanings.get(asked)
             if found is None:
                 found = _find(asked)
@@ -107,6 +107,12 @@ class Shelf:
                     self._meanings[asked] = found
                 return loaded
             return self._load(found)
+
+    @contextmanager
+    def _remembering(self, asked: Asked) -> Iterator[None]:
+        """Keep the failure of what is asked, for :meth:`recall`."""
+        try:
+            yield
         except (NotFoundError, UnavailableError) as error:
             with self._lock:
                 self._failed[asked] = time.monotonic(), error
@@ -114,6 +120,18 @@ class Shelf:
                 if len(self._failed) > _FAILED:
                     self._failed.popitem(last=False)
             raise
+
+    def find(self, reference: str, scale: float | None = None) -> Found:
+        """What ``reference`` means, without loading it; the errors of :meth:`get`."""
+        check_reference(reference)
+        asked = Asked.of(reference, scale)
+        with self._lock:
+            found = self._meanings.get(asked)
+        if found is not None:
+            return found
+        self.recall(reference, scale)
+        with self._remembering(asked):
+            return _find(asked)
 
     def recall(self, reference: str, scale: float | None = None) -> None:
         """Raise what :meth:`get` raised for the same within ``refresh_s`` seconds: whoever asks for names that do not

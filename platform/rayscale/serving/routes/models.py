@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
+from rayscale.errors import NotFoundError
+from rayscale.serving.jobs import check_reference
 from rayscale.serving.refusals import documented
 from rayscale.serving.service import Service
 
@@ -37,6 +39,22 @@ class Models(BaseModel):
     models: list[Model]
 
 
+class Card(Model):
+    """The answer of ``GET /v1/models/{name}``; null is what nobody wrote down."""
+
+    summary: str | None
+    licence: str | None = Field(description="of the weights")
+    data: str | None = Field(description="what it was trained on")
+    data_licence: str | None
+    scores: list[dict[str, Any]] = Field(description="each with its set, scale and protocol")
+    levels: tuple[float, float] | None = Field(
+        description="values of the network that are black and white; null for an interpolation"
+    )
+    memory_per_megapixel: dict[str, int] = Field(
+        description="bytes that an 8-bit PNG of a megapixel takes in a replica, by scale"
+    )
+
+
 def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     """Below ``/v1``."""
     router = APIRouter()
@@ -49,5 +67,19 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     )
     async def models() -> dict[str, Any]:
         return {"default": service.settings.model, "models": await service.backend.models()}
+
+    @router.get(
+        "/models/{name:path}",
+        summary="The card of a model",
+        response_model=Card,
+        responses=documented(*refused, 403, 404, 422, 429, 500, 503),
+    )
+    async def card(
+        name: Annotated[str, Path(max_length=256, description="name, name@alias or name/version")],
+    ) -> dict[str, Any]:
+        if not name:
+            raise NotFoundError("nothing is served at this address; the list is at /v1/models")
+        check_reference(name)
+        return await service.backend.card(name)
 
     return router
