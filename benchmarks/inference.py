@@ -8,7 +8,7 @@ All measure the same network with fresh weights and count useful pixels only: ou
 in strips or in tiles with halo; the others are measured on what suits them best, without any halo: on tiles of the
 sizes of --tiles (the best one counts), and as anyone would first try it, on the whole image in float32 NCHW. Rounds are
 interleaved after one warm-up of each; medians of the rounds are printed as Markdown. ONNX Runtime and OpenVINO
-take part where ``pip install onnx onnxruntime openvino`` put them; they are no dependency of rayscale.
+take part where ``pip install onnx onnxruntime openvino`` put them; they are not a dependency of rayscale.
 """
 
 from __future__ import annotations

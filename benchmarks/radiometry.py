@@ -43,7 +43,7 @@ class Row:
 
 
 def read(path: Path) -> Image | None:
-    """A file as one picture, the middle slice of a volume; None for what is no complete measurement."""
+    """A file as one picture, the middle slice of a volume; None for what is not a complete measurement."""
     try:
         image = read_image(path.read_bytes(), handling=Handling(labels="nearest"))
     except RayscaleError:

@@ -170,12 +170,21 @@ def test_links_lead_to_files(page: Path):
             assert (page.parent / link.split("#")[0]).is_file(), link
 
 
+ODD = re.compile(
+    r"(?<!there )\b(?:is|are) no (?!longer|more)\w+|\bfor ever\b|\bany more\b|\btold of\b", re.I
+)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_phrases_are_plain_english(page: Path):
     """Of pages, and of the messages and descriptions that generated pages show: "not a key", "forever", "about"."""
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
-    odd = r"(?<!there )\b(?:is|are) no (?!longer|more)\w+|\bfor ever\b|\bany more\b|\btold of\b"
-    assert not re.findall(odd, text, re.I)
+    assert not ODD.findall(re.sub(r"```.*?```", "", page.read_text(), flags=re.S))
+
+
+def test_phrases_of_the_code_are_plain_english():
+    """Of messages, help and docstrings."""
+    files = [path for top in ("platform", "jobs", "tune") for path in (ROOT / top).rglob("*.py")]
+    assert not {(_name(path), *found) for path in files if (found := ODD.findall(path.read_text()))}
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=_name)

@@ -132,7 +132,7 @@ def open_model(
             the system of that file.
         weights: a local file, of rayscale or of a foreign toolkit.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
-        options: as of :class:`rayscale.options.Options`, such as ``scale=2, ensemble=True``.
+        options: as in :class:`rayscale.options.Options`, such as ``scale=2, ensemble=True``.
 
     Raises ConfigError, NotFoundError, and those of the registry.
     """
@@ -157,7 +157,7 @@ def upscale(
     96
 
     Args:
-        model: as of :func:`open_model`; None is edsr-baseline for images of three channels, aplus for others.
+        model: as in :func:`open_model`; None is edsr-baseline for images of three channels, aplus for others.
         progress: called with the number of windows done and of all, for a scene.
 
     Folders are for the command line, buckets for :func:`upscale_bucket`.

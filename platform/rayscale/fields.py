@@ -78,7 +78,7 @@ class Choice:
 
 
 def choice(default: Any, help: str, kind: type = str, **more: Any) -> Any:
-    """A dataclass field that users choose; arguments as of :class:`Choice`, ``choices`` also as a ``Literal``."""
+    """A dataclass field that users choose; arguments as in :class:`Choice`, ``choices`` also as a ``Literal``."""
     literal = more.get("choices", ())
     more["choices"] = literal if isinstance(literal, tuple) else get_args(literal)
     described = Choice(name="", help=help, default=default, kind=kind, **more)

@@ -20,7 +20,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Format = Literal["png", "jpeg", "webp", "tiff"]
 
 SMALLEST_TILE = 16
-"""Source pixels; below, parts are not halved any more either."""
+"""Source pixels; below, parts are not halved any longer either."""
 
 
 def parse_levels(text: str) -> tuple[float, float]:

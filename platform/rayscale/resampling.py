@@ -44,7 +44,7 @@ def exact_scale(scale: float) -> Fraction:
 
     Every ``q`` source pixels become ``p`` target pixels, so whatever starts at a multiple of ``q`` lies on the grid of
     the whole image: that is what lets any scale be tiled exactly. Raises ConfigError for a scale that is not
-    positive, or is no such fraction (2.5 and 1.33 are, so is 4/3 when given with 7 digits).
+    positive, or not such a fraction (2.5 and 1.33 are, so is 4/3 when given with 7 digits).
     """
     if not 0 < scale < 1000:  # also false for NaN
         raise ConfigError(f"scale {scale} is not possible; give a positive number such as 2 or 1.5")

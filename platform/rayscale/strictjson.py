@@ -18,7 +18,7 @@ _FLAG = "_is"
 
 
 def dumps(value: Any, **options: Any) -> str:
-    """The JSON text of plain values; ``options`` as of ``json.dumps``."""
+    """The JSON text of plain values; ``options`` as in ``json.dumps``."""
     return json.dumps(_flagged(value), allow_nan=False, **options)
 
 

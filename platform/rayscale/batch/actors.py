@@ -63,7 +63,7 @@ class UpscaleActor:
 
 
 class SceneActor:
-    """Computes windows of one scene; arguments as of ``UpscaleActor``."""
+    """Computes windows of one scene; arguments as in ``UpscaleActor``."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ def assemble(
     task: Task,
     **how: Any,
 ) -> str:
-    """Put a scene whose parts are all there in its place; its row as JSON. Arguments as of ``SceneActor``."""
+    """Put a scene whose parts are all there in its place; its row as JSON. Arguments as in ``SceneActor``."""
     row = start_row(task.entry, method)
     start = time.monotonic()
     work = SceneWork(source, target, method, task)

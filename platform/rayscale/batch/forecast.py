@@ -173,7 +173,7 @@ def _check_work(header: Header, method: Method) -> None:
 
 
 def _header(source: Store, entry: Entry) -> Header:
-    """The header, wherever it lies in a TIFF or in a file that may be read whole; errors as of ``probe``."""
+    """The header, wherever it lies in a TIFF or in a file that may be read whole; errors as in ``probe``."""
     from rayscale.imaging import probe
 
     head = source.read_range(entry.key, 0, _HEADER_BYTES)
@@ -188,7 +188,7 @@ def _header(source: Store, entry: Entry) -> Header:
 
 
 def _tiff_header(source: Store, entry: Entry, head: bytes) -> Header:
-    """By what the first directory itself holds. InputError for what is no TIFF."""
+    """By what the first directory itself holds. InputError for what is not a TIFF."""
     from rayscale.imaging import Header
     from rayscale.imaging.containers import geotiff
     from rayscale.imaging.containers.ifd import Ifd, first_offset

@@ -49,7 +49,7 @@ class Inputs:
         entries: inputs, sorted by key.
         missing: inputs that cannot be had whole, with the reason: keys of the list, rasters with a mask beside them, names
             that no output can have.
-        ignored: objects of the source that are no inputs: hidden, outside the pattern, sidecars of others, outputs, or
+        ignored: objects of the source that are not inputs: hidden, outside the pattern, sidecars of others, outputs, or
             folders with the ending of an image.
         beside: of inputs that have some, the keys of their sidecars (``imaging.sidecars``).
         covers: whether a key, were it in the source, would be an input.
@@ -266,7 +266,7 @@ def _beside(source: Store, key: str) -> tuple[str, ...]:
 
 
 def _state_beside(key: str) -> str:
-    """``a/`` of ``a/_rayscale/manifest/1``: a target; "" for a key that is no state of a batch."""
+    """``a/`` of ``a/_rayscale/manifest/1``: a target; "" for a key that is not a state of a batch."""
     place, state, _ = key.partition(f"/{OWN}")
     return f"{place}/" if state else ""
 

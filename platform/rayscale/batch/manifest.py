@@ -72,7 +72,7 @@ class Row:
 
     @staticmethod
     def from_json(text: str) -> Row:
-        """Fields of other versions are passed over. ValueError for text that is no row, UnsupportedError for a later format."""
+        """Fields of other versions are passed over. ValueError for text that is not a row, UnsupportedError for a later format."""
         values = strictjson.loads(text)
         if not isinstance(values, dict):
             raise ValueError(f"{text[:40]!r} is not an object")

@@ -50,7 +50,7 @@ class Mark:
 
     @staticmethod
     def read(text: str | None) -> Mark | None:
-        """None for what is no mark."""
+        """None for what is not a mark."""
         try:
             return Mark(**json.loads(text or ""))
         except (TypeError, ValueError):

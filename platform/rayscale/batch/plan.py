@@ -95,7 +95,7 @@ class Plan:
         missing: failures of inputs that cannot be had whole, see ``Inputs``.
         kept: failures of earlier runs that are not tried again.
         left: inputs beyond the limit.
-        ignored: objects of the source that are no inputs: hidden, not asked for, or outputs.
+        ignored: objects of the source that are not inputs: hidden, not asked for, or outputs.
         occupied: of ``todo``, those whose output key holds an object that the manifest does not tell.
         covers: whether a key, were it in the source, would be one of the inputs.
     """

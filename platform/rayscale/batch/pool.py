@@ -170,7 +170,7 @@ class Pool:
         blocks = -(-len(items) // block)
         ends = [number * len(items) // blocks for number in range(blocks + 1)]
         rows = [{"items": strictjson.dumps(items[a:b])} for a, b in pairwise(ends)]
-        # A block that is lost is no error here, and whoever keeps the record of one keeps its actor (see _free_actors).
+        # A block that is lost is not an error here, and whoever keeps the record of one keeps its actor (see _free_actors).
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             # Copying the context touches deprecated properties, and max_task_retries has no other place in

@@ -54,7 +54,7 @@ class Summary:
         failed: their rows, with class and reason.
         noted: rows of those upscaled now that were read with a remark.
         left: not tried because of the limit.
-        ignored: objects of the source that are no inputs.
+        ignored: objects of the source that are not inputs.
         megapixels: of the sources of ``done``.
         seconds: of the whole run.
     """

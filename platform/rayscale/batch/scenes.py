@@ -183,7 +183,7 @@ class SceneWork:
 def notes_beside(
     source: Store, task: Task, tags: Collection[int], upscaler: Upscaler
 ) -> tuple[str, ...]:
-    """Notes of what the sidecars of an input tell of it, as of :func:`rayscale.imaging.sidecars.heed`, with its errors."""
+    """Notes of what the sidecars of an input tell of it, as in :func:`rayscale.imaging.sidecars.heed`, with its errors."""
     from rayscale.imaging.sidecars import heed
 
     return heed(task.entry.key, task.beside, tags, source.read, repeats=upscaler.repeats)
@@ -196,7 +196,7 @@ def scene_id(key: str, etag: str, method: str) -> str:
 
 
 def sweep(target: Store, kept: set[str], covers: Callable[[str], bool]) -> None:
-    """Delete the parts of scenes that nobody works on any more: they are done, or source or method changed.
+    """Delete the parts of scenes that nobody works on any longer: they are done, or source or method changed.
 
     Args:
         kept: ids of scenes that are still to be done.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCENE = "scene"
-"""Class of a row that is no outcome: the input is for all workers, its message is the number of windows."""
+"""Class of a row that is not an outcome: the input is for all workers, its message is the number of windows."""
 
 _BYTES_PER_PIXEL = 8  # RGBA in 16 bit, uncompressed: no usable input has more
 _AHEAD = 4  # inputs read, and outputs written, beside the one that is computed; 1 when one of the block is

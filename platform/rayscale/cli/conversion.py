@@ -23,7 +23,7 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class Jobs:
-    """Pairs of input and output file, and the files of a folder that are no images which can be read."""
+    """Pairs of input and output file, and the files of a folder that are not images which can be read."""
 
     pairs: list[tuple[Path, Path]]
     passed_over: list[Path]

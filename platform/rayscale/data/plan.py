@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
 
 def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
-    """The shards of a source in listing order; errors as of :func:`rayscale.data.prepare`."""
+    """The shards of a source in listing order; errors as in :func:`rayscale.data.prepare`."""
     listing = list(source.list())
     there = {entry.key for entry in listing}
     lr = None if config.lr in ("auto", "made") else connect(config.lr)

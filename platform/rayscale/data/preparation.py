@@ -86,7 +86,7 @@ def _finished(target: Store, tasks: list[ShardTask]) -> dict[str, ShardRecord]:
 
 
 def _delete_others(store: Store, tasks: list[ShardTask]) -> None:
-    """Delete the shards of older preparations, which no manifest names any more."""
+    """Delete the shards of older preparations, which no manifest names any longer."""
     names = {task.name for task in tasks}
     for entry in list(store.list(FOLDER)):
         match = _SHARD.fullmatch(entry.key)

@@ -74,7 +74,7 @@ def open_shard(path: str | Path) -> list[Pixels]:
     """Map a shard column: one read-only ``(C, H, W)`` view of uint8 or uint16 per row, nothing copied.
 
     The mapping lives as long as one of the views. Raises ``FileNotFoundError``, and ``StorageError`` for a file
-    that is no shard.
+    that is not a shard.
     """
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path)))

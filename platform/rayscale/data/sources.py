@@ -68,7 +68,7 @@ def open_source(store: Store, key: str, scratch: Path) -> Path | None:
 
 
 def kind_of(store: Store, key: str, config: PrepareConfig, scratch: Path) -> tuple[int, int]:
-    """Channels and bits of the pictures of an image; errors as of ``read_image``."""
+    """Channels and bits of the pictures of an image; errors as in ``read_image``."""
     path = open_source(store, key, scratch)
     if path is None:
         return kind(read_image(store.read(key), handling=config.handling), config.bands)

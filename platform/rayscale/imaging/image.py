@@ -144,7 +144,7 @@ class Image:
 
     @property
     def measured(self) -> tuple[int, ...]:
-        """The channels that are no labels."""
+        """The channels that are not labels."""
         return tuple(channel for channel in range(self.channels) if channel not in self.labels)
 
     @property
@@ -221,7 +221,7 @@ class Image:
         return replace(self, pixels=pixels, missing=missing, levels=levels, labels=())
 
     def without_loss(self) -> Image:
-        """The same file, to be written so that reading gives these very pixels; errors as of :func:`check_lossless`."""
+        """The same file, to be written so that reading gives these very pixels; errors as in :func:`check_lossless`."""
         check_lossless(self.container)
         return replace(self, encoding={**self.encoding, "lossless": True})
 

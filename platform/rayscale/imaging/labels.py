@@ -73,7 +73,7 @@ class Census:
 
     @property
     def settled(self) -> bool:
-        """Whether further parts change nothing: no band can be one of labels any more."""
+        """Whether further parts change nothing: no band can be one of labels any longer."""
         return not self._bands
 
     def add(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> None:

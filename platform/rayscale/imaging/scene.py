@@ -48,7 +48,7 @@ def is_scene(path: Path) -> bool:
 
 
 def probe_scene(path: Path) -> Header:
-    """The header of a GeoTIFF, which may be larger than memory; errors as of :func:`rayscale.imaging.probe`."""
+    """The header of a GeoTIFF, which may be larger than memory; errors as in :func:`rayscale.imaging.probe`."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         return geotiff.checked_header(Ifd.first(data))
 
@@ -70,16 +70,16 @@ class Scene:
     Args:
         path: a file of this machine. GDAL gets it as an absolute path and may use its GTiff driver only.
         levels: those of an earlier opening of the same file, which spares a pass over it.
-        handling: as of :func:`rayscale.imaging.read_image`.
+        handling: as in :func:`rayscale.imaging.read_image`.
 
     Attributes:
         height, width, channels: of the pixels, alpha left out. dtype: of the pixels.
         metadata: without the mask, which is read by windows.
-        labels: as of ``Image``; bands that cannot be told by their first pixels take a pass over the file.
+        labels: as in ``Image``; bands that cannot be told by their first pixels take a pass over the file.
 
     Raises:
         NotFoundError: there is no such file.
-        InputError: damaged. UnsupportedError: as of :func:`rayscale.imaging.read_image`.
+        InputError: damaged. UnsupportedError: as in :func:`rayscale.imaging.read_image`.
         TooLargeError: over ``max_scene_pixels``, or in blocks over ``max_input_pixels``.
     """
 
@@ -88,7 +88,7 @@ class Scene:
     ) -> None:
         self.handling = handling
         self.path = Path(os.path.realpath(path))
-        # A URL of GDAL, such as /vsicurl/, is no file; a folder of that name would be taken for one.
+        # A URL of GDAL, such as /vsicurl/, is not a file; a folder of that name would be taken for one.
         if not self.path.is_file() or str(self.path).startswith("/vsi"):
             raise NotFoundError(f"there is no file {path}")
         if not self.path.stat().st_size:
@@ -136,7 +136,7 @@ class Scene:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """As of ``Image``; one pass over an alpha band."""
+        """As in ``Image``; one pass over an alpha band."""
         masks = (self.mask(*square) for square in self._squares())
         return self._doubts + geotiff.notes_of(self._layout, self.metadata, masks)
 
@@ -185,7 +185,7 @@ class Part:
 
     Attributes:
         row, column: where its first pixel lies in the output.
-        pixels: ``(h, w, C)``. mask: ``(h, w)`` as of ``Scene.mask``, None for a scene without.
+        pixels: ``(h, w, C)``. mask: ``(h, w)`` as in ``Scene.mask``, None for a scene without.
     """
 
     row: int
@@ -260,7 +260,7 @@ class SceneWriter:
         self._stack.close()
 
     def put(self, part: Part) -> None:
-        """Write one part; again is no harm."""
+        """Write one part; writing it again does no harm."""
         height, width = part.pixels.shape[:2]
         with gdal.writing(str(self.target)) as rasterio:
             window = rasterio.windows.Window(part.column, part.row, width, height)

@@ -93,7 +93,7 @@ def heed(
     """Notes of what is lost of a raster with its sidecars.
 
     Args:
-        name: of the raster. beside: its sidecars, as of :func:`names_beside`. tags: its own, as of :func:`tags_of`.
+        name: of the raster. beside: its sidecars, as in :func:`names_beside`. tags: its own, as in :func:`tags_of`.
         read: the bytes of a sidecar. repeats: its pixels are repeated whatever they are, so that classes are welcome.
 
     Raises:
@@ -129,7 +129,7 @@ def heed(
 def _heed_pam(
     name: str, file: str, tags: Collection[int], data: bytes, repeats: bool
 ) -> dict[str, bool]:
-    """What GDAL's own sidecar tells, and whether the raster tells it as well. Statistics and the like are no loss."""
+    """What GDAL's own sidecar tells, and whether the raster tells it as well. Statistics and the like are not a loss."""
     try:
         if len(data) > METADATA_BYTES or b"<!" in data.replace(b"<!--", b"").replace(
             b"<![CDATA[", b""

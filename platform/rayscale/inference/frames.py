@@ -110,7 +110,7 @@ class FrameUpscaler:
         Args:
             levels: which values are black and white; only uint8 and uint16 can do without.
             valid: ``(H, W, 1)`` or ``(H, W, C)``, the pixels that count for the residual, all when None.
-            missing: what it reserves is no value of the output: before the residual is measured.
+            missing: what it reserves is not a value of the output: before the residual is measured.
 
         Raises InputError for another shape or type; TooLargeError; RayscaleError for values that are not finite.
         """
@@ -186,7 +186,7 @@ class FrameUpscaler:
             values = y[0].permute(1, 2, 0).float().cpu().numpy()
             made[rows, columns] = scaling.to_values(values, value_range, made.dtype)
 
-        for depth in (bits, 16):  # overflow of a narrow type is no reason to fail
+        for depth in (bits, 16):  # overflow of a narrow type is not a reason to fail
             parts = self.predictor.parts(taken.shape[2], depth)
             try:
                 return parts.run((taken.shape[0], taken.shape[1]), read, write)

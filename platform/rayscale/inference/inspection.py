@@ -24,7 +24,7 @@ class Inspection:
 
     Attributes:
         container: as the content says, None where it is unknown. bytes: of the file.
-        width, height, channels, bits, slices, pages, alpha: as of :class:`rayscale.imaging.Header`.
+        width, height, channels, bits, slices, pages, alpha: as in :class:`rayscale.imaging.Header`.
         metadata: what the container keeps besides the pixels, such as place, spacing, colour profile.
         levels: the stored values that a network sees as black and white, and the rule that found them.
         missing: share of the pixels without a measurement, 0 to 1; None where a scene does not tell without a pass.

@@ -25,7 +25,7 @@ def reach(scale: float) -> int:
 def keep_local_means(y: Tensor, x: Tensor, scale: float) -> Tensor:
     """``y (N, C, floor(sH), floor(sW))`` with the local means of ``x (N, C, H, W)``; in place.
 
-    Over the whole image the sums agree as well, up to a part of a period at the ends where a side is no multiple of it.
+    Over the whole image the sums agree as well, up to a part of a period at the ends where a side is not a multiple of it.
     """
     p, q = exact_scale(scale).as_integer_ratio()
     height, width = x.shape[2] // q, x.shape[3] // q

@@ -55,7 +55,7 @@ class Pipeline:
 
     Args:
         model: as :func:`rayscale.registry.open_model` gives it.
-        device, watch: as of :class:`Upscaler`.
+        device, watch: as in :class:`Upscaler`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Pipeline:
     def read(
         self, data: bytes, container: str | None = None, *, max_pixels: int | None = None
     ) -> Image:
-        """Decode a file, to be written as ``container`` (None is that of the options, or its own); errors as of ``read_image``."""
+        """Decode a file, to be written as ``container`` (None is that of the options, or its own); errors as in ``read_image``."""
         image = read_image(data, max_pixels=max_pixels, handling=self.upscaler.handling)
         if container is None and self.options.format is not None:
             container = EXTENSIONS[f".{self.options.format}"]
@@ -101,13 +101,13 @@ class Pipeline:
         return [Upscaled(image) for image in upscale_pack(self.upscaler, images)]
 
     def write(self, larger: Upscaled) -> bytes:
-        """Encode an enlarged image; errors as of ``write_image``."""
+        """Encode an enlarged image; errors as in ``write_image``."""
         return write_image(larger.image, self.provenance.with_measures(**larger.measures))
 
     def run(
         self, data: bytes, container: str | None = None, *, max_pixels: int | None = None
     ) -> Output:
-        """From file to file; arguments as of :meth:`read`."""
+        """From file to file; arguments as in :meth:`read`."""
         start = time.perf_counter()
         image = self.read(data, container, max_pixels=max_pixels)
         return self.run_image(image, time.perf_counter() - start)

@@ -32,7 +32,7 @@ class Predictor:
     """Enlarges tensors in the value range of the model.
 
     Args:
-        model: the network; moved to the device and set to evaluation mode. Its weights must not change any more.
+        model: the network; moved to the device and set to evaluation mode. Its weights must not change any longer.
         options: of which scale, precision, tile, ensemble and uncertainty matter here.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         calibrate: keep the radiometry of the source (``flatfield``, ``localmean``, ``excess``). Without it the network
@@ -120,7 +120,7 @@ class Predictor:
         Raises RayscaleError when the output is not finite in float32 either.
         """
         seen, beyond = excess.split(x, self.model.spec.value_range) if self._splits else (x, None)
-        for depth in (bits, 16):  # overflow of a narrow type is no reason to fail
+        for depth in (bits, 16):  # overflow of a narrow type is not a reason to fail
             y, spread = self._moments(seen, depth)
             if self.is_sound(y):
                 break

@@ -47,7 +47,7 @@ def writer_of(scene: Scene, upscaler: Upscaler, target: str | Path) -> SceneWrit
 
 @dataclass(frozen=True, eq=False)
 class UpscaledWindow:
-    """The core of a window, enlarged, and what was asked to be known of it, as of :class:`Upscaled`."""
+    """The core of a window, enlarged, and what was asked to be known of it, as in :class:`Upscaled`."""
 
     part: Part
     residual: Residual | None = None
@@ -151,7 +151,7 @@ def upscale_scene(
         window: side of a window in source pixels; see :func:`windows_of`.
         progress: called with the number of windows done and of all, before the first and after each.
 
-    Raises ConfigError when only one of the two wants the uncertainty; further errors as of :class:`Scene`,
+    Raises ConfigError when only one of the two wants the uncertainty; further errors as in :class:`Scene`,
     :class:`SceneWriter` and :class:`Upscaler`.
     """
     if upscaler.options.uncertainty != (uncertainty is not None):

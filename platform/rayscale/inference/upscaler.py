@@ -55,7 +55,7 @@ class Upscaled:
 
 
 class Upscaler:
-    """Upscales images by one model with one set of options; arguments and errors as of :class:`Predictor`."""
+    """Upscales images by one model with one set of options; arguments and errors as in :class:`Predictor`."""
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ def up(
 
 
 def down(home: Path) -> None:
-    """End every process of the stack, also those a crash left; data stays. Nothing running is no error.
+    """End every process of the stack, also those a crash left; data stays. Nothing running is not an error.
 
     A signal waits until all is done; the second ends this process at once.
     """

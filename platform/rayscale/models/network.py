@@ -21,7 +21,7 @@ from rayscale.resampling import exact_scale
 class SuperResolver(nn.Module):
     """A network that enlarges images ``(N, C, H, W)`` by one of its ``scales``, or by any scale of its range.
 
-    A subclass sets its layers up from the specification and implements ``path``; or, where what it does is no sequence
+    A subclass sets its layers up from the specification and implements ``path``; or, where what it does is not a sequence
     of stages, ``enlarge`` and ``halo``.
     """
 

@@ -73,7 +73,7 @@ SYSTEMS: dict[str, System] = {}
 
 
 def system(name: str, summary: str, **facts: Any) -> Callable[[T], T]:
-    """A decorator of a network's class that registers it; arguments as of :class:`System`.
+    """A decorator of a network's class that registers it; arguments as in :class:`System`.
 
     Raises ConfigError for a name that another class has; a module that is loaded again registers its own again.
     """

@@ -94,7 +94,7 @@ class Replicas:
     async def upscale(self, job: Job) -> Result:
         """The enlarged image.
 
-        A replica that was told to end (SIGTERM, a node that is drained) is no fault of its image, which another takes once.
+        A replica that was told to end (SIGTERM, a node that is drained) is not a fault of its image, which another takes once.
         """
         try:
             return await _answer(self._handle.upscale.remote(job))

@@ -177,7 +177,7 @@ def _prepare_proxies() -> None:
 
 
 def _key_hashes(settings: ServeSettings) -> tuple[str, ...]:
-    """What replicas are told of the API keys; ConfigError for a key that its hash would give away."""
+    """What replicas get to know about the API keys; ConfigError for a key that its hash would give away."""
     hashes = settings.key_hashes()
     if settings.api_key_hashes is None and settings.api_keys is not None:
         keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",")]

@@ -1,7 +1,7 @@
 """One image in, one image out: what a model replica does with a request. No HTTP, no Ray.
 
 Images are worked on in threads, so the event loop stays free for probes and cancellation. A request that
-nobody waits for any more stops at its next strip or tile.
+nobody waits for any longer stops at its next strip or tile.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def read_form(body: bytes, content_type: str, *, most: int, max_bytes: int) -> l
 
     Raises:
         InputError: not a form as RFC 7578 has it, or one without a file.
-        BadParameterError: a part that is no file: options stand in the query.
+        BadParameterError: a part that is not a file: options stand in the query.
         TooLargeError: too many files, or one that is too large.
     """
     boundary = _parameters(content_type).get("boundary", "")

@@ -65,7 +65,7 @@ class Result:
 
 
 def check_reference(reference: str) -> None:
-    """Refuse text that is no name, alias or version: addresses and paths never reach the registry."""
+    """Refuse text that is not a name, alias or version: addresses and paths never reach the registry."""
     if parse_reference(reference) is not None:
         return
     if any(mark in reference for mark in (":", "..", "\\", "%")) or reference.startswith(

@@ -1,7 +1,7 @@
 """The models a replica holds: found by reference, loaded once, kept while they are used.
 
 What a reference means is for ``rayscale.registry.opening`` to say; the shelf keeps the answers and follows them. Once
-loaded, a model needs neither MLflow nor object storage any more.
+loaded, a model needs neither MLflow nor object storage any longer.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Shelf:
     def get(self, reference: str, scale: float | None = None) -> Loaded:
         """The model that ``reference`` means at ``scale``, loaded now if need be (once, however many ask).
 
-        Raises BadParameterError or SourceNotAllowedError for text that is no reference, NotFoundError,
+        Raises BadParameterError or SourceNotAllowedError for text that is not a reference, NotFoundError,
         UnavailableError.
         """
         check_reference(reference)

@@ -57,7 +57,7 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "", *, folders: bool = False) -> Iterator[Entry]:
-        """Every object whose key starts with ``prefix``, at any depth, sorted by key; none is no error.
+        """Every object whose key starts with ``prefix``, at any depth, sorted by key; an empty listing is not an error.
 
         With ``folders`` also the empty objects by which consoles of S3 stand for folders: their keys end with a slash.
         """

@@ -22,7 +22,7 @@ class AdversarialTrainer(Trainer):
 
     Generator: ``content(G(lr), hr) + weight * -log D(G(lr))``. Discriminator: binary cross-entropy over real and
     super-resolved images (Goodfellow et al. 2014, Ledig et al. 2017). The gradients of both are taken before either
-    moves, so that one check of both losses comes before both updates. Arguments as of ``Trainer``; what is evaluated
+    moves, so that one check of both losses comes before both updates. Arguments as in ``Trainer``; what is evaluated
     and published is the generator.
     """
 

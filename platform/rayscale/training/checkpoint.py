@@ -105,7 +105,7 @@ class Checkpoints:
         _fetch(folder, WEIGHTS, self._marker(folder)[WEIGHTS], path)
 
     def save(self, step: int, state: dict[str, Any], weights: SuperResolver) -> None:
-        """Start to save copies that nobody changes any more; waits for the save before it.
+        """Start to save copies that nobody changes any longer; waits for the save before it.
 
         ``state`` holds only tensors, numbers, texts, lists and dicts (read back with ``weights_only``).
         """

@@ -270,7 +270,7 @@ def merged(file: str | Path | None, overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _merge(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values over a recipe of ``section.key`` or ``key``; what is no section is left to the validation."""
+    """Nested values over a recipe of ``section.key`` or ``key``; what is not a section is left to the validation."""
     whole = dict(values)
     for name, value in recipe.items():
         section, _, key = name.partition(".")

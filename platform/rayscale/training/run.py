@@ -42,7 +42,7 @@ class TrainResult:
 
     ``metrics`` are the last training figures (``loss``, ``steps_per_s``, ...) and, with validation data,
     ``psnr`` (dB) and ``ssim`` under ``protocol``; these and ``history`` are of ``benchmark``, with its ``uri`` and the
-    ``digests`` of its scales (``x2``: as of ``rayscale.evaluation.identify``). A run that was stopped before its last step is not
+    ``digests`` of its scales (``x2``: as in ``rayscale.evaluation.identify``). A run that was stopped before its last step is not
     ``complete`` and has no weights; starting it again resumes it. ``run_id`` is the tracker's name of the run,
     known to the process that has just trained it only.
     """

@@ -130,7 +130,7 @@ def is_scored(result: TrainResult, uri: str | None, scales: Sequence[float]) -> 
 
 
 def read_digests(uri: str, scales: Sequence[float]) -> dict[str, str]:
-    """The digests of the benchmark at ``uri`` by scale (``x2``), as of ``rayscale.evaluation.identify``."""
+    """The digests of the benchmark at ``uri`` by scale (``x2``), as in ``rayscale.evaluation.identify``."""
     return _identify(_read(uri, scales))[1]
 
 

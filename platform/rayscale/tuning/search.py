@@ -170,7 +170,7 @@ def child_logger(tracking: str, parent: str | None, config: TrainConfig) -> Any:
 
 
 def watch_trials(sweep: Sweep) -> Any:
-    """A Tune callback that prints a line per report, and a stopper: once its ``stop`` is set, when no trial runs any more."""
+    """A Tune callback that prints a line per report, and a stopper: once its ``stop`` is set, when no trial runs any longer."""
     from ray import tune
 
     class Watcher(tune.Callback, tune.Stopper):  # type: ignore[misc]

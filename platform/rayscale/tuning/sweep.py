@@ -68,7 +68,7 @@ def plan(
     """The sweep around a base configuration.
 
     Args:
-        file, overrides: the base, as of ``load_config``.
+        file, overrides: the base, as in ``load_config``.
         space: a name of ``rayscale.tuning.spaces.SPACES``.
         samples: trials. steps: of a whole trial. seed: of the draws.
         concurrent: trials at a time; None is what the cluster holds.

@@ -36,7 +36,7 @@ _DAMAGED = "DICOM is damaged or not conformant"
 _CT_RANGE = (-1024.0, 3071.0)
 """The 12 bits of Hounsfield units that every scanner writes; the same for all slices of a series."""
 
-# SOP classes whose pixels are no picture, by their common root.
+# SOP classes whose pixels are not a picture, by their common root.
 _REFUSED = {
     "1.2.840.10008.5.1.4.1.1.481.": "radiotherapy objects",
     "1.2.840.10008.5.1.4.1.1.66": "segmentations and registrations",

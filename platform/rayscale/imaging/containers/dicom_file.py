@@ -39,7 +39,7 @@ def discreetly(failure: str) -> Iterator[None]:
     except (RayscaleError, MemoryError):
         raise
     except BaseException as error:
-        # A decoder written in Rust panics with an exception that is no Exception.
+        # A decoder written in Rust panics with an exception that is not an Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         place = place_of(load_pydicom(), error)

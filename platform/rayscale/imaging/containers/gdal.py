@@ -46,7 +46,7 @@ _BLOCK = 512
 
 
 def library() -> Any:
-    """Rasterio, with the modules used here; not being georeferenced is no reason for a warning."""
+    """Rasterio, with the modules used here; not being georeferenced is not a reason for a warning."""
     rasterio = load("rasterio", "geo")
     for name in ("crs", "enums", "errors", "io", "shutil", "windows"):
         load(f"rasterio.{name}", "geo")

@@ -137,7 +137,7 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
 
 
 def checked_header(ifd: Ifd) -> Header:
-    """The header; UnsupportedError for pixels that are no measurements, or of no one type."""
+    """The header; UnsupportedError for pixels that are not measurements, or not of one type."""
     samples, bits = ifd.integer(277, 1), max(ifd.numbers(258) or [1])
     formats = set(ifd.numbers(339)) or {1}
     if formats - {1, _SIGNED, _FLOAT, 4} or len(formats) > 1:
@@ -225,7 +225,7 @@ def labels_of(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The channels that are labels, by what is said of them or by their values, and notes; see ``rayscale.imaging.labels``.
 
-    ``parts`` are as of :func:`levels_of`. Raises UnsupportedError when there are some and ``handling`` refuses them.
+    ``parts`` are as in :func:`levels_of`. Raises UnsupportedError when there are some and ``handling`` refuses them.
     """
     colour = gdal.library().enums.ColorInterp
     pictures = (colour.red, colour.green, colour.blue, colour.palette)
@@ -265,7 +265,7 @@ def read_mask(dataset: Any, layout: Layout, window: Any = None) -> NDArray[Any] 
 def notes_of(
     layout: Layout, meta: GeoMetadata, masks: Iterable[NDArray[Any] | None]
 ) -> tuple[str, ...]:
-    """What a user must know of how a file was read; ``masks`` are its validity as of :func:`read_mask`, piece by piece."""
+    """What a user must know of how a file was read; ``masks`` are its validity as in :func:`read_mask`, piece by piece."""
     notes = _notes_of_alpha(layout, masks)
     if meta.described:
         notes += (
@@ -304,7 +304,7 @@ def write_bands(
     mask: NDArray[Any] | None,
     window: Any = None,
 ) -> None:
-    """Write pixels ``(H, W, C)`` and their validity, as of :func:`read_mask`, to a window or everywhere."""
+    """Write pixels ``(H, W, C)`` and their validity, as in :func:`read_mask`, to a window or everywhere."""
     for place, plane in zip(places(meta, scene.count), np.moveaxis(pixels, 2, 0), strict=True):
         scene.write(plane, place, window=window)
     if mask is not None and meta.alpha is not None:

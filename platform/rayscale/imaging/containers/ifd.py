@@ -40,7 +40,7 @@ class _Field(NamedTuple):
 
 
 def first_offset(head: bytes) -> int:
-    """Where the first directory of the file lies that begins with ``head``; InputError when that is no TIFF."""
+    """Where the first directory of the file lies that begins with ``head``; InputError when that is not a TIFF."""
     return _header(head)[2]
 
 
@@ -141,7 +141,7 @@ class Ifd:
         return Ifd._read(self.data, self.order, self.big, offset) if offset else None
 
     def following(self) -> Ifd | None:
-        """The next directory of the chain, None after the last; errors as of ``sub``."""
+        """The next directory of the chain, None after the last; errors as in ``sub``."""
         offset = self.next_offset
         return Ifd._read(self.data, self.order, self.big, offset) if offset else None
 

@@ -37,11 +37,11 @@ _ROUNDING = 1e-3
 _PLACED = "NIfTI does not say where its values begin; they were read from byte {}, after the header"
 _SILENT = logging.Logger("nibabel", logging.CRITICAL + 1)
 _COMMENT = 6  # extension code of plain text
-# Intent codes of what is no picture, and those of CIFTI.
+# Intent codes of what is not a picture, and those of CIFTI.
 _CLASSES = {1002: "labels", 1003: "names of structures", 2002: "indices of nodes"}
 _OTHERS = {1008: "points of a mesh", 1009: "triangles of a mesh", 1010: "quaternions"}
 _CIFTI = range(3000, 3100)
-_FEW = 8  # values of a volume that is no image: scanners measure hundreds
+_FEW = 8  # values of a volume that is not an image: scanners measure hundreds
 _MOST = {1: 32767, 2: (1 << 63) - 1}
 
 # Datatype code to numpy; what is not here is refused by the name below.
