@@ -88,7 +88,8 @@ def test_make_targets_exist(command: list[str]):
 
 @pytest.mark.parametrize("command", [c for c in _unrun() if c[0] == "rayscale"], ids=" ".join)
 def test_commands_exist_with_these_options(command: list[str]):
-    known = typer.main.get_command(app).commands[command[1]]  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = commands.get(" ".join(command[1:3])) or commands[command[1]]
     if not known.context_settings.get("ignore_unknown_options"):  # else a job parses them
         given = {word.split("=")[0] for word in command[2:] if word.startswith("--")}
         assert given <= {name for each in known.params for name in each.opts} | {"--help"}

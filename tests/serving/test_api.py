@@ -46,6 +46,9 @@ class Backend:
     ) -> None:
         self.error, self.seconds, self.is_ready = error, seconds, ready
 
+    def places(self) -> int:
+        return 4
+
     async def ready(self) -> bool:
         if self.error:
             raise self.error

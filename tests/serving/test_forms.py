@@ -176,6 +176,9 @@ class Counting:
         self.refuse_later = False
         self.results: list[weakref.ref[Result]] = []
 
+    def places(self) -> int:
+        return 4
+
     async def upscale(self, job: Job) -> Result:
         self.working += 1
         gc.collect()

@@ -189,7 +189,7 @@ def test_one_address_gets_its_share_only() -> None:
             asyncio.create_task(guarded(scope(length), feed(b"x" * 100), ignore)) for _ in range(2)
         ]
         await asyncio.sleep(0.01)
-        with pytest.raises(OverloadedError, match="2 of them from your address"):
+        with pytest.raises(OverloadedError, match="2 of them yours"):
             await guarded(scope(length), whole(b"x" * 100), ignore)
         await guarded(scope(length, peer="192.0.2.2"), whole(b"x" * 100), ignore)
         for task in one:

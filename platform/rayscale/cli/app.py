@@ -8,13 +8,20 @@ import typer
 from typer.core import TyperGroup
 
 from rayscale import __version__, interruption
-from rayscale.cli import batch, compare, images, info, pipeline, prepare, stack, sweep, train
+from rayscale.cli import batch, compare, images, info, keys, pipeline, prepare, stack, sweep, train
 from rayscale.cli.options import TakesSeveral
 from rayscale.interruption import COMPLETE
 
 
 class Commands(TyperGroup):
     """Whatever a command raises for the user ends here, before Typer sees it, in one line and an exit code."""
+
+    def resolve_command(self, context: Any, args: list[str]) -> Any:
+        """Two words are a command where there is one of that name: ``rayscale keys add``."""
+        both = " ".join(args[:2])
+        if both in self.commands:
+            args = [both, *args[2:]]
+        return super().resolve_command(context, args)
 
     def invoke(self, context: Any) -> Any:
         def work() -> int:
@@ -54,6 +61,9 @@ def begin(
     """Nothing: the options above are all there is before a command."""
 
 
+NAMES = {keys.add: "keys add", keys.list_keys: "keys list", keys.remove: "keys remove"}
+"""Of commands of two words; all others are called as their functions."""
+
 for group, commands in (
     (
         "Images",
@@ -68,12 +78,12 @@ for group, commands in (
         ),
     ),
     ("From data to a model", (prepare.prepare, train.train, sweep.sweep, pipeline.register)),
-    ("Serving", (pipeline.serve,)),
+    ("Serving", (pipeline.serve, keys.add, keys.list_keys, keys.remove)),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
 ):
     for command in commands:
         kind = {prepare.prepare: TakesSeveral, train.train: train.NamesSystems}.get(command)
-        app.command(rich_help_panel=group, cls=kind)(command)
+        app.command(NAMES.get(command), rich_help_panel=group, cls=kind)(command)
 
 
 def main() -> None:

@@ -16,9 +16,10 @@ from rayscale.serving.backend import Backend
 from rayscale.serving.drain import Door, Drain
 from rayscale.serving.errors import BadParameterError
 from rayscale.serving.headers import RESULT_HEADERS
-from rayscale.serving.keys import KeyCheck
+from rayscale.serving.keys import KeyCheck, key_of
 from rayscale.serving.limits import BodyLimit
 from rayscale.serving.options import parameters_of
+from rayscale.serving.quotas import Quotas
 from rayscale.serving.refusals import Guard
 from rayscale.serving.requestid import RequestId
 from rayscale.serving.routes import estimate, models, pages, probes, upscale
@@ -56,7 +57,8 @@ def create_app(backend: Backend, settings: ServeSettings, drain: Drain | None = 
         rate=settings.body_rate,
         idle_s=settings.body_idle_s,
     )
-    app.add_middleware(KeyCheck, hashes=settings.key_hashes())
+    app.add_middleware(RequestCount, quotas=service.quotas)
+    app.add_middleware(KeyCheck, keys=settings.keyring())
     app.add_middleware(Door, drain=drain or Drain())
     app.add_middleware(Guard, refusals=service.refusals)
     app.add_middleware(Heads)
@@ -92,6 +94,19 @@ class Prefix:
         await self.app(scope, receive, send)
 
 
+class RequestCount:
+    """Counts the requests of a key that ask for work."""
+
+    def __init__(self, app: ASGIApp, quotas: Quotas) -> None:
+        self.app = app
+        self.quotas = quotas
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            self.quotas.take_request(key_of(scope))
+        await self.app(scope, receive, send)
+
+
 class Heads:
     """Answers HEAD wherever GET is answered: the same headers, no body."""
 
@@ -112,7 +127,7 @@ class Heads:
 
 
 def _version_1(service: Service) -> APIRouter:
-    closed = bool(service.settings.key_hashes())
+    closed = bool(service.settings.keyring())
     keyed = [Depends(HTTPBearer(auto_error=False, description="one of the keys"))] * closed
     router = APIRouter(prefix="/v1", dependencies=[*keyed, Depends(_check_query)], tags=["v1"])
     refused = (401,) if closed else ()

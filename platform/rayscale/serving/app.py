@@ -12,7 +12,10 @@ Numbers (replicas, queues, resources) are in ``config.yaml`` beside this file, s
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray import serve
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SEEN_S = 60.0
+"""For which a replica counts that has answered: it may be gone since."""
+
 log = logging.getLogger("ray.serve")
 
 
@@ -42,6 +48,7 @@ class Upscaling:
     def __init__(self) -> None:
         from rayscale.serving.engine import Engine
 
+        self._name = serve.get_replica_context().replica_id.unique_id
         self._engine = Engine(get_serve_settings())
         self._engine.start()
 
@@ -63,7 +70,10 @@ class Upscaling:
 
     async def upscale(self, job: Job) -> Result | RayscaleError:
         """The enlarged image."""
-        return await _told(self._engine.upscale(job))
+        result = await _told(self._engine.upscale(job))
+        if isinstance(result, RayscaleError):
+            return result
+        return replace(result, replica=self._name)
 
     def __del__(self) -> None:
         self._engine.close()
@@ -74,6 +84,14 @@ class Replicas:
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
+        self._seen: dict[str, float] = {}
+
+    def places(self) -> int:
+        """What the replicas that answered lately work on, and as much again beside them; this ingress has its share."""
+        settings, now = get_serve_settings(), time.monotonic()
+        self._seen = {name: at for name, at in self._seen.items() if now - at < _SEEN_S}
+        replicas = max(1, len(self._seen))
+        return math.ceil(2 * settings.threads * replicas / settings.ingresses)
 
     async def ready(self) -> bool:
         """Whether a replica has loaded the default model."""
@@ -97,11 +115,13 @@ class Replicas:
         A replica that was told to end (SIGTERM, a node that is drained) is not a fault of its image, which another takes once.
         """
         try:
-            return await _answer(self._handle.upscale.remote(job))
+            result: Result = await _answer(self._handle.upscale.remote(job))
         except UnavailableError as error:
             if "SIGTERM" not in str(error.__cause__):
                 raise
-        return await _answer(self._handle.upscale.remote(job))
+            result = await _answer(self._handle.upscale.remote(job))
+        self._seen[result.replica] = time.monotonic()
+        return result
 
 
 @serve.ingress()

@@ -16,6 +16,9 @@ _READY_FOR_S = 60.0
 class Backend(Protocol):
     """What answers: its errors are those of ``rayscale.serving.errors.TABLE``."""
 
+    def places(self) -> int:
+        """Images that it can take at once; more wait in the queue of the service."""
+
     async def ready(self) -> bool:
         """Whether the default model is loaded."""
 

@@ -19,6 +19,7 @@ from rayscale import cluster
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.registry.client import split_password
 from rayscale.serving.front import CALLBACK
+from rayscale.serving.keys import render_keys
 from rayscale.serving.settings import ServeSettings, get_serve_settings
 from rayscale.settings import checkout
 
@@ -147,6 +148,12 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
     hashes = _key_hashes(get_serve_settings())
     if hashes:
         variables["RAYSCALE_SERVE_API_KEY_HASHES"] = ",".join(hashes)
+    named = get_serve_settings().named_keys()
+    if named:
+        variables["RAYSCALE_SERVE_KEYS"] = render_keys(named)
+    ingress = next((each for each in application.deployments if each.name == "Ingress"), None)
+    if ingress is not None and isinstance(ingress.num_replicas, int):
+        variables["RAYSCALE_SERVE_INGRESSES"] = str(ingress.num_replicas)
     if model is not None:
         variables["RAYSCALE_SERVE_MODEL"] = model
     application.runtime_env = {**application.runtime_env, "env_vars": variables}

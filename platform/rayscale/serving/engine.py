@@ -82,6 +82,10 @@ class Engine:
         for threads in (self._listing, self._registered.threads, self._built_in.threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def places(self) -> int:
+        """Those that it works on, and as many that wait beside the models."""
+        return 2 * self.settings.threads
+
     async def ready(self) -> bool:
         """Whether the default model is loaded."""
         return self._ready

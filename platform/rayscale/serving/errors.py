@@ -49,6 +49,25 @@ class SourceNotAllowedError(RayscaleError):
     code = "source_not_allowed"
 
 
+class ForbiddenError(RayscaleError):
+    """A model or a place that the key may not use."""
+
+    code = "forbidden"
+
+
+class QuotaError(RayscaleError):
+    """More in a minute than the key may ask for."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class OverloadedError(RayscaleError):
     """More work than the queues may hold; the same request will do later."""
 
@@ -92,6 +111,7 @@ TABLE: tuple[Row, ...] = (
     Row(400, "bad_request", "Bytes that do not make an HTTP/1.1 request.", "Use an HTTP client."),
     _row(401, UnauthorizedError, "Send a key as 'Authorization: Bearer KEY'."),
     _row(403, SourceNotAllowedError, "Name a model as GET /v1/models lists it."),
+    _row(403, ForbiddenError, "Use another key, or ask who runs the service."),
     _row(404, NotFoundError, "GET /v1/models lists the models, /docs the paths."),
     Row(405, "method_not_allowed", "A method that the path does not have.", "See /docs."),
     _row(408, BodyTimeoutError, "Send it again over a faster line, or a smaller file."),
@@ -102,6 +122,7 @@ TABLE: tuple[Row, ...] = (
     _row(422, InputError, "Check the file; `rayscale info FILE` reads it in the same way."),
     _row(422, BadParameterError, "/docs lists the parameters and their values."),
     _row(429, OverloadedError, "Send it again after the seconds in Retry-After."),
+    _row(429, QuotaError, "Send it again after the seconds in Retry-After."),
     Row(431, "headers_too_large", "A request line and headers over their limit.", "Send less."),
     Row(500, "internal", "A defect; the log of the service has it.", "Report the request id."),
     _row(503, UnavailableError, "Send it again after the seconds in Retry-After."),

@@ -63,7 +63,7 @@ class OneForm:
             )
         if replaced is not None:
             refusals = Refusals(get_serve_settings())
-            await refusals.answer(refusals.of(replaced))(scope, receive, send)
+            await refusals.respond(replaced)(scope, receive, send)
 
 
 def _of_proxy(start: Message) -> RayscaleError | None:

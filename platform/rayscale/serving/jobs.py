@@ -49,6 +49,7 @@ class Result:
         notes: what the reader of the image says of it.
         residual: ``max`` and ``rms`` of ``|down(SR) - LR|`` in stored units, with ``consistency``.
         pixels: of the source, all slices.
+        replica: that made it; "" without Ray.
     """
 
     data: bytes
@@ -62,6 +63,7 @@ class Result:
     width: int = 0
     height: int = 0
     pixels: int = 0
+    replica: str = ""
 
 
 def check_reference(reference: str) -> None:

@@ -2,7 +2,7 @@
 
 Pure ASGI. Ray Serve itself has no limit on bodies, so a body must announce its length (411), the length has
 a cap (413), what has arrived of all bodies has a cap and so has the number of those on their way (429), and a body must
-keep coming (408). An announcement alone takes nothing from others, and one address takes a share at most.
+keep coming (408). An announcement alone takes nothing from others, and one caller takes a share at most.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from rayscale.serving.errors import (
     OverloadedError,
 )
 from rayscale.serving.forms import is_form
+from rayscale.serving.keys import owner_of
 
 
 @dataclass
 class _Held:
-    """What one address holds at the moment."""
+    """What one key, or without keys one address, holds at the moment."""
 
     bytes: int = 0
     arriving: int = 0
@@ -42,7 +43,7 @@ class BodyLimit:
         max_bytes: largest body; ``max_form_bytes``: largest body of several images.
         max_pending_bytes: most bytes of bodies that have arrived for the requests in progress.
         max_arriving: most bodies that are not whole yet.
-        peer_share: of both, what the requests of one address may hold; always enough for one body.
+        peer_share: of both, what the requests of one key, or without keys of one address, may hold; always enough for one body.
         timeout_s: seconds from the first read to the last byte of a body; ``rate`` bytes buy one more.
         rate: bytes per second of a body that is never too slow.
         idle_s: seconds without a byte.
@@ -81,8 +82,7 @@ class BodyLimit:
         headers = Headers(scope=scope)
         form = is_form(headers.get("content-type", ""))
         length = self._announced(headers, form)
-        client = scope.get("client")
-        with self._holding(client[0] if client else "") as peer:
+        with self._holding(owner_of(scope)) as peer:
             body = _Body(self, peer, receive, length, form)
             try:
                 await self.app(scope, body.receive, send)
@@ -90,15 +90,15 @@ class BodyLimit:
                 body.give_back()
 
     @contextmanager
-    def _holding(self, address: str) -> Iterator[_Held]:
-        peer = self._peers.setdefault(address, _Held())
+    def _holding(self, owner: str) -> Iterator[_Held]:
+        peer = self._peers.setdefault(owner, _Held())
         peer.requests += 1
         try:
             yield peer
         finally:
             peer.requests -= 1
             if not peer.requests:
-                del self._peers[address]
+                del self._peers[owner]
 
     def _announced(self, headers: Headers, form: bool) -> int:
         text = headers.get("content-length")
@@ -130,7 +130,7 @@ class BodyLimit:
         share = max(int(self.peer_share * self.max_arriving), 1)
         if self.arriving >= self.max_arriving or peer.arriving >= share:
             raise OverloadedError(
-                f"{self.arriving} bodies are on their way, {peer.arriving} of them from your address, and at most "
+                f"{self.arriving} bodies are on their way, {peer.arriving} of them yours, and at most "
                 f"{self.max_arriving} and {share} may be (RAYSCALE_SERVE_MAX_ARRIVING, RAYSCALE_SERVE_PEER_SHARE); "
                 "send it again after the time in Retry-After"
             )
@@ -148,7 +148,7 @@ class BodyLimit:
         share = max(int(self.peer_share * self.max_pending_bytes), most)
         if self.pending_bytes + size > self.max_pending_bytes or peer.bytes + size > share:
             raise OverloadedError(
-                f"{self.pending_bytes} bytes of requests are held, {peer.bytes} of them from your address, and at "
+                f"{self.pending_bytes} bytes of requests are held, {peer.bytes} of them yours, and at "
                 f"most {self.max_pending_bytes} and {share} may be (RAYSCALE_SERVE_MAX_PENDING_BYTES, "
                 "RAYSCALE_SERVE_PEER_SHARE); send it again after the time in Retry-After"
             )

@@ -69,6 +69,11 @@ class Refusals:
             more.setdefault("WWW-Authenticate", "Bearer")
         return JSONResponse({"error": told}, told["status"], more)
 
+    def respond(self, error: RayscaleError) -> JSONResponse:
+        """The answer to a domain error."""
+        wait = getattr(error, "retry_after_s", None)
+        return self.answer(self.of(error), {} if wait is None else {"Retry-After": str(wait)})
+
     def internal(self) -> JSONResponse:
         """The answer to a defect."""
         return self.answer(self.describe(500, *_INTERNAL))
@@ -91,7 +96,7 @@ class Refusals:
 
         async def domain(_: Request, error: Exception) -> JSONResponse:
             assert isinstance(error, RayscaleError)
-            return self.answer(self.of(error))
+            return self.respond(error)
 
         async def validation(_: Request, error: Exception) -> JSONResponse:
             assert isinstance(error, RequestValidationError)
@@ -148,7 +153,7 @@ class Guard:
         except RayscaleError as error:
             if started:
                 raise
-            await self.refusals.answer(self.refusals.of(error))(scope, receive, send)
+            await self.refusals.respond(error)(scope, receive, send)
         except ClientDisconnect:
             log.info(
                 "the client of %s %s left before its body was whole", scope["method"], scope["path"]

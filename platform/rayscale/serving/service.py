@@ -9,13 +9,33 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
+from starlette.requests import Request
+
 from rayscale.errors import RayscaleError
 from rayscale.imaging import probe
 from rayscale.serving.backend import Backend, Readiness
 from rayscale.serving.errors import DeadlineError, OverloadedError
+from rayscale.serving.fairness import FairQueue
 from rayscale.serving.jobs import Job, Result, check_size
+from rayscale.serving.keys import Key, key_of, owner_of
+from rayscale.serving.quotas import Quotas
 from rayscale.serving.refusals import Refusals
 from rayscale.serving.settings import ServeSettings
+
+_EVERY = 0.05
+"""Megapixels that any image costs in the queue, so that the smallest count as well."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose request it is: the key, and whom the places are shared with."""
+
+    key: Key
+    owner: str
+
+    @classmethod
+    def of(cls, request: Request) -> Caller:
+        return cls(key_of(request.scope), owner_of(request.scope))
 
 
 @dataclass
@@ -27,21 +47,38 @@ class Service:
     readiness: Readiness = field(init=False)
     refusals: Refusals = field(init=False)
 
+    quotas: Quotas = field(init=False)
+    queue: FairQueue = field(init=False)
+
     def __post_init__(self) -> None:
+        self.quotas = Quotas(1 / self.settings.ingresses)
+        self.queue = FairQueue(self._places, self.settings.max_waiting)
         self.readiness = Readiness(self.backend)
         self.refusals = Refusals(self.settings)
 
-    async def upscale(self, job: Job) -> Result:
+    def _places(self) -> int:
+        return self.backend.places()
+
+    async def upscale(self, job: Job, caller: Caller) -> Result:
         """The enlarged image, its seconds with those of waiting (``queue``) and ``total``.
 
         By the header alone it is refused before it takes a place in the queue of the model replicas. Raises the errors of
         ``rayscale.serving.errors.TABLE``.
         """
         limit = self.settings.request_timeout_s
-        check_size(await asyncio.to_thread(probe, job.data), job.options.scale or 1)
+        key, options = caller.key, job.options
+        key.check_model(job.model or self.settings.model)
+        header = await asyncio.to_thread(probe, job.data)
+        check_size(header, options.scale or 1)
+        megapixels = header.pixels / 1e6
+        self.quotas.take_megapixels(key, megapixels)
+        cost = megapixels * (options.scale or 2) ** 2 * (8 if options.ensemble else 1)
         began = time.perf_counter()
         try:
-            async with asyncio.timeout(limit):
+            async with (
+                asyncio.timeout(limit),
+                self.queue.turn(caller.owner, weight=key.priority, cost=cost + _EVERY),
+            ):
                 result = await self.backend.upscale(job)
         except TimeoutError:
             raise DeadlineError(
@@ -54,7 +91,9 @@ class Service:
         result.seconds.update({"queue": queue, "total": total})
         return result
 
-    async def upscale_many(self, jobs: Iterable[Job]) -> AsyncGenerator[Result | RayscaleError]:
+    async def upscale_many(
+        self, jobs: Iterable[Job], caller: Caller
+    ) -> AsyncGenerator[Result | RayscaleError]:
         """What comes of each, in their order; ``form_images`` of them are held at once, so that memory does not grow with
         their number.
 
@@ -66,7 +105,7 @@ class Service:
         try:
             while True:
                 for job in islice(waiting, self.settings.form_images - len(works)):
-                    works.append(asyncio.create_task(self._outcome(job, patient=patient)))
+                    works.append(asyncio.create_task(self._outcome(job, caller, patient)))
                     patient = True
                 if not works:
                     return
@@ -79,11 +118,11 @@ class Service:
                 work.cancel()
             await asyncio.gather(*works, return_exceptions=True)
 
-    async def _outcome(self, job: Job, *, patient: bool) -> Result | RayscaleError:
+    async def _outcome(self, job: Job, caller: Caller, patient: bool) -> Result | RayscaleError:
         deadline = time.monotonic() + self.settings.request_timeout_s
         while True:
             try:
-                return await self.upscale(job)
+                return await self.upscale(job, caller)
             except OverloadedError as error:
                 if not patient or time.monotonic() > deadline:
                     return error

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rayscale.errors import ConfigError
-from rayscale.serving.keys import hash_key
+from rayscale.serving.keys import Key, hash_key, parse_keys, read_keys
 from rayscale.settings import MIB
 
 
@@ -34,6 +35,24 @@ class ServeSettings(BaseSettings):
     api_key_hashes: str | None = Field(
         default=None,
         description="comma-separated sha256 of such keys, in their place where keys must not be seen",
+    )
+    keys: str | None = Field(
+        default=None,
+        description="JSON list of keys with their limits, as `rayscale keys` writes them; hashes, not the keys themselves",
+    )
+    keys_file: Path | None = Field(
+        default=None,
+        description="file of the same; `rayscale serve` reads it and hands its hashes to the cluster",
+    )
+    ingresses: int = Field(
+        default=1,
+        gt=0,
+        description="ingress replicas, which share limits; `rayscale serve` sets it",
+    )
+    max_waiting: int = Field(
+        default=16,
+        gt=0,
+        description="images that may wait at one ingress replica until a model replica has room",
     )
     cors_origins: str = Field(
         default="",
@@ -145,9 +164,20 @@ class ServeSettings(BaseSettings):
             )
         return tuple(map(hash_key, keys))
 
+    def named_keys(self) -> tuple[Key, ...]:
+        """The keys with limits, of ``keys`` or else ``keys_file``. Raises ConfigError."""
+        if self.keys is not None:
+            return parse_keys(self.keys, "RAYSCALE_SERVE_KEYS")
+        return () if self.keys_file is None else read_keys(self.keys_file)
+
+    def keyring(self) -> tuple[Key, ...]:
+        """Every key; empty when the service is open. Raises ConfigError as :meth:`key_hashes` does."""
+        plain = [Key(f"key-{n}", digest) for n, digest in enumerate(self.key_hashes(), 1)]
+        return (*plain, *self.named_keys())
+
     def access(self) -> str:
         """Who may call the service: ``open``, or ``keys: n``."""
-        count = len(self.key_hashes())
+        count = len(self.keyring())
         return f"keys: {count}" if count else "open"
 
     def origins(self) -> list[str]:

@@ -12,6 +12,7 @@ from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import MIME, Header, probe
 from rayscale.options import Options
 from rayscale.serving.jobs import Inquiry, check_reference, check_size
+from rayscale.serving.keys import key_of
 from rayscale.serving.options import query_options
 from rayscale.serving.refusals import documented
 from rayscale.serving.routes.upscale import ModelQuery, check_options
@@ -79,6 +80,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         """
         if model is not None:
             check_reference(model)
+        key_of(request.scope).check_model(model or service.settings.model)
         check_options(options)
         data = await request.body()
         if request.headers.get("content-type", "").startswith("application/json"):

@@ -18,7 +18,7 @@ from rayscale.serving.jobs import Job, Result, check_reference
 from rayscale.serving.options import query_options
 from rayscale.serving.parcels import Entry, larger_name, parcel_for
 from rayscale.serving.refusals import documented
-from rayscale.serving.service import Service
+from rayscale.serving.service import Caller, Service
 from rayscale.settings import get_settings
 
 ModelQuery = Annotated[
@@ -67,7 +67,9 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         _check_encoding(request.headers)
         if is_form(request.headers.get("content-type", "")):
             return await _answer_form(service, request, options, model)
-        result = await service.upscale(Job(await request.body(), model, options))
+        result = await service.upscale(
+            Job(await request.body(), model, options), Caller.of(request)
+        )
         return Response(
             result.data, media_type=MIME[result.container], headers=result_headers(result)
         )
@@ -98,7 +100,7 @@ async def _answer_form(
     )
     parcel = parcel_for(request.headers.get("accept", ""))
     jobs = (Job(bytes(part.data), model, options) for part in parts)
-    outcomes = service.upscale_many(jobs)
+    outcomes = service.upscale_many(jobs, Caller.of(request))
     first = [await anext(outcomes)]
     if isinstance(first[0], OverloadedError | UnavailableError):
         await outcomes.aclose()
