@@ -25,6 +25,14 @@ def test_a_file_is_shown_with_what_would_become_of_it(tmp_path: Path) -> None:
     assert "21 x 15" in out
 
 
+def test_brackets_and_colons_of_a_name_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (7, 5)).save("a[red]:cat:.png")
+    assert "a[red]:cat:.png" in run("a[red]:cat:.png")[1]
+
+
 def test_json_is_the_whole_finding(tmp_path: Path) -> None:
     Image.new("L", (7, 5)).save(tmp_path / "a.png")
     code, out = run(tmp_path / "a.png", "--json", "--levels", "0..100")

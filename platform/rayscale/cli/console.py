@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rayscale import strictjson
 from rayscale.interruption import Interrupted, watch
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def note(text: str) -> None:
@@ -37,6 +40,13 @@ def progress_line() -> Iterator[Callable[[str], None]]:
         yield lambda text: print(clear + text, end="", file=sys.stderr, flush=True)
     finally:
         print(clear, end="", file=sys.stderr, flush=True)
+
+
+def print_table(table: Table) -> None:
+    """A table for people; brackets in it, as in file names and ``rayscale[geo]``, are no mark-up."""
+    from rich.console import Console
+
+    Console(markup=False, emoji=False).print(table)
 
 
 def emit(value: Any, file: TextIO | None = None) -> None:

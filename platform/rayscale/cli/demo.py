@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rayscale import local, strictjson
+from rayscale import extras, local, strictjson
 from rayscale.errors import RayscaleError
 from rayscale.interruption import shield
 from rayscale.resampling import degrade, enlarge
@@ -83,6 +83,7 @@ class Story:
 
 def run(*, steps: int = 600, keep: bool = False) -> None:
     """Run the demo; the local stack is stopped at the end, at Ctrl-C and at failure, unless ``keep``."""
+    extras.load("skimage", "local")
     home = get_settings().home
     services = local.status(home)
     was_running = bool(services) and all(service.running for service in services)

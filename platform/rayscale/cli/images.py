@@ -10,7 +10,7 @@ import typer
 
 from rayscale import machine
 from rayscale.cli.batch import run_batch, tells_errors
-from rayscale.cli.console import emit, note, progress_line
+from rayscale.cli.console import emit, note, print_table, progress_line
 from rayscale.cli.conversion import check_apart, file_jobs, for_each
 from rayscale.cli.options import takes_options
 from rayscale.errors import ConfigError
@@ -232,7 +232,6 @@ def evaluate(
 
 def show_report(report: Report, data: str, system: str, suite: str | None) -> None:
     """Print scores as tables, with what was published for ``system`` on the set ``data``."""
-    from rich.console import Console
     from rich.table import Table
 
     from rayscale.evaluation.published import find, set_name
@@ -251,14 +250,14 @@ def show_report(report: Report, data: str, system: str, suite: str | None) -> No
         table.add_row("published", f"{published.psnr:.2f}", ssim)
         caption += f"\npublished: {published.source}"
     table.caption = caption
-    Console().print(table)
+    print_table(table)
     if report.measures:
         table = Table("measure", "mean", "better", title=f"suite {suite}")
         for name, value in report.measures.items():
             measure = MEASURES[name]
             better = "higher" if measure.higher else "lower"
             table.add_row(measure.title, f"{value:.{measure.digits}f}", better)
-        Console().print(table)
+        print_table(table)
 
 
 def models(json_: JsonOption = False) -> None:
@@ -275,7 +274,6 @@ def models(json_: JsonOption = False) -> None:
             row["bundled"] = [{key: cards[name][key] for key in shown} for name in row["bundled"]]
         emit(rows)
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("model", "scales", "parameters", "halo", "what it is")
@@ -292,7 +290,7 @@ def models(json_: JsonOption = False) -> None:
             " / ".join(str(halo) for halo in sorted(set(row["halo"].values()))),
             row["summary"],
         )
-    Console().print(table)
+    print_table(table)
     table = Table("with weights", "what it is for", "PSNR dB (bicubic)")
     table.columns[0].no_wrap = True
     for name, card in cards.items():
@@ -300,4 +298,4 @@ def models(json_: JsonOption = False) -> None:
             f"{row['set']} {row['psnr']:.2f} ({row['bicubic_psnr']:.2f})" for row in card["figures"]
         )
         table.add_row(name, card["summary"], "\n".join(figures))
-    Console().print(table)
+    print_table(table)

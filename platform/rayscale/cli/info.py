@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rayscale.cli.console import emit
+from rayscale.cli.console import emit, print_table
 from rayscale.cli.images import JsonOption
 from rayscale.cli.options import takes_options
 from rayscale.options import Options
@@ -36,13 +36,12 @@ def info(
     if json_:
         emit(found.to_dict())
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in _rows(found):
         table.add_row(name, value)
-    Console().print(table)
+    print_table(table)
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rayscale.cli.console import hint, note
+from rayscale.cli.console import hint, note, print_table
 from rayscale.errors import RayscaleError
 from rayscale.interruption import COMPLETE, FAILED, PARTIAL
 
@@ -97,7 +97,6 @@ def find_best(sweep: Sweep, output: str) -> int:
 
 def show(sweep: Sweep, rows: list[dict[str, Any]]) -> None:
     """The trials as a table, the best first."""
-    from rich.console import Console
     from rich.table import Table
 
     names = sorted({name for row in rows for name in row["values"]})
@@ -112,6 +111,6 @@ def show(sweep: Sweep, rows: list[dict[str, Any]]) -> None:
             f"{row[key]:.4g}" if key in row else "" for key in ("step", "loss", "psnr", "ssim")
         ]
         table.add_row(*cells, status)
-    Console().print(table)
+    print_table(table)
     for error in sorted({row["error"] for row in rows} - {""}):
         note(f"failed: {error}")

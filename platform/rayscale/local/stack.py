@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayscale import strictjson
+from rayscale import extras, strictjson
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.files import replacing
 from rayscale.interruption import Interrupted, shield, watch
@@ -85,6 +85,7 @@ def up(
     unknown = set(services) - set(SERVICES)
     if unknown:
         raise ConfigError(f"unknown services {sorted(unknown)}; there are {', '.join(SERVICES)}")
+    extras.load("swift", "local")
     home = _resolve(home)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     say = progress or (lambda _: None)

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from rayscale.errors import InputError, RayscaleError, TooLargeError
+from rayscale.extras import load
 from rayscale.imaging.containers.elements import identify, place_of
-from rayscale.imaging.extras import load
 from rayscale.imaging.limits import METADATA_BYTES
 
 MAX_ITEMS = 100_000

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rayscale.errors import InputError, RayscaleError, StorageError
+from rayscale.extras import load
 from rayscale.imaging.containers.geometadata import (
     BAND_TAGS,
     EPOCH,
@@ -24,7 +25,6 @@ from rayscale.imaging.containers.geometadata import (
     GeoMetadata,
 )
 from rayscale.imaging.containers.ifd import Ifd
-from rayscale.imaging.extras import load
 
 CACHE_MIB = 128
 """Blocks that GDAL keeps in memory, of all open files; it heeds the value of its first use in a process."""

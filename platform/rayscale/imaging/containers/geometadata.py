@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rayscale.extras import load
 from rayscale.imaging.containers.ifd import Ifd
 from rayscale.imaging.containers.remarks import is_stale
-from rayscale.imaging.extras import load
 from rayscale.imaging.missing import enlarge_mask
 from rayscale.resampling import exact_scale
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.extras import load
 from rayscale.imaging import labels
-from rayscale.imaging.extras import load
 from rayscale.imaging.image import Header, Image
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import METADATA_BYTES, check_size

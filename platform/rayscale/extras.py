@@ -1,4 +1,4 @@
-"""Libraries that only some users need: imported when a file asks for them, with an error that names the extra."""
+"""Libraries that only some users need: imported when they are needed, with an error that names the extra."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 from rayscale.errors import UnsupportedError
 
-_FOR = {"geo": "GeoTIFF", "medical": "DICOM and NIfTI"}
+_FOR = {
+    "geo": "GeoTIFF needs",
+    "medical": "DICOM and NIfTI need",
+    "local": "the local stack needs",
+}
 
 
 def load(module: str, extra: str) -> Any:
@@ -16,6 +20,6 @@ def load(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UnsupportedError(
-            f"{_FOR[extra]} needs the extra {extra} ({module.partition('.')[0]} is missing); "
+            f"{_FOR[extra]} the extra {extra} ({module.partition('.')[0]} is missing); "
             f"install it with: pip install 'rayscale[{extra}]'"
         ) from error
