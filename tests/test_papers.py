@@ -9,12 +9,14 @@ from pathlib import Path
 
 import yaml
 
-from rayscale import __version__
+from rayscale import __version__, strictjson
+from rayscale.batch import manifest as rows
 from rayscale.batch import plan
 from rayscale.data import manifest
 from rayscale.models import weights
 from rayscale.models.builtin import bundled_names, read_card
-from rayscale.training import checkpoint
+from rayscale.registry import version
+from rayscale.training import checkpoint, run
 
 TABLE_ROW = re.compile(r"^\| ([^|(]+?) (?:\([^|]*\) )?\| [^|]* \| `(\d+)` \|", re.M)
 
@@ -25,7 +27,11 @@ def test_compatibility_names_the_format_numbers_of_the_code(checkout: Path):
         "weights": weights.FORMAT,
         "dataset": str(manifest.FORMAT),
         "checkpoint": str(checkpoint.FORMAT),
+        "result of a run": str(run.FORMAT),
+        "rows of a batch": str(rows.FORMAT),
         "outputs of a batch": str(plan._FORMAT),
+        "registered model": version.FORMAT,
+        "JSON of `--json`, `table.json` and `scores.json`": str(strictjson.FORMAT),
     }
 
 
