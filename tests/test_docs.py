@@ -44,6 +44,7 @@ def _lines(block: str) -> list[str]:
     return [line for line in re.sub(r"\\\n\s*", "", block).splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if _blocks(p, "bash", "python")], ids=_name)
 def test_what_a_page_runs_works(page: Path, inputs: Path):
     for kind, text in _blocks(page, "bash", "python"):

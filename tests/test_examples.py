@@ -20,6 +20,8 @@ from rayscale.serving.api import create_app
 from rayscale.serving.engine import Engine
 from rayscale.serving.settings import ServeSettings
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs/examples"
 
 

@@ -119,8 +119,7 @@ def test_a_bucket_of_everything(model: str, s3: Any) -> None:
     assert {key for key in now if outputs.get(key) != now[key]} == {"plain.png", "broken.png"}
 
 
-@pytest.mark.slow
-def test_a_block_is_told_of_before_the_next_is_done(tmp_path: Path) -> None:
+def test_a_block_is_told_of_before_the_next_is_done(stack: Addresses, tmp_path: Path) -> None:
     """Else manifest and progress would always be one block behind what is there."""
     (tmp_path / "in").mkdir()
     for i in range(8):
@@ -285,7 +284,7 @@ def test_a_bad_model_or_scale_is_one_error(model: str, tmp_path: Path) -> None:
         NotFoundError, match="no model 'batch-tinny' in the registry; it has batch-tiny"
     ):
         upscale_bucket(*places, model="batch-tinny")
-    with pytest.raises(ConfigError, match="serves scale 2, not 3"):
+    with pytest.raises(ConfigError, match="serves the scale 2, not 3"):
         upscale_bucket(*places, model=model, options=Options(scale=3))
     with pytest.raises(ConfigError, match="not a model reference"):
         upscale_bucket(*places, model="s3://elsewhere/model")

@@ -131,6 +131,7 @@ print(json.dumps(outcomes))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit that Linux keeps")
 def test_a_real_limit_of_memory_is_survived():
     """The address space of a process is limited more and more, until the usual strip fits no longer."""

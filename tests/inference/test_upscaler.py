@@ -73,6 +73,8 @@ ZOO = [
     for system in SYSTEMS.values()
     for scale in SCALES
     if scale in system.scales or system.network.scale_range is not None
+    # A third of a million phases, each with weights of its own: half a minute. 2.4 and 1.5 have the same code.
+    if (system.name, scale) != ("meta-edsr", 3.33)
 ]
 
 
@@ -280,7 +282,7 @@ def test_the_output_limit_names_both_sizes(monkeypatch):
 
 def test_wrong_settings_are_refused_early():
     model = create_model("edsr-baseline", scale=2, blocks=1, filters=4)
-    with pytest.raises(ConfigError, match="serves scale 2, not 3"):
+    with pytest.raises(ConfigError, match="serves the scale 2, not 3"):
         Upscaler(model, Options(scale=3))
     with pytest.raises(ConfigError, match="float99"):
         Upscaler(model, Options(scale=2, precision="float99"))  # type: ignore[arg-type]

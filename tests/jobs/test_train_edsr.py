@@ -13,10 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rayscale.cli import run
 from rayscale.storage import connect
 from rayscale.training.checkpoint import Checkpoints
 from rayscale.training.run import read_result
 
+COMMAND = ("train", "--default-system", "edsr-baseline")  # of the script
 UNSET = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
 
 
@@ -44,19 +46,27 @@ def run_job(checkout: Path, *arguments: str, **variables: str) -> subprocess.Com
     ],
 )
 def test_wrong_usage_is_explained_with_exit_code_2(
-    checkout: Path, arguments: tuple[str, ...], taught: str
-) -> None:
-    done = run_job(checkout, *arguments)
+    arguments: tuple[str, ...], taught: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in UNSET:
+        monkeypatch.delenv(name, raising=False)
+    assert run(*COMMAND, *arguments) == 2
+    assert taught in capsys.readouterr().err
+
+
+def test_the_script_alone_says_what_it_lacks(checkout: Path) -> None:
+    done = run_job(checkout)
     assert done.returncode == 2
-    assert taught in done.stderr
+    assert "rayscale prepare SOURCE TARGET" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_every_option_is_listed(checkout: Path) -> None:
-    done = run_job(checkout, "--list-options")
-    assert done.returncode == 0
-    assert "optimizer.decay_every=200000" in done.stdout
-    assert "updates in all" in done.stdout
+def test_every_option_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*COMMAND, "--list-options") == 0
+    shown = capsys.readouterr().out
+    assert "optimizer.decay_every=200000" in shown
+    assert "updates in all" in shown
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ from rayscale.errors import ConfigError, RayscaleError
 from rayscale.local import mlflow, processes
 from rayscale.storage import connect
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import sys
 from pathlib import Path

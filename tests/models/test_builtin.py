@@ -54,6 +54,7 @@ def test_card_file_and_network_agree(name):
     assert not model.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_figures_of_the_card_are_reproduced(name, shared_data):
     model = open_builtin(name).network

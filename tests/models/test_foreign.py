@@ -209,5 +209,5 @@ def test_an_explicit_layout_has_to_fit(tmp_path, reference):
         read_weights(tmp_path / "x.pt", layout="basicsr")
     with pytest.raises(WeightsError, match="not written by rayscale"):
         read_weights(tmp_path / "x.pt", layout="rayscale")
-    with pytest.raises(ConfigError, match="serves scale 2, not 3"):
+    with pytest.raises(ConfigError, match="serves the scale 2, not 3"):
         read_weights(tmp_path / "x.pt", scale=3)

@@ -528,6 +528,6 @@ def test_no_patient_is_named_by_an_answer_or_a_log(
         assert "QXZPatie" not in str(told_of), name
     assert told.count(200) >= 1
     assert sum(status in (413, 415, 422) for status in told) == len(told) - told.count(200)
-    logs = temporary_folder(stack_home)
-    assert list(logs.glob("session_2*/logs/serve/replica_*"))
-    assert list(patients.find_patient([logs, stack_home / "logs"])) == []
+    logs = list(temporary_folder(stack_home).glob("session_2*/logs"))
+    assert any(list(folder.glob("serve/replica_*")) for folder in logs)
+    assert list(patients.find_patient([*logs, stack_home / "logs"])) == []

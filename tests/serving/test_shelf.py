@@ -138,7 +138,7 @@ def test_without_a_registry_there_are_the_built_in_models(
 def test_a_scale_that_the_model_lacks(registry: Any) -> None:
     registry.add("roofs", 1)
     under_test = shelf()
-    with pytest.raises(BadParameterError, match=r"roofs/1: .* serves scale 2, not 3"):
+    with pytest.raises(BadParameterError, match=r"roofs/1: .* serves the scale 2, not 3"):
         under_test.pipeline(under_test.get("roofs"), Options(scale=3))
 
 

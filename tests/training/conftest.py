@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import pytest
+from tests.training.world import Worlds
 
 from rayscale.data import PrepareConfig, prepare
 from rayscale.resampling import degrade
@@ -110,3 +111,9 @@ class Memory:
 @pytest.fixture
 def memory() -> Memory:
     return Memory()
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
+    """What workers of a process group save, one and two of them."""
+    return Worlds(tmp_path_factory.mktemp("worlds"), Path(__file__).resolve().parents[2])

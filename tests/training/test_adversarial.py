@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.world import run_world
+from tests.training.world import Worlds
 from torch.nn import functional
 
 from rayscale.data import Batch
@@ -242,9 +242,9 @@ def test_features_are_refused_for_bands(tmp_path: Path) -> None:
         AdversarialTrainer(load_config(None, [*GAN, *features]), model, peak=255)
 
 
-def test_two_workers_move_alike(tmp_path: Path, checkout: Path) -> None:
+def test_two_workers_move_alike(worlds: Worlds) -> None:
     """Statistics of a batch are local, so two are not one; but both workers hold the same two networks."""
-    one, other = run_world(tmp_path, checkout, 2, "gan")
+    one, other = worlds.two("gan")
     for network in ("generator", "discriminator"):
         for name, value in one[network].items():
             assert torch.equal(value, other[network][name]), name

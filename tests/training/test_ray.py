@@ -20,6 +20,7 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from rayscale import cluster
 from rayscale.errors import ConfigError
+from rayscale.local import Addresses
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig
 from rayscale.training.guard import NonFiniteLossError
@@ -33,8 +34,8 @@ pytestmark = pytest.mark.timeout(600)  # starting workers takes minutes on a bus
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    cluster.connect(num_cpus=2, log_to_driver=False)
+def ray_cluster(stack: Addresses) -> Iterator[None]:
+    cluster.connect(log_to_driver=False)
     yield
     cluster.shutdown()
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from skimage.color import rgb2ycbcr
-from tests.training.world import run_world
+from tests.training.world import Worlds
 
 from rayscale.data import Batch
 from rayscale.models.systems import create_model
@@ -16,47 +14,43 @@ from rayscale.training.guard import NonFiniteLossError
 from rayscale.training.step import Trainer
 
 
-def test_two_workers_have_the_gradient_of_the_whole_batch(tmp_path: Path, checkout: Path) -> None:
-    (alone,) = run_world(tmp_path, checkout, 1)
-    together = run_world(tmp_path, checkout, 2)
-    for worker in together:
+def test_two_workers_have_the_gradient_of_the_whole_batch(worlds: Worlds) -> None:
+    alone = worlds.one("share")
+    for worker in worlds.two("share"):
         assert worker["loss"] == pytest.approx(alone["loss"], rel=1e-6)
         for name, expected in alone["grads"].items():
             apart = (worker["grads"][name] - expected).abs().max()
             assert apart <= 1e-6 * max(1.0, expected.abs().max()), name
 
 
-def test_a_mixed_step_has_the_gradient_of_all_its_scales(tmp_path: Path, checkout: Path) -> None:
+def test_a_mixed_step_has_the_gradient_of_all_its_scales(worlds: Worlds) -> None:
     """Patches of x2, x3 and x4 in one step of MDSR: every part of it learns, the same on any number of workers."""
-    (alone,) = run_world(tmp_path, checkout, 1, "mixed")
+    alone = worlds.one("mixed")
     assert all(grad is not None and grad.abs().max() > 0 for grad in alone["grads"].values())
-    for worker in run_world(tmp_path, checkout, 2, "mixed"):
+    for worker in worlds.two("mixed"):
         assert worker["loss"] == pytest.approx(alone["loss"], rel=1e-6)
         for name, expected in alone["grads"].items():
             apart = (worker["grads"][name] - expected).abs().max()
             assert apart <= 1e-6 * max(1.0, expected.abs().max()), name
 
 
-def test_a_bad_loss_on_one_worker_stops_all_before_the_update(
-    tmp_path: Path, checkout: Path
-) -> None:
-    for worker in run_world(tmp_path, checkout, 2, "bad"):
+def test_a_bad_loss_on_one_worker_stops_all_before_the_update(worlds: Worlds) -> None:
+    for worker in worlds.two("bad"):
         assert "not finite at step 1" in worker["outcome"]
         assert worker["kept"]
 
 
-def test_workers_on_gpus_stop_together_at_the_next_check(tmp_path: Path, checkout: Path) -> None:
+def test_workers_on_gpus_stop_together_at_the_next_check(worlds: Worlds) -> None:
     """The way of a GPU, run here: the one that is asked to stop goes on with the others until all know."""
-    for worker in run_world(tmp_path, checkout, 2, "stop"):
+    for worker in worlds.two("stop"):
         assert worker == {"stopped": [False, False, False], "checked": True, "step": 3}
 
 
 def test_a_step_moves_the_parts_of_its_scale_alone_on_any_number_of_workers(
-    tmp_path: Path, checkout: Path
+    worlds: Worlds,
 ) -> None:
     """MDSR at x2, x4, x2: the parts of x3 stay, and so do those of x4 while x2 is trained, moments included."""
-    (alone,) = run_world(tmp_path, checkout, 1, "several")
-    together = run_world(tmp_path, checkout, 2, "several")
+    alone, together = worlds.one("several"), worlds.two("several")
     part = {scale: (f"pre_process.{i}.", f"upsample.{i}.") for i, scale in enumerate((2, 3, 4))}
     for worker in (alone, *together):
         for names, scale in zip(worker["graded"], (2, 4, 2), strict=True):
@@ -165,7 +159,7 @@ def test_the_running_mean_follows_its_formula() -> None:
             for e, p in zip(expected, trainer.model.parameters(), strict=True)
         ]
     names = [name for name, _ in trainer.model.named_parameters()]
-    state = trainer.average_state()
+    state = trainer.averaged_state()
     for name, value in zip(names, expected, strict=True):
         assert torch.allclose(state[name], value, atol=1e-6)
         assert not torch.equal(state[name], trainer.model.state_dict()[name])
@@ -186,13 +180,13 @@ def test_the_running_mean_has_running_statistics_of_its_own() -> None:
     model = create_model("srresnet", scale=2, blocks=1, filters=8)
     trainer = Trainer(config, model, peak=255)
     key = "body.0.body.1.running_mean"
-    expected = trainer.average_state()[key].clone()
+    expected = trainer.averaged_state()[key].clone()
     for step in range(3):
         trainer.advance(Batch(*batch()))
         decay = (1 + step) / (10 + step)
         expected = decay * expected + (1 - decay) * model.state_dict()[key]
     assert expected.abs().max() > 0
-    assert torch.allclose(trainer.average_state()[key], expected, atol=1e-7)
+    assert torch.allclose(trainer.averaged_state()[key], expected, atol=1e-7)
     assert not torch.allclose(model.state_dict()[key], expected, rtol=0.1)
 
 

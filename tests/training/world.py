@@ -1,15 +1,17 @@
 """One of several gloo processes: takes steps on its share of a batch and saves what came of it.
 
-``python world.py FOLDER RANK WORLD [bad | stop | several | mixed | gan]``; with ``bad`` the last rank's share has a loss that is
+``python world.py FOLDER RANK WORLD KIND...``, of share, bad, stop, several, mixed and gan; with ``bad`` the last rank's share has a loss that is
 not finite, with ``stop`` it is asked to stop and nobody looks at a step's loss, as on GPUs; with ``several`` a network of
 three scales trains on two of them, with ``mixed`` on all in one step, with ``gan`` there are two networks.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,44 +141,55 @@ def share(folder: Path, rank: int, world: int, bad: bool) -> None:
     )
 
 
-def main(folder: Path, rank: int, world: int, kind: str = "") -> None:
+KINDS: dict[str, Callable[[Path, int, int], None]] = {
+    "share": functools.partial(share, bad=False),
+    "bad": functools.partial(share, bad=True),
+    "stop": stop,
+    "several": several,
+    "mixed": mixed,
+    "gan": adversaries,
+}
+
+
+def main(folder: Path, rank: int, world: int, *kinds: str) -> None:
     if world > 1:
         torch.set_num_threads(1)
         dist.init_process_group(
             "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
         )
-    if kind == "stop":
-        stop(folder, rank, world)
-    elif kind == "several":
-        several(folder, rank, world)
-    elif kind == "mixed":
-        mixed(folder, rank, world)
-    elif kind == "gan":
-        adversaries(folder, rank, world)
-    else:
-        share(folder, rank, world, kind == "bad")
+    for kind in kinds:
+        (folder / kind).mkdir(exist_ok=True)
+        KINDS[kind](folder / kind, rank, world)
     if world > 1:
         dist.destroy_process_group()
 
 
-def run_world(folder: Path, checkout: Path, world: int, *flags: str) -> list[dict[str, Any]]:
-    """What each worker of ``world`` saved; one alone runs in this process."""
-    if world == 1:
-        main(folder, 0, 1, *flags)
-        return [torch.load(folder / "1-0.pt")]
-    environment = os.environ | {"PYTHONPATH": str(checkout / "platform")}
-    script = str(checkout / "tests" / "training" / "world.py")
-    command = [sys.executable, "-W", "error::FutureWarning", script, str(folder)]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(world), *flags], env=environment)
-        for rank in range(world)
-    ]
-    try:
-        assert [process.wait(120) for process in processes] == [0] * world
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)]
+class Worlds:
+    """One worker, in this process, and two, in processes that take the steps of every kind one after the other."""
+
+    def __init__(self, folder: Path, checkout: Path) -> None:
+        self.folder = folder
+        environment = os.environ | {"PYTHONPATH": str(checkout / "platform")}
+        script = str(checkout / "tests" / "training" / "world.py")
+        command = [sys.executable, "-W", "error::FutureWarning", script, str(folder)]
+        processes = [
+            subprocess.Popen([*command, str(rank), "2", *KINDS], env=environment)
+            for rank in range(2)
+        ]
+        try:
+            assert [process.wait(240) for process in processes] == [0, 0]
+        finally:
+            for process in processes:
+                process.kill()
+
+    def one(self, kind: str) -> dict[str, Any]:
+        """What a worker alone saved."""
+        main(self.folder, 0, 1, kind)
+        return torch.load(self.folder / kind / "1-0.pt")
+
+    def two(self, kind: str) -> list[dict[str, Any]]:
+        """What each of two workers saved."""
+        return [torch.load(self.folder / kind / f"2-{rank}.pt") for rank in range(2)]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from rayscale.cli import run
 from rayscale.errors import ConfigError
 from rayscale.evaluation import evaluate, read_pairs
 from rayscale.inference import Upscaler
+from rayscale.local import Addresses
 from rayscale.models.weights import load_model
 from rayscale.options import Options
 from rayscale.resampling import degrade
@@ -213,18 +214,13 @@ def test_the_parent_run_gets_the_best_there_is() -> None:
     assert parent.told == [({"best/loss": 4.0}, 8), {"best.optimizer.lr": 2.0}]
 
 
-def command_and_environment(
-    checkout: Path, dataset: Path, *arguments: str
-) -> tuple[list[str], dict[str, str]]:
-    """A sweep of small networks, without a cluster or servers."""
+def small_sweep(dataset: Path, *arguments: str) -> list[str]:
+    """The arguments of a sweep of two small networks."""
     small = [f"data.uri={dataset}", "model.blocks=1", "model.filters=4"]
     small += ["data.patch=12", "data.batch=2", "optimizer.steps=5"]
-    command = [sys.executable, str(checkout / "tune" / "sweep_edsr.py"), "--samples", "2"]
-    command += ["--output", str(dataset.parent / "best.yaml"), *arguments]
-    command += [word for key in small for word in ("--set", key)]
-    unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
-    environment = {key: value for key, value in os.environ.items() if key not in unset}
-    return command, environment | {"RAYSCALE_CACHE_DIR": str(dataset.parent / "cache")}
+    output = str(dataset.parent / "best.yaml")
+    keys = [word for key in small for word in ("--set", key)]
+    return ["--samples", "2", "--output", output, *arguments, *keys]
 
 
 @pytest.mark.slow
@@ -234,7 +230,11 @@ def test_a_signal_saves_the_trials(checkout: Path, dataset: Path) -> None:
 
     Ctrl-C reaches Ray's processes too, as in a terminal.
     """
-    command, environment = command_and_environment(checkout, dataset, "--steps", "8000")
+    script = str(checkout / "tune" / "sweep_edsr.py")
+    command = [sys.executable, script, *small_sweep(dataset, "--steps", "8000")]
+    unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    environment["RAYSCALE_CACHE_DIR"] = str(dataset.parent / "cache")
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a child of what ignores it would, too
@@ -279,26 +279,18 @@ def newest(dataset: Path) -> Checkpoints | None:
     return Checkpoints(connect(found.pop())) if found else None
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_writes_a_configuration_that_trains(
-    checkout: Path, dataset: Path, tmp_path: Path
+    stack: Addresses, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command, environment = command_and_environment(checkout, dataset, "--steps", "2")
-    done = subprocess.run(
-        command, env=environment, cwd="/", capture_output=True, text=True, timeout=850, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "complete" in done.stdout
+    arguments = small_sweep(dataset, "--steps", "2")
+    assert main(arguments) == 0
+    assert "complete" in capsys.readouterr().out
     # The same trials, now with images to score them on: nothing is trained, and PSNR decides.
     weights = {path: path.read_bytes() for path in (tmp_path / "runs").glob("*/model.safetensors")}
     assert len(weights) == 2
     uri = make_benchmark(tmp_path, 48)
-    done = subprocess.run(
-        [*command, "--set", f"validation.uri={uri}"],
-        env=environment, cwd="/", capture_output=True, text=True, timeout=850, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert main([*arguments, "--set", f"validation.uri={uri}"]) == 0
     results = [read_result(str(path.parent)) for path in weights]
     for result in results:
         model = load_model(Path(str(result.weights)))
