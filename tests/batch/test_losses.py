@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests.batch.actors import kill_actors
 from tests.batch.pictures import encoded, pixels
 
 from rayscale import batch, storage
@@ -20,18 +20,13 @@ from rayscale.options import Options
 
 
 def test_a_killed_worker_costs_nothing(stack: Addresses, tmp_path: Path) -> None:
-    from ray.util.state import list_actors
-
     for i in range(24):
         storage.connect(tmp_path / "in").write(f"{i}.png", encoded(pixels(i, shape=(200, 200, 3))))
     killed: list[int] = []
 
     def kill(now: Progress) -> None:
         if now.finished and not killed:
-            for actor in list_actors(filters=[("state", "=", "ALIVE")]):
-                if "UpscaleActor" in actor.class_name:
-                    killed.append(actor.pid)
-                    os.kill(actor.pid, signal.SIGKILL)
+            killed.extend(kill_actors("UpscaleActor"))
 
     summary = upscale_bucket(
         tmp_path / "in",

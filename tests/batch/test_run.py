@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pyarrow.parquet
 import pytest
 import tifffile
 import torch
+from tests.batch.actors import kill_actors
 from tests.batch.pictures import encoded, pixels
 
 from rayscale import batch, registry, storage
@@ -230,8 +230,6 @@ def test_a_scene_is_shared_by_all_workers(
 ) -> None:
     """A killed worker included: its windows are computed again, those of others are not."""
     rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
-    from ray.util.state import list_actors
-
     from rayscale.inference import upscale_scene
 
     scene, side = tmp_path / "scene.tif", 2100
@@ -251,10 +249,7 @@ def test_a_scene_is_shared_by_all_workers(
     def kill(now: Progress) -> None:
         seen.append(now)
         if now.finished and not killed:
-            for actor in list_actors(filters=[("state", "=", "ALIVE")]):
-                if "SceneActor" in actor.class_name:
-                    killed.append(actor.pid)
-                    os.kill(actor.pid, signal.SIGKILL)
+            killed.extend(kill_actors("SceneActor"))
 
     summary = upscale_bucket(
         source.uri, target.uri, model="bicubic", progress=kill, options=Options(scale=2)

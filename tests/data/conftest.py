@@ -13,6 +13,8 @@ import PIL.Image
 import pytest
 import tifffile
 
+from rayscale.data import PrepareConfig, prepare
+
 Pixels = npt.NDArray[Any]
 
 
@@ -57,3 +59,12 @@ def make_noise() -> Callable[..., Pixels]:
 @pytest.fixture
 def make_file() -> Callable[..., bytes]:
     return encode
+
+
+@pytest.fixture
+def prepared(images: Callable[..., Path], tmp_path: Path) -> Path:
+    """A dataset at x2, x3 and x4 of five images that take more than one shard."""
+    files = {f"{n}.png": noise(60, 72 + 12 * n, seed=n) for n in range(5)}
+    config = PrepareConfig(size=48, step=24, minimum=24, images_per_shard=2)
+    prepare(images(files), tmp_path / "set", config)
+    return tmp_path / "set"

@@ -22,11 +22,8 @@ Noise = Callable[..., np.ndarray]
 
 
 @pytest.fixture
-def uri(images: Callable[..., Path], make_noise: Noise, tmp_path: Path) -> Path:
-    files = {f"{n}.png": make_noise(60, 72 + 12 * n, seed=n) for n in range(5)}
-    config = PrepareConfig(size=48, step=24, minimum=24, images_per_shard=2)
-    prepare(images(files), tmp_path / "set", config)
-    return tmp_path / "set"
+def uri(prepared: Path) -> Path:
+    return prepared
 
 
 def stream(uri: Path, scales: tuple[float, ...], **options: Any) -> ScaleStream:

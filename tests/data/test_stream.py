@@ -19,11 +19,8 @@ Noise = Callable[..., np.ndarray]
 
 
 @pytest.fixture
-def dataset(images: Callable[..., Path], make_noise: Noise, tmp_path: Path) -> Dataset:
-    files = {f"{n}.png": make_noise(60, 72 + 12 * n, seed=n) for n in range(5)}
-    config = PrepareConfig(size=48, step=24, minimum=24, images_per_shard=2)
-    prepare(images(files), tmp_path / "set", config)
-    return Dataset(tmp_path / "set", 2)
+def dataset(prepared: Path) -> Dataset:
+    return Dataset(prepared, 2)
 
 
 def together(dataset: Dataset, step: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:

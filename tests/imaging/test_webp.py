@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from PIL import ImageCms, ImageOps
+from tests.imaging.pictures import smooth
 
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import Image, probe, read_image, sniff, write_image
@@ -17,10 +18,7 @@ RNG = np.random.default_rng(8)
 
 
 def photo(height: int = 40, width: int = 57) -> np.ndarray:
-    """A smooth colour picture, (H, W, 3) uint8."""
-    y, x = np.mgrid[:height, :width]
-    planes = [np.sin(x / 9) + np.cos(y / 7), np.cos(x / 5), np.sin((x + y) / 11)]
-    return np.stack([np.clip(127 + 60 * plane, 0, 255) for plane in planes], -1).astype(np.uint8)
+    return smooth(height, width)
 
 
 def saved(pixels: np.ndarray, **options: object) -> bytes:

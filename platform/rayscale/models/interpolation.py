@@ -3,6 +3,7 @@ for labels."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,7 +13,9 @@ from rayscale.models.network import SuperResolver
 from rayscale.models.system import system
 from rayscale.resampling import nearest_places, upsample
 
-_NO_WEIGHTS = {"filters": 0, "blocks": 0}
+_interpolation = partial(
+    system, defaults={"filters": 0, "blocks": 0}, options=("value_range",), multiscale=True
+)
 
 
 class _Interpolation(SuperResolver):
@@ -33,13 +36,7 @@ class _Interpolation(SuperResolver):
         return 4  # bicubic reaches 2 LR pixels, bilinear 1; a margin costs nothing here
 
 
-@system(
-    "nearest",
-    "nearest neighbour: pixels repeated, for class maps and bit fields",
-    defaults=_NO_WEIGHTS,
-    options=("value_range",),
-    multiscale=True,
-)
+@_interpolation("nearest", "nearest neighbour: pixels repeated, for class maps and bit fields")
 class Nearest(_Interpolation):
     """Every pixel repeated; the ``Upscaler`` repeats the stored values themselves, whatever their type."""
 
@@ -50,26 +47,14 @@ class Nearest(_Interpolation):
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-@system(
-    "bilinear",
-    "linear interpolation",
-    defaults=_NO_WEIGHTS,
-    options=("value_range",),
-    multiscale=True,
-)
+@_interpolation("bilinear", "linear interpolation")
 class Bilinear(_Interpolation):
     """Linear interpolation."""
 
     method = "bilinear"
 
 
-@system(
-    "bicubic",
-    "cubic interpolation as in MATLAB, the usual baseline",
-    defaults=_NO_WEIGHTS,
-    options=("value_range",),
-    multiscale=True,
-)
+@_interpolation("bicubic", "cubic interpolation as in MATLAB, the usual baseline")
 class Bicubic(_Interpolation):
     """Cubic convolution (Keys 1981, a = -0.5)."""
 
