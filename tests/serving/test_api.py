@@ -46,6 +46,9 @@ class Backend:
     ) -> None:
         self.error, self.seconds, self.is_ready = error, seconds, ready
 
+    def name(self) -> str:
+        return "here"
+
     def places(self) -> int:
         return 4
 

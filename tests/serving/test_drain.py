@@ -20,6 +20,9 @@ class Backend:
     def __init__(self) -> None:
         self.works, self.goes_on, self.given_up = asyncio.Event(), asyncio.Event(), False
 
+    def places(self) -> int:
+        return 4
+
     async def ready(self) -> bool:
         return True
 

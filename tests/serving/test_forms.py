@@ -176,6 +176,9 @@ class Counting:
         self.refuse_later = False
         self.results: list[weakref.ref[Result]] = []
 
+    def name(self) -> str:
+        return "here"
+
     def places(self) -> int:
         return 4
 

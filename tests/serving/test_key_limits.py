@@ -222,6 +222,9 @@ class Slow:
     def __init__(self) -> None:
         self.order: list[bytes] = []
 
+    def name(self) -> str:
+        return "here"
+
     def places(self) -> int:
         return 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import threading
@@ -252,6 +253,16 @@ def test_models_probes_and_pages(http: httpx.Client) -> None:
     assert len(listed["roofs/1"]["weights_sha256"]) == 64
     for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
         assert http.get(path).status_code == 200
+
+
+def test_metrics_gather_all_replicas(http: httpx.Client, tools: Any) -> None:
+    for _ in range(4):
+        assert http.post("/v1/upscale", content=tools.encoded(8, 8)).status_code == 200
+    text = http.get("/metrics").text
+    seen = set(re.findall(r'replica="([^"]+)"', text))
+    assert len(seen) >= len(replicas("Ingress")) + len(replicas("Upscaling")) >= 3
+    done = re.findall(r'^rayscale_images_total{code="",key="key-1".*} ([\d.]+)', text, re.M)
+    assert sum(map(float, done)) >= 4
 
 
 def test_an_alias_moves_without_a_failed_request(http: httpx.Client, tools: Any) -> None:

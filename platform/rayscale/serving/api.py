@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayscale import __version__
+from rayscale.serving.accesslog import AccessLog
 from rayscale.serving.backend import Backend
 from rayscale.serving.drain import Door, Drain
 from rayscale.serving.errors import BadParameterError
@@ -22,7 +23,7 @@ from rayscale.serving.options import parameters_of
 from rayscale.serving.quotas import Quotas
 from rayscale.serving.refusals import Guard
 from rayscale.serving.requestid import RequestId
-from rayscale.serving.routes import estimate, models, pages, probes, upscale
+from rayscale.serving.routes import estimate, metrics, models, pages, probes, upscale
 from rayscale.serving.service import Service
 from rayscale.serving.settings import ServeSettings
 from rayscale.settings import get_settings
@@ -39,15 +40,19 @@ def create_app(backend: Backend, settings: ServeSettings, drain: Drain | None = 
         redoc_url=None,
         redirect_slashes=False,  # behind a proxy with a path of its own it would lead elsewhere
     )
-    service = Service(backend, settings)
+    app.state.service = service = Service(backend, settings)
     app.include_router(pages.router())
     app.include_router(probes.router(service))
     app.include_router(_version_1(service))
+    closed = settings.keyring()
+    app.include_router(metrics.router(service, (401,) * bool(closed)))
     service.refusals.install(app)
     # The last one added is the outermost: errors are caught around the key, the key is asked before a
     # body is admitted.
+    paths = app.openapi()["paths"]
     app.add_middleware(
         BodyLimit,
+        gauge=service.metrics.held,
         max_bytes=get_settings().max_input_bytes,
         max_form_bytes=settings.max_form_bytes,
         max_pending_bytes=settings.max_pending_bytes,
@@ -58,7 +63,7 @@ def create_app(backend: Backend, settings: ServeSettings, drain: Drain | None = 
         idle_s=settings.body_idle_s,
     )
     app.add_middleware(RequestCount, quotas=service.quotas)
-    app.add_middleware(KeyCheck, keys=settings.keyring())
+    app.add_middleware(KeyCheck, keys=closed)
     app.add_middleware(Door, drain=drain or Drain())
     app.add_middleware(Guard, refusals=service.refusals)
     app.add_middleware(Heads)
@@ -72,6 +77,7 @@ def create_app(backend: Backend, settings: ServeSettings, drain: Drain | None = 
             allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-Id"],
             expose_headers=[*RESULT_HEADERS, "Retry-After"],
         )
+    app.add_middleware(AccessLog, metrics=service.metrics, paths=paths, lines=settings.access_log)
     app.add_middleware(RequestId)
     return app
 

@@ -11,6 +11,7 @@ Numbers (replicas, queues, resources) are in ``config.yaml`` beside this file, s
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -19,14 +20,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+)
 from ray.serve.handle import DeploymentHandle
 
 from rayscale.cluster import raise_error
 from rayscale.errors import RayscaleError
 from rayscale.serving.drain import Drain
 from rayscale.serving.errors import OverloadedError, UnavailableError
+from rayscale.serving.metrics import Snapshot, take_snapshot
 from rayscale.serving.settings import get_serve_settings
 
 if TYPE_CHECKING:
@@ -35,6 +41,9 @@ if TYPE_CHECKING:
     from rayscale.serving.jobs import Inquiry, Job, Result
 
 T = TypeVar("T")
+
+_GATHER_S = 5.0
+"""For all replicas to tell what they count."""
 
 _SEEN_S = 60.0
 """For which a replica counts that has answered: it may be gone since."""
@@ -68,6 +77,10 @@ class Upscaling:
         """What an image would take and give."""
         return await _told(self._engine.estimate(inquiry))
 
+    async def metrics(self) -> list[tuple[str, Snapshot]]:
+        """What this replica counts, under its name."""
+        return [(self._name, snapshot) for _, snapshot in await self._engine.metrics()]
+
     async def upscale(self, job: Job) -> Result | RayscaleError:
         """The enlarged image."""
         result = await _told(self._engine.upscale(job))
@@ -85,6 +98,10 @@ class Replicas:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
         self._seen: dict[str, float] = {}
+
+    def name(self) -> str:
+        """Of this ingress."""
+        return str(serve.get_replica_context().replica_id.unique_id)
 
     def places(self) -> int:
         """What the replicas that answered lately work on, and as much again beside them; this ingress has its share."""
@@ -109,6 +126,20 @@ class Replicas:
         """What an image would take and give."""
         return await _answer(self._handle.estimate.remote(inquiry))
 
+    async def metrics(self) -> list[tuple[str, Snapshot]]:
+        """What the model replicas and the other ingresses count."""
+        here = serve.get_replica_context()
+        others = serve.get_deployment_handle(here.deployment, here.app_name)
+        found: list[tuple[str, Snapshot]] = []
+        for handle in (self._handle, others):
+            try:
+                async with asyncio.timeout(_GATHER_S):
+                    for told in await handle.broadcast("metrics").results_async():
+                        found += told
+            except (TimeoutError, RayError, RayServeException) as error:
+                log.warning("the metrics of %s are missing: %s", handle.deployment_name, error)
+        return [pair for pair in found if pair[0] != self.name()]
+
     async def upscale(self, job: Job) -> Result:
         """The enlarged image.
 
@@ -132,6 +163,10 @@ class Ingress:
         self._backend = Replicas(upscaling)
         self._drain = Drain()
 
+    async def metrics(self) -> list[tuple[str, Snapshot]]:
+        """What this ingress counts, under its name."""
+        return [(self._backend.name(), take_snapshot(self._app.state.service.measured().registry))]
+
     async def drain(self, grace_s: float) -> None:
         """Take no more requests; return when those in progress are answered, after ``grace_s`` seconds with 503."""
         await self._drain.close(grace_s)
@@ -142,7 +177,8 @@ class Ingress:
         settings = get_serve_settings()
         # A warning, so that no level of logging hides that a service is open.
         log.warning("rayscale serves %s; access: %s", settings.model, settings.access())
-        return create_app(self._backend, settings, self._drain)
+        self._app = create_app(self._backend, settings, self._drain)
+        return self._app
 
 
 async def _told(work: Awaitable[T]) -> T | RayscaleError:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from rayscale.serving.errors import OverloadedError, UnavailableError
 from rayscale.serving.jobs import Inquiry, Job, Result
+from rayscale.serving.metrics import Snapshot
 
 _PROBE_TIMEOUT_S = 2.0
 _READY_FOR_S = 60.0
@@ -15,6 +16,9 @@ _READY_FOR_S = 60.0
 
 class Backend(Protocol):
     """What answers: its errors are those of ``rayscale.serving.errors.TABLE``."""
+
+    def name(self) -> str:
+        """Of the process that serves the interface, among its replicas."""
 
     def places(self) -> int:
         """Images that it can take at once; more wait in the queue of the service."""
@@ -30,6 +34,9 @@ class Backend(Protocol):
 
     async def estimate(self, inquiry: Inquiry) -> dict[str, Any]:
         """What an image would take and give."""
+
+    async def metrics(self) -> list[tuple[str, Snapshot]]:
+        """What other replicas count, by their names; those that do not answer are left out."""
 
     async def upscale(self, job: Job) -> Result:
         """The enlarged image; cancelling the task gives the work up."""

@@ -29,6 +29,7 @@ from rayscale.resampling import enlarged
 from rayscale.serving.cards import card, entry
 from rayscale.serving.errors import UnavailableError
 from rayscale.serving.jobs import Inquiry, Job, Result, check_size
+from rayscale.serving.metrics import ReplicaMetrics, Snapshot, take_snapshot
 from rayscale.serving.rates import Rates
 from rayscale.serving.shelf import Loaded, Shelf
 from rayscale.settings import get_settings
@@ -56,7 +57,8 @@ class Engine:
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
-        self.shelf = Shelf(settings, watch=_stop_if_cancelled)
+        self.seen = ReplicaMetrics()
+        self.shelf = Shelf(settings, watch=_stop_if_cancelled, loaded=self.seen.note_load)
         self._workers = ThreadPoolExecutor(settings.threads, thread_name_prefix="upscale")
         # Listing and loading wait for MLflow and storage, which may hang; they must not take a place among the images,
         # nor from each other, nor from the models that come with rayscale.
@@ -82,6 +84,10 @@ class Engine:
         for threads in (self._listing, self._registered.threads, self._built_in.threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def name(self) -> str:
+        """There is one process."""
+        return "here"
+
     def places(self) -> int:
         """Those that it works on, and as many that wait beside the models."""
         return 2 * self.settings.threads
@@ -99,6 +105,15 @@ class Engine:
         except TimeoutError:
             listed = self.shelf.last_list()
         return [entry(found) for found in listed]
+
+    async def metrics(self) -> list[tuple[str, Snapshot]]:
+        """What this replica counts."""
+        seen = self.seen
+        seen.loaded.set(len(self.shelf))
+        seen.alias_age.set(self.shelf.age())
+        seen.budget.set(self._memory.most)
+        seen.held.set(self._memory.held)
+        return [("upscaling", take_snapshot(seen.registry))]
 
     async def card(self, reference: str) -> dict[str, Any]:
         """What ``GET /v1/models/{name}`` says; the errors of :meth:`Shelf.find`."""

@@ -161,6 +161,7 @@ class KeyCheck:
                     "this service asks for a key: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
                 )
             scope = {**scope, "rayscale.key": key}
+            scope.get("rayscale.caller", {})["key"] = key or ANYONE
         await self.app(scope, receive, send)
 
     def _find(self, scope: Scope) -> Key | None:

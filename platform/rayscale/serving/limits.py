@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from prometheus_client import Gauge
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,6 +48,7 @@ class BodyLimit:
         timeout_s: seconds from the first read to the last byte of a body; ``rate`` bytes buy one more.
         rate: bytes per second of a body that is never too slow.
         idle_s: seconds without a byte.
+        gauge: shows the bytes that are held.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class BodyLimit:
         timeout_s: float,
         rate: float,
         idle_s: float,
+        gauge: Gauge | None = None,
     ) -> None:
         self.app = app
         self.max_bytes = max_bytes
@@ -72,6 +75,8 @@ class BodyLimit:
         self.rate = rate
         self.idle_s = idle_s
         self.pending_bytes = 0
+        if gauge is not None:
+            gauge.set_function(lambda: float(self.pending_bytes))
         self.arriving = 0
         self._peers: dict[str, _Held] = {}
 

@@ -31,6 +31,9 @@ log = logging.getLogger("ray.serve")
 RETRIED = (429, 503)
 """Statuses that say when to come back, in ``Retry-After``."""
 
+ERROR_HEADER = "X-Rayscale-Error"
+"""The code of a refusal, for whoever does not read its body."""
+
 _INTERNAL = "internal", "the service failed; its log has the details"
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -62,7 +65,7 @@ class Refusals:
 
     def answer(self, told: Mapping[str, Any], headers: Mapping[str, str] = {}) -> JSONResponse:
         """The answer that says it; 429 and 503 say when to come back as well."""
-        more = dict(headers)
+        more = {ERROR_HEADER: told["code"], **headers}
         if told["status"] in RETRIED:
             more.setdefault("Retry-After", str(self.settings.retry_after_s))
         if told["status"] == 401:
@@ -87,6 +90,7 @@ class Refusals:
             "content-type: application/json",
             f"content-length: {len(body)}",
             f"{HEADER}: {told['request_id']}",
+            f"{ERROR_HEADER}: {code}",
             "connection: close",
         )
         return "\r\n".join([*lines, "", ""]).encode() + bytes(body)

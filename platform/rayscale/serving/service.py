@@ -14,10 +14,11 @@ from starlette.requests import Request
 from rayscale.errors import RayscaleError
 from rayscale.imaging import probe
 from rayscale.serving.backend import Backend, Readiness
-from rayscale.serving.errors import DeadlineError, OverloadedError
+from rayscale.serving.errors import DeadlineError, OverloadedError, row_of
 from rayscale.serving.fairness import FairQueue
 from rayscale.serving.jobs import Job, Result, check_size
 from rayscale.serving.keys import Key, key_of, owner_of
+from rayscale.serving.metrics import IngressMetrics
 from rayscale.serving.quotas import Quotas
 from rayscale.serving.refusals import Refusals
 from rayscale.serving.settings import ServeSettings
@@ -49,6 +50,7 @@ class Service:
 
     quotas: Quotas = field(init=False)
     queue: FairQueue = field(init=False)
+    metrics: IngressMetrics = field(init=False, default_factory=IngressMetrics)
 
     def __post_init__(self) -> None:
         self.quotas = Quotas(1 / self.settings.ingresses)
@@ -56,10 +58,27 @@ class Service:
         self.readiness = Readiness(self.backend)
         self.refusals = Refusals(self.settings)
 
+    def measured(self) -> IngressMetrics:
+        """The metrics, with what is at this moment."""
+        self.metrics.waiting.set(self.queue.waiting)
+        self.metrics.running.set(self.queue.running)
+        return self.metrics
+
     def _places(self) -> int:
         return self.backend.places()
 
     async def upscale(self, job: Job, caller: Caller) -> Result:
+        """The enlarged image, counted; see :meth:`_upscale`."""
+        try:
+            result = await self._upscale(job, caller)
+        except RayscaleError as error:
+            row = row_of(error)
+            self.metrics.note_refusal("internal" if row is None else error.code, caller.key)
+            raise
+        self.metrics.note_image(result, caller.key)
+        return result
+
+    async def _upscale(self, job: Job, caller: Caller) -> Result:
         """The enlarged image, its seconds with those of waiting (``queue``) and ``total``.
 
         By the header alone it is refused before it takes a place in the queue of the model replicas. Raises the errors of

@@ -58,6 +58,10 @@ class ServeSettings(BaseSettings):
         default="",
         description="comma-separated origins whose pages may call the API from a browser, or *; empty: none",
     )
+    access_log: bool = Field(
+        default=True,
+        description="write a line of JSON for every request into the log of the ingress",
+    )
     path_prefix: str = Field(
         default="",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",

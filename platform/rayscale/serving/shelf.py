@@ -80,7 +80,14 @@ class Shelf:
     the registry cannot be asked, references keep the meaning they had.
     """
 
-    def __init__(self, settings: ServeSettings, watch: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        watch: Callable[[], None] | None = None,
+        loaded: Callable[[str], None] = lambda label: None,
+    ) -> None:
+        self._tell_loaded = loaded
+        self._followed = time.monotonic()
         self._settings = settings
         self._watch = watch
         self._lock = threading.Lock()
@@ -174,6 +181,7 @@ class Shelf:
 
     def refresh(self) -> None:
         """Ask again what every used reference means; where it moved, load first and then switch."""
+        began, followed = time.monotonic(), True
         for asked, old in list(self._meanings.items()):
             try:
                 new = _find(asked)
@@ -186,9 +194,20 @@ class Shelf:
                 log.warning("%s is no longer in the registry", asked.reference)
             except Exception as error:
                 log.warning("%s keeps its meaning %s: %s", asked.reference, old.label, error)
+                followed = False
             else:
                 with self._lock:
                     self._meanings[asked] = new
+        if followed:
+            self._followed = began
+
+    def age(self) -> float:
+        """Seconds since the registry last said of every reference in use what it means."""
+        return time.monotonic() - self._followed
+
+    def __len__(self) -> int:
+        """Models in memory."""
+        return len(self._loaded)
 
     def last_list(self) -> list[Found]:
         """What :meth:`list` last gave, without waiting; UnavailableError when the registry has never answered."""
@@ -239,6 +258,7 @@ class Shelf:
                 gone, _ = self._loaded.popitem(last=False)
                 # A forgotten reference is found anew, so the table cannot grow without bound.
                 self._meanings = {k: v for k, v in self._meanings.items() if v != gone}
+        self._tell_loaded(found.label)
         future.set_result(loaded)
         return loaded
 
