@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import psutil
 import pytest
+from tests.plugins.signals import interrupt, start
 
 from rayscale import registry
 from rayscale.cli import run
@@ -111,32 +109,14 @@ def test_a_signal_ends_the_task_too(
     keys = [f"data.uri={dataset}", "run.name=a", "model.atoms=64", "dictionary.iterations=100000"]
     command = [sys.executable, str(checkout / "jobs/train.py"), "--system", "aplus"]
     command += [word for key in keys for word in ("--set", key)]
-    unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
-    environment = {key: value for key, value in os.environ.items() if key not in unset}
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a child of what ignores it would, too
-    process = subprocess.Popen(
-        command, env=environment, cwd="/", text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
+    with start(command) as process:
         assert process.stdout is not None
         said = list(itertools.takewhile(lambda line: "dictionary 2/" not in line, process.stdout))
-        children = psutil.Process(process.pid).children(recursive=True)
-        if number == signal.SIGINT:  # reaches Ray's processes too, as in a terminal
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        rest, _ = process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        rest = interrupt(process, number, 120)
     own = [line for line in [*said, *rest.splitlines()] if "pid=" not in line]
     assert process.returncode == code, own
     assert own[-1] == "interrupted: the same command starts over"
     assert "Traceback" not in "".join(own)
     assert "*** SIG" not in rest
-    assert psutil.wait_procs(children, timeout=20)[1] == []
     with lease_of(str(tmp_path / "runs/a")):
         pass

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
+from tests.plugins.signals import interrupt, start
 
 from rayscale.cli import run
 from rayscale.storage import connect
@@ -102,29 +102,13 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(
     keys = [f"data.uri={dataset}", "run.name=a", "model.blocks=1", "model.filters=4"]
     keys += ["data.patch=12", "data.batch=2", "optimizer.steps=1000000", "logging.every=5"]
     command += [word for key in keys for word in ("--set", key)]
-    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
-    environment["RAYSCALE_CACHE_DIR"] = str(tmp_path / "cache")
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a child of what ignores it would, too
+    cache = str(tmp_path / "cache")
     steps = []
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        process = subprocess.Popen(
-            command, env=environment, cwd="/", text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        try:
+        with start(command, RAYSCALE_CACHE_DIR=cache) as process:
             assert process.stdout is not None
             said = list(itertools.takewhile(lambda line: "  loss " not in line, process.stdout))
-            children = psutil.Process(process.pid).children(recursive=True)
-            if number == signal.SIGINT:
-                os.killpg(process.pid, number)
-            else:
-                process.send_signal(number)
-            rest, _ = process.communicate(timeout=120)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            rest = interrupt(process, number, 120)
         own = [line for line in [*said, *rest.splitlines()] if "pid=" not in line]
         assert process.returncode == code, own
         told = re.fullmatch(
@@ -135,7 +119,5 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(
         assert not any("Traceback" in line for line in own)
         steps.append(int(told[1]))
         assert Checkpoints(connect(dataset.parent / "runs/a/checkpoints")).load(steps[-1])
-        _, left = psutil.wait_procs(children, timeout=20)
-        assert left == []
     assert any(f"from step {steps[0]}" in line for line in said)
     assert steps[1] > steps[0]

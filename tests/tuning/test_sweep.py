@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import psutil
 import pytest
+from tests.plugins.signals import interrupt, start
 
 from rayscale.cli import run
 from rayscale.errors import ConfigError
@@ -232,19 +231,10 @@ def test_a_signal_saves_the_trials(checkout: Path, dataset: Path) -> None:
     """
     script = str(checkout / "tune" / "sweep_edsr.py")
     command = [sys.executable, script, *small_sweep(dataset, "--steps", "8000")]
-    unset = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
-    environment = {key: value for key, value in os.environ.items() if key not in unset}
-    environment["RAYSCALE_CACHE_DIR"] = str(dataset.parent / "cache")
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a child of what ignores it would, too
+    cache = str(dataset.parent / "cache")
     saved: list[int] = []
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        process = subprocess.Popen(
-            command, env=environment, cwd="/", text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        try:
+        with start(command, RAYSCALE_CACHE_DIR=cache) as process:
             assert process.stdout is not None
             said = list(
                 itertools.takewhile(lambda line: not line.startswith("tracking"), process.stdout)
@@ -252,15 +242,7 @@ def test_a_signal_saves_the_trials(checkout: Path, dataset: Path) -> None:
             while (run := newest(dataset)) is None or run.steps()[-1] in saved:
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.2)
-            children = psutil.Process(process.pid).children(recursive=True)
-            if number == signal.SIGINT:
-                os.killpg(process.pid, number)
-            else:
-                process.send_signal(number)
-            rest, _ = process.communicate(timeout=200)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            rest = interrupt(process, number, 200)
         assert process.returncode == code, [*said, rest]
         assert rest.endswith(
             "interrupted: every trial is saved; run the same command again to resume\n"
@@ -268,8 +250,6 @@ def test_a_signal_saves_the_trials(checkout: Path, dataset: Path) -> None:
         saved.append(run.steps()[-1])
         assert saved[-1] % 1000 != 0, "it was saved when the signal came"
         assert run.load(saved[-1])
-        _, left = psutil.wait_procs(children, timeout=20)
-        assert left == []
     assert saved[0] < saved[1]
 
 

@@ -1,0 +1,45 @@
+"""A command in a process of its own, and the signals that end it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import psutil
+
+UNSET = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
+
+
+@contextmanager
+def start(command: Sequence[str], **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """The command outside any checkout and stack, what it says in one pipe; dead at the end with all it started."""
+    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
+    # A child of what ignores it would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        command, env=environment | variables, cwd="/", text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def interrupt(process: subprocess.Popen[str], number: signal.Signals, timeout_s: float) -> str:
+    """Send a signal, Ctrl-C to all that the command started as a terminal does; what it says to its end.
+
+    No process may be left.
+    """
+    children = psutil.Process(process.pid).children(recursive=True)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    rest, _ = process.communicate(timeout=timeout_s)
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+    return rest
