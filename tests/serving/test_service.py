@@ -11,10 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -22,54 +21,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.plugins import patients
+from tests.serving.deployed import KEY, Line, client_of, direct, replicas, resident, until
+from tests.serving.odd_requests import PLACES, QUERIES
 
-from rayscale.fields import choices_of
 from rayscale.imaging import Image, read_image, write_image
-from rayscale.inference.pipeline import Pipeline
-from rayscale.models.builtin import OpenedModel, open_builtin
 from rayscale.models.weights import save_model
-from rayscale.options import Options
-
-KEY = "a-key-of-the-service-under-test"
-
-
-class Line:
-    """A line between the service and MLflow that can go dead: what is sent is taken and never answered, or refused."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.target = host, port
-        self.state = "up"
-        self.kept: list[socket.socket] = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self.listener.accept()
-                if self.state == "up":
-                    server = socket.create_connection(self.target)
-                    for ends in ((client, server), (server, client)):
-                        threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
-                elif self.state == "refusing":
-                    client.close()
-                else:
-                    self.kept.append(client)  # a hung one keeps its clients waiting
-
-    def restore(self) -> None:
-        """Up again; whoever waited for the hung one is told so, and asks anew."""
-        self.state = "up"
-        while self.kept:
-            self.kept.pop().close()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError), source, target:
-            while data := source.recv(65536):
-                if self.state == "up":
-                    target.sendall(data)
-                elif self.state == "refusing":
-                    return
 
 
 @pytest.fixture(scope="module")
@@ -113,32 +69,6 @@ def http(service: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def client_of(service: str) -> httpx.Client:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    return httpx.Client(base_url=service, headers=headers, timeout=120, trust_env=False)
-
-
-def direct(tools: Any, data: bytes, seed: int | None, scale: int = 2) -> bytes:
-    """What the library makes of ``data`` with the model of ``seed``, or bicubic."""
-    model = open_builtin("bicubic") if seed is None else OpenedModel(tools.tiny_model(seed), "", "")
-    return Pipeline(model, Options(scale=scale, precision="float32")).run(data).data
-
-
-def replicas(deployment: str) -> list[int]:
-    """The process ids of the living replicas of a deployment."""
-    from ray.util.state import list_actors
-
-    found = list_actors(filters=[("state", "=", "ALIVE")], detail=True)
-    return [a.pid for a in found if a.class_name == f"ServeReplica:rayscale:{deployment}"]
-
-
-def until(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize(
     ("container", "bits"),
     [("png", 8), ("png", 16), ("jpeg", 8), ("webp", 8), ("tiff", 8), ("tiff", 16)],
@@ -167,13 +97,6 @@ def test_a_large_picture_of_one_colour_takes_little_memory(http: httpx.Client, t
     assert response.status_code == 200, response.text
     growth = max(resident(pid, "VmHWM") - before[pid] for pid in pids)
     assert 150 << 20 < growth < 350 << 20
-
-
-def resident(pid: int, field: str) -> int:
-    """Bytes of a field of the memory of a process."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    (line,) = (line for line in text.splitlines() if line.startswith(field))
-    return int(line.split()[1]) << 10
 
 
 def test_64_clients_get_their_own_images(service: str, tools: Any) -> None:
@@ -318,21 +241,6 @@ def test_a_killed_replica_comes_back(http: httpx.Client, tools: Any, sent: signa
     until(works, 180)
     assert set(seen) <= {200, 503}
     assert not old & set(replicas("Upscaling"))
-
-
-QUERIES = st.dictionaries(
-    st.sampled_from(["model", "x\0", *(each.name for each in choices_of(Options))]),
-    st.one_of(
-        st.sampled_from(["bicubic", "roofs/1", "2", "1.5", "true", "0..255", "nearest", "strip"]),
-        st.text(max_size=30),
-        st.floats().map(str),
-    ),
-    max_size=4,
-)
-PLACES = st.one_of(
-    st.sampled_from(["/v1/upscale", "/v1/models", "/healthz", "/readyz", "/v1/", "/v1/upscale/x"]),
-    st.text(st.characters(codec="utf-8"), max_size=30).map(lambda text: "/" + quote(text)),
-)
 
 
 @given(
@@ -480,20 +388,6 @@ def test_a_burst_of_ten_times_the_places(service: str, tools: Any) -> None:
     # An ingress that learns how long its queue is lets some more in.
     together = max(sum(begun <= moment < ended for begun, ended in done) for moment, _ in done)
     assert places // 4 <= together <= 2 * places
-
-
-def begin(service: str, query: str, data: bytes, sent: int | None = None) -> socket.socket:
-    """A request of which ``sent`` bytes of the body are on their way, all by default."""
-    address = urlsplit(service)
-    lines = (
-        f"POST /v1/upscale?{query} HTTP/1.1",
-        "Host: x",
-        f"Authorization: Bearer {KEY}",
-        f"Content-Length: {len(data)}",
-    )
-    connection = socket.create_connection((address.hostname, address.port), timeout=60)
-    connection.sendall("\r\n".join([*lines, "", ""]).encode() + data[:sent])
-    return connection
 
 
 def test_a_lost_ingress_leaves_another_and_answers_in_form(
