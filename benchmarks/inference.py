@@ -28,7 +28,7 @@ from torch import Tensor
 
 from rayscale.evaluation.cost import describe_device
 from rayscale.inference import Upscaler
-from rayscale.inference.engine import has_fast_bfloat16, pick_device
+from rayscale.inference.device import has_fast_bfloat16, pick_device
 from rayscale.models.network import SuperResolver
 from rayscale.models.systems import create_model
 from rayscale.options import Options

@@ -20,7 +20,7 @@ from torch.nn.functional import l1_loss
 
 from rayscale import cluster
 from rayscale.data import Dataset, PatchStream
-from rayscale.inference.engine import pick_device, pick_dtype
+from rayscale.inference.device import pick_device, pick_dtype
 from rayscale.models.systems import create_model
 from rayscale.training.config import load_config
 from rayscale.training.ray import fit

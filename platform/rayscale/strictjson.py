@@ -19,7 +19,7 @@ _FLAG = "_is"
 
 def dumps(value: Any, **options: Any) -> str:
     """The JSON text of plain values; ``options`` as in ``json.dumps``."""
-    return json.dumps(_flagged(value), allow_nan=False, **options)
+    return json.dumps(_flag(value), allow_nan=False, **options)
 
 
 def document(value: Any) -> str:
@@ -34,19 +34,19 @@ def document(value: Any) -> str:
 
 def loads(text: str | bytes) -> Any:
     """The values of a text of ``dumps``, numbers that are not finite among them."""
-    return json.loads(text, object_hook=_unflagged)
+    return json.loads(text, object_hook=_unflag)
 
 
-def _flagged(value: Any) -> Any:
+def _flag(value: Any) -> Any:
     if isinstance(value, Mapping):
         values = {}
         for key, inner in value.items():
-            values[key] = _flagged(inner)
+            values[key] = _flag(inner)
             if flag := _flag_of(inner):
                 values[f"{key}{_FLAG}"] = flag
         return values
     if isinstance(value, list | tuple):
-        return [_flagged(inner) for inner in value]
+        return [_flag(inner) for inner in value]
     return None if _flag_of(value) else value
 
 
@@ -60,15 +60,15 @@ def _flag_of(value: Any) -> Any:
     return None
 
 
-def _unflagged(values: dict[str, Any]) -> dict[str, Any]:
+def _unflag(values: dict[str, Any]) -> dict[str, Any]:
     for flag in [key for key in values if key.endswith(_FLAG)]:
         key = flag.removesuffix(_FLAG)
         if key in values:
-            values[key] = _restored(values[key], values.pop(flag))
+            values[key] = _restore(values[key], values.pop(flag))
     return values
 
 
-def _restored(value: Any, flag: Any) -> Any:
+def _restore(value: Any, flag: Any) -> Any:
     if isinstance(value, list) and isinstance(flag, list) and len(value) == len(flag):
-        return [_restored(*both) for both in zip(value, flag, strict=True)]
+        return [_restore(*both) for both in zip(value, flag, strict=True)]
     return float(flag) if value is None and flag in {"NaN", "Infinity", "-Infinity"} else value

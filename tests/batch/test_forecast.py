@@ -115,7 +115,7 @@ def test_a_sample_of_many_is_extrapolated_by_bytes(
     for number in range(40):
         source.write(f"more/{number}.png", picture(30, 30 + number))
     monkeypatch.setattr(forecast, "_HEADERS", 11)
-    monkeypatch.setattr(forecast, "_measured", lambda *_: (10.0, "said so"))
+    monkeypatch.setattr(forecast, "_measure_speed", lambda *_: (10.0, "said so"))
     result = forecast_bucket(
         source.uri + "/more/*",
         tmp_path / "out",

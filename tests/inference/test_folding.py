@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rayscale.inference import Upscaler
-from rayscale.inference.folding import Folded, folded
+from rayscale.inference.folding import Folded, fold
 from rayscale.inference.strips import Strips
 from rayscale.models.network import SuperResolver
 from rayscale.models.systems import SYSTEMS, create_model
@@ -44,9 +44,9 @@ def _apart(made: Tensor, whole: Tensor) -> float:
 @pytest.mark.parametrize(("name", "scale"), FOLDED)
 def test_folded_is_the_same_function_up_to_the_border(name, scale):
     model = _model(name, scale)
-    path = folded(model.path(scale, 3))
-    (fold,) = _folds(path)
-    assert fold.weight.shape == (3 * scale**2, 12, 5, 5)
+    path = fold(model.path(scale, 3))
+    (one,) = _folds(path)
+    assert one.weight.shape == (3 * scale**2, 12, 5, 5)
     for height, width in ((1, 1), (1, 7), (6, 1), (2, 3), (5, 5), (20, 33)):
         x = torch.rand(2, 3, height, width, dtype=torch.float64) * 255
         assert _apart(path(x), model(x, scale)) < 1e-12
@@ -57,9 +57,9 @@ def test_without_its_border_a_fold_would_be_wrong():
     """What the layers see at a border is not what one convolution sees there: the comparison above can fail."""
     model = _model("edsr-baseline", 2)
     x = torch.rand(1, 3, 9, 9, dtype=torch.float64) * 255
-    path = folded(model.path(2, 3))
-    (fold,) = _folds(path)
-    fold.margin = 0
+    path = fold(model.path(2, 3))
+    (one,) = _folds(path)
+    one.margin = 0
     apart = (path(x) - model(x, 2)).abs()
     assert apart[..., 2:-2, 2:-2].max() < 1e-9
     assert apart.max() > 1e-3
@@ -91,7 +91,7 @@ LAYERS = {
 def test_strips_of_any_heights_equal_the_layers(name, heights, width, most):
     torch.manual_seed(2)
     layers = nn.Sequential(*LAYERS[name]).double()
-    path = folded(layers)
+    path = fold(layers)
     assert len(_folds(path)) == 1
     x = torch.rand(1, 6, sum(heights), width, dtype=torch.float64)
     strips, made = Strips(path, most), []
@@ -120,7 +120,7 @@ def test_strips_of_any_heights_equal_the_layers(name, heights, width, most):
     ],
 )
 def test_what_is_not_linear_or_would_not_pay_stays(layers):
-    path = folded(nn.Sequential(*layers))
+    path = fold(nn.Sequential(*layers))
     assert list(path) == layers
 
 
@@ -136,7 +136,7 @@ def test_the_work_that_is_saved(scale, less, monkeypatch):
         work[-1] += prod(y.shape[2:]) * weight.numel()
         return y
 
-    path = folded(model.path(scale, 3))
+    path = fold(model.path(scale, 3))
     x = torch.zeros(1, 3, 2048, 2048, device="meta")
     monkeypatch.setattr(functional, "conv2d", counted)
     model.to("meta")(x, scale)
@@ -152,7 +152,7 @@ def test_in_bfloat16_it_is_nearer_to_the_truth(scale):
     model = _model("edsr-baseline", scale, 32).float()
     x = torch.rand(1, 3, 40, 40) * 255
     exact = model(x, scale)
-    path = folded(model.path(scale, 3))
+    path = fold(model.path(scale, 3))
     with torch.autocast("cpu", torch.bfloat16):
         narrow, made = model(x, scale), path(x)
     assert made.dtype == torch.float32

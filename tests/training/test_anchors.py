@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rayscale.errors import InputError
-from rayscale.training.anchors import anchored_regressors, shared_patches
+from rayscale.training.anchors import anchor_regressors, shared_patches
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -17,7 +17,7 @@ def test_each_regressor_is_the_ridge_solution_over_its_nearest_samples():
     features = torch.nn.functional.normalize(normal(200, 5))
     details = normal(200, 9)
     done: list[int] = []
-    regressors = anchored_regressors(
+    regressors = anchor_regressors(
         atoms,
         features,
         details,
@@ -49,4 +49,4 @@ def test_shared_patches_are_the_best_of_their_number():
 
 def test_too_few_samples_say_so():
     with pytest.raises(InputError, match="4 patches are fewer than the 5 neighbours"):
-        anchored_regressors(normal(2, 3), normal(4, 3), normal(4, 2), neighbours=5, ridge=0.1)
+        anchor_regressors(normal(2, 3), normal(4, 3), normal(4, 2), neighbours=5, ridge=0.1)

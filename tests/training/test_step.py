@@ -159,7 +159,7 @@ def test_the_running_mean_follows_its_formula() -> None:
             for e, p in zip(expected, trainer.model.parameters(), strict=True)
         ]
     names = [name for name, _ in trainer.model.named_parameters()]
-    state = trainer.averaged_state()
+    state = trainer.average_state()
     for name, value in zip(names, expected, strict=True):
         assert torch.allclose(state[name], value, atol=1e-6)
         assert not torch.equal(state[name], trainer.model.state_dict()[name])
@@ -180,13 +180,13 @@ def test_the_running_mean_has_running_statistics_of_its_own() -> None:
     model = create_model("srresnet", scale=2, blocks=1, filters=8)
     trainer = Trainer(config, model, peak=255)
     key = "body.0.body.1.running_mean"
-    expected = trainer.averaged_state()[key].clone()
+    expected = trainer.average_state()[key].clone()
     for step in range(3):
         trainer.advance(Batch(*batch()))
         decay = (1 + step) / (10 + step)
         expected = decay * expected + (1 - decay) * model.state_dict()[key]
     assert expected.abs().max() > 0
-    assert torch.allclose(trainer.averaged_state()[key], expected, atol=1e-7)
+    assert torch.allclose(trainer.average_state()[key], expected, atol=1e-7)
     assert not torch.allclose(model.state_dict()[key], expected, rtol=0.1)
 
 

@@ -213,10 +213,10 @@ def _rate(job: Job, device: str, earlier: list[Row]) -> tuple[float, str]:
     if earlier:
         rate = sum(row.seconds for row in earlier) / sum(row.megapixels for row in earlier)
         return rate, f"{len(earlier)} images done before with this model and these options"
-    return _measured(job, device)
+    return _measure_speed(job, device)
 
 
-def _measured(job: Job, device: str) -> tuple[float, str]:
+def _measure_speed(job: Job, device: str) -> tuple[float, str]:
     """By running the network here for some seconds as a worker would, on noise and without files."""
     import numpy as np
     import torch

@@ -91,7 +91,7 @@ class Slot:
         etag = self.target.write(key, output, **self._condition(), mark=mark.to_text())
         if etag is not None:
             return Placed(etag, len(output), mark.sha256, megapixels)
-        return self._found(mark, len(output))
+        return self._take_place(mark, len(output))
 
     def write_file(self, path: Path, megapixels: float) -> Placed:
         """``write`` of a local file, of any size. What a killed worker sent of it is deleted: only one writes here."""
@@ -100,7 +100,9 @@ class Slot:
         key, size = self.task.entry.key, path.stat().st_size
         etag = self.target.write_file(key, path, **self._condition(), mark=mark.to_text())
         return (
-            self._found(mark, size) if etag is None else Placed(etag, size, mark.sha256, megapixels)
+            self._take_place(mark, size)
+            if etag is None
+            else Placed(etag, size, mark.sha256, megapixels)
         )
 
     def _mark(self, sha256: str, megapixels: float) -> Mark:
@@ -110,11 +112,11 @@ class Slot:
         free = self.replaces == self.ANY
         return {"if_absent": not self.replaces, "if_match": "" if free else self.replaces}
 
-    def _found(self, mark: Mark, size: int) -> Placed:
+    def _take_place(self, mark: Mark, size: int) -> Placed:
         """What is in the place that was not free: this output, or ExistsError."""
         now = self.target.stat(self.task.entry.key)
         if (
-            placed := _finished(now, _mark_of(self.target, now), self.task, self.method)
+            placed := _recognise(now, _mark_of(self.target, now), self.task, self.method)
         ) is not None:
             return placed
         if now.mark is None and now.size == size and _sha256(self.target, now.key) == mark.sha256:
@@ -135,7 +137,7 @@ def find_slot(target: Store, task: Task, method: Method, *, overwrite: bool) -> 
         mark = _mark_of(target, now)
     except NotFoundError:  # since the plan was made
         return Slot(target, task, method)
-    if (placed := _finished(now, mark, task, method)) is not None:
+    if (placed := _recognise(now, mark, task, method)) is not None:
         return placed
     if mark is not None:
         return Slot(target, task, method, now.etag)  # an older output of a batch
@@ -154,7 +156,7 @@ def _mark_of(target: Store, now: Entry) -> Mark | None:
     return mark
 
 
-def _finished(now: Entry, mark: Mark | None, task: Task, method: Method) -> Placed | None:
+def _recognise(now: Entry, mark: Mark | None, task: Task, method: Method) -> Placed | None:
     """The object as the output of ``task``, or None when its mark says otherwise."""
     if mark is None or (mark.source, mark.recipe) != (task.entry.etag, method.id):
         return None

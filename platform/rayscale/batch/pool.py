@@ -124,9 +124,9 @@ class Pool:
         elif work.missing(windows):
             yield [self._died(task)]
         else:
-            yield [self._assembled(task, arguments)]
+            yield [self._assemble(task, arguments)]
 
-    def _assembled(self, task: Task, arguments: tuple[Any, ...]) -> Row:
+    def _assemble(self, task: Task, arguments: tuple[Any, ...]) -> Row:
         import ray
 
         def assemble_scene(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:

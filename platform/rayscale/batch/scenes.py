@@ -108,7 +108,7 @@ class SceneWork:
         start = time.monotonic()
         larger = upscale_window(scene, upscaler, window)
         seconds = time.monotonic() - start
-        self.parts.write(_key(number), _packed(larger.part, larger.residual, seconds))
+        self.parts.write(_key(number), _pack(larger.part, larger.residual, seconds))
 
     def assemble(self, pipeline: Pipeline, *, overwrite: bool) -> Placed:
         """Make the output of the parts and put it in its place; then the parts are deleted.
@@ -172,7 +172,7 @@ class SceneWork:
 
     def _part(self, number: int) -> tuple[Part, Residual, float]:
         try:
-            return _unpacked(self.parts.read(_key(number)))
+            return _unpack(self.parts.read(_key(number)))
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
             self.parts.delete(_key(number))
             raise StorageError(
@@ -217,7 +217,7 @@ def _key(number: int) -> str:
     return f"{number:06d}.npz"
 
 
-def _packed(part: Part, residual: Residual | None, seconds: float) -> bytes:
+def _pack(part: Part, residual: Residual | None, seconds: float) -> bytes:
     arrays: dict[str, Any] = {
         "place": np.array([part.row, part.column]),
         "pixels": part.pixels,
@@ -232,7 +232,7 @@ def _packed(part: Part, residual: Residual | None, seconds: float) -> bytes:
     return stream.getvalue()
 
 
-def _unpacked(data: bytes) -> tuple[Part, Residual, float]:
+def _unpack(data: bytes) -> tuple[Part, Residual, float]:
     from rayscale.imaging.scene import Part
     from rayscale.inference.backprojection import Residual
 

@@ -87,7 +87,7 @@ class Worker:
         ahead = 1 if any(task.entry.size > _LARGE_BYTES for task in tasks) else _AHEAD
         rows: list[Row] = []
         writing: deque[Future[Row]] = deque()
-        for items in self._packed(self._read_ahead(tasks, ahead)):
+        for items in self._pack(self._read_ahead(tasks, ahead)):
             alone = items[0].data is not None
             if alone:
                 rows += [future.result() for future in writing]
@@ -111,7 +111,7 @@ class Worker:
                 reading.append(self._threads.submit(self._read, waiting.popleft()))
             yield reading.popleft().result()
 
-    def _packed(self, items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    def _pack(self, items: Iterable[_Item]) -> Iterator[list[_Item]]:
         """Small pictures of one shape and type that follow one another, together; the others alone."""
         pack: list[_Item] = []
         for item in items:
@@ -163,7 +163,7 @@ class Worker:
             else:
                 item.image = self.pipeline.read(data)
 
-        return _guarded(item, read)
+        return _guard(item, read)
 
     def _data(self, task: Task) -> bytes | tuple[int, float]:
         """The bytes of an input, or the number of windows in which all workers share it and its megapixels."""
@@ -212,7 +212,7 @@ class Worker:
                 if item.image is not None:
                     item.larger, item.image = self.pipeline.enlarge(item.image), None
 
-            _guarded(item, compute)
+            _guard(item, compute)
 
     def _write(self, item: _Item) -> Row:
         def write() -> None:
@@ -226,7 +226,7 @@ class Worker:
             item.row = replace(item.row, notes=notes)
             item.row = fill(item.row, item.slot.write(output, item.row.megapixels))
 
-        _guarded(item, write)
+        _guard(item, write)
         item.larger = None
         return replace(item.row, seconds=round(item.seconds, 3))
 
@@ -268,7 +268,7 @@ def describe_failure(error: Exception) -> tuple[str, str]:
     return "error", short
 
 
-def _guarded(item: _Item, action: Callable[[], None]) -> _Item:
+def _guard(item: _Item, action: Callable[[], None]) -> _Item:
     """Run one stage of ``item``; what it raises becomes the failure of its row."""
     start = time.monotonic()
     try:

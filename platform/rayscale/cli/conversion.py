@@ -22,14 +22,14 @@ _NAMED = 10
 
 
 @dataclass(frozen=True)
-class Jobs:
+class Files:
     """Pairs of input and output file, and the files of a folder that are not images which can be read."""
 
     pairs: list[tuple[Path, Path]]
     passed_over: list[Path]
 
 
-def file_jobs(source: Path, target: Path, format: str | None = None) -> Jobs:
+def match_files(source: Path, target: Path, format: str | None = None) -> Files:
     """What there is to do; a folder is walked, its output folder and hidden files left out.
 
     With ``format`` outputs of a folder get its ending; a single output keeps the name that it was given.
@@ -42,14 +42,14 @@ def file_jobs(source: Path, target: Path, format: str | None = None) -> Jobs:
         made = target / source.name if target.is_dir() else target
         if made.exists() and made.samefile(source):
             raise ConfigError(f"input and output are the same file {source}; name another output")
-        return Jobs([(source, made)], [])
+        return Files([(source, made)], [])
     if not source.is_dir():
         raise NotFoundError(f"there is no file or folder {source}")
     if target.is_file():
         raise ConfigError(f"{target} is a file, but the input {source} is a folder; name a folder")
     if source.resolve() == target.resolve():
         raise ConfigError(f"input and output are the same folder {source}; name another output")
-    jobs = Jobs([], [])
+    files = Files([], [])
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)
         if (
@@ -59,18 +59,18 @@ def file_jobs(source: Path, target: Path, format: str | None = None) -> Jobs:
         ):
             continue
         if _is_image(path):
-            jobs.pairs.append((path, target / (name if format is None else _renamed(name, format))))
+            files.pairs.append((path, target / (name if format is None else _rename(name, format))))
         else:
-            jobs.passed_over.append(path)
-    if not jobs.pairs:
+            files.passed_over.append(path)
+    if not files.pairs:
         raise NotFoundError(
-            f"no images in {source}; none of its {len(jobs.passed_over)} files has a format that is read"
+            f"no images in {source}; none of its {len(files.passed_over)} files has a format that is read"
         )
-    _check_names(jobs)
-    return jobs
+    _check_names(files)
+    return files
 
 
-def _renamed(name: Path, format: str) -> Path:
+def _rename(name: Path, format: str) -> Path:
     """The name with the ending of a format, unless it has one of its endings."""
     from rayscale.imaging import CONTAINERS, EXTENSIONS, ending_of
     from rayscale.inference.files import stem_of
@@ -79,10 +79,10 @@ def _renamed(name: Path, format: str) -> Path:
     return name if ending_of(name.name) in suffixes else name.with_name(stem_of(name) + suffixes[0])
 
 
-def _check_names(jobs: Jobs) -> None:
+def _check_names(files: Files) -> None:
     """Raise ConfigError when two inputs would have one output."""
     seen: dict[Path, Path] = {}
-    for source, target in jobs.pairs:
+    for source, target in files.pairs:
         if (other := seen.setdefault(target, source)) != source:
             raise ConfigError(f"{other} and {source} would both become {target}; rename one")
 
@@ -100,14 +100,14 @@ def _is_image(path: Path) -> bool:
         return True  # a failure of this one
 
 
-def for_each(jobs: Jobs, convert: Callable[[Path, Path], Written], json_: bool) -> None:
+def for_each(files: Files, convert: Callable[[Path, Path], Written], json_: bool) -> None:
     """Make each output of its input; report failures and what was passed over, then exit with the code that tells."""
     import time
 
     done: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
-    count = len(jobs.pairs)
-    for number, (source, target) in enumerate(jobs.pairs, 1):
+    count = len(files.pairs)
+    for number, (source, target) in enumerate(files.pairs, 1):
         start = time.perf_counter()
         try:
             written = convert(source, target)
@@ -133,23 +133,23 @@ def for_each(jobs: Jobs, convert: Callable[[Path, Path], Written], json_: bool) 
             note(f"[{number}/{count}] {source} -> {target} ({', '.join(told)})")
             for text in written.notes:
                 note(f"  note: {text}")
-    if jobs.passed_over:
-        names = [path.name for path in jobs.passed_over]
+    if files.passed_over:
+        names = [path.name for path in files.passed_over]
         more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
         note(f"skipped, not an image format that is read: {', '.join(names[:_NAMED])}{more}")
     if json_:
-        passed_over = [str(path) for path in jobs.passed_over]
+        passed_over = [str(path) for path in files.passed_over]
         emit({"done": done, "failed": failed, "passed_over": passed_over})
     if failed:
         raise typer.Exit(3 if done else 1)
 
 
-def check_apart(jobs: Jobs) -> None:
+def check_apart(files: Files) -> None:
     """Raise ConfigError when two outputs would share a file of uncertainty."""
     from rayscale.inference.files import stem_of
 
     seen: dict[Path, Path] = {}
-    for _, target in jobs.pairs:
+    for _, target in files.pairs:
         other = seen.setdefault(target.with_name(stem_of(target)), target)
         if other != target:
             raise ConfigError(

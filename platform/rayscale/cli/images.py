@@ -11,7 +11,7 @@ import typer
 from rayscale import machine
 from rayscale.cli.batch import run_batch, tells_errors
 from rayscale.cli.console import emit, note, print_table, progress_line
-from rayscale.cli.conversion import check_apart, file_jobs, for_each
+from rayscale.cli.conversion import check_apart, for_each, match_files
 from rayscale.cli.options import takes_options
 from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
@@ -103,9 +103,9 @@ def upscale(
     from rayscale.inference.files import Written, upscale_file
     from rayscale.inference.pipeline import pick_by_channels
 
-    jobs = file_jobs(Path(source), Path(target), options.format)
+    files = match_files(Path(source), Path(target), options.format)
     if options.uncertainty:
-        check_apart(jobs)
+        check_apart(files)
     names = pick_models(model, weights, options.scale)
     pipeline_for = pick_by_channels(
         names, lambda name: open_named(name, weights, options.scale), options, device
@@ -121,7 +121,7 @@ def upscale(
 
             return upscale_file(source, target, pipeline_for, progress)
 
-    for_each(jobs, upscale_one, json_)
+    for_each(files, upscale_one, json_)
 
 
 def degrade(
@@ -159,13 +159,13 @@ def degrade(
         size = image.width, image.height
         return Output(write_image(image), image.container, *size, image.notes)
 
-    jobs = file_jobs(source, target)
+    files = match_files(source, target)
 
     def convert_one(source: Path, target: Path) -> Written:
         notes = heed_sidecars(source)
         return convert_file(source, target, smaller).with_notes(notes)
 
-    for_each(jobs, convert_one, json_)
+    for_each(files, convert_one, json_)
 
 
 @takes_options(

@@ -108,11 +108,11 @@ def configuration(
 ) -> TrainConfig | APlusConfig:
     """The configuration of a command line; ``default_system`` is that where nothing names one."""
     from rayscale.models.systems import model_names
-    from rayscale.training.config import load_config, merged, system_of
+    from rayscale.training.config import load_config, merge, system_of
     from rayscale.training.recipes import trained_systems
 
     overrides = [*overrides, *([f"model.name={system}"] if system else [])]
-    name = system_of(merged(file, overrides))
+    name = system_of(merge(file, overrides))
     if name == "aplus":
         from rayscale.training.aplus import APlusConfig
 

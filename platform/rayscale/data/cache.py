@@ -41,7 +41,7 @@ class ShardCache:
             path = store.root / column.key
             store.stat(column.key)
             if not _intact(path, column):
-                raise _damaged(store, column)
+                raise _damage(store, column)
             return path
         path = self.folder / f"{column.sha256}.arrow"
         for _ in range(2):
@@ -53,7 +53,7 @@ class ShardCache:
             if _intact(path, column):
                 return path
         path.unlink(missing_ok=True)
-        raise _damaged(store, column)
+        raise _damage(store, column)
 
     def size(self) -> int:
         """Bytes held now, downloads under way included at their full size."""
@@ -124,7 +124,7 @@ def _intact(path: Path, column: Column) -> bool:
         return False
 
 
-def _damaged(store: Store, column: Column) -> StorageError:
+def _damage(store: Store, column: Column) -> StorageError:
     return StorageError(
         f"{store.locate(column.key)} does not have the sha256 of its manifest ({column.sha256[:12]}...); "
         "it was changed or damaged: delete it and prepare the dataset again"

@@ -74,7 +74,7 @@ class PrepareConfig(BaseModel):
 
     @field_validator("scales")
     @classmethod
-    def _sorted(cls, scales: tuple[int, ...]) -> tuple[int, ...]:
+    def _sort(cls, scales: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(scales)))
 
     def model_post_init(self, context: object) -> None:

@@ -48,7 +48,7 @@ def prepare(
     store = dataset_store(target)
     planned = plan(connect(source), store, config or PrepareConfig())
     tasks = planned.tasks
-    records = _finished(store, tasks)
+    records = _find_finished(store, tasks)
     todo = [task for task in tasks if task.name not in records]
     if progress:
         progress(len(records), len(tasks))
@@ -58,7 +58,7 @@ def prepare(
             progress(len(records), len(tasks))
     ordered = [records[task.name] for task in tasks]
     manifest = _assemble(str(source), planned, ordered)
-    if len(_finished(store, tasks)) < len(tasks):
+    if len(_find_finished(store, tasks)) < len(tasks):
         raise StorageError(
             f"shards of {store.uri} have disappeared: another preparation of the same place has finished; "
             "run the same command again, or choose another target"
@@ -68,7 +68,7 @@ def prepare(
     return manifest
 
 
-def _finished(target: Store, tasks: list[ShardTask]) -> dict[str, ShardRecord]:
+def _find_finished(target: Store, tasks: list[ShardTask]) -> dict[str, ShardRecord]:
     """Records of the shards that an earlier run stored whole."""
     stored = {entry.key: entry.size for entry in target.list(FOLDER)}
     found = {}

@@ -205,11 +205,11 @@ def read_pairs(
             except InputError as error:
                 logger.warning("%s: %s: %s", uri, name, error)
         digest = hashlib.sha256(b"".join(hashlib.sha256(file).digest() for file in files))
-        lr, hr = map(_cropped, (lr, hr), pixels)
+        lr, hr = map(_crop, (lr, hr), pixels)
         yield Pair(name, lr, hr, digest.hexdigest())
 
 
-def _cropped(image: Image, pixels: Pixels) -> Image:
+def _crop(image: Image, pixels: Pixels) -> Image:
     """The image with fewer pixels; itself where none are cut."""
     if pixels.shape == image.pixels.shape:
         return image

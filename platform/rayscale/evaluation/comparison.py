@@ -104,7 +104,7 @@ def open_models(comparison: Comparison) -> list[Contender]:
                 networks[model.digest] = ray.put(model.network)
             if not label:  # one column for all scales: a bundled model is called what was asked for
                 title = name if model.label in builtin_names() else model.label
-                label = _unused(title, {contender.label for contender in found})
+                label = _make_unique(title, {contender.label for contender in found})
             spec = model.network.spec
             found += [
                 Contender(
@@ -118,7 +118,7 @@ def open_models(comparison: Comparison) -> list[Contender]:
     return found
 
 
-def _unused(label: str, taken: set[str]) -> str:
+def _make_unique(label: str, taken: set[str]) -> str:
     """The label, numbered when it is taken: two weights of one system."""
     number = 1 + sum(other.partition(" #")[0] == label for other in taken)
     return label if number == 1 else f"{label} #{number}"
@@ -151,7 +151,7 @@ def score_all(comparison: Comparison, contenders: Sequence[Contender]) -> list[E
     for data, one, parts in work:
         reports, devices = zip(*map(raise_error, ray.get(parts)), strict=True)
         device = ", ".join(dict.fromkeys(devices))
-        entries.append(Entry(data, _joined(reports), one.system, one.weights, one.cost, device))
+        entries.append(Entry(data, _join(reports), one.system, one.weights, one.cost, device))
     return entries
 
 
@@ -183,7 +183,7 @@ def _score(
     return report, describe_device(upscaler.predictor.device)
 
 
-def _joined(parts: Sequence[Report]) -> Report:
+def _join(parts: Sequence[Report]) -> Report:
 
     first = parts[0]
     images = [image for part in parts for image in part.images]

@@ -77,10 +77,10 @@ def _scores(entries: Sequence[Entry]) -> str:
     models = list(dict.fromkeys(entry.report.model for entry in entries))
     lines = []
     for group in _groups(entries):
-        psnr = _ranked([e.report.psnr for e in group], lambda v: f"{v:.2f}", higher=True)
-        ssim = _ranked([e.report.ssim for e in group], lambda v: f"{v:.4f}", higher=True)
+        psnr = _rank([e.report.psnr for e in group], lambda v: f"{v:.2f}", higher=True)
+        ssim = _rank([e.report.ssim for e in group], lambda v: f"{v:.4f}", higher=True)
         cells = {
-            entry.report.model: f"{p} / {s}{_published(entry.published)}"
+            entry.report.model: f"{p} / {s}{_find_published(entry.published)}"
             for entry, p, s in zip(group, psnr, ssim, strict=True)
         }
         lines.append([*_place(group[0]), *(cells.get(model, _ABSENT) for model in models)])
@@ -106,7 +106,7 @@ def _measures(entries: Sequence[Entry]) -> str:
 
 
 def _column(measure: Measure, values: list[float]) -> list[str]:
-    return _ranked(values, lambda v: f"{v:.{measure.digits}f}", higher=measure.higher)
+    return _rank(values, lambda v: f"{v:.{measure.digits}f}", higher=measure.higher)
 
 
 def _costs(entries: Sequence[Entry]) -> str:
@@ -151,14 +151,14 @@ def _place(entry: Entry) -> tuple[str, str]:
     return entry.dataset, f"x{entry.report.scale:g}"
 
 
-def _published(figure: Figure | None) -> str:
+def _find_published(figure: Figure | None) -> str:
     if figure is None:
         return ""
     ssim = "" if figure.ssim is None else f" / {figure.ssim:.4f}"
     return f" ({figure.psnr:.2f}{ssim})"
 
 
-def _ranked(values: list[float], show: Callable[[float], str], *, higher: bool) -> list[str]:
+def _rank(values: list[float], show: Callable[[float], str], *, higher: bool) -> list[str]:
     """The values as text, the best bold and the second best in italics; values that look equal share a rank."""
     texts = [show(value) for value in values]
     order = sorted({show(v): v for v in values}.items(), key=lambda item: item[1], reverse=higher)

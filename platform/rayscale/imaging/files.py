@@ -38,7 +38,7 @@ class Container:
     """Most pixels of width and height that it can hold, None when memory ends first."""
 
 
-def _remarked(write: Callable[[Image], bytes]) -> Callable[[Image, Provenance | None], bytes]:
+def _remark(write: Callable[[Image], bytes]) -> Callable[[Image, Provenance | None], bytes]:
     """The writer of a container that holds provenance as a remark of its own."""
 
     def writing(image: Image, provenance: Provenance | None) -> bytes:
@@ -59,7 +59,7 @@ CONTAINERS: dict[str, Container] = {
             (b"\x89PNG",),
             png.probe,
             png.read,
-            _remarked(png.write),
+            _remark(png.write),
             png.MAX_SIDE,
         ),
         Container(
@@ -69,7 +69,7 @@ CONTAINERS: dict[str, Container] = {
             (b"\xff\xd8\xff",),
             jpeg.probe,
             jpeg.read,
-            _remarked(jpeg.write),
+            _remark(jpeg.write),
             jpeg.MAX_SIDE,
         ),
         Container(
@@ -79,7 +79,7 @@ CONTAINERS: dict[str, Container] = {
             (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
             tiff.probe,
             tiff.read,
-            _remarked(tiff.write),
+            _remark(tiff.write),
         ),
         Container(
             "webp",
@@ -88,7 +88,7 @@ CONTAINERS: dict[str, Container] = {
             (),
             webp.probe,
             webp.read,
-            _remarked(webp.write),
+            _remark(webp.write),
             webp.MAX_SIDE,
         ),
         # No magic of its own: a TIFF whose tags say more than a picture (``geotiff.claims``).
@@ -354,15 +354,15 @@ def _container(data: bytes) -> Container:
 
 def _reading(container: Container, action: Callable[[], T]) -> T:
     name = container.name.upper()
-    return _guarded(action, f"{name} is damaged", f"decode this {name}; lower max_pixels")
+    return _guard(action, f"{name} is damaged", f"decode this {name}; lower max_pixels")
 
 
 def _writing(container: Container, action: Callable[[], T]) -> T:
     name = container.name.upper()
-    return _guarded(action, f"this {name} cannot be written", f"encode this {name}; cut the image")
+    return _guard(action, f"this {name} cannot be written", f"encode this {name}; cut the image")
 
 
-def _guarded(action: Callable[[], T], failure: str, task: str) -> T:
+def _guard(action: Callable[[], T], failure: str, task: str) -> T:
     try:
         return action()
     except RayscaleError:

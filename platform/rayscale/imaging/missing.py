@@ -85,10 +85,10 @@ class Missing:
     ) -> Pixels:
         """``output``, with what was missing in ``source`` as it was, and no measured pixel of a reserved value."""
         self.spare(output, levels)
-        valid = np.broadcast_to(self._enlarged(self.valid, scale), output.shape)
+        valid = np.broadcast_to(self._enlarge(self.valid, scale), output.shape)
         missing = ~valid
         if missing.any():
-            output[missing] = self._enlarged(source, scale)[missing]
+            output[missing] = self._enlarge(source, scale)[missing]
         return output
 
     def spare(self, output: Pixels, levels: Levels | None = None) -> None:
@@ -107,10 +107,10 @@ class Missing:
 
     def scaled(self, scale: float) -> Missing:
         """The same for the enlarged image."""
-        return Missing(self._enlarged(self.valid, scale), self.reserved)
+        return Missing(self._enlarge(self.valid, scale), self.reserved)
 
     @staticmethod
-    def _enlarged(array: Pixels, scale: float) -> Pixels:
+    def _enlarge(array: Pixels, scale: float) -> Pixels:
         return nearest(array, scale, (array.ndim - 3, array.ndim - 2))
 
     def _planes(self) -> Iterator[tuple[Any, NDArray[np.bool_]]]:

@@ -50,13 +50,13 @@ def is_scene(path: Path) -> bool:
 def probe_scene(path: Path) -> Header:
     """The header of a GeoTIFF, which may be larger than memory; errors as in :func:`rayscale.imaging.probe`."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        return geotiff.checked_header(Ifd.first(data))
+        return geotiff.check_header(Ifd.first(data))
 
 
-def _checked(data: mmap) -> Ifd:
+def _check(data: mmap) -> Ifd:
     """The first directory of a GeoTIFF that may be opened: its claims are within the limits."""
     settings, ifd = get_settings(), Ifd.first(data)
-    header = geotiff.checked_header(ifd)
+    header = geotiff.check_header(ifd)
     check_size(header, settings.max_scene_pixels, "RAYSCALE_MAX_SCENE_PIXELS")
     geotiff.check_pages(header)
     tile = geotiff.block(header, ifd.integer(322, 1), ifd.integer(323, 1))
@@ -94,7 +94,7 @@ class Scene:
         if not self.path.stat().st_size:
             raise InputError("the file is empty (0 bytes)")
         with self.path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            ifd = _checked(data)
+            ifd = _check(data)
             with gdal.reading() as rasterio:
                 self._dataset = rasterio.open(str(self.path), driver="GTiff")
                 try:
@@ -108,7 +108,7 @@ class Scene:
     def _describe(self, ifd: Ifd) -> None:
         dataset = self._dataset
         high, wide = dataset.block_shapes[0]
-        strip = geotiff.block(geotiff.checked_header(ifd), wide, high)
+        strip = geotiff.block(geotiff.check_header(ifd), wide, high)
         check_size(strip, get_settings().max_input_pixels)
         layout = self._layout = geotiff.layout_of(dataset)
         self.metadata = metadata_of(dataset, ifd, layout.indexes, layout.alpha)

@@ -39,7 +39,7 @@ def ensemble_moments(predict: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Te
     return mean, (squares / 8).sqrt()
 
 
-def padded(x: Tensor, scale: float) -> Tensor:
+def pad(x: Tensor, scale: float) -> Tensor:
     """``x (N, C, H, W)`` as the ensemble needs it: its flips must leave it on its own output grid.
 
     At a scale p/q the sides grow to multiples of q by repeating the last row and column.

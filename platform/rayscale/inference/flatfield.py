@@ -66,7 +66,7 @@ class FlatField:
         p, q = exact_scale(scale).as_integer_ratio()
         side = q * -(-_SIDE // q)
         period = 1 if p > _LARGEST_PERIOD else p
-        endless = _wrapped(model)
+        endless = _wrap(model)
         device = next((each.device for each in model.parameters()), torch.device("cpu"))
 
         def differences(colours: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def _colours(nodes: int, channels: int, value_range: float) -> Tensor:
     return torch.stack(grid, -1).reshape(-1, channels)
 
 
-def _wrapped(model: SuperResolver) -> SuperResolver:
+def _wrap(model: SuperResolver) -> SuperResolver:
     """A copy whose layers see an image without borders."""
     copy = deepcopy(model).eval()
     for layer in copy.modules():

@@ -21,7 +21,7 @@ from torch.nn import functional
 from rayscale.models.path import reach
 
 
-def folded(path: nn.Sequential) -> nn.Sequential:
+def fold(path: nn.Sequential) -> nn.Sequential:
     """The stages of ``path``, the linear ones folded where that needs less work; for inference, with weights as they are now."""
     stages: list[nn.Module] = []
     for linear, group in groupby(_flat(path), key=_is_linear):

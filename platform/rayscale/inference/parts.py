@@ -115,7 +115,7 @@ class Parts:
 
     def _tile(self, read: Read, write: Write, tile: Tile) -> None:
         rows, columns = tile.rows, tile.columns
-        part = self._taken(read(slice(rows.low, rows.high), slice(columns.low, columns.high)))
+        part = self._take(read(slice(rows.low, rows.high), slice(columns.low, columns.high)))
         y = self.model(part, self.scale)
         write(
             self._larger(rows.start, rows.stop),
@@ -134,12 +134,12 @@ class Parts:
         strips = Strips(path, pixels)
         top = 0
         for rows, last in _strips(panel.shape, pixels):
-            for y in strips.push(self._taken(read(rows, seen)), last):
+            for y in strips.push(self._take(read(rows, seen)), last):
                 bottom = top + y.shape[2]
                 write(slice(top, bottom), whole, y[..., core])
                 top = bottom
 
-    def _taken(self, x: Tensor) -> Tensor:
+    def _take(self, x: Tensor) -> Tensor:
         """The next strip or tile, on the device."""
         if self.watch is not None:
             self.watch()

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from rayscale.errors import InputError, RayscaleError
 from rayscale.imaging.levels import Levels
 from rayscale.inference import excess, localmean
-from rayscale.inference.engine import pick_device, pick_dtype
-from rayscale.inference.ensemble import ensemble_moments, padded, self_ensemble
+from rayscale.inference.device import pick_device, pick_dtype
+from rayscale.inference.ensemble import ensemble_moments, pad, self_ensemble
 from rayscale.inference.flatfield import FlatField
-from rayscale.inference.folding import folded
+from rayscale.inference.folding import fold
 from rayscale.inference.localmean import keep_local_means
 from rayscale.inference.parts import Parts
 from rayscale.models.network import SuperResolver
@@ -106,7 +106,7 @@ class Predictor:
         parts = self.parts(x.shape[1], bits)
         if not self.options.ensemble:
             return parts.enlarge(x)
-        return self._cropped(self_ensemble(parts.enlarge, padded(x, self.scale)), x)
+        return self._crop(self_ensemble(parts.enlarge, pad(x, self.scale)), x)
 
     @torch.inference_mode()
     def enlarge(
@@ -155,10 +155,10 @@ class Predictor:
         if not self.options.uncertainty:
             return self.predict(x, bits=bits), None
         parts = self.parts(x.shape[1], bits)
-        mean, spread = ensemble_moments(parts.enlarge, padded(x, self.scale))
-        return self._cropped(mean, x), self._cropped(spread, x)
+        mean, spread = ensemble_moments(parts.enlarge, pad(x, self.scale))
+        return self._crop(mean, x), self._crop(spread, x)
 
-    def _cropped(self, y: Tensor, x: Tensor) -> Tensor:
+    def _crop(self, y: Tensor, x: Tensor) -> Tensor:
         """``y`` without what the padding of ``x`` made."""
         height, width = (enlarged(side, self.scale) for side in x.shape[-2:])
         return y[..., :height, :width]
@@ -176,5 +176,5 @@ class Predictor:
         """The path of the network for images of ``channels`` channels, folded once and kept."""
         if channels not in self._paths:
             path = self.model.path(self.scale, channels)
-            self._paths[channels] = None if path is None else folded(path)
+            self._paths[channels] = None if path is None else fold(path)
         return self._paths[channels]

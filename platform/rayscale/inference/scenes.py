@@ -84,7 +84,7 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> UpscaledWi
         counted[inner] = True if missing is None else missing.valid
         whole = None if image.missing is None else image.missing.cropped(*seen).reserving()
         larger = upscaler.run(replace(image, pixels=filled, missing=whole), counted)
-        place = tuple(_enlarged(part, scale) for part in inner)
+        place = tuple(_enlarge(part, scale) for part in inner)
         pixels, residual = larger.image.pixels[place], larger.residual
         if larger.uncertainty is not None:
             deviations = larger.uncertainty.pixels[place]
@@ -94,13 +94,13 @@ def upscale_window(scene: Scene, upscaler: Upscaler, window: Tile) -> UpscaledWi
                 deviations = np.where(missing.scaled(scale).valid, deviations, np.float32(np.nan))
     row, column = enlarged(window.rows.start, scale), enlarged(window.columns.start, scale)
     return UpscaledWindow(
-        Part(row, column, pixels, _enlarged_mask(scene, window, scale)),
+        Part(row, column, pixels, _enlarge_mask(scene, window, scale)),
         residual,
         None if deviations is None else Part(row, column, deviations),
     )
 
 
-def _enlarged_mask(scene: Scene, window: Tile, scale: float) -> NDArray[Any] | None:
+def _enlarge_mask(scene: Scene, window: Tile, scale: float) -> NDArray[Any] | None:
     """The validity of the core of a window; as much around it is read as matters there."""
     if not scene.masked:
         return None
@@ -115,7 +115,7 @@ def _enlarged_mask(scene: Scene, window: Tile, scale: float) -> NDArray[Any] | N
     mask = scene.mask(*read)
     assert mask is not None
     core = (
-        _enlarged(_within(part, span.start, span.stop), scale)
+        _enlarge(_within(part, span.start, span.stop), scale)
         for part, span in zip(read, (window.rows, window.columns), strict=True)
     )
     return enlarge_mask(mask, scale)[tuple(core)]
@@ -191,5 +191,5 @@ def _within(read: slice, start: int, stop: int) -> slice:
     return slice(start - read.start, stop - read.start)
 
 
-def _enlarged(core: slice, scale: float) -> slice:
+def _enlarge(core: slice, scale: float) -> slice:
     return slice(enlarged(core.start, scale), enlarged(core.stop, scale))

@@ -104,8 +104,8 @@ class _Convolution:
         self._above, self._beside = (side // 2 for side in layer.kernel_size)
         self._relu = relu
         self._repeat = layer.padding_mode == "replicate"
-        self._weight = _narrowed(layer.weight)
-        self._bias = None if layer.bias is None else _narrowed(layer.bias)
+        self._weight = _narrow(layer.weight)
+        self._bias = None if layer.bias is None else _narrow(layer.bias)
         self._kept: Tensor | None = None
 
     def __call__(self, rows: Tensor, last: bool) -> Tensor | None:
@@ -152,7 +152,7 @@ class _Linear:
         self._top = True  # whether the rows kept begin with the image
 
     def __call__(self, rows: Tensor, last: bool) -> Tensor | None:
-        narrow = rows.to(_narrowed(self._stage.bias).dtype)
+        narrow = rows.to(_narrow(self._stage.bias).dtype)
         window = torch.cat([*self._kept, narrow], dim=2)
         height, done, top, reach = window.shape[2], self._done, self._top, self._stage.reach
         stop = height if last else height - reach
@@ -177,7 +177,7 @@ class _Delay:
         return rows
 
     def join(self, rows: Tensor, last: bool) -> Tensor:
-        pieces = list(self._taken(rows.shape[2]))
+        pieces = list(self._take(rows.shape[2]))
         alike = all((x.shape[1], x.dtype) == (rows.shape[1], rows.dtype) for x in pieces)
         if not alike:
             return self._stage.join(torch.cat(pieces, dim=2), rows)
@@ -187,7 +187,7 @@ class _Delay:
             self._stage.join(x, y, out=y)
         return rows
 
-    def _taken(self, count: int) -> Iterator[Tensor]:
+    def _take(self, count: int) -> Iterator[Tensor]:
         """The next ``count`` rows, piece by piece."""
         while count:
             piece = self._kept.popleft()
@@ -221,7 +221,7 @@ class _Interpolation:
         return large[:, :, enlarged(done, scale) : enlarged(stop, scale)]
 
 
-def _narrowed(weight: Tensor) -> Tensor:
+def _narrow(weight: Tensor) -> Tensor:
     """``weight`` in the type that autocast computes convolutions in."""
     kind = weight.device.type
     if torch.is_autocast_enabled(kind):

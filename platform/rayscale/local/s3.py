@@ -149,7 +149,7 @@ def _serve_one(listener: socket.socket, file: Path, guard: str) -> None:
     warnings.filterwarnings("ignore", message="capitalize_response_headers is disabled")
     wsgi.server(
         listener,
-        _guarded(app, guard) if guard else app,
+        _guard(app, guard) if guard else app,
         NullLogger(),
         custom_pool=RestrictedGreenPool(size=1024),
         protocol=SwiftHttpProtocol,
@@ -170,7 +170,7 @@ def _guard_requests(connection: Any, guard: str) -> None:
     connection.endheaders = endheaders
 
 
-def _guarded(app: WsgiApp, guard: str) -> WsgiApp:
+def _guard(app: WsgiApp, guard: str) -> WsgiApp:
     """The inner servers know no keys, and their ports are open to every user of the machine."""
     name = "HTTP_" + _GUARD_HEADER.upper().replace("-", "_")
 

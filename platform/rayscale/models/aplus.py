@@ -12,7 +12,7 @@ from torch.nn import functional
 from rayscale.errors import ConfigError
 from rayscale.models.luma import LUMA_GAIN, LumaResolver
 from rayscale.models.network import full_precision, require_trunk
-from rayscale.models.path import widened
+from rayscale.models.path import widen
 from rayscale.models.spec import ModelSpec
 from rayscale.models.system import UNSHIFTED_OPTIONS, system
 from rayscale.resampling import upsample
@@ -68,7 +68,7 @@ class APlus(LumaResolver):
         self.patches = _zeros(components, pixels)
 
     def enlarge(self, x: Tensor, scale: float) -> Tensor:
-        wide = widened(x)
+        wide = widen(x)
         y = self.training_view(wide)
         detail = self._detail_of(y.flatten(0, 1)[:, None])
         detail = detail.reshape(*y.shape[:2], *detail.shape[2:])

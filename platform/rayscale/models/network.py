@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rayscale.errors import ConfigError, InputError
-from rayscale.models.path import Pointwise, Skip, reach, widened
+from rayscale.models.path import Pointwise, Skip, reach, widen
 from rayscale.models.spec import ModelSpec
 from rayscale.resampling import exact_scale
 
@@ -96,7 +96,7 @@ class SuperResolver(nn.Module):
                 f"{self.spec.system} takes tensors (N, {self.channels}, H, W), not {tuple(x.shape)}"
             )
         y = self.enlarge(x, scale)
-        return widened(y)
+        return widen(y)
 
     def path(self, scale: float, channels: int) -> nn.Sequential | None:
         """The stages (see ``rayscale.models.path``) that enlarge images of ``channels`` channels, if there are such.
@@ -140,7 +140,7 @@ class MeanShift(Pointwise):
         self.register_buffer("bias", torch.tensor(self.shift))
 
     def forward(self, x: Tensor) -> Tensor:
-        return widened(x) + self.bias[:, None, None]
+        return widen(x) + self.bias[:, None, None]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Refuse a shift that ``forward`` or the specification would not honour."""

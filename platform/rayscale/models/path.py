@@ -32,7 +32,7 @@ class Affine(Pointwise):
         self.gain, self.offset = gain, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        return widened(x) * self.gain + self.offset
+        return widen(x) * self.gain + self.offset
 
 
 class Planes(Pointwise):
@@ -54,7 +54,7 @@ class Interpolate(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return upsample(widened(x), self.scale)
+        return upsample(widen(x), self.scale)
 
 
 class Skip(nn.Module):
@@ -73,7 +73,7 @@ class Skip(nn.Module):
         return torch.add(x, y, alpha=self.alpha, out=out)
 
 
-def widened(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
     """``x`` in float32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -77,7 +77,7 @@ def _given(target: SuperResolver, source: SuperResolver) -> Weights:
             f"{target.spec.system} cannot start from {source.spec.system}: another architecture"
         )
     if isinstance(target, VDSR) and target.spec.blocks > source.spec.blocks:
-        return _deepened(target, learned, source.spec.blocks)
+        return _deepen(target, learned, source.spec.blocks)
     if target.scales == source.scales:
         return learned
     bound = target.scale_bound
@@ -98,7 +98,7 @@ def _from_edsr(target: MDSR, learned: Weights, scale: int) -> Weights:
     return given
 
 
-def _deepened(target: VDSR, learned: Weights, blocks: int) -> Weights:
+def _deepen(target: VDSR, learned: Weights, blocks: int) -> Weights:
     """The ``blocks`` layers of a shallower VDSR spread over the target's, with identities after each but the last."""
     depth = target.spec.blocks
     place = {i * (depth - 1) // (blocks - 1): i for i in range(blocks)}

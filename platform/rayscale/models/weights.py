@@ -84,8 +84,8 @@ def save_model(
     if taken := sorted(key for key in metadata if key.startswith("rayscale.")):
         raise ConfigError(f"the metadata key {taken[0]} is reserved; use another prefix")
     metadata |= {SPEC_KEY: model.spec.to_json(), FORMAT_KEY: FORMAT}
-    state = _checked({key: value.detach().cpu() for key, value in model.state_dict().items()})
-    state = _quantised(state) if dtype == torch.int8 else _narrowed(state, dtype)
+    state = _check({key: value.detach().cpu() for key, value in model.state_dict().items()})
+    state = _quantise(state) if dtype == torch.int8 else _narrow(state, dtype)
     # safetensors writes metadata in random order: put the header together again, sorted.
     packed = safetensors.torch.save(state)
     length = int.from_bytes(packed[:8], "little")
@@ -143,7 +143,7 @@ def read_weights(
         metadata, content = _parse(data)
         if SPEC_KEY in metadata and layout in ("auto", "rayscale"):
             found: str = "rayscale"
-            spec, state = _own(metadata), _dequantised(content)
+            spec, state = _own(metadata), _dequantise(content)
             if name is not None and name != spec.system:
                 raise ConfigError(f"it holds {spec.system}, not {name}; ask for {spec.system}")
         elif layout == "rayscale":
@@ -236,7 +236,7 @@ def _assemble(spec: ModelSpec, state: dict[str, Tensor]) -> SuperResolver:
         raise InputError(str(error)) from None
     try:
         require_same(model.state_dict(), state)
-        model.load_state_dict(_checked(state), assign=True)
+        model.load_state_dict(_check(state), assign=True)
     except ConfigError as error:
         raise InputError(str(error)) from None
     return model
@@ -256,7 +256,7 @@ def require_same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
         raise ConfigError(f"the weights do not fit: {'; '.join(wrong[:4])}{more}")
 
 
-def _checked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _check(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Dense finite float32 copies that share no memory; WeightsError names what is not."""
     checked: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -270,7 +270,7 @@ def _checked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return checked
 
 
-def _narrowed(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _narrow(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Large tensors in ``dtype``; WeightsError where one has numbers beyond the range of that."""
     narrowed = dict(state)
     for key, value in state.items():
@@ -283,7 +283,7 @@ def _narrowed(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
     return narrowed
 
 
-def _quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Large tensors as int8 with the step of each row (output channel) under ``KEY.step``."""
     quantised = dict(state)
     for key, value in state.items():
@@ -294,8 +294,8 @@ def _quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return quantised
 
 
-def _dequantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of ``_quantised``; InputError for integers whose steps do not fit."""
+def _dequantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of ``_quantise``; InputError for integers whose steps do not fit."""
     values = {key: value for key, value in state.items() if not key.endswith(_STEP)}
     for key, value in values.items():
         if value.dtype == torch.int8:

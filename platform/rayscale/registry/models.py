@@ -63,7 +63,7 @@ def resolve(ref: str) -> ModelVersion:
             version = aliases.get(alias)
             if version is None:
                 raise NotFoundError(
-                    f"model {name!r} has no alias {alias!r}; it has {_listed(aliases)}; use {FORMS}"
+                    f"model {name!r} has no alias {alias!r}; it has {_list(aliases)}; use {FORMS}"
                 )
         if version is None:
             newest = client.search_model_versions(
@@ -80,7 +80,7 @@ def resolve(ref: str) -> ModelVersion:
             known = client.search_model_versions(f"name='{name}'", max_results=PAGE)
             numbers = sorted(int(one.version) for one in known)
             raise NotFoundError(
-                f"model {name!r} has no version {version}; it has {_listed(numbers)}"
+                f"model {name!r} has no version {version}; it has {_list(numbers)}"
             ) from error
     return read_version(found, aliases)
 
@@ -169,11 +169,11 @@ def set_alias(name: str, alias: str, version: int) -> ModelVersion:
 
 def _unknown_name(client: Any, name: str) -> NotFoundError:
     known = [model.name for model in pages(client.search_registered_models)]
-    names = _listed(closest_first(name, known))
+    names = _list(closest_first(name, known))
     return NotFoundError(f"no model {name!r} in the registry; it has {names}")
 
 
-def _listed(values: Any, most: int = 20) -> str:
+def _list(values: Any, most: int = 20) -> str:
     texts = [str(value) for value in values]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more if texts else "none"

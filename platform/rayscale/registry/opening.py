@@ -100,11 +100,11 @@ def open_model(
     except (NotFoundError, NoRegistryError) as error:
         if {"@", "/"}.intersection(name):
             raise
-        raise _explained(error, name, scale) from error
+        raise _explain(error, name, scale) from error
     return load_model(found)
 
 
-def _explained(error: NotFoundError | NoRegistryError, name: str, scale: float | None) -> Exception:
+def _explain(error: NotFoundError | NoRegistryError, name: str, scale: float | None) -> Exception:
     """The error for a person, who may give a file of weights or another name."""
     from rayscale.models.systems import model_names
 

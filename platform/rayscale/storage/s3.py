@@ -127,7 +127,7 @@ class S3Store(Store):
                 return data[start : start + length]
             if len(data) == answer["ContentLength"]:
                 return data
-        raise self._damaged(key)
+        raise self._damage(key)
 
     def fetch(self, key: str, path: str | Path) -> str:
         with replacing(path) as file:
@@ -292,7 +292,7 @@ class S3Store(Store):
             if damaged or done >= size:
                 logger.warning("%s arrived damaged (attempt %d)", self.locate(key), attempt)
                 done = 0  # nothing of it can be gone on from
-        raise self._damaged(key)
+        raise self._damage(key)
 
     def _address(self, key: str) -> dict[str, str]:
         full = self._prefix + check_key(key)
@@ -302,7 +302,7 @@ class S3Store(Store):
             )
         return {"Bucket": self.bucket, "Key": full}
 
-    def _damaged(self, key: str) -> StorageError:
+    def _damage(self, key: str) -> StorageError:
         attempts = get_settings().storage_attempts
         return StorageError(
             f"{self.locate(key)} could not be read whole from {server_name()} in {attempts} attempts; "

@@ -33,7 +33,7 @@ def explain(place: str, bucket: str, *, listing: bool = False) -> Iterator[None]
             raise NotFoundError(f"bucket {bucket!r} does not exist at {server}") from error
         if code in ABSENT:
             raise NotFoundError(f"{place} does not exist at {server}") from error
-        said = _said(error)
+        said = _quote(error)
         if code in _EXPIRED:
             raise StorageError(
                 f"{server} says that the session token has expired, for {place} ({said}); get new keys and set "
@@ -72,7 +72,7 @@ def code_of(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", "unknown"))
 
 
-def _said(error: Any) -> str:
+def _quote(error: Any) -> str:
     """Code and message of the server, without the keys that some repeat in it."""
     code = code_of(error)
     message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())

@@ -73,8 +73,8 @@ class AdversarialTrainer(Trainer):
     ) -> Tensor:
         with self._autocast():
             output = self.parallel(self.model.training_view(inputs), scale)
-        fake = self._signed(output.float())
-        real = self._signed(self.model.training_view(target))
+        fake = self._sign(output.float())
+        real = self._sign(self.model.training_view(target))
 
         self.discriminator.requires_grad_(False)
         with self._autocast():
@@ -104,7 +104,7 @@ class AdversarialTrainer(Trainer):
     def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         return (self.optimizer, self.judge_optimizer)
 
-    def _signed(self, x: Tensor) -> Tensor:
+    def _sign(self, x: Tensor) -> Tensor:
         """From ``[0, value_range]`` to [-1, 1]."""
         return x * (2 / self.model.spec.value_range) - 1
 

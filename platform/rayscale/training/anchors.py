@@ -12,7 +12,7 @@ from rayscale.errors import InputError
 _ANCHORS_AT_ONCE = 8  # their products with all samples are in memory together: 32 bytes per sample
 
 
-def anchored_regressors(
+def anchor_regressors(
     atoms: Tensor,
     features: Tensor,
     details: Tensor,

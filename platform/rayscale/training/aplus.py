@@ -23,7 +23,7 @@ from rayscale.models.aplus import APlus
 from rayscale.models.spec import ModelSpec
 from rayscale.models.systems import build
 from rayscale.storage import connect
-from rayscale.training.anchors import anchored_regressors, shared_patches
+from rayscale.training.anchors import anchor_regressors, shared_patches
 from rayscale.training.config import RunConfig
 from rayscale.training.dictionary import learn
 from rayscale.training.metrics import Loggers, MetricLogger
@@ -161,7 +161,7 @@ def train(
         InputError: the dataset has too few patches.
     """
     config = config.identified()
-    finished = None if fresh else _finished(config)
+    finished = None if fresh else _find_finished(config)
     if finished is not None and is_scored(finished, config.validation.uri, [config.model.scale]):
         return finished
     with lease_of(config.uri):
@@ -249,7 +249,7 @@ def fit(
         if done % 128 == 0 or done == total:
             say(f"regressors {done}/{total}")
 
-    regressors = anchored_regressors(
+    regressors = anchor_regressors(
         atoms,
         pool.features,
         pool.details,
@@ -291,7 +291,7 @@ def collect(source: Source, features: Tensor, samples: int) -> Pool:
     return Pool(pool.features[:filled], pool.details[:filled])
 
 
-def _finished(config: APlusConfig) -> TrainResult | None:
+def _find_finished(config: APlusConfig) -> TrainResult | None:
     """The result of an earlier run of this configuration; ConfigError when it was another one."""
     try:
         result = read_result(config.uri)

@@ -59,7 +59,7 @@ class RunConfig(Section):
             ConfigError: an unknown key (named, with close ones), a value out of its limits, a file that is damaged.
             NotFoundError: no such file.
         """
-        return cls.parse(merged(file, overrides))
+        return cls.parse(merge(file, overrides))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -237,7 +237,7 @@ def load_config(
     file: str | Path | None = None, overrides: Iterable[str] = (), system: str | None = None
 ) -> TrainConfig:
     """``TrainConfig.load``; ``system`` is the ``model.name`` where neither the file nor the overrides give one."""
-    values = merged(file, overrides)
+    values = merge(file, overrides)
     if system and isinstance(model := values.setdefault("model", {}), dict):
         model.setdefault("name", system)
     return TrainConfig.parse(values)
@@ -261,7 +261,7 @@ def options_table(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
-def merged(file: str | Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+def merge(file: str | Path | None, overrides: Iterable[str]) -> dict[str, Any]:
     """The nested plain values of a file with overrides, not validated; errors as in ``RunConfig.load``."""
     values = _read(str(file)) if file else {}
     for override in overrides:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from rayscale.data import Prefetch, ScaleStream
-from rayscale.inference.engine import pick_device
+from rayscale.inference.device import pick_device
 from rayscale.models.network import SuperResolver
 from rayscale.training import rng
 from rayscale.training.assembly import make_trainer
@@ -26,7 +26,7 @@ from rayscale.training.metrics import Loggers, MetricLogger
 from rayscale.training.run import Run, TrainResult
 from rayscale.training.schedule import lr_at
 from rayscale.training.step import Trainer
-from rayscale.training.validation import Validator, frozen
+from rayscale.training.validation import Validator, freeze
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +253,7 @@ class _Loop:
         self.run.checkpoints.save(self.trainer.step, state, self._weights())
 
     def _weights(self) -> SuperResolver:
-        return frozen(self.trainer.model.spec, self.trainer.averaged_state())
+        return freeze(self.trainer.model.spec, self.trainer.average_state())
 
     def _finish(self) -> TrainResult:
         if not self.main:

@@ -80,7 +80,7 @@ class Run:
 
         Raises ConfigError when another configuration has trained there.
         """
-        found = self._found()
+        found = self._find()
         if found is not None and found.digest != self.config.digest and self._has_work():
             raise ConfigError(
                 f"{self.config.uri} holds a run with another configuration: {_changes(found, self.config)}. Choose "
@@ -117,7 +117,7 @@ class Run:
         words = " ".join(f"--set {key}={value}" for key, value in options.items())
         return f"To go on from the weights of step {steps[-1]} with another rate, add {words} to the command"
 
-    def _found(self) -> TrainConfig | None:
+    def _find(self) -> TrainConfig | None:
         try:
             text = self.store.read(CONFIG)
         except NotFoundError:

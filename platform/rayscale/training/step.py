@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from rayscale.data import Batch
-from rayscale.inference.engine import pick_dtype
+from rayscale.inference.device import pick_dtype
 from rayscale.models.network import SuperResolver
 from rayscale.training.config import TrainConfig
 from rayscale.training.guard import Guard
@@ -112,7 +112,7 @@ class Trainer:
             figures["rollbacks"] = float(self.guard.rollbacks)
         return figures
 
-    def averaged_state(self) -> dict[str, Tensor]:
+    def average_state(self) -> dict[str, Tensor]:
         """The state dict to evaluate and publish: the running mean when there is one, else the weights."""
         state = dict(self.model.state_dict())
         if self.average is not None:

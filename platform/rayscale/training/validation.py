@@ -164,7 +164,7 @@ def _without_scores(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: metrics[key] for key in metrics if not key.startswith(("psnr", "ssim"))}
 
 
-def frozen(spec: ModelSpec, state: dict[str, Tensor]) -> SuperResolver:
+def freeze(spec: ModelSpec, state: dict[str, Tensor]) -> SuperResolver:
     """A network of its own with copies of the weights, on the CPU."""
     model = build(spec)
     model.load_state_dict(state)

@@ -102,7 +102,7 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     if provenance is None:
         raise UnsupportedError("a derived DICOM object must name what made it; give its provenance")
     with discreetly("DICOM cannot be written"):
-        return _written(image, meta, provenance)
+        return _write(image, meta, provenance)
 
 
 def _read(data: bytes, max_pixels: int) -> Image:
@@ -135,7 +135,7 @@ def _notes(told: str, found: str) -> tuple[str, ...]:
     return (f"DICOM says {names[0]}, but its JPEG frames are {names[1]}, and were decoded as such",)
 
 
-def _written(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes:
+def _write(image: Image, meta: DicomMetadata, provenance: Provenance) -> bytes:
     pydicom = load_pydicom()
     dataset = copy.deepcopy(meta.dataset)
     dataset.Rows, dataset.Columns = image.height, image.width

@@ -163,10 +163,10 @@ def _value(ifd: Ifd, tag: int) -> Value | None:
     if raw is None:
         return None
     field = ifd.fields[tag]
-    return Value(field.kind, field.length, _swapped(raw, field.kind, ifd.order))
+    return Value(field.kind, field.length, _swap(raw, field.kind, ifd.order))
 
 
-def _swapped(raw: bytes, kind: int, order: str) -> bytes:
+def _swap(raw: bytes, kind: int, order: str) -> bytes:
     """Values of one byte order in little-endian, or the other way round."""
     code = TYPES[kind][0]
     return bytes(raw) if order == "<" else np.frombuffer(raw, "<" + code).byteswap().tobytes()
@@ -193,7 +193,7 @@ def _directory(
             continue
         at = start + size + len(values)
         if isinstance(entry, Value):
-            kind, length, raw = entry.kind, entry.count, _swapped(entry.raw, entry.kind, order)
+            kind, length, raw = entry.kind, entry.count, _swap(entry.raw, entry.kind, order)
         else:
             kind, length, raw = 16 if big else _LONG, 1, struct.pack(order + wide, at)
             values += _directory(entry, order, big, at)

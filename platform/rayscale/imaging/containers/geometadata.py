@@ -118,7 +118,7 @@ class GeoMetadata:
             if name in tags.get("", {}):
                 tags[""][name] = f"{float(tags[''][name]) * r:.12g}"
         if _GEOLOCATION in tags:
-            tags[_GEOLOCATION] = _scaled_geolocation(tags[_GEOLOCATION], r)
+            tags[_GEOLOCATION] = _scale_geolocation(tags[_GEOLOCATION], r)
         mask = None if self.mask is None else enlarge_mask(self.mask, scale)
         return replace(self, transform=transform, gcps=gcps, rpcs=rpcs, tags=tags, mask=mask)
 
@@ -177,7 +177,7 @@ class GeoMetadata:
         )
 
 
-def _scaled_geolocation(tags: dict[str, str], r: float) -> dict[str, str]:
+def _scale_geolocation(tags: dict[str, str], r: float) -> dict[str, str]:
     """Offset and step from place to place of an array of coordinates, in pixels of the picture (RFC 4 of GDAL)."""
     half = 0.5 if tags.get("GEOREFERENCING_CONVENTION") == "PIXEL_CENTER" else 0.0
     scaled = dict(tags)

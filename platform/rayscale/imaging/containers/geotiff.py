@@ -76,13 +76,13 @@ def is_tagged(ifd: Ifd) -> bool:
 
 def probe(data: bytes) -> Header:
     """Header of a GeoTIFF, from its first directory; GDAL is not asked."""
-    return checked_header(Ifd.first(data))
+    return check_header(Ifd.first(data))
 
 
 def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     """Decode all bands of the first page."""
     ifd = Ifd.first(data)
-    header = checked_header(ifd)
+    header = check_header(ifd)
     check_size(header, max_pixels)
     check_pages(header)
     check_size(block(header, ifd.integer(322, 1), ifd.integer(323, 1)), max_pixels)
@@ -136,7 +136,7 @@ def write(image: Image, provenance: Provenance | None) -> bytes:
     return bytes(data)
 
 
-def checked_header(ifd: Ifd) -> Header:
+def check_header(ifd: Ifd) -> Header:
     """The header; UnsupportedError for pixels that are not measurements, or not of one type."""
     samples, bits = ifd.integer(277, 1), max(ifd.numbers(258) or [1])
     formats = set(ifd.numbers(339)) or {1}

@@ -196,7 +196,7 @@ def write(image: Image) -> bytes:
     if description is None:
         return data
     at = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
-    return data[:at] + _described(description) + data[at:]
+    return data[:at] + _describe(description) + data[at:]
 
 
 def fits(name: str, block: bytes) -> bool:
@@ -204,7 +204,7 @@ def fits(name: str, block: bytes) -> bool:
     return len(_BODIES[name](block)) <= MAX_SEGMENT
 
 
-def _described(description: Description) -> bytes:
+def _describe(description: Description) -> bytes:
     """Segments of what fits."""
     found = b""
     for name, marker in (("exif", _APP1), ("xmp", _APP1), ("iptc", _APP13)):

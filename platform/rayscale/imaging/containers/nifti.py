@@ -126,7 +126,7 @@ def kind(data: bytes) -> str | None:
     """Name of the container when ``data`` begins like a NIfTI, inflating no more than its header."""
     if data.startswith(_GZIP):
         try:
-            return None if _version(_inflated_head(data)) is None else "nifti-gz"
+            return None if _version(_inflate_head(data)) is None else "nifti-gz"
         except zlib.error:
             return None
     return None if _version(data) is None else "nifti"
@@ -135,7 +135,7 @@ def kind(data: bytes) -> str | None:
 def probe(data: bytes) -> Header:
     """Header of a NIfTI; at most a kilobyte of a gzipped one is inflated."""
     zipped = data.startswith(_GZIP)
-    header = _layout(_inflated_head(data) if zipped else data).header
+    header = _layout(_inflate_head(data) if zipped else data).header
     return replace(header, container="nifti-gz" if zipped else "nifti")
 
 
@@ -144,7 +144,7 @@ def read(data: bytes, max_pixels: int, handling: Handling = DEFAULTS) -> Image:
     header = probe(data)
     check_size(header, max_pixels)
     if header.container == "nifti-gz":
-        layout = _layout(_inflated_head(data))
+        layout = _layout(_inflate_head(data))
         with gzip.open(io.BytesIO(data)) as stream:
             data = stream.read(layout.end)
             # The checksum follows the last byte and is only compared there.
@@ -276,7 +276,7 @@ def _normalize_quaternion(header: Any) -> None:
         header[name] = float(header[name]) / math.sqrt(square)
 
 
-def _inflated_head(data: bytes) -> bytes:
+def _inflate_head(data: bytes) -> bytes:
     return zlib.decompressobj(31).decompress(data[:4096], _DATA_OFFSET[2])
 
 

@@ -186,7 +186,7 @@ def write(image: Image) -> bytes:
         software=False,
         **options,
     )
-    described = _described(image)
+    described = _describe(image)
     return exif.with_tags(out.getvalue(), described) if described else out.getvalue()
 
 
@@ -218,7 +218,7 @@ def _block(ifd: Ifd, tag: int) -> bytes | None:
     return None
 
 
-def _described(image: Image) -> exif.Tree:
+def _describe(image: Image) -> exif.Tree:
     """What tifffile cannot write: directories of their own, and tags that it keeps to itself."""
     tags: exif.Tree = {}
     description = image.fitted_description

@@ -47,7 +47,7 @@ def resized(
         return None
     if turned:
         text = _change(text, _TIFF, "Orientation", lambda _: "1")
-    wide, high = (_scaled(factor) for factor in scale)
+    wide, high = (_scale(factor) for factor in scale)
     exact = {
         (_TIFF, "ImageWidth"): 0, (_TIFF, "ImageLength"): 1,
         (_EXIF, "PixelXDimension"): 0, (_EXIF, "PixelYDimension"): 1,
@@ -66,7 +66,7 @@ def resized(
         ),
         _DRONE: (
             ("CalibratedFocalLength", wide), ("CalibratedOpticalCenterX", wide),
-            ("CalibratedOpticalCenterY", high), ("DewarpData", _dewarped(scale)),
+            ("CalibratedOpticalCenterY", high), ("DewarpData", _dewarp(scale)),
         ),
     }  # fmt: skip
     for space, changes in scaled.items():
@@ -122,7 +122,7 @@ def _drop(text: str, space: str, name: str) -> str:
     return text
 
 
-def _scaled(factor: float) -> Change:
+def _scale(factor: float) -> Change:
     """Multiply a number, keeping its form: an integer, a fraction ``n/d``, or a decimal. Anything else stays."""
 
     def change(value: str) -> str:
@@ -142,7 +142,7 @@ def _scaled(factor: float) -> Change:
     return change
 
 
-def _dewarped(scale: tuple[float, float]) -> Change:
+def _dewarp(scale: tuple[float, float]) -> Change:
     """DJI's ``date;fx,fy,cx,cy,k1,...``: the first four are in pixels."""
 
     def change(value: str) -> str:
@@ -150,7 +150,7 @@ def _dewarped(scale: tuple[float, float]) -> Change:
         parts = numbers.split(",")
         if not semicolon or len(parts) < 4:
             return value
-        changes = [_scaled(factor) for factor in (*scale, *scale)]
+        changes = [_scale(factor) for factor in (*scale, *scale)]
         return f"{date};" + ",".join([*(c(p) for c, p in zip(changes, parts[:4], strict=True)), *parts[4:]])  # fmt: skip
 
     return change
