@@ -26,6 +26,7 @@ from tests.serving.odd_requests import PLACES, QUERIES
 
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.models.weights import save_model
+from rayscale.storage import connect
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,7 @@ def service(
     """The address of the service on the stack, with ``roofs@prod`` (version 1 of 2) as its default."""
     from rayscale import cluster, registry
     from rayscale.serving.deploy import deploy, shutdown
+    from rayscale.storage.s3_client import get_client
 
     for seed in (1, 2):
         path = tmp_path_factory.mktemp("weights") / "model.safetensors"
@@ -55,6 +57,9 @@ def service(
         patch.setenv("RAYSCALE_SERVE_PRECISION", "float32")
         patch.setenv("RAYSCALE_SERVE_BODY_IDLE_S", "8")
         patch.setenv("RAYSCALE_SERVE_API_KEYS", KEY)
+        get_client().create_bucket(Bucket="batches")
+        patch.setenv("RAYSCALE_SERVE_BATCHES_URI", "s3://batches/records")
+        patch.setenv("RAYSCALE_SERVE_BATCH_PREFIXES", "s3://batches/data")
         with pytest.MonkeyPatch.context() as told:
             told.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{line.port}")
             address = deploy(model="roofs@prod")
@@ -186,6 +191,41 @@ def test_metrics_gather_all_replicas(http: httpx.Client, tools: Any) -> None:
     assert len(seen) >= len(replicas("Ingress")) + len(replicas("Upscaling")) >= 3
     done = re.findall(r'^rayscale_images_total{code="",key="key-1".*} ([\d.]+)', text, re.M)
     assert sum(map(float, done)) >= 4
+
+
+def test_a_batch_goes_from_bucket_to_bucket(http: httpx.Client, tools: Any) -> None:
+    """Asked over HTTP, done by a job of Ray: outputs, a failure in words, its retry."""
+    store = connect("s3://batches/data")
+    images = {f"in/{i}.png": tools.encoded(8 + i, 9, seed=i) for i in range(3)}
+    for key, data in images.items():
+        store.write(key, data)
+    store.write("in/broken.png", b"\x89PNG\r\n\x1a\n")
+    asked = {
+        "source": "s3://batches/data/in",
+        "target": "s3://batches/data/out",
+        "model": "bicubic",
+        "options": {"scale": 2},
+    }
+    made = http.post("/v1/batches", json=asked, headers={"Idempotency-Key": "one"})
+    assert made.status_code == 202, made.text
+    path = f"/v1/batches/{made.json()['id']}"
+
+    def ended() -> bool:
+        return http.get(path).json()["state"] not in ("queued", "running")
+
+    until(ended, 180)
+    told = http.get(path).json()
+    assert (told["state"], told["counts"]["failed"]) == ("partial", 1), told
+    assert [failure["error"] for failure in told["failures"]] == ["bad_image"]
+    for key, data in images.items():
+        larger, expected = store.read(key.replace("in/", "out/")), direct(tools, data, None)
+        np.testing.assert_array_equal(read_image(larger).pixels, read_image(expected).pixels)
+    store.write("in/broken.png", images["in/0.png"])
+    assert http.post(f"{path}/retry", content=b"").status_code == 202
+    until(ended, 180)
+    told = http.get(path).json()
+    assert (told["state"], told["attempt"], told["counts"]["skipped"]) == ("done", 2, 3), told
+    assert [batch["id"] for batch in http.get("/v1/batches").json()["batches"]] == [told["id"]]
 
 
 def test_an_alias_moves_without_a_failed_request(http: httpx.Client, tools: Any) -> None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rayscale import __version__
 from rayscale.serving.accesslog import AccessLog
 from rayscale.serving.backend import Backend
+from rayscale.serving.batches import Batches, Jobs, Records
 from rayscale.serving.drain import Door, Drain
 from rayscale.serving.errors import BadParameterError
 from rayscale.serving.headers import RESULT_HEADERS
@@ -23,14 +24,20 @@ from rayscale.serving.options import parameters_of
 from rayscale.serving.quotas import Quotas
 from rayscale.serving.refusals import Guard
 from rayscale.serving.requestid import RequestId
-from rayscale.serving.routes import estimate, metrics, models, pages, probes, upscale
+from rayscale.serving.routes import batches, estimate, metrics, models, pages, probes, upscale
 from rayscale.serving.service import Service
 from rayscale.serving.settings import ServeSettings
 from rayscale.settings import get_settings
+from rayscale.storage import connect
 
 
-def create_app(backend: Backend, settings: ServeSettings, drain: Drain | None = None) -> FastAPI:
-    """The application over ``backend``, with all limits in front of it; ``drain`` ends it."""
+def create_app(
+    backend: Backend,
+    settings: ServeSettings,
+    drain: Drain | None = None,
+    jobs: Jobs | None = None,
+) -> FastAPI:
+    """The application over ``backend``, with all limits in front of it; ``drain`` ends it, ``jobs`` run batches."""
     app = FastAPI(
         title="rayscale",
         version=__version__,
@@ -40,7 +47,7 @@ def create_app(backend: Backend, settings: ServeSettings, drain: Drain | None = 
         redoc_url=None,
         redirect_slashes=False,  # behind a proxy with a path of its own it would lead elsewhere
     )
-    app.state.service = service = Service(backend, settings)
+    app.state.service = service = Service(backend, settings, _batches(settings, jobs))
     app.include_router(pages.router())
     app.include_router(probes.router(service))
     app.include_router(_version_1(service))
@@ -73,13 +80,25 @@ def create_app(backend: Backend, settings: ServeSettings, drain: Drain | None = 
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.origins(),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-Id"],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "X-API-Key",
+                "Content-Type",
+                "X-Request-Id",
+                "Idempotency-Key",
+            ],
             expose_headers=[*RESULT_HEADERS, "Retry-After"],
         )
     app.add_middleware(AccessLog, metrics=service.metrics, paths=paths, lines=settings.access_log)
     app.add_middleware(RequestId)
     return app
+
+
+def _batches(settings: ServeSettings, jobs: Jobs | None) -> Batches | None:
+    if jobs is None or not settings.batches_uri:
+        return None
+    return Batches(Records(connect(settings.batches_uri)), jobs, settings)
 
 
 class Prefix:
@@ -137,7 +156,7 @@ def _version_1(service: Service) -> APIRouter:
     keyed = [Depends(HTTPBearer(auto_error=False, description="one of the keys"))] * closed
     router = APIRouter(prefix="/v1", dependencies=[*keyed, Depends(_check_query)], tags=["v1"])
     refused = (401,) if closed else ()
-    for module in (upscale, estimate, models):
+    for module in (upscale, estimate, models, batches):
         router.include_router(module.router(service, refused))
     return router
 

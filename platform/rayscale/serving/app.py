@@ -31,6 +31,7 @@ from ray.serve.handle import DeploymentHandle
 from rayscale.cluster import raise_error
 from rayscale.errors import RayscaleError
 from rayscale.serving.drain import Drain
+from rayscale.serving.environment import passed_on
 from rayscale.serving.errors import OverloadedError, UnavailableError
 from rayscale.serving.metrics import Snapshot, take_snapshot
 from rayscale.serving.settings import get_serve_settings
@@ -173,11 +174,12 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from rayscale.serving.api import create_app
+        from rayscale.serving.rayjobs import RayJobs
 
         settings = get_serve_settings()
         # A warning, so that no level of logging hides that a service is open.
         log.warning("rayscale serves %s; access: %s", settings.model, settings.access())
-        self._app = create_app(self._backend, settings, self._drain)
+        self._app = create_app(self._backend, settings, self._drain, RayJobs(passed_on()))
         return self._app
 
 

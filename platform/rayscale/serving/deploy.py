@@ -17,7 +17,7 @@ import yaml
 
 from rayscale import cluster
 from rayscale.errors import ConfigError, RayscaleError
-from rayscale.registry.client import split_password
+from rayscale.serving.environment import passed_on
 from rayscale.serving.front import CALLBACK
 from rayscale.serving.keys import render_keys
 from rayscale.serving.settings import ServeSettings, get_serve_settings
@@ -26,10 +26,6 @@ from rayscale.settings import checkout
 log = logging.getLogger(__name__)
 
 CONFIG = Path(__file__).with_name("config.yaml")
-
-# Not told to the replicas, because Ray shows runtime environments to everyone who may see its dashboard: credentials
-# must be in the environment of the cluster. Of API keys the replicas are told the hashes.
-_SECRET = ("KEY", "TOKEN", "PASSWORD", "SECRET")
 
 _DELETE_S = 10.0
 """What Serve may take to delete an application that has nothing to do; it needs 2."""
@@ -144,7 +140,7 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
     if root is not None:
         path = variables.get("PYTHONPATH", "${PYTHONPATH}")
         variables["PYTHONPATH"] = f"{root / 'platform'}:{path}"
-    variables.update(_passed_on())
+    variables.update(passed_on())
     hashes = _key_hashes(get_serve_settings())
     if hashes:
         variables["RAYSCALE_SERVE_API_KEY_HASHES"] = ",".join(hashes)
@@ -158,24 +154,6 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
         variables["RAYSCALE_SERVE_MODEL"] = model
     application.runtime_env = {**application.runtime_env, "env_vars": variables}
     return schema
-
-
-def _passed_on() -> dict[str, str]:
-    """The variables of this shell that replicas get; Ray shows them to everybody, so never keys and passwords."""
-    passed = {
-        name: value
-        for name, value in os.environ.items()
-        if (name.startswith("RAYSCALE_") or name == "MLFLOW_TRACKING_URI")
-        and not any(word in name for word in _SECRET)
-    }
-    uri, user, _ = split_password(passed.get("MLFLOW_TRACKING_URI", ""))
-    if user:
-        log.warning(
-            "the replicas get MLFLOW_TRACKING_URI without its password; set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD on the nodes of the cluster"
-        )
-        passed["MLFLOW_TRACKING_URI"] = uri
-    return passed
 
 
 def _prepare_proxies() -> None:

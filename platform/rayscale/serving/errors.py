@@ -55,6 +55,12 @@ class ForbiddenError(RayscaleError):
     code = "forbidden"
 
 
+class ConflictError(RayscaleError):
+    """What is asked does not go together with what there is."""
+
+    code = "conflict"
+
+
 class QuotaError(RayscaleError):
     """More in a minute than the key may ask for."""
 
@@ -116,6 +122,7 @@ TABLE: tuple[Row, ...] = (
     Row(405, "method_not_allowed", "A method that the path does not have.", "See /docs."),
     _row(408, BodyTimeoutError, "Send it again over a faster line, or a smaller file."),
     Row(408, "headers_timeout", "Headers that did not end in time.", "Send them at once."),
+    _row(409, ConflictError, "Look at the batch with GET /v1/batches/ID, then decide."),
     _row(411, LengthRequiredError, "Send a file, whose length is known, not a stream."),
     _row(413, TooLargeError, "Send it in parts, or let a batch read it from a bucket."),
     _row(415, UnsupportedError, "Convert it to a container and pixel type that are read."),

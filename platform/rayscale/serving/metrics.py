@@ -1,7 +1,7 @@
 """What the service counts, in the text form of Prometheus, over all of its processes.
 
 Every replica counts for itself; whichever ingress is asked gathers the counts of all and marks each with its ``replica``, so
-that sums over the service are exact and a replica that is replaced is no leap. Labels never hold names of files.
+that sums over the service are exact and a replica that is replaced does not show as a leap. Labels never hold names of files.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class IngressMetrics:
         self._megapixels.labels("output", result.model).inc(made / 1e6)
 
     def note_refusal(self, code: str, key: Key) -> None:
-        """An image was refused; its model may be any text, and is no label."""
+        """An image was refused; its model may be any text, which a label must not be."""
         self._images.labels("", code, key.id).inc()
 
 

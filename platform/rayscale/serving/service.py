@@ -14,6 +14,7 @@ from starlette.requests import Request
 from rayscale.errors import RayscaleError
 from rayscale.imaging import probe
 from rayscale.serving.backend import Backend, Readiness
+from rayscale.serving.batches import Batches
 from rayscale.serving.errors import DeadlineError, OverloadedError, row_of
 from rayscale.serving.fairness import FairQueue
 from rayscale.serving.jobs import Job, Result, check_size
@@ -45,6 +46,7 @@ class Service:
 
     backend: Backend
     settings: ServeSettings
+    batches: Batches | None = None
     readiness: Readiness = field(init=False)
     refusals: Refusals = field(init=False)
 

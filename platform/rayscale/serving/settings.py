@@ -44,6 +44,27 @@ class ServeSettings(BaseSettings):
         default=None,
         description="file of the same; `rayscale serve` reads it and hands its hashes to the cluster",
     )
+    batches_uri: str = Field(
+        default="",
+        description="s3://bucket/prefix of the records of batches (or a folder that all nodes see); empty: no batches over HTTP",
+    )
+    batch_prefixes: str = Field(
+        default="", description="comma-separated places below which batches may read and write"
+    )
+    batch_actors: int | None = Field(
+        default=None,
+        gt=0,
+        description="most workers of one batch; unset: as many as the cluster has room for",
+    )
+    max_batches: int = Field(default=4, gt=0, description="active batches of one key")
+    webhook_hosts: str = Field(
+        default="",
+        description="comma-separated hosts (or host:port) that learn of the end of batches; empty: none",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="signs what they get (HMAC-SHA256); set it in the environment of the cluster",
+    )
     ingresses: int = Field(
         default=1,
         gt=0,
@@ -183,6 +204,14 @@ class ServeSettings(BaseSettings):
         """Who may call the service: ``open``, or ``keys: n``."""
         count = len(self.keyring())
         return f"keys: {count}" if count else "open"
+
+    def places(self) -> tuple[str, ...]:
+        """Where batches may read and write."""
+        return tuple(_listed(self.batch_prefixes))
+
+    def hosts(self) -> tuple[str, ...]:
+        """Hosts of webhooks."""
+        return tuple(_listed(self.webhook_hosts))
 
     def origins(self) -> list[str]:
         """Origins whose pages may call the API from a browser."""
