@@ -20,7 +20,7 @@ from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import ExistsError
 from rayscale.batch.plan import Method, Task
 from rayscale.batch.scenes import FOLDER, SceneWork, sweep
-from rayscale.batch.worker import SCENE, Worker
+from rayscale.batch.worker import SharedScene, Worker, parse_outcome
 from rayscale.errors import StorageError
 from rayscale.imaging import Provenance
 from rayscale.imaging.scene import Scene
@@ -188,9 +188,11 @@ def test_a_sparse_scene_is_one_however_small_its_file(
     assert path.stat().st_size < 30_000
     source, target = places
     with Worker(source, target, pipeline, METHOD) as worker:
-        (row,) = worker.process([task(source)])
-    assert (row.error, row.megapixels) == (SCENE, 100)
-    assert int(row.message) > 1
+        (shared,) = worker.process([task(source)])
+    assert isinstance(shared, SharedScene)
+    assert shared.megapixels == 100
+    assert shared.windows > 1
+    assert parse_outcome(shared.to_json()) == shared
 
 
 def test_a_damaged_part_is_computed_anew(places: tuple[Store, Store], pipeline: Pipeline) -> None:
@@ -295,8 +297,8 @@ def test_a_worker_keeps_the_copy_of_one_scene_while_others_wait(
         geotiff(tmp_path / "in" / f"{number}.tif")
     monkeypatch.setattr(get_settings(), "scene_pixels", 300 * 320)
     with Worker(source, target, pipeline, METHOD) as worker:
-        rows = worker.process([Task(entry) for entry in source.list()])
-    assert [row.error for row in rows] == [SCENE] * 4
+        found = worker.process([Task(entry) for entry in source.list()])
+    assert [type(each) for each in found] == [SharedScene] * 4
     assert len(list((tmp_path / "cache/scenes").glob("*.tif"))) <= 1
     assert not list((tmp_path / "cache/scenes").glob("*.in"))
 

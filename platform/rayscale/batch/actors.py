@@ -57,7 +57,7 @@ class UpscaleActor:
         self._worker = Worker(source, target, pipeline, method, overwrite)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """The tasks of a block to ``{"row": [row, ...]}``, as JSON."""
+        """The tasks of a block to ``{"row": [outcome, ...]}``, as JSON."""
         tasks = [Task.from_json(task) for task in _items(batch)]
         return {"row": [row.to_json() for row in self._worker.process(tasks)]}
 

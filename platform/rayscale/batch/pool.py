@@ -16,7 +16,7 @@ from rayscale.batch.actors import SceneActor, UpscaleActor, assemble
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Method, Task, start_row
 from rayscale.batch.scenes import SceneWork
-from rayscale.batch.worker import SCENE
+from rayscale.batch.worker import SharedScene, parse_outcome
 from rayscale.errors import RayscaleError
 from rayscale.settings import shared_variables
 from rayscale.storage import Store
@@ -84,21 +84,21 @@ class Pool:
         An input that kills its actor even alone becomes a failure. Scenes that are work for all come last.
         """
         missing = {task.entry.key: task for task in todo}
-        scenes: dict[str, Row] = {}
+        scenes: dict[str, SharedScene] = {}
 
         def waiting() -> list[str]:
             return [task.to_json() for key, task in missing.items() if key not in scenes]
 
         block = max(1, min(_BLOCK, len(todo) // (4 * self._expected)))
         for texts in self._passes(UpscaleActor, self._arguments, waiting, block):
-            rows = [Row.from_json(text) for text in texts]
-            scenes |= {row.key: row for row in rows if row.error == SCENE}
-            rows = [row for row in rows if row.error != SCENE]
+            outcomes = [parse_outcome(text) for text in texts]
+            scenes |= {each.scene: each for each in outcomes if isinstance(each, SharedScene)}
+            rows = [each for each in outcomes if isinstance(each, Row)]
             for row in rows:
                 missing.pop(row.key, None)
             yield rows
-        for key, row in scenes.items():
-            yield from self._scene(missing.pop(key), int(row.message), row.megapixels)
+        for key, scene in scenes.items():
+            yield from self._scene(missing.pop(key), scene.windows, scene.megapixels)
         if missing:
             yield [self._died(task) for task in missing.values()]
 

@@ -6,17 +6,19 @@ a failure row; only the death of the process is left to the driver.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from rayscale import strictjson
 from rayscale.batch.inputs import ChangedError
 from rayscale.batch.manifest import Row
 from rayscale.batch.outputs import Placed, Slot, find_slot
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCENE = "scene"
-"""Class of a row that is not an outcome: the input is for all workers, its message is the number of windows."""
-
 _BYTES_PER_PIXEL = 8  # RGBA in 16 bit, uncompressed: no usable input has more
 _AHEAD = 4  # inputs read, and outputs written, beside the one that is computed; 1 when one of the block is
 _LARGE_BYTES = 1 << 20  # as large as this, because each is held in memory
@@ -44,6 +43,30 @@ _LARGE_SHARE = 8 * _AHEAD
 # Of a picture that shares its way through the network: larger ones gain nothing.
 _SMALL_PIXELS = 64 * 64
 _PACK_PIXELS = 1 << 15  # of those together
+
+
+@dataclass(frozen=True)
+class SharedScene:
+    """Not yet an outcome: an input that all workers share, by windows.
+
+    Attributes:
+        scene: its key.
+        megapixels: of the source.
+    """
+
+    scene: str
+    windows: int
+    megapixels: float
+
+    def to_json(self) -> str:
+        """One line of ASCII."""
+        return strictjson.dumps(asdict(self))
+
+
+def parse_outcome(text: str) -> Row | SharedScene:
+    """What a worker made of a task, from its JSON."""
+    values = json.loads(text)
+    return SharedScene(**values) if "scene" in values else Row.from_json(text)
 
 
 @dataclass
@@ -58,6 +81,7 @@ class _Item:
         None  # of a large picture, which is decoded alone and when its turn has come
     )
     slot: Slot | None = None
+    shared: SharedScene | None = None
     seconds: float = 0.0
 
 
@@ -81,12 +105,12 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown()
 
-    def process(self, tasks: Iterable[Task]) -> list[Row]:
-        """One row for every task, in their order."""
+    def process(self, tasks: Iterable[Task]) -> list[Row | SharedScene]:
+        """One outcome for every task, in their order."""
         tasks = list(tasks)
         ahead = 1 if any(task.entry.size > _LARGE_BYTES for task in tasks) else _AHEAD
-        rows: list[Row] = []
-        writing: deque[Future[Row]] = deque()
+        rows: list[Row | SharedScene] = []
+        writing: deque[Future[Row | SharedScene]] = deque()
         for items in self._pack(self._read_ahead(tasks, ahead)):
             alone = items[0].data is not None
             if alone:
@@ -141,15 +165,11 @@ class Worker:
                 item.row = fill(item.row, slot)
                 return
             data = self._data(task)
-            if not isinstance(data, tuple):
-                notes = notes_beside(self.source, task, tags_of(data), upscaler)
-                item.row = replace(item.row, notes=notes)
-            if isinstance(data, tuple):
-                windows, megapixels = data
-                item.row = replace(
-                    item.row, error=SCENE, message=str(windows), megapixels=megapixels
-                )
+            if isinstance(data, SharedScene):
+                item.shared = data
                 return
+            notes = notes_beside(self.source, task, tags_of(data), upscaler)
+            item.row = replace(item.row, notes=notes)
             from rayscale.imaging import probe
             from rayscale.imaging.limits import check_output
             from rayscale.inference.memory import budget, check_memory, picture_bytes
@@ -165,8 +185,8 @@ class Worker:
 
         return _guard(item, read)
 
-    def _data(self, task: Task) -> bytes | tuple[int, float]:
-        """The bytes of an input, or the number of windows in which all workers share it and its megapixels."""
+    def _data(self, task: Task) -> bytes | SharedScene:
+        """The bytes of an input, unless all workers share it."""
         entry, least = task.entry, get_settings().scene_pixels
         is_tiff = entry.key.lower().endswith((".tif", ".tiff"))
         if not is_tiff or entry.size <= _LARGE_BYTES:
@@ -187,7 +207,8 @@ class Worker:
                     if (pixels := scene.height * scene.width) >= least:
                         if work.alone:
                             stack.pop_all()  # the copy is needed again for the windows
-                        return len(windows_of(scene, upscaler)), pixels / 1e6
+                        windows = len(windows_of(scene, upscaler))
+                        return SharedScene(entry.key, windows, pixels / 1e6)
             _check_bytes(entry)
             return work.path.read_bytes()
 
@@ -214,7 +235,7 @@ class Worker:
 
             _guard(item, compute)
 
-    def _write(self, item: _Item) -> Row:
+    def _write(self, item: _Item) -> Row | SharedScene:
         def write() -> None:
             if item.larger is None or item.slot is None:
                 return
@@ -228,7 +249,7 @@ class Worker:
 
         _guard(item, write)
         item.larger = None
-        return replace(item.row, seconds=round(item.seconds, 3))
+        return item.shared or replace(item.row, seconds=round(item.seconds, 3))
 
 
 def _alike(one: _Item, other: _Item) -> bool:

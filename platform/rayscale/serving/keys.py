@@ -20,6 +20,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rayscale import strictjson
 from rayscale.errors import ConfigError
 from rayscale.serving.errors import ForbiddenError, UnauthorizedError
 
@@ -136,7 +137,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 def render_keys(keys: Iterable[Key]) -> str:
     """The text that :func:`parse_keys` reads."""
-    return json.dumps([key.to_dict() for key in keys])
+    return strictjson.dumps([key.to_dict() for key in keys])
 
 
 class KeyCheck:
