@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from tests.plugins.signals import stop_job
 
 from rayscale.local import Addresses
 from rayscale.storage import connect
@@ -55,7 +56,7 @@ def prepare(dataset: Path) -> tuple[list[str], str]:
 def test_what_is_done_is_kept(
     stack: Addresses, dataset: Path, command: Callable[[Path], tuple[list[str], str]], told: str
 ) -> None:
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobSubmissionClient
 
     words, begun = command(dataset)
     client = JobSubmissionClient(stack.dashboard)
@@ -65,11 +66,7 @@ def test_what_is_done_is_kept(
         assert not client.get_job_status(job).is_terminal(), said
         assert time.monotonic() < end, said
         time.sleep(0.2)
-    assert client.stop_job(job)
-    while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
-        time.sleep(0.2)
-    said = client.get_job_logs(job)
-    assert client.get_job_status(job) == JobStatus.STOPPED, said
+    said = stop_job(client, job, 300)
     own = [line for line in said.splitlines() if "pid=" not in line]
     last = re.fullmatch(f"interrupted: {told}", own[-1])
     assert last, said

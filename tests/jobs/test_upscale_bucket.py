@@ -17,6 +17,7 @@ import PIL.Image
 import psutil
 import pytest
 import torch
+from tests.plugins.signals import stop_job
 
 from rayscale import registry, storage
 from rayscale.batch import Progress
@@ -213,7 +214,7 @@ def test_a_signal_ends_the_job_in_order(
 def test_ray_job_stop_ends_the_job_in_order(
     slow: str, s3: Any, stack: Addresses, stack_home: Path
 ) -> None:
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobSubmissionClient
 
     source, target = storage.connect(f"{s3.uri}/in"), storage.connect(f"{s3.uri}/out")
     for i in range(COUNT):
@@ -226,11 +227,7 @@ def test_ray_job_stop_ends_the_job_in_order(
     end = time.monotonic() + 180
     while len(outputs_of(target)) < 8 and time.monotonic() < end:
         time.sleep(0.1)
-    assert client.stop_job(job)
-    while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
-        time.sleep(0.1)
-    said = client.get_job_logs(job)
-    assert client.get_job_status(job) == JobStatus.STOPPED, said
+    said = stop_job(client, job, 180)
     check_order(said, target, stack_home, started=True)
 
 

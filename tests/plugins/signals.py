@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 
@@ -43,3 +45,16 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals, timeout_s:
     rest, _ = process.communicate(timeout=timeout_s)
     assert psutil.wait_procs(children, timeout=20)[1] == []
     return rest
+
+
+def stop_job(client: Any, job: str, timeout_s: float) -> str:
+    """What a submitted job said to its end, after ``ray job stop``."""
+    from ray.job_submission import JobStatus
+
+    end = time.monotonic() + timeout_s
+    assert client.stop_job(job)
+    while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
+        time.sleep(0.1)
+    said: str = client.get_job_logs(job)
+    assert client.get_job_status(job) == JobStatus.STOPPED, said
+    return said

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rayscale.errors import ConfigError
 from rayscale.models.luma import LUMA_GAIN, LumaResolver
-from rayscale.models.network import full_precision, require_trunk
+from rayscale.models.network import full_precision, require_one_scale, require_trunk
 from rayscale.models.path import widen
 from rayscale.models.spec import ModelSpec
 from rayscale.models.system import UNSHIFTED_OPTIONS, system
@@ -58,8 +57,7 @@ class APlus(LumaResolver):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         require_trunk(spec)
-        if len(spec.scales) != 1:
-            raise ConfigError(f"{spec.system} serves one scale, not {list(spec.scales)}")
+        require_one_scale(spec)
         features, atoms, pixels = spec.filters, spec.blocks, (PATCH * spec.scales[0]) ** 2
         components = min(pixels, MOST_COMPONENTS)
         self.features = _zeros(features, WINDOW**2)

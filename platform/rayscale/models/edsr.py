@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from rayscale.errors import ConfigError
 from rayscale.models.network import (
     MeanShift,
     ResBlock,
     SuperResolver,
     Upsampler,
     conv,
+    require_one_scale,
     require_trunk,
 )
 from rayscale.models.path import Skip
@@ -44,8 +44,7 @@ class EDSR(SuperResolver):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         require_trunk(spec)
-        if len(spec.scales) != 1:
-            raise ConfigError(f"{spec.system} serves one scale, not {list(spec.scales)}")
+        require_one_scale(spec)
         filters = spec.filters
         self.sub_mean = MeanShift(spec.value_range, spec.mean, sign=-1)
         self.head = nn.Sequential(conv(spec.channels, filters, 3))

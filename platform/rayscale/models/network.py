@@ -227,3 +227,9 @@ def require_trunk(spec: ModelSpec) -> None:
         raise ConfigError(
             f"{spec.system} needs at least 1 block and 1 filter, not {spec.blocks} and {spec.filters}"
         )
+
+
+def require_one_scale(spec: ModelSpec) -> None:
+    """ConfigError for the specification of a network of several scales."""
+    if len(spec.scales) != 1:
+        raise ConfigError(f"{spec.system} serves one scale, not {list(spec.scales)}")

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from rayscale.errors import ConfigError
-from rayscale.models.network import BatchNorm, SuperResolver, Upsampler, conv, require_trunk
+from rayscale.models.network import (
+    BatchNorm,
+    SuperResolver,
+    Upsampler,
+    conv,
+    require_one_scale,
+    require_trunk,
+)
 from rayscale.models.path import Affine, Skip
 from rayscale.models.spec import ModelSpec
 from rayscale.models.system import GUARDED, SHORT, UNSHIFTED_OPTIONS, Values, system
@@ -96,8 +102,7 @@ class SRResNet(SuperResolver):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         require_trunk(spec)
-        if len(spec.scales) != 1:
-            raise ConfigError(f"{spec.system} serves one scale, not {list(spec.scales)}")
+        require_one_scale(spec)
         self.head = norm_head(spec.channels, spec.filters)
         self.body = norm_body(spec.filters, spec.blocks)
         self.tail = nn.Sequential(
