@@ -16,6 +16,8 @@ from rayscale.errors import ConfigError, InputError
 from rayscale.resampling import enlarge
 
 SURFACE = {
+    "AsyncClient",
+    "Client",
     "Image",
     "Model",
     "Options",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         write_image,
     )
     from rayscale.batch import upscale_bucket
+    from rayscale.client import AsyncClient, Client
     from rayscale.data import prepare as prepare_dataset
     from rayscale.errors import RayscaleError
     from rayscale.imaging import Image
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from rayscale.training.ray import fit as train
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Image",
     "Model",
     "Options",
@@ -48,6 +51,8 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "AsyncClient": ("rayscale.client", "AsyncClient"),
+    "Client": ("rayscale.client", "Client"),
     "Image": ("rayscale.imaging", "Image"),
     "Options": ("rayscale.options", "Options"),
     "RayscaleError": ("rayscale.errors", "RayscaleError"),

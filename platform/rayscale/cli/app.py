@@ -8,7 +8,19 @@ import typer
 from typer.core import TyperGroup
 
 from rayscale import __version__, interruption
-from rayscale.cli import batch, compare, images, info, keys, pipeline, prepare, stack, sweep, train
+from rayscale.cli import (
+    batch,
+    compare,
+    images,
+    info,
+    keys,
+    pipeline,
+    prepare,
+    remote,
+    stack,
+    sweep,
+    train,
+)
 from rayscale.cli.options import TakesSeveral
 from rayscale.interruption import COMPLETE
 
@@ -61,7 +73,15 @@ def begin(
     """Nothing: the options above are all there is before a command."""
 
 
-NAMES = {keys.add: "keys add", keys.list_keys: "keys list", keys.remove: "keys remove"}
+NAMES = {
+    keys.add: "keys add",
+    keys.list_keys: "keys list",
+    keys.remove: "keys remove",
+    remote.submit: "batch submit",
+    remote.status: "batch status",
+    remote.cancel: "batch cancel",
+    remote.retry: "batch retry",
+}
 """Of commands of two words; all others are called as their functions."""
 
 for group, commands in (
@@ -78,7 +98,19 @@ for group, commands in (
         ),
     ),
     ("From data to a model", (prepare.prepare, train.train, sweep.sweep, pipeline.register)),
-    ("Serving", (pipeline.serve, keys.add, keys.list_keys, keys.remove)),
+    (
+        "Serving",
+        (
+            pipeline.serve,
+            keys.add,
+            keys.list_keys,
+            keys.remove,
+            remote.submit,
+            remote.status,
+            remote.cancel,
+            remote.retry,
+        ),
+    ),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
 ):
     for command in commands:

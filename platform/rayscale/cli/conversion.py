@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import typer
 
@@ -14,9 +14,6 @@ from rayscale.cli.console import emit, note
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
 
 logger = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from rayscale.inference.files import Written
 
 _NAMED = 10
 
@@ -100,7 +97,22 @@ def _is_image(path: Path) -> bool:
         return True  # a failure of this one
 
 
-def for_each(files: Files, convert: Callable[[Path, Path], Written], json_: bool) -> None:
+class Outcome(Protocol):
+    """What is said of an output: of a ``Written``, or of the answer of a service."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def residual(self) -> dict[str, float] | None: ...
+    @property
+    def uncertainty(self) -> str | None: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def for_each(files: Files, convert: Callable[[Path, Path], Outcome], json_: bool) -> None:
     """Make each output of its input; report failures and what was passed over, then exit with the code that tells."""
     import time
 

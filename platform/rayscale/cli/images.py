@@ -13,6 +13,7 @@ from rayscale.cli.batch import run_batch, tells_errors
 from rayscale.cli.console import emit, note, print_table, progress_line
 from rayscale.cli.conversion import check_apart, for_each, match_files
 from rayscale.cli.options import takes_options
+from rayscale.cli.remote import upscale_elsewhere
 from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
 from rayscale.options import Options
@@ -73,6 +74,13 @@ def upscale(
     model: ModelOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Let this service do the work; its key is in RAYSCALE_KEY. Without --model, its default model.",
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Upscale a file, a folder or a bucket; names and formats are kept.
@@ -85,10 +93,15 @@ def upscale(
 
     rayscale upscale scene.tif big.tif --consistency --uncertainty
 
+    rayscale upscale photos/ larger/ --server https://images.example.org
+
     rayscale upscale s3://in/prefix s3://out/prefix -m NAME@alias   (Ray Data; without -m edsr-baseline for all)
 
     Exit code: 0 all done, 3 some files failed, 1 nothing could be done, 2 wrong usage.
     """
+    if server is not None:
+        upscale_elsewhere(source, target, options, server, model, weights, json_)
+        return
     if source.startswith("s3://") or target.startswith("s3://"):
         if weights is not None:
             raise ConfigError(

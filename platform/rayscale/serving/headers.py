@@ -32,6 +32,8 @@ RESULT_HEADERS: dict[str, Any] = {
             "string",
             "what there is to know of how the image was read, a JSON list of sentences; absent when nothing",
         ),
+        ("X-Rayscale-Width", "integer", "of the enlarged image, in pixels"),
+        ("X-Rayscale-Height", "integer", "likewise"),
         ("X-Rayscale-Version", "string", "the version of rayscale"),
         (
             "Server-Timing",
@@ -50,6 +52,8 @@ def result_headers(result: Result) -> dict[str, str]:
         "X-Rayscale-Model": result.model,
         "X-Rayscale-Weights-Sha256": result.digest,
         "X-Rayscale-Scale": str(result.scale),
+        "X-Rayscale-Width": str(result.width),
+        "X-Rayscale-Height": str(result.height),
         "X-Rayscale-Version": __version__,
         "Server-Timing": ", ".join(f"{k};dur={1000 * v:.1f}" for k, v in stages),
     }

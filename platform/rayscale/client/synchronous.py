@@ -1,0 +1,206 @@
+"""The client of a service for programs without asyncio; :mod:`asynchronous` is the same with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from rayscale.client import calls
+from rayscale.client.calls import Answer, Call, ServiceError
+from rayscale.client.retries import Retries
+from rayscale.files import replacing
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of the answer that came, and of all."""
+
+
+class Client:
+    """A connection to a service.
+
+    >>> with rayscale.Client("https://images.example.org", key="rk_...") as service:
+    ...     service.upscale("small.png", "large.png", scale=2)
+
+    Args:
+        address: of the service, with the path under which a proxy shows it; None: ``RAYSCALE_SERVER`` of the environment.
+        key: None: ``RAYSCALE_KEY`` of the environment, or none.
+        timeout_s: without a byte.
+        attempts: of a request whose service is full (429), restarts (503) or cannot be reached.
+        transport: of httpx, for tests.
+
+    Every method raises :class:`ServiceError` for what the service refuses.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        key: str | None = None,
+        *,
+        timeout_s: float = 150.0,
+        attempts: int = 6,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.Client(transport=transport, **calls.settings(address, key, timeout_s))
+        self._attempts = attempts
+
+    def upscale(
+        self,
+        source: str | Path | bytes,
+        target: str | Path | None = None,
+        *,
+        model: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Enlarge an image; options as of :class:`rayscale.Options`.
+
+        Args:
+            source: a path, or the bytes of a file.
+            target: written as the answer comes, whole or not at all; without one the answer holds the bytes.
+        """
+        call = calls.upscale(source, model, options)
+        with self._stream(call) as response:
+            if target is None:
+                return calls.read_answer(response, response.read())
+            most, come = int(response.headers.get("content-length", 0)), 0
+            with replacing(target) as file:
+                for piece in response.iter_bytes():
+                    file.write(piece)
+                    come += len(piece)
+                    if progress is not None:
+                        progress(come, most)
+            return calls.read_answer(response, b"")
+
+    def estimate(
+        self, source: str | Path | bytes, *, model: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """What an image would take and give; the beginning of a file is enough where its header stands there."""
+        return self._json(calls.upscale(source, model, options, "estimate"))
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models that can be asked for."""
+        return list((self._json(calls.get("/v1/models")))["models"])
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The card of a model."""
+        return self._json(calls.get(calls.model_path(name)))
+
+    def submit(
+        self,
+        source: str,
+        target: str,
+        *,
+        model: str | None = None,
+        keys: list[str] | None = None,
+        limit: int | None = None,
+        overwrite: bool = False,
+        webhook: str | None = None,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Start a batch from a place in object storage to another; see the reference of HTTP for what comes back."""
+        more = {
+            "keys": keys,
+            "limit": limit,
+            "overwrite": overwrite or None,
+            "webhook": webhook,
+            "idempotency_key": idempotency_key,
+        }
+        return self._json(calls.submit(source, target, model, options, more))
+
+    def batches(self, limit: int = 50) -> list[dict[str, Any]]:
+        """Yours, the latest first."""
+        return list((self._json(calls.get("/v1/batches", limit=limit)))["batches"])
+
+    def batch(self, batch: str) -> dict[str, Any]:
+        """A batch as it is at the moment."""
+        return self._json(calls.get(calls.batch_path(batch)))
+
+    def watch(self, batch: str) -> Iterator[dict[str, Any]]:
+        """A batch at every change of it, until it has ended; goes on where a connection is lost."""
+        headers = {"Accept": "text/event-stream"}
+        while True:
+            lines: list[str] = []
+            try:
+                with self._stream(
+                    Call("GET", calls.batch_path(batch), headers=headers)
+                ) as response:
+                    for line in response.iter_lines():
+                        if line:
+                            lines.append(line)
+                            continue
+                        told, lines = calls.read_event(lines), []
+                        if told is not None:
+                            yield told
+                            if told["state"] in calls.ENDED:
+                                return
+            except ServiceError as error:
+                if error.status:
+                    raise
+                time.sleep(1.0)
+
+    def cancel(self, batch: str) -> dict[str, Any]:
+        """End a batch; what is done stays done."""
+        return self._json(Call("DELETE", calls.batch_path(batch)))
+
+    def retry(self, batch: str) -> dict[str, Any]:
+        """Work once more on what failed or was left."""
+        return self._json(Call("POST", calls.batch_path(batch, "/retry")))
+
+    def health(self) -> dict[str, Any]:
+        """State and versions of the service."""
+        return self._json(calls.get("/healthz"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _json(self, call: Call) -> dict[str, Any]:
+        with self._stream(call) as response:
+            response.read()
+            told: dict[str, Any] = response.json()
+            return told
+
+    @contextmanager
+    def _stream(self, call: Call) -> Iterator[httpx.Response]:
+        """An answer other than a refusal, its body not read yet."""
+        retries = Retries(self._attempts)
+        while True:
+            request = self._http.build_request(
+                call.method,
+                call.path,
+                params=call.params,
+                content=call.content,
+                headers=call.headers,
+            )
+            try:
+                response = self._http.send(request, stream=True)
+            except httpx.TransportError as error:
+                wait = retries.wait(error)
+                if wait is None:
+                    raise calls.unreachable(self._http.base_url, error) from error
+            else:
+                wait = retries.wait(response)
+                if wait is None:
+                    try:
+                        if not response.is_success:
+                            response.read()
+                        calls.check(response)
+                        yield response
+                    except httpx.TransportError as error:
+                        raise calls.unreachable(self._http.base_url, error) from error
+                    finally:
+                        response.close()
+                    return
+                response.close()
+            time.sleep(wait)
