@@ -17,6 +17,7 @@ LONG = {
     "platform/rayscale/cli/batch.py::batch": "the options of a command, which calls one function",
     "platform/rayscale/cli/compare.py::compare": "the options of a command and what excludes what",
     "platform/rayscale/cli/prepare.py::prepare": "the options of a command, which calls one function",
+    "platform/rayscale/serving/routes/batches.py::router": "the endpoints of a path, each a function of a few lines",
 }
 """Functions that may be longer, and why."""
 

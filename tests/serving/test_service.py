@@ -25,53 +25,7 @@ from tests.serving.deployed import KEY, Line, client_of, direct, replicas, resid
 from tests.serving.odd_requests import PLACES, QUERIES
 
 from rayscale.imaging import Image, read_image, write_image
-from rayscale.models.weights import save_model
 from rayscale.storage import connect
-
-
-@pytest.fixture(scope="module")
-def line(stack: Any) -> Line:
-    """What the service has for MLflow."""
-    url = urlsplit(stack.mlflow)
-    return Line(str(url.hostname), int(url.port or 80))
-
-
-@pytest.fixture(scope="module")
-def service(
-    stack: Any, line: Line, tools: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The address of the service on the stack, with ``roofs@prod`` (version 1 of 2) as its default."""
-    from rayscale import cluster, registry
-    from rayscale.serving.deploy import deploy, shutdown
-    from rayscale.storage.s3_client import get_client
-
-    for seed in (1, 2):
-        path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-        save_model(tools.tiny_model(seed), path)
-        registry.publish(path, "roofs", scores={})
-    registry.set_alias("roofs", "prod", 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYSCALE_SERVE_REFRESH_S", "0.5")
-        # Slow enough to be overloaded, fast enough for a test: one image at a time on one core.
-        patch.setenv("RAYSCALE_SERVE_THREADS", "1")
-        patch.setenv("RAYSCALE_SERVE_PRECISION", "float32")
-        patch.setenv("RAYSCALE_SERVE_BODY_IDLE_S", "8")
-        patch.setenv("RAYSCALE_SERVE_API_KEYS", KEY)
-        get_client().create_bucket(Bucket="batches")
-        patch.setenv("RAYSCALE_SERVE_BATCHES_URI", "s3://batches/records")
-        patch.setenv("RAYSCALE_SERVE_BATCH_PREFIXES", "s3://batches/data")
-        with pytest.MonkeyPatch.context() as told:
-            told.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{line.port}")
-            address = deploy(model="roofs@prod")
-        yield address
-        shutdown()
-        cluster.shutdown()
-
-
-@pytest.fixture
-def http(service: str) -> Iterator[httpx.Client]:
-    with client_of(service) as client:
-        yield client
 
 
 @pytest.mark.parametrize(

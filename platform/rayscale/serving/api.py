@@ -18,7 +18,7 @@ from rayscale.serving.batches import Batches, Jobs, Records
 from rayscale.serving.drain import Door, Drain
 from rayscale.serving.errors import BadParameterError
 from rayscale.serving.headers import RESULT_HEADERS
-from rayscale.serving.keys import KeyCheck, key_of
+from rayscale.serving.keys import Key, KeyCheck, key_of
 from rayscale.serving.limits import BodyLimit
 from rayscale.serving.options import parameters_of
 from rayscale.serving.quotas import Quotas
@@ -51,9 +51,16 @@ def create_app(
     app.include_router(pages.router())
     app.include_router(probes.router(service))
     app.include_router(_version_1(service))
-    closed = settings.keyring()
-    app.include_router(metrics.router(service, (401,) * bool(closed)))
+    keys = settings.keyring()
+    app.include_router(metrics.router(service, (401,) * bool(keys)))
     service.refusals.install(app)
+    _add_limits(app, service, keys, drain or Drain())
+    return app
+
+
+def _add_limits(app: FastAPI, service: Service, keys: tuple[Key, ...], drain: Drain) -> None:
+    """Put in front of the application whatever may refuse a request, count it or give it an id."""
+    settings = service.settings
     # The last one added is the outermost: errors are caught around the key, the key is asked before a
     # body is admitted.
     paths = app.openapi()["paths"]
@@ -70,8 +77,8 @@ def create_app(
         idle_s=settings.body_idle_s,
     )
     app.add_middleware(RequestCount, quotas=service.quotas)
-    app.add_middleware(KeyCheck, keys=closed)
-    app.add_middleware(Door, drain=drain or Drain())
+    app.add_middleware(KeyCheck, keys=keys)
+    app.add_middleware(Door, drain=drain)
     app.add_middleware(Guard, refusals=service.refusals)
     app.add_middleware(Heads)
     app.add_middleware(Prefix, prefix=settings.path_prefix)
@@ -92,7 +99,6 @@ def create_app(
         )
     app.add_middleware(AccessLog, metrics=service.metrics, paths=paths, lines=settings.access_log)
     app.add_middleware(RequestId)
-    return app
 
 
 def _batches(settings: ServeSettings, jobs: Jobs | None) -> Batches | None:

@@ -6,14 +6,17 @@ import hashlib
 import hmac
 import logging
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
 
 from rayscale import strictjson
-from rayscale.serving.batches import Record
 from rayscale.serving.errors import SourceNotAllowedError
 from rayscale.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from rayscale.serving.batches import Record
 
 log = logging.getLogger(__name__)
 
