@@ -204,7 +204,7 @@ def gathering() -> SuperResolver:
 def test_uncertainty_is_wanted_by_both_or_none(tmp_path, wanted):
     upscaler = bicubic(2, uncertainty=wanted)
     beside = None if wanted else tmp_path / "beside.tif"
-    with pytest.raises(ConfigError, match="give both or none"):
+    with pytest.raises(ConfigError, match="give both or neither"):
         upscale_scene(
             upscaler, picture(tmp_path / "scene.tif"), tmp_path / "large.tif", uncertainty=beside
         )

@@ -220,7 +220,7 @@ def test_other_systems_and_scales_than_asked_for(tmp_path, model):
     save_model(model, path)
     with pytest.raises(ConfigError, match="holds edsr-baseline, not edsr"):
         read_weights(path, name="edsr")
-    with pytest.raises(ConfigError, match="serves scale 2, not 4"):
+    with pytest.raises(ConfigError, match="serves the scale 2, not 4"):
         read_weights(path, scale=4)
     with pytest.raises(ConfigError, match="no layout 'keras'"):
         read_weights(path, layout="keras")

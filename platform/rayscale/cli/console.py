@@ -43,7 +43,7 @@ def progress_line() -> Iterator[Callable[[str], None]]:
 
 
 def print_table(table: Table) -> None:
-    """A table for people; brackets in it, as in file names and ``rayscale[geo]``, are no mark-up."""
+    """A table for people; brackets in it, as in file names and ``rayscale[geo]``, are not mark-up."""
     from rich.console import Console
 
     Console(markup=False, emoji=False).print(table)
