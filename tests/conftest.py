@@ -17,6 +17,15 @@ pytest_plugins = ["tests.plugins.stack"]
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers save the coverage that they measured when they end, on a busy machine later than the ten seconds after
+    which pytest-xdist kills them."""
+    if "COVERAGE_RUN" in os.environ and config.getoption("numprocesses", None):
+        from xdist.workermanage import NodeManager
+
+        NodeManager.EXIT_TIMEOUT = 300
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the repository."""
