@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import pickle
 
 import pytest
@@ -24,3 +25,12 @@ def test_an_error_for_the_user_crosses_as_a_value() -> None:
     assert cluster.raise_error(_task(5)) == 20
     with pytest.raises(ZeroDivisionError):
         _task(0)
+
+
+def test_an_error_of_a_coroutine_is_a_value_too() -> None:
+    async def work(side: int) -> int:
+        return cluster.raise_error(_task(side))
+
+    assert asyncio.run(cluster.await_or_error(work(5))) == 20
+    error = asyncio.run(cluster.await_or_error(work(-1)))
+    assert isinstance(error, InputError)

@@ -5,10 +5,11 @@ for the user back from a task. Importing this package imports no Ray.
 """
 
 from rayscale.cluster.connection import connect, scratch, shutdown
-from rayscale.cluster.errors import raise_error, return_error
+from rayscale.cluster.errors import await_or_error, raise_error, return_error
 from rayscale.cluster.resources import check_room, take_gpus, wants_gpus
 
 __all__ = [
+    "await_or_error",
     "check_room",
     "connect",
     "raise_error",

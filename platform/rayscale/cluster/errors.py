@@ -1,9 +1,9 @@
-"""Errors for the user that cross Ray as values: raised in a task, Ray would bury their message in a traceback."""
+"""Errors for the user that cross Ray as values: raised in a task, Ray would bury their message in a traceback, and log that."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from rayscale.errors import RayscaleError
@@ -23,6 +23,14 @@ def return_error(task: Callable[P, T]) -> Callable[P, T | RayscaleError]:
             return error
 
     return run
+
+
+async def await_or_error(work: Awaitable[T]) -> T | RayscaleError:
+    """The outcome of ``work``, or the RayscaleError that it raised."""
+    try:
+        return await work
+    except RayscaleError as error:
+        return error
 
 
 def raise_error(answer: T | RayscaleError) -> T:

@@ -28,7 +28,7 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from rayscale.cluster import raise_error
+from rayscale.cluster import await_or_error, raise_error
 from rayscale.errors import RayscaleError
 from rayscale.serving.drain import Drain
 from rayscale.serving.environment import passed_on
@@ -68,15 +68,15 @@ class Upscaling:
 
     async def models(self) -> list[dict[str, Any]] | RayscaleError:
         """The models that can be asked for."""
-        return await _told(self._engine.models())
+        return await await_or_error(self._engine.models())
 
     async def card(self, reference: str) -> dict[str, Any] | RayscaleError:
         """Data, licence, scores and needs of one model."""
-        return await _told(self._engine.card(reference))
+        return await await_or_error(self._engine.card(reference))
 
     async def estimate(self, inquiry: Inquiry) -> dict[str, Any] | RayscaleError:
         """What an image would take and give."""
-        return await _told(self._engine.estimate(inquiry))
+        return await await_or_error(self._engine.estimate(inquiry))
 
     async def metrics(self) -> list[tuple[str, Snapshot]]:
         """What this replica counts, under its name."""
@@ -84,7 +84,7 @@ class Upscaling:
 
     async def upscale(self, job: Job) -> Result | RayscaleError:
         """The enlarged image."""
-        result = await _told(self._engine.upscale(job))
+        result = await await_or_error(self._engine.upscale(job))
         if isinstance(result, RayscaleError):
             return result
         return replace(result, replica=self._name)
@@ -181,14 +181,6 @@ class Ingress:
         log.warning("rayscale serves %s; access: %s", settings.model, settings.access())
         self._app = create_app(self._backend, settings, self._drain, RayJobs(passed_on()))
         return self._app
-
-
-async def _told(work: Awaitable[T]) -> T | RayscaleError:
-    """A refusal as a value: raised, Ray would log every mistake of a client with a traceback."""
-    try:
-        return await work
-    except RayscaleError as error:
-        return error
 
 
 async def _answer(response: Awaitable[T | RayscaleError]) -> T:
