@@ -24,7 +24,16 @@ from rayscale.serving.options import parameters_of
 from rayscale.serving.quotas import Quotas
 from rayscale.serving.refusals import Guard
 from rayscale.serving.requestid import RequestId
-from rayscale.serving.routes import batches, estimate, metrics, models, pages, probes, upscale
+from rayscale.serving.routes import (
+    batches,
+    estimate,
+    inference,
+    metrics,
+    models,
+    pages,
+    probes,
+    upscale,
+)
 from rayscale.serving.service import Service
 from rayscale.serving.settings import ServeSettings
 from rayscale.settings import get_settings
@@ -52,7 +61,9 @@ def create_app(
     app.include_router(probes.router(service))
     app.include_router(_version_1(service))
     keys = settings.keyring()
-    app.include_router(metrics.router(service, (401,) * bool(keys)))
+    refused = (401,) * bool(keys)
+    app.include_router(inference.router(service, refused), dependencies=[Depends(_check_query)])
+    app.include_router(metrics.router(service, refused))
     service.refusals.install(app)
     _add_limits(app, service, keys, drain or Drain())
     return app

@@ -63,23 +63,35 @@ class Refusals:
             return self.describe(500, *_INTERNAL)
         return self.describe(row.status, error.code, str(error))
 
-    def answer(self, told: Mapping[str, Any], headers: Mapping[str, str] = {}) -> JSONResponse:
-        """The answer that says it; 429 and 503 say when to come back as well."""
-        more = {ERROR_HEADER: told["code"], **headers}
+    def answer(
+        self,
+        told: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+        scope: Scope | None = None,
+    ) -> JSONResponse:
+        """The answer that says it; 429 and 503 say when to come back as well.
+
+        Clients of the Open Inference Protocol expect a text under ``error``: they get it to requests of theirs (``scope``).
+        """
+        more = {ERROR_HEADER: told["code"], **(headers or {})}
         if told["status"] in RETRIED:
             more.setdefault("Retry-After", str(self.settings.retry_after_s))
         if told["status"] == 401:
             more.setdefault("WWW-Authenticate", "Bearer")
-        return JSONResponse({"error": told}, told["status"], more)
+        form: dict[str, Any] = {"error": told}
+        if scope is not None and _is_inference(scope):
+            form = {"error": told["message"], "details": told}
+        return JSONResponse(form, told["status"], more)
 
-    def respond(self, error: RayscaleError) -> JSONResponse:
+    def respond(self, error: RayscaleError, scope: Scope | None = None) -> JSONResponse:
         """The answer to a domain error."""
         wait = getattr(error, "retry_after_s", None)
-        return self.answer(self.of(error), {} if wait is None else {"Retry-After": str(wait)})
+        headers = {} if wait is None else {"Retry-After": str(wait)}
+        return self.answer(self.of(error), headers, scope)
 
-    def internal(self) -> JSONResponse:
+    def internal(self, scope: Scope) -> JSONResponse:
         """The answer to a defect."""
-        return self.answer(self.describe(500, *_INTERNAL))
+        return self.answer(self.describe(500, *_INTERNAL), scope=scope)
 
     def rendered(self, status: int, code: str, message: str) -> bytes:
         """A refusal as bytes on a connection that ends with it, for requests that never became one."""
@@ -98,20 +110,21 @@ class Refusals:
     def install(self, app: FastAPI) -> None:
         """Make ``app`` answer every error in the one form."""
 
-        async def domain(_: Request, error: Exception) -> JSONResponse:
+        async def domain(request: Request, error: Exception) -> JSONResponse:
             assert isinstance(error, RayscaleError)
-            return self.respond(error)
+            return self.respond(error, request.scope)
 
-        async def validation(_: Request, error: Exception) -> JSONResponse:
+        async def validation(request: Request, error: Exception) -> JSONResponse:
             assert isinstance(error, RequestValidationError)
             parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-            return self.answer(self.describe(422, BadParameterError.code, "; ".join(parts)))
+            told = self.describe(422, BadParameterError.code, "; ".join(parts))
+            return self.answer(told, scope=request.scope)
 
-        async def http(_: Request, error: Exception) -> JSONResponse:
+        async def http(request: Request, error: Exception) -> JSONResponse:
             assert isinstance(error, HTTPException)
             code = _CODES.get(error.status_code, "http")
             told = self.describe(error.status_code, code, str(error.detail))
-            return self.answer(told, error.headers or {})
+            return self.answer(told, error.headers, request.scope)
 
         app.add_exception_handler(RayscaleError, domain)
         app.add_exception_handler(RequestValidationError, validation)
@@ -128,6 +141,11 @@ class Refusals:
                 if not isinstance(value, SecretStr):
                     found[variable] = value
         return found
+
+
+def _is_inference(scope: Scope) -> bool:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.startswith("/v2")
 
 
 class Guard:
@@ -157,7 +175,7 @@ class Guard:
         except RayscaleError as error:
             if started:
                 raise
-            await self.refusals.respond(error)(scope, receive, send)
+            await self.refusals.respond(error, scope)(scope, receive, send)
         except ClientDisconnect:
             log.info(
                 "the client of %s %s left before its body was whole", scope["method"], scope["path"]
@@ -166,7 +184,7 @@ class Guard:
             log.exception("unhandled error in %s %s", scope["method"], scope["path"])
             if started:
                 raise
-            await self.refusals.internal()(scope, receive, send)
+            await self.refusals.internal(scope)(scope, receive, send)
 
 
 _FORM = {
