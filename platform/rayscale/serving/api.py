@@ -33,6 +33,7 @@ from rayscale.serving.routes import (
     pages,
     probes,
     upscale,
+    views,
 )
 from rayscale.serving.service import Service
 from rayscale.serving.settings import ServeSettings
@@ -173,7 +174,7 @@ def _version_1(service: Service) -> APIRouter:
     keyed = [Depends(HTTPBearer(auto_error=False, description="one of the keys"))] * closed
     router = APIRouter(prefix="/v1", dependencies=[*keyed, Depends(_check_query)], tags=["v1"])
     refused = (401,) if closed else ()
-    for module in (upscale, estimate, models, batches):
+    for module in (upscale, estimate, models, batches, views):
         router.include_router(module.router(service, refused))
     return router
 

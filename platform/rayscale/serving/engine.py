@@ -205,6 +205,7 @@ class Engine:
             output.width,
             output.height,
             header.pixels,
+            uncertainty=output.uncertainty,
         )
 
     def _estimate(self, inquiry: Inquiry, loaded: Loaded) -> dict[str, Any]:

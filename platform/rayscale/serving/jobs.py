@@ -50,6 +50,7 @@ class Result:
         residual: ``max`` and ``rms`` of ``|down(SR) - LR|`` in stored units, with ``consistency``.
         pixels: of the source, all slices.
         replica: that made it; "" without Ray.
+        uncertainty: the file of the standard deviations and its container, where they were asked for.
     """
 
     data: bytes
@@ -64,6 +65,7 @@ class Result:
     height: int = 0
     pixels: int = 0
     replica: str = ""
+    uncertainty: tuple[bytes, str] | None = None
 
 
 def check_reference(reference: str) -> None:

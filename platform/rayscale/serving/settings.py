@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rayscale.errors import ConfigError
 from rayscale.serving.keys import Key, hash_key, parse_keys, read_keys
-from rayscale.settings import MIB
+from rayscale.settings import GIB, MIB
 
 
 class ServeSettings(BaseSettings):
@@ -161,6 +161,17 @@ class ServeSettings(BaseSettings):
         default=60.0,
         gt=0,
         description="seconds that requests in progress have to finish after Ctrl-C or SIGTERM to `rayscale serve`",
+    )
+    results: str = Field(
+        default="",
+        description="where results of the page are kept, s3://bucket/prefix or a folder that all ingresses share; empty: a "
+        "folder of this machine, for ingresses on one machine",
+    )
+    results_bytes: int = Field(
+        default=4 * GIB, gt=0, description="bytes of all results of the page; the oldest make room"
+    )
+    results_s: float = Field(
+        default=3600.0, gt=0, description="seconds for which a result of the page is kept"
     )
     retry_after_s: int = Field(
         default=2, gt=0, description="seconds that a refused client should wait (Retry-After)"

@@ -111,6 +111,13 @@ class NiftiMetadata:
             facts |= {"slope": slope, "intercept": intercept}
         return facts
 
+    def affine(self) -> NDArray[Any] | None:
+        """From voxel indices of the file as it was read to the world, ``(4, 4)``; None where the header places nothing."""
+        header = _nibabel_header(self)
+        if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
+            return None
+        return np.asarray(header.get_best_affine())
+
     def of_deviations(self) -> NiftiMetadata:
         """The same place; float32, and of slope and intercept the slope alone."""
         header = _nibabel_header(self)

@@ -1,24 +1,66 @@
-"""The page for people."""
+"""The pages for people: ``/``, its files, and ``/docs``."""
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
-_PAGE = Path(__file__).parents[1] / "docs.html"
-_POLICY = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob:"
+from rayscale.errors import NotFoundError
+
+_PAGE = Path(__file__).parents[1] / "page"
+_DOCS = Path(__file__).parents[1] / "docs.html"
+_DOCS_POLICY = (
+    "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob:"
+)
+# blob: for tiles, which are fetched with the key of the caller, and for what is about to be sent.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_KINDS = {
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
 
 
 def router() -> APIRouter:
-    """``/`` and ``/docs``. No redirect: nothing here knows under which path a proxy shows the service."""
+    """No redirect: nothing here knows under which path a proxy shows the service."""
     router = APIRouter(include_in_schema=False)
-    page = _PAGE.read_text(encoding="utf-8")
+    docs_page = _DOCS.read_text(encoding="utf-8")
+    index = (_PAGE / "index.html").read_text(encoding="utf-8")
+    files = {
+        path.relative_to(_PAGE).as_posix(): path.read_bytes()
+        for path in sorted(_PAGE.rglob("*"))
+        if path.suffix in _KINDS
+    }
 
     @router.get("/")
+    async def page(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "")
+        # /rayscale without a slash at its end would look for the files of the page beside it.
+        base = f'<base href="{escape(root)}/">' if root else ""
+        return HTMLResponse(index.replace("<!-- base -->", base), headers=_HEADERS)
+
+    @router.get("/page/{name:path}")
+    async def file(name: str) -> Response:
+        if name not in files:
+            raise NotFoundError("the page has no such file")
+        kind = _KINDS[Path(name).suffix]
+        return Response(files[name], media_type=kind, headers=_HEADERS)
+
     @router.get("/docs")
     async def docs() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
+        return HTMLResponse(docs_page, headers={"Content-Security-Policy": _DOCS_POLICY})
 
     return router

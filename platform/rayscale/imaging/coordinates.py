@@ -1,0 +1,138 @@
+"""Where a pixel lies and what its value means: map, patient and native units, as the container knows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rayscale.imaging.containers.dicom import DicomMetadata
+from rayscale.imaging.containers.dicom_file import discreetly
+from rayscale.imaging.containers.geometadata import GeoMetadata
+from rayscale.imaging.containers.nifti import NiftiMetadata
+from rayscale.imaging.image import Metadata
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a stored value of a channel means: ``value = stored * scale + offset`` in ``name``, "" where nothing is known."""
+
+    scale: float = 1.0
+    offset: float = 0.0
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point: ``system`` is ``patient`` (millimetres, LPS for DICOM and RAS for NIfTI) or a reference system of maps."""
+
+    system: str
+    axes: tuple[str, ...]
+    values: tuple[float, ...]
+    unit: str
+
+
+def units_of(metadata: Metadata | None, channels: int) -> list[Unit]:
+    """The unit of each channel."""
+    if isinstance(metadata, GeoMetadata):
+        return [Unit(band.scale, band.offset, band.unit or "") for band in metadata.bands]
+    unit = Unit()
+    if isinstance(metadata, DicomMetadata):
+        with discreetly("the value mapping of the DICOM object is damaged"):
+            unit = _dicom_unit(metadata.dataset)
+    elif isinstance(metadata, NiftiMetadata):
+        facts = metadata.describe()
+        unit = Unit(facts.get("slope", 1.0), facts.get("intercept", 0.0))
+    return [unit] * channels
+
+
+def channel_names(metadata: Metadata | None, channels: int) -> list[str]:
+    """What the file calls its channels, else numbers from 1."""
+    names = [f"Band {number}" for number in range(1, channels + 1)]
+    if isinstance(metadata, GeoMetadata):
+        for at, band in enumerate(metadata.bands[:channels]):
+            names[at] = band.description or names[at]
+    elif channels == 3:
+        names = ["Red", "Green", "Blue"]
+    elif channels == 1:
+        names = ["Grey"]
+    return names
+
+
+def locate(metadata: Metadata | None, index: int, row: int, column: int) -> Place | None:
+    """The centre of a pixel of slice ``index``; None where the file does not say where it lies."""
+    if isinstance(metadata, GeoMetadata):
+        return _on_map(metadata, row, column)
+    if isinstance(metadata, DicomMetadata):
+        with discreetly("the geometry of the DICOM object is damaged"):
+            return _in_patient(metadata.dataset, index, row, column)
+    if isinstance(metadata, NiftiMetadata):
+        return _in_scanner(metadata, index, row, column)
+    return None
+
+
+def _on_map(meta: GeoMetadata, row: int, column: int) -> Place | None:
+    if meta.transform is None or meta.crs is None:
+        return None
+    x, y = meta.transform @ (column + 0.5, row + 0.5)
+    degrees = bool(meta.crs.is_geographic)
+    axes = ("longitude", "latitude") if degrees else ("easting", "northing")
+    unit = "degrees" if degrees else str(meta.crs.linear_units)
+    return Place(meta.crs.to_string()[:80], axes, (float(x), float(y)), unit)
+
+
+def _dicom_unit(dataset: Any) -> Unit:
+    frames = [
+        group[0]
+        for frame in _groups(dataset, 0)
+        if (group := frame.get("PixelValueTransformationSequence"))
+    ]
+    source = frames[0] if frames else dataset
+    slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
+    name = str(source.get("RescaleType") or ("HU" if dataset.get("Modality") == "CT" else ""))
+    if slope is None or float(slope) == 0:
+        return Unit()
+    return Unit(float(slope), float(intercept or 0), "" if name == "US" else name[:16])
+
+
+def _in_patient(dataset: Any, index: int, row: int, column: int) -> Place | None:
+    """The map of DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1."""
+    position = _ask(dataset, index, "PlanePositionSequence", "ImagePositionPatient")
+    turn = _ask(dataset, index, "PlaneOrientationSequence", "ImageOrientationPatient")
+    spacing = _ask(dataset, index, "PixelMeasuresSequence", "PixelSpacing")
+    if position is None or turn is None or spacing is None:
+        return None
+    origin, along, down = (np.array(v, float) for v in (position, turn[:3], turn[3:]))
+    point = origin + along * spacing[1] * column + down * spacing[0] * row
+    return Place("patient (LPS)", ("x", "y", "z"), tuple(point.tolist()), "mm")
+
+
+def _groups(dataset: Any, index: int) -> list[Any]:
+    """The functional groups of a frame, its own before those of all."""
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    return [*list(own)[index : index + 1], *list(shared)[:1]]
+
+
+def _ask(dataset: Any, index: int, group: str, name: str) -> Sequence[float] | None:
+    """Numbers of a frame, or of an object of one frame."""
+    items = [found[0] for frame in _groups(dataset, index) if (found := frame.get(group))]
+    for item in (*items, dataset):
+        values = item.get(name)
+        if values:
+            return [float(value) for value in values]
+    return None
+
+
+def _in_scanner(meta: NiftiMetadata, index: int, row: int, column: int) -> Place | None:
+    affine = meta.affine()
+    if affine is None:
+        return None
+    depth = meta.layout.shape[2] if len(meta.layout.shape) > 2 else 1
+    x, y, z = (affine @ (column, row, index % depth, 1))[:3].tolist()
+    if not all(map(math.isfinite, (x, y, z))):
+        return None
+    return Place("patient (RAS)", ("x", "y", "z"), (x, y, z), "mm")
