@@ -66,6 +66,7 @@ const options = () => ({
 });
 
 const askEstimate = later(async () => {
+  showList();
   const image = shown || images[0];
   $("estimate").textContent = "";
   if (!image) return;
@@ -95,9 +96,12 @@ function addFiles(files) {
   askEstimate();
 }
 
+const isDone = (image, asked) => Boolean(image.view) && JSON.stringify(image.options) === JSON.stringify(asked);
+
 function showList() {
-  $("go").disabled = !images.length || work !== null;
-  $("go").textContent = images.length > 1 ? `Upscale ${images.length} images` : "Upscale";
+  const left = images.filter((image) => !isDone(image, options())).length;
+  $("go").disabled = !left || work !== null;
+  $("go").textContent = left > 1 ? `Upscale ${left} images` : "Upscale";
   $("list").replaceChildren(...images.map((image) => {
     const button = make("button", "", {
       type: "button", "aria-current": String(image === shown),
@@ -117,7 +121,7 @@ async function upscaleAll() {
   $("progress").hidden = false;
   showList();
   for (const [at, image] of images.entries()) {
-    if (image.view && JSON.stringify(image.options) === JSON.stringify(asked)) continue;
+    if (isDone(image, asked)) continue;
     try {
       await upscale(image, asked, images.length > 1 ? `Image ${at + 1} of ${images.length}: ` : "");
     } catch (error) {
@@ -131,6 +135,7 @@ async function upscaleAll() {
   work = null;
   $("progress").hidden = true;
   showList();
+  if (!shown.view) show();
 }
 
 async function upscale(image, asked, place) {
@@ -175,11 +180,16 @@ async function upscale(image, asked, place) {
 
 // The chosen image.
 
+function lead() {
+  if (!shown) return "Drop an image to enlarge it";
+  return shown.state === "failed" ? `${shown.file.name} could not be enlarged` : `${shown.file.name} is ready to be enlarged`;
+}
+
 function show() {
   const view = shown && shown.view;
   for (const id of ["display", "pixel", "outcome", "viewer", "handle", "tag-before", "tag-after", "tools"]) $(id).hidden = !view;
   $("empty").hidden = Boolean(view);
-  $("empty").querySelector(".lead").textContent = shown ? `${shown.file.name} is ready to be enlarged` : "Drop an image to enlarge it";
+  $("empty").querySelector(".lead").textContent = lead();
   if (!view) return;
   compare.open(view);
   display.open(view);

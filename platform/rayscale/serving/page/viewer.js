@@ -17,7 +17,14 @@ export class Compare {
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true }, gestureSettingsTouch: { clickToZoom: false },
     });
     this.viewer.addHandler("viewport-change", () => this.clip());
-    this.viewer.addHandler("resize", () => this.setSplit(this.split));
+    this.viewer.addHandler("after-resize", () => {
+      this.setSplit(this.split);
+      if (this.whole) this.viewer.viewport.goHome(true);
+    });
+    // Whoever has moved keeps the place when the window changes.
+    for (const name of ["canvas-drag", "canvas-scroll", "canvas-pinch", "canvas-double-click", "canvas-key"]) {
+      this.viewer.addHandler(name, () => { this.whole = false; });
+    }
     const canvas = this.viewer.canvas;
     canvas.setAttribute("role", "application");
     canvas.setAttribute("aria-label", "Before and after. Arrow keys move, plus and minus zoom, 0 shows everything.");
@@ -37,6 +44,7 @@ export class Compare {
     this.items = {};
     this.view = view;
     this.fitted = false;
+    this.whole = true;
   }
 
   /** Show a layer with other colours, or take it away; what is there stays until the new tiles are. */
@@ -64,9 +72,6 @@ export class Compare {
         this.clip();
         if (!this.fitted) {
           this.fitted = true;
-          // The view had no size while it was hidden.
-          const { clientWidth, clientHeight } = $("viewer");
-          this.viewer.viewport.resize(new Point(clientWidth, clientHeight), false);
           this.viewer.viewport.goHome(true);
         }
         if (!old) return;
@@ -127,10 +132,12 @@ export class Compare {
   }
 
   zoom(factor) {
+    this.whole = false;
     this.viewer.viewport.zoomBy(factor).applyConstraints();
   }
 
   fit() {
+    this.whole = true;
     this.viewer.viewport.goHome();
   }
 
@@ -138,6 +145,7 @@ export class Compare {
   one() {
     const item = this.items.after;
     if (!item) return;
+    this.whole = false;
     const viewport = this.viewer.viewport;
     viewport.zoomTo(item.imageToViewportZoom(1 / window.devicePixelRatio)).applyConstraints();
   }

@@ -1,0 +1,230 @@
+"""The page in a real browser: whole ways through it, with its words, its keyboard, and what axe-core finds.
+
+Screenshots are kept in the folder of the test, or in that of ``RAYSCALE_SCREENSHOTS``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+import uvicorn
+
+from rayscale.serving.api import create_app
+from rayscale.serving.engine import Engine
+from rayscale.serving.keys import hash_key
+from rayscale.serving.settings import ServeSettings
+
+pytestmark = pytest.mark.slow
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the page needs rayscale[dev]")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="as above")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+READY = "#tools:not([hidden])"
+
+
+@contextmanager
+def serve(folder: Path, **settings: Any) -> Iterator[str]:
+    """The address of the application over an engine in this process."""
+    chosen = ServeSettings(results=str(folder / "results"), **settings)
+    engine = Engine(chosen)
+    engine.start()
+    config = uvicorn.Config(create_app(engine, chosen), port=0, log_level="error", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as tools:
+        started = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve(tmp_path_factory.mktemp("service")) as address:
+        yield address
+
+
+@pytest.fixture
+def look(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens an address in a new window; whatever the browser complains of fails the test."""
+    complaints: list[str] = []
+    windows: list[Any] = []
+
+    def opened(address: str, **kinds: Any) -> Any:
+        window = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **kinds})
+        windows.append(window)
+        window.set_default_timeout(30_000)
+        page = window.new_page()
+        page.on("console", lambda told: told.type == "error" and complaints.append(str(told.text)))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        return page
+
+    yield opened
+    for window in windows:
+        window.close()
+    # The browser itself writes a line for each refused request, which the page tells in words.
+    assert not [text for text in complaints if "Failed to load resource" not in text]
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Callable[[Any, str], None]:
+    """Takes a screenshot."""
+    folder = Path(os.environ.get("RAYSCALE_SCREENSHOTS", tmp_path / "screenshots"))
+
+    def taken(page: Any, name: str) -> None:
+        page.wait_for_timeout(700)  # the view comes to rest
+        page.screenshot(path=folder / f"{name}.png")
+
+    return taken
+
+
+def upscale(page: Any, *files: Path | str) -> None:
+    page.set_input_files("#files", [str(file) for file in files])
+    page.wait_for_selector("#estimate:has-text('pixels')")
+    page.click("#go")
+    page.wait_for_selector(READY)
+    page.wait_for_selector("#progress", state="hidden")
+
+
+def check_access(page: Any) -> None:
+    """axe-core finds nothing serious."""
+    found = axe.Axe().run(page).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert not serious, [(each["id"], [node["html"] for node in each["nodes"]]) for each in serious]
+
+
+def colours(page: Any) -> int:
+    """How many colours the view has: a blank one has few."""
+    picture = PIL.Image.open(io.BytesIO(page.locator("#viewer").screenshot()))
+    return len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photograph that may be shown."""
+    data = pytest.importorskip("skimage.data", reason="the photograph comes with rayscale[local]")
+    path = tmp_path_factory.mktemp("photo") / "astronaut.png"
+    PIL.Image.fromarray(data.astronaut()[:300, 60:380]).save(path)
+    return path
+
+
+def test_a_photograph_from_choice_to_file(
+    service: str, look: Any, keep: Any, photo: Path, tmp_path: Path
+) -> None:
+    page = look(service)
+    page.wait_for_selector("#model option", state="attached")
+    assert page.locator("#go").is_disabled()
+    check_access(page)
+    page.check("#uncertainty")
+    upscale(page, photo)
+    page.click("#card summary")
+    assert "Channels" in page.inner_text("#card dl")
+    assert colours(page) > 1000
+    keep(page, "photograph")
+    page.focus("#split")
+    page.keyboard.press("ArrowLeft")
+    assert page.input_value("#split") == "49"
+    page.select_option("#overlay", "uncertainty")
+    page.wait_for_selector("#legend:not([hidden])")
+    page.mouse.move(800, 400)
+    page.wait_for_selector("#values:has-text('Uncertainty')")
+    page.click("#code summary")
+    for word in ("curl --data-binary @astronaut.png", "astronaut-x2.png", "--uncertainty"):
+        assert word in page.inner_text("#snippets")
+    check_access(page)
+    with page.expect_download() as saved:
+        page.click("#download")
+    assert saved.value.suggested_filename == "astronaut-x2.png"
+    expected = httpx.post(f"{service}v1/upscale?scale=2&ensemble=true", content=photo.read_bytes())
+    larger = PIL.Image.open(saved.value.path())
+    np.testing.assert_array_equal(
+        np.asarray(larger), np.asarray(PIL.Image.open(io.BytesIO(expected.content)))
+    )
+    page.click("#compare-box summary")
+    page.set_input_files("#reference", saved.value.path())
+    page.wait_for_selector("#scores:has-text('equal')")
+
+
+def test_a_scene_and_a_volume_have_places_and_slices(
+    service: str, look: Any, keep: Any, inputs: Path
+) -> None:
+    page = look(service)
+    upscale(page, "scene.tif")
+    assert page.locator("#bands select").count() == 3
+    page.wait_for_selector("#values:has-text('EPSG:32632')")
+    before = page.inner_text("#window-shown")
+    page.select_option("#stretch", "smallest to largest")
+    assert page.inner_text("#window-shown") != before
+    keep(page, "scene")
+    upscale(page, "brain.nii.gz")
+    page.wait_for_selector("#values:has-text('patient (RAS)')")
+    assert page.inner_text("#slice-shown") == "2 of 3"
+    page.focus("#slice")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#slice-shown") == "3 of 3"
+    with page.expect_response(lambda answer: "slice=2" in answer.url and "/tiles/" in answer.url):
+        pass
+    keep(page, "volume")
+    upscale(page, "slices/1.dcm", "slices/2.dcm")
+    page.wait_for_selector("#values:has-text('patient (LPS)')")
+    assert page.locator("#list li").count() == 4
+    keep(page, "series")
+
+
+def test_a_phone_in_the_dark(service: str, look: Any, keep: Any, photo: Path) -> None:
+    size = {"width": 390, "height": 844}
+    page = look(service, viewport=size, color_scheme="dark", has_touch=True)
+    upscale(page, photo)
+    page.locator("#viewer").scroll_into_view_if_needed()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    assert colours(page) > 1000
+    check_access(page)
+    keep(page, "phone")
+
+
+def test_problems_are_told_in_words(look: Any, keep: Any, photo: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, api_key_hashes=hash_key("secret")) as address:
+        page = look(address)
+        page.wait_for_selector("#problem:has-text('asks for a key')")
+        page.fill("#key", "secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#model option", state="attached")
+        upscale(page, photo)
+        assert colours(page) > 1000  # tiles come with the key
+        text = tmp_path / "text.png"
+        text.write_text("no picture")
+        page.set_input_files("#files", text)
+        page.click("#go")
+        page.wait_for_selector("#problem:has-text('text.png: ')")
+        check_access(page)
+        keep(page, "problem")
+    page.click("#problem button")
+    page.wait_for_selector("#problem:has-text('The service does not answer')")
+    keep(page, "gone")
