@@ -170,7 +170,9 @@ class Options(Handling):
                 raise ConfigError(f"scale must be at least 1, not {self.scale:g}")
             from rayscale.resampling import exact_scale  # and with it numpy
 
-            exact_scale(self.scale)
+            exact = exact_scale(self.scale)
+            if exact.denominator == 1:  # 1.0000000001 is 1, which no model serves
+                object.__setattr__(self, "scale", float(exact))
         if self.uncertainty:
             object.__setattr__(self, "ensemble", True)
 

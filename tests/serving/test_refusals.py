@@ -76,3 +76,25 @@ def test_under_the_path_of_a_proxy(make_app: Any, tools: Any) -> None:
     document = tools.call(app, "GET", "/openapi.json").json()
     assert document["servers"] == [{"url": "/images/rayscale"}]
     assert tools.call(app, "GET", "/images/v1/models").status_code == 404
+
+
+def test_what_fuzzing_has_found(make_app: Any, tools: Any) -> None:
+    app = make_app()
+    # So close to 1 that it is 1, which no model serves.
+    for path in ("upscale", "estimate"):
+        query = f"/v1/{path}?model=bicubic&scale=1.0000000000000002"
+        assert tools.call(app, "POST", query, content=tools.encoded(4, 4)).status_code == 422
+    json = {"Content-Type": "application/json"}
+    answer = tools.call(app, "POST", "/v1/batches", content=b"\xff\x11", headers=json)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_parameter")
+
+
+def test_all_methods_of_a_path_are_named(make_app: Any, tools: Any) -> None:
+    app = make_app(path_prefix="/x")
+    for path, allowed in (
+        ("/v1/batches", "GET, HEAD, POST"),
+        ("/v1/batches/20260101000000-000000000000", "DELETE, GET, HEAD"),
+        ("/v1/upscale", "POST"),
+    ):
+        answer = tools.call(app, "PATCH", f"/x{path}", content=b"")
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)

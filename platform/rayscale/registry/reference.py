@@ -12,6 +12,9 @@ FORMS = "NAME, NAME@ALIAS or NAME/VERSION"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _ALIAS = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 _REFERENCE = re.compile(rf"({_NAME})(?:@({_ALIAS})|/([1-9][0-9]{{0,8}}))?")
+PATTERN = f"^{_REFERENCE.pattern}$"
+"""For descriptions of interfaces."""
+
 _RESERVED_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)  # MLflow's own rule
 
 

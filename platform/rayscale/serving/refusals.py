@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayscale.errors import RayscaleError
@@ -122,9 +123,16 @@ class Refusals:
 
         async def http(request: Request, error: Exception) -> JSONResponse:
             assert isinstance(error, HTTPException)
+            if error.status_code == 400:  # of FastAPI, which could not read the body
+                told = self.describe(422, BadParameterError.code, "the body is not JSON in UTF-8")
+                return self.answer(told, scope=request.scope)
             code = _CODES.get(error.status_code, "http")
             told = self.describe(error.status_code, code, str(error.detail))
-            return self.answer(told, error.headers, request.scope)
+            headers = dict(error.headers or {})
+            if error.status_code == 405:
+                # Starlette names the methods of the first route at this path only.
+                headers["Allow"] = ", ".join(methods_at(app, request.scope)) or headers["Allow"]
+            return self.answer(told, headers, request.scope)
 
         app.add_exception_handler(RayscaleError, domain)
         app.add_exception_handler(RequestValidationError, validation)
@@ -141,6 +149,16 @@ class Refusals:
                 if not isinstance(value, SecretStr):
                     found[variable] = value
         return found
+
+
+def methods_at(app: FastAPI, scope: Scope) -> list[str]:
+    """What may be asked at a path; HEAD wherever GET is."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    methods: set[str] = set()
+    for template, known in app.openapi()["paths"].items():
+        if compile_path(template)[0].match(path):
+            methods.update(method.upper() for method in known)
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 def _is_inference(scope: Scope) -> bool:
@@ -187,28 +205,38 @@ class Guard:
             await self.refusals.internal(scope)(scope, receive, send)
 
 
-_FORM = {
+_TOLD = {
     "type": "object",
-    "required": ["error"],
+    "required": ["status", "code", "message", "limit", "hint", "request_id"],
     "properties": {
-        "error": {
-            "type": "object",
-            "required": ["status", "code", "message", "limit", "hint", "request_id"],
-            "properties": {
-                "status": {"type": "integer"},
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-                "limit": {"type": ["object", "null"]},
-                "hint": {"type": ["string", "null"]},
-                "request_id": {"type": "string"},
-            },
-        }
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "message": {"type": "string"},
+        "limit": {"type": ["object", "null"]},
+        "hint": {"type": ["string", "null"]},
+        "request_id": {"type": "string"},
     },
 }
 
 
+def documented_inference(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """As :func:`documented`, in the form of the Open Inference Protocol."""
+    entries = documented(*statuses)
+    for entry in entries.values():
+        content = entry["content"]["application/json"]
+        told = content["example"]["error"]
+        content["example"] = {"error": told["message"], "details": told}
+        content["schema"] = {
+            "type": "object",
+            "required": ["error", "details"],
+            "properties": {"error": {"type": "string"}, "details": _TOLD},
+        }
+    return entries
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of refusals with these statuses, for an endpoint's ``responses``."""
+    form = {"type": "object", "required": ["error"], "properties": {"error": _TOLD}}
     retry = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds to wait"}}
     entries: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
@@ -224,7 +252,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         entries[status] = {
             "description": "\n\n".join(f"`{row.code}`: {row.meaning}" for row in rows),
-            "content": {"application/json": {"schema": _FORM, "example": {"error": example}}},
+            "content": {"application/json": {"schema": form, "example": {"error": example}}},
             **({"headers": retry} if status in RETRIED else {}),
         }
     return entries

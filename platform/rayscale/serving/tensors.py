@@ -69,13 +69,15 @@ def read_inference(
         binary = _wants_binary(told, parameters)
         options = {name: value for name, value in parameters.items() if name not in _RESERVED}
         name = str(told.get("id", ""))
+        size = (tensor[0].get("parameters") or {}).get("binary_data_size")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"the body is not an inference request: {type(error).__name__} {str(error)[:100]}"
         ) from None
     if any(not isinstance(value, str | int | float | bool) for value in options.values()):
         raise BadParameterError("a parameter of the request is neither text nor a number")
-    images = _values(tensor[0], _checked(shape, most_images), datatype, memoryview(body)[length:])
+    shape = _checked(shape, most_images)
+    images = _values(tensor[0].get("data"), size, shape, datatype, memoryview(body)[length:])
     batched = images.ndim == 4
     return Inference(name, images if batched else images[None], batched, options, binary)
 
@@ -127,15 +129,14 @@ def _checked(shape: Any, most_images: int) -> tuple[int, ...]:
 
 
 def _values(
-    tensor: Mapping[str, Any], shape: tuple[int, ...], datatype: Any, rest: memoryview
+    data: Any, size: Any, shape: tuple[int, ...], datatype: Any, rest: memoryview
 ) -> np.ndarray[Any, Any]:
-    if datatype not in DATATYPES:
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise UnsupportedError(
             f"the datatype of {INPUT!r} is one of {', '.join(DATATYPES)}, not {str(datatype)[:40]!r}"
         )
     dtype = DATATYPES[datatype]
     count = math.prod(shape)
-    size = (tensor.get("parameters") or {}).get("binary_data_size")
     if size is not None:
         if size != len(rest) or size != count * dtype.itemsize:
             raise InputError(
@@ -144,7 +145,7 @@ def _values(
             )
         return np.frombuffer(rest, dtype).reshape(shape)
     try:
-        values = np.array(tensor.get("data"))
+        values = np.array(data)
     except ValueError:  # lists of different lengths
         values = np.empty(0)
     if values.dtype.kind not in "iu" or values.size != count or len(rest):

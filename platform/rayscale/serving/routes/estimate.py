@@ -24,9 +24,11 @@ _LARGEST = 1 << 31
 class Picture(BaseModel):
     """The header of a file, in words."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    container: str = Field(description=f"one of {', '.join(MIME)}")
+    container: str = Field(
+        description=f"one of {', '.join(MIME)}", json_schema_extra={"enum": list(MIME)}
+    )
     width: int = Field(gt=0, lt=_LARGEST)
     height: int = Field(gt=0, lt=_LARGEST)
     channels: int = Field(default=3, gt=0, lt=10_000, description="without alpha")

@@ -12,11 +12,12 @@ from rayscale import __version__
 from rayscale.errors import ConfigError, UnsupportedError
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.options import Options
+from rayscale.registry.reference import PATTERN
 from rayscale.serving.batches import check_options as to_texts
 from rayscale.serving.errors import BadParameterError, UnavailableError
 from rayscale.serving.jobs import Job, check_reference
 from rayscale.serving.keys import key_of
-from rayscale.serving.refusals import documented
+from rayscale.serving.refusals import documented_inference
 from rayscale.serving.routes.upscale import check_options
 from rayscale.serving.service import Caller, Service
 from rayscale.serving.tensors import (
@@ -30,8 +31,22 @@ from rayscale.serving.tensors import (
 )
 from rayscale.settings import get_settings
 
-ModelName = Annotated[str, Path(max_length=256, description="name or name@alias, see /v1/models")]
-Version = Annotated[str, Path(max_length=20, description="of a registered model")]
+ModelName = Annotated[
+    str,
+    Path(
+        max_length=256,
+        description="name or name@alias, see /v1/models",
+        json_schema_extra={"pattern": PATTERN.replace("|/([1-9][0-9]{0,8})", "")},
+    ),
+]
+Version = Annotated[
+    str,
+    Path(
+        max_length=20,
+        description="of a registered model",
+        json_schema_extra={"pattern": "^[1-9][0-9]{0,8}$"},
+    ),
+]
 
 _JSON_SHARE = 8
 """JSON of a tensor takes many times its bytes while it is read, so it may have this share of a body."""
@@ -42,13 +57,43 @@ _EXAMPLE = {
     "inputs": [{"name": INPUT, "shape": [2, 2, 1], "datatype": "UINT8", "data": [0, 85, 170, 255]}],
 }
 
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"const": INPUT},
+        "shape": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 1},
+            "minItems": 3,
+            "maxItems": 4,
+        },
+        "datatype": {"enum": list(DATATYPES)},
+        "data": {"type": "array", "description": "whole numbers, nested or flat"},
+        "parameters": {
+            "type": "object",
+            "description": "binary_data_size of what follows the JSON",
+        },
+    },
+}
+_REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {"type": ["object", "null"], "description": "options of /v1/upscale"},
+        "inputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
+        "outputs": {"type": "array"},
+    },
+}
+
 
 def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     """At the top; each path of a model also with ``/versions/{version}``."""
     router = APIRouter(prefix="/v2", tags=["v2"])
-    looked = documented(*refused, 403, 404, 422, 429, 500, 503)
+    looked = documented_inference(*refused, 403, 404, 422, 429, 500, 503)
 
-    @router.get("", summary="The server", responses=documented(*refused, 500))
+    @router.get("", summary="The server", responses=documented_inference(*refused, 500))
     async def server() -> dict[str, Any]:
         return {"name": "rayscale", "version": __version__, "extensions": ["binary_tensor_data"]}
 
@@ -56,7 +101,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @router.get("/health/ready", summary="Ready", responses=documented(503))
+    @router.get("/health/ready", summary="Ready", responses=documented_inference(503))
     async def ready() -> dict[str, bool]:
         if not await service.readiness():
             raise UnavailableError("the default model is not loaded yet")
@@ -92,13 +137,15 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     about: dict[str, Any] = {
         "responses": {
             200: {"content": {"application/json": {}, "application/octet-stream": {}}},
-            **documented(*refused, 403, 404, 408, 411, 413, 415, 422, 429, 500, 503, 504, 507),
+            **documented_inference(
+                *refused, 403, 404, 408, 411, 413, 415, 422, 429, 500, 503, 504, 507
+            ),
         },
         "openapi_extra": {
             "requestBody": {
                 "required": True,
                 "content": {
-                    "application/json": {"schema": {"type": "object"}, "example": _EXAMPLE},
+                    "application/json": {"schema": _REQUEST, "example": _EXAMPLE},
                     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                 },
             }

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayscale.errors import NotFoundError
+from rayscale.registry.reference import PATTERN
 from rayscale.serving.jobs import check_reference
 from rayscale.serving.refusals import documented
 from rayscale.serving.service import Service
@@ -25,8 +26,10 @@ class Model(BaseModel):
     weights_sha256: str = Field(description="`none` for an interpolation, which has no weights")
     system: str
     scales: list[int]
-    scale_range: tuple[float, float] | None = Field(
+    scale_range: list[float] | None = Field(
         default=None,
+        min_length=2,
+        max_length=2,
         description="every scale above the first and up to the second is served too",
     )
     channels: int | None = Field(description="null: any number")
@@ -47,8 +50,10 @@ class Card(Model):
     data: str | None = Field(description="what it was trained on")
     data_licence: str | None
     scores: list[dict[str, Any]] = Field(description="each with its set, scale and protocol")
-    levels: tuple[float, float] | None = Field(
-        description="values of the network that are black and white; null for an interpolation"
+    levels: list[float] | None = Field(
+        min_length=2,
+        max_length=2,
+        description="values of the network that are black and white; null for an interpolation",
     )
     memory_per_megapixel: dict[str, int] = Field(
         description="bytes that an 8-bit PNG of a megapixel takes in a replica, by scale"
@@ -75,7 +80,14 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         responses=documented(*refused, 403, 404, 422, 429, 500, 503),
     )
     async def card(
-        name: Annotated[str, Path(max_length=256, description="name, name@alias or name/version")],
+        name: Annotated[
+            str,
+            Path(
+                max_length=256,
+                description="name, name@alias or name/version",
+                json_schema_extra={"pattern": PATTERN},
+            ),
+        ],
     ) -> dict[str, Any]:
         if not name:
             raise NotFoundError("nothing is served at this address; the list is at /v1/models")

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from rayscale.errors import ConfigError, UnsupportedError
 from rayscale.imaging import MIME
 from rayscale.options import Options
+from rayscale.registry.reference import PATTERN
 from rayscale.serving.errors import BadParameterError, OverloadedError, UnavailableError
 from rayscale.serving.forms import is_form, read_form
 from rayscale.serving.headers import RESULT_HEADERS, result_headers
@@ -26,6 +27,9 @@ ModelQuery = Annotated[
     Query(
         max_length=256,
         description="name, name@alias or name/version (see /v1/models), or a system bundled for the scale",
+        json_schema_extra={
+            "pattern": PATTERN
+        },  # told, not asked: an address is refused by its own name
     ),
 ]
 
