@@ -97,6 +97,10 @@ def test_points_of_a_volume_lie_where_nibabel_puts_them(page: Any, inputs: Path)
     assert point["after"] == [volume.dataobj[10, 7, 2]]
     world = nibabel.affines.apply_affine(volume.affine, [10, 7, 2])
     assert point["place"]["values"] == pytest.approx(list(world))
+    stretch = {"black": "0", "white": "1000"}
+    tile = pixels_of(page(f"/v1/views/{view['id']}/tiles/after/0/0/0", slice=2, **stretch))
+    upright = np.flipud(np.asarray(volume.dataobj[..., 2]).T)
+    np.testing.assert_allclose(tile, upright.clip(0, 1000) * 0.255, atol=0.51)
     beyond = page(f"/v1/views/{view['id']}/point", row=7, column=10, slice=3)
     assert beyond.status_code == 404
 

@@ -74,6 +74,17 @@ def locate(metadata: Metadata | None, index: int, row: int, column: int) -> Plac
     return None
 
 
+def is_bottom_up(metadata: Metadata | None) -> bool:
+    """Whether the rows of a file go up: NIfTI's, unless its map says that they go to the back or down."""
+    if not isinstance(metadata, NiftiMetadata):
+        return False
+    affine = metadata.affine()
+    if affine is None:
+        return True
+    along = affine[:3, 1]
+    return bool(along[np.abs(along).argmax()] > 0)
+
+
 def _on_map(meta: GeoMetadata, row: int, column: int) -> Place | None:
     if meta.transform is None or meta.crs is None:
         return None

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rayscale.errors import InputError, NotFoundError
 from rayscale.imaging import Image
-from rayscale.imaging.coordinates import channel_names, locate, units_of
+from rayscale.imaging.coordinates import channel_names, is_bottom_up, locate, units_of
 from rayscale.imaging.levels import Levels
 from rayscale.resampling import downsample
 
@@ -85,6 +85,8 @@ class Stretch:
 class Picture:
     """A decoded picture or volume and its levels, in a folder that goes with it.
 
+    Levels and tiles are upright; rows are counted as in the file, of which those of a NIfTI go up (``flipped``).
+
     Args:
         image: its pixels are let go of.
     """
@@ -94,11 +96,14 @@ class Picture:
         self._end = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.metadata = image.metadata
         self.levels_of_file = image.levels
-        self.labels = image.labels
+        self.flipped = is_bottom_up(image.metadata)
         self.bytes = 0
         pixels = image.pixels if image.pixels.ndim == 4 else image.pixels[None]
-        self.levels = self._build("pixels", pixels, exact=bool(image.labels))
         coverage = _coverage(image)
+        if self.flipped:
+            pixels = pixels[:, ::-1]
+            coverage = None if coverage is None else coverage[:, ::-1]
+        self.levels = self._build("pixels", pixels, exact=bool(image.labels))
         self.coverage = None if coverage is None else self._build("coverage", coverage, exact=True)
 
     @property
@@ -115,6 +120,7 @@ class Picture:
             "width": width,
             "height": height,
             "levels": len(self.levels),
+            "flipped": self.flipped,
             "type": str(self.levels[0].dtype),
             "channels": channel_names(self.metadata, channels),
             "units": [asdict(unit) for unit in units_of(self.metadata, channels)],
@@ -172,10 +178,16 @@ class Picture:
         slices, height, width, _ = self.shape
         if not (0 <= index < slices and 0 <= row < height and 0 <= column < width):
             raise NotFoundError("the point lies beyond the picture")
-        if self.coverage is not None and not self.coverage[0][index, row, column, 0]:
+        at = height - 1 - row if self.flipped else row
+        if self.coverage is not None and not self.coverage[0][index, at, column, 0]:
             return [None] * self.shape[-1]
-        stored = self.levels[0][index, row, column].tolist()
+        stored = self.levels[0][index, at, column].tolist()
         return [value if np.isfinite(value) else None for value in stored]
+
+    def plane(self, index: int, channel: int) -> NDArray[np.float64]:
+        """The values of a slice in the order of the file, ``(H, W)``."""
+        values = np.asarray(self.levels[0][index, ..., channel], np.float64)
+        return values[::-1] if self.flipped else values
 
     def place(self, index: int, row: int, column: int) -> dict[str, Any] | None:
         """Coordinates of a pixel."""
@@ -223,12 +235,16 @@ def disagreement(before: Picture, after: Picture, scale: float) -> Image:
     out = np.zeros((slices, height, width, 1), np.float32)
     for index in range(slices):
         for channel in range(channels):
-            plane: Any = np.asarray(after.levels[0][index, ..., channel], np.float64)
-            shrunk = downsample(plane, (height, width), scale)
-            apart = np.abs(shrunk - before.levels[0][index, ..., channel])
+            larger: Any = after.plane(
+                index, channel
+            )  # the arithmetic takes arrays as well as tensors
+            apart = np.abs(
+                downsample(larger, (height, width), scale) - before.plane(index, channel)
+            )
             out[index, ..., 0] = np.fmax(out[index, ..., 0], apart)
     top = float(np.nanmax(out)) if np.isfinite(out).any() else 1.0
-    return Image(out, container="tiff", levels=Levels((0.0,), (max(top, 1e-9),), "to the largest"))
+    levels = Levels((0.0,), (max(top, 1e-9),), "to the largest")
+    return Image(out, container="tiff", levels=levels, metadata=before.metadata)
 
 
 class Pictures:

@@ -195,9 +195,11 @@ function show() {
   display.open(view);
   choose($("overlay"), [["", "None"], ...view.overlays.map((name) => [name, name === "uncertainty" ? "Uncertainty" : "Consistency error"])]);
   $("legend").hidden = true;
+  const { before, after } = view;
+  $("column").value = Math.floor(after.width / 2);
+  $("row").value = Math.floor(after.height / 2);
   repaint();
   compare.setSplit(compare.split);
-  const { before, after } = view;
   fill($("facts"), [
     ["Source", `${before.width} × ${before.height}${before.slices > 1 ? ` × ${before.slices}` : ""}, ${before.channels.length} × ${before.type}`],
     ["Result", `${after.width} × ${after.height}, ${bytes(view.bytes)}, ${view.container.toUpperCase()}`],
@@ -212,7 +214,6 @@ function show() {
   $("column").max = after.width - 1;
   $("row").max = after.height - 1;
   showSnippets(shown.file.name, shown.options);
-  probe({ column: Math.floor(after.width / 2), row: Math.floor(after.height / 2) });
 }
 
 function repaint() {
@@ -238,7 +239,8 @@ async function paintOverlay() {
       slice: $("slice").value, bands: 0, black: 0, white: Math.max(white[0], 1e-9), heat: true,
     }, Number($("opacity").value));
     $("legend").hidden = false;
-    $("legend").textContent = `Violet is 0, yellow ${number(Math.abs(white[0] * unit.scale))} ${unit.name || "stored units"} or more.`;
+    const most = Math.abs(white[0] * unit.scale);
+    $("legend").textContent = most < 1e-6 ? "It is 0 nearly everywhere." : `Violet is 0, yellow ${number(Number(most.toPrecision(3)))} ${unit.name || "stored units"} or more.`;
   } catch (error) {
     showProblem(error, paintOverlay);
   }

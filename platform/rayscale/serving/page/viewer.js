@@ -19,7 +19,8 @@ export class Compare {
     this.viewer.addHandler("viewport-change", () => this.clip());
     this.viewer.addHandler("after-resize", () => {
       this.setSplit(this.split);
-      if (this.whole) this.viewer.viewport.goHome(true);
+      // The viewer sets its own zoom after this event.
+      if (this.whole) requestAnimationFrame(() => this.whole && this.fit(true));
     });
     // Whoever has moved keeps the place when the window changes.
     for (const name of ["canvas-drag", "canvas-scroll", "canvas-pinch", "canvas-double-click", "canvas-key"]) {
@@ -72,7 +73,7 @@ export class Compare {
         this.clip();
         if (!this.fitted) {
           this.fitted = true;
-          this.viewer.viewport.goHome(true);
+          this.fit(true);
         }
         if (!old) return;
         const drop = () => world.getIndexOfItem(old) >= 0 && world.removeItem(old);
@@ -128,7 +129,9 @@ export class Compare {
     const { x, y } = item.viewportToImageCoordinates(this.viewer.viewport.pointFromPixel(position, true));
     const size = item.getContentSize();
     const inside = x >= 0 && y >= 0 && x < size.x && y < size.y;
-    return inside ? { column: Math.floor(x), row: Math.floor(y) } : null;
+    // Rows are counted as in the file, and some files begin at the bottom.
+    const row = this.view.after.flipped ? size.y - 1 - Math.floor(y) : Math.floor(y);
+    return inside ? { column: Math.floor(x), row } : null;
   }
 
   zoom(factor) {
@@ -136,9 +139,11 @@ export class Compare {
     this.viewer.viewport.zoomBy(factor).applyConstraints();
   }
 
-  fit() {
+  /** All of the picture. Home of the viewer itself is what is not clipped. */
+  fit(immediately = false) {
     this.whole = true;
-    this.viewer.viewport.goHome();
+    const item = this.items.after || this.items.before;
+    if (item) this.viewer.viewport.fitBounds(item.getBounds(true), immediately);
   }
 
   /** One pixel of the result is one of the screen. */
