@@ -32,6 +32,7 @@ from rayscale.serving.routes import (
     models,
     pages,
     probes,
+    uploads,
     upscale,
     views,
 )
@@ -174,7 +175,7 @@ def _version_1(service: Service) -> APIRouter:
     keyed = [Depends(HTTPBearer(auto_error=False, description="one of the keys"))] * closed
     router = APIRouter(prefix="/v1", dependencies=[*keyed, Depends(_check_query)], tags=["v1"])
     refused = (401,) if closed else ()
-    for module in (upscale, estimate, models, batches, views):
+    for module in (upscale, estimate, models, batches, uploads, views):
         router.include_router(module.router(service, refused))
     return router
 

@@ -155,7 +155,7 @@ class Records:
 
     def list(self) -> list[str]:
         """Ids, the latest first."""
-        keys = (entry.key for entry in self.store.list())
+        keys = (entry.key for entry in self.store.list("2"))  # of this millennium; not the files
         ids = [key.removesuffix(".json") for key in keys if key.endswith(".json")]
         return sorted((each for each in ids if "/" not in each), reverse=True)
 
@@ -255,7 +255,7 @@ class Batches:
         return str(before["id"])
 
     def _check(self, asked: Asked, key: Key) -> None:
-        allowed = key.prefixes or self.settings.places()
+        allowed = (*(key.prefixes or self.settings.places()), own_place(self.records.store, key))
         for uri in (asked.source, asked.target):
             check_place(uri, allowed)
         key.check_model(asked.model)
@@ -272,6 +272,11 @@ class Batches:
             )
 
 
+def own_place(store: Store, key: Key) -> str:
+    """Where a key's uploads lie, and where its batches may write for it to fetch: of everybody's alone where there are keys."""
+    return store.locate(f"files/{key.id}")
+
+
 def check_place(uri: str, allowed: tuple[str, ...]) -> None:
     """Raise SourceNotAllowedError for a place that is not below one of the allowed ones, letter by letter."""
     below = any(
@@ -281,7 +286,7 @@ def check_place(uri: str, allowed: tuple[str, ...]) -> None:
     if not below or odd:
         raise SourceNotAllowedError(
             f"{uri[:200]!r} is not below a place that this service may use: "
-            + (", ".join(allowed) or "there is none (RAYSCALE_SERVE_BATCH_PREFIXES)")
+            + f"{', '.join(allowed)} (RAYSCALE_SERVE_BATCH_PREFIXES)"
         )
 
 

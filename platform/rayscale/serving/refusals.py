@@ -21,8 +21,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayscale.errors import RayscaleError
-from rayscale.serving.errors import TABLE, BadParameterError, hint_of, row_of
+from rayscale.errors import RayscaleError, StorageError
+from rayscale.serving.errors import TABLE, BadParameterError, UnavailableError, hint_of, row_of
 from rayscale.serving.requestid import HEADER, current_id
 from rayscale.serving.settings import ServeSettings
 from rayscale.settings import get_settings
@@ -59,6 +59,10 @@ class Refusals:
     def of(self, error: RayscaleError) -> dict[str, Any]:
         """What the refusal of a domain error says; a defect says nothing of itself."""
         row = row_of(error)
+        if isinstance(error, StorageError):
+            log.error("the object storage failed in request %s: %s", current_id(), error)
+            message = "the object storage of the service does not answer; its log has the reason"
+            return self.describe(503, UnavailableError.code, message)
         if row is None:
             log.error("unexpected domain error in request %s", current_id(), exc_info=error)
             return self.describe(500, *_INTERNAL)

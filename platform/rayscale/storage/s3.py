@@ -47,6 +47,10 @@ class S3Store(Store):
         self._prefix = f"{check_key(prefix)}/" if prefix else ""
         self.uri = f"s3://{self.bucket}/{prefix}".rstrip("/")
 
+    def full(self, key: str) -> str:
+        """The key in the bucket."""
+        return self._prefix + check_key(key)
+
     def child(self, prefix: str) -> S3Store:
         prefix = prefix.strip("/")
         return S3Store(self.locate(prefix)) if prefix else self

@@ -30,7 +30,19 @@ BatchId = Annotated[str, Path(pattern=r"^\d{14}-[0-9a-f]{12}$")]
 class BatchRequest(BaseModel):
     """What to upscale, and where to."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "source": "s3://images/inbox",
+                    "target": "s3://images/larger",
+                    "model": "edsr@production",
+                    "options": {"scale": 2},
+                }
+            ]
+        },
+    )
 
     source: str = Field(
         max_length=2048,
