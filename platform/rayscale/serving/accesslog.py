@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ from rayscale.serving.keys import key_of
 from rayscale.serving.metrics import IngressMetrics
 from rayscale.serving.refusals import ERROR_HEADER
 from rayscale.serving.requestid import current_id
+from rayscale.serving.traces import Traces
 
 log = logging.getLogger("ray.serve")
 
@@ -22,13 +24,20 @@ _LEFT = 499
 
 
 class AccessLog:
-    """Counts requests of ``paths``, and writes a line of each where ``lines`` are wanted."""
+    """Counts requests of ``paths``, traces them, and writes a line of each where ``lines`` are wanted."""
 
     def __init__(
-        self, app: ASGIApp, metrics: IngressMetrics, paths: Iterable[str], *, lines: bool
+        self,
+        app: ASGIApp,
+        metrics: IngressMetrics,
+        traces: Traces,
+        paths: Iterable[str],
+        *,
+        lines: bool,
     ) -> None:
         self.app = app
         self.metrics = metrics
+        self.traces = traces
         self.paths = sorted({path.partition("{")[0].rstrip("/") or "/" for path in paths})
         self.lines = lines
 
@@ -49,12 +58,17 @@ class AccessLog:
 
         # Filled by the layers below, which know the key.
         scope = {**scope, "rayscale.caller": {}}
+        path, outcome = self._known(scope), dict[str, Any]()
         try:
-            await self.app(scope, receive, watch)
+            with self.traces.request(scope, path, outcome):
+                try:
+                    await self.app(scope, receive, watch)
+                finally:
+                    outcome["http.response.status_code"] = status
+                    outcome["error.type"] = code or None
         finally:
             seconds = time.perf_counter() - began
             key = scope["rayscale.caller"].get("key", key_of(scope)).id
-            path = self._known(scope)
             self.metrics.note_request(path, status, code, key, seconds)
             if self.lines:
                 told = {

@@ -110,7 +110,13 @@ def _add_limits(app: FastAPI, service: Service, keys: tuple[Key, ...], drain: Dr
             ],
             expose_headers=[*RESULT_HEADERS, "Retry-After"],
         )
-    app.add_middleware(AccessLog, metrics=service.metrics, paths=paths, lines=settings.access_log)
+    app.add_middleware(
+        AccessLog,
+        metrics=service.metrics,
+        traces=service.traces,
+        paths=paths,
+        lines=settings.access_log,
+    )
     app.add_middleware(RequestId)
 
 

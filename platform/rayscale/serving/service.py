@@ -23,6 +23,7 @@ from rayscale.serving.metrics import IngressMetrics
 from rayscale.serving.quotas import Quotas
 from rayscale.serving.refusals import Refusals
 from rayscale.serving.settings import ServeSettings
+from rayscale.serving.traces import Traces
 
 _EVERY = 0.05
 """Megapixels that any image costs in the queue, so that the smallest count as well."""
@@ -52,9 +53,11 @@ class Service:
 
     quotas: Quotas = field(init=False)
     queue: FairQueue = field(init=False)
+    traces: Traces = field(init=False)
     metrics: IngressMetrics = field(init=False, default_factory=IngressMetrics)
 
     def __post_init__(self) -> None:
+        self.traces = Traces(self.settings)
         self.quotas = Quotas(1 / self.settings.ingresses)
         self.queue = FairQueue(self._places, self.settings.max_waiting)
         self.readiness = Readiness(self.backend)
@@ -78,6 +81,7 @@ class Service:
             self.metrics.note_refusal("internal" if row is None else error.code, caller.key)
             raise
         self.metrics.note_image(result, caller.key)
+        self.traces.note_image(result)
         return result
 
     async def _upscale(self, job: Job, caller: Caller) -> Result:

@@ -83,6 +83,10 @@ class ServeSettings(BaseSettings):
         default=True,
         description="write a line of JSON for every request into the log of the ingress",
     )
+    traces_endpoint: str = Field(
+        default="",
+        description="OpenTelemetry collector that gets traces by OTLP over HTTP, such as http://collector:4318; empty: none",
+    )
     path_prefix: str = Field(
         default="",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
