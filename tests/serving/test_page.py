@@ -36,12 +36,14 @@ READY = "#tools:not([hidden])"
 
 
 @contextmanager
-def serve(folder: Path, **settings: Any) -> Iterator[str]:
+def serve(folder: Path, jobs: Any = None, **settings: Any) -> Iterator[str]:
     """The address of the application over an engine in this process."""
     chosen = ServeSettings(results=str(folder / "results"), **settings)
     engine = Engine(chosen)
     engine.start()
-    config = uvicorn.Config(create_app(engine, chosen), port=0, log_level="error", ws="none")
+    config = uvicorn.Config(
+        create_app(engine, chosen, jobs=jobs), port=0, log_level="error", ws="none"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -209,9 +211,55 @@ def test_a_phone_in_the_dark(service: str, look: Any, keep: Any, photo: Path) ->
     keep(page, "phone")
 
 
+class Jobs:
+    """A cluster that takes every job and ends those that are stopped."""
+
+    def __init__(self) -> None:
+        self.over: dict[str, str] = {}
+
+    def submit(self, job: str, record: str) -> None:
+        pass
+
+    def ended(self, job: str) -> str | None:
+        return self.over.get(job)
+
+    def stop(self, job: str) -> None:
+        self.over[job] = "stopped"
+
+
+def test_a_batch_is_started_watched_and_cancelled(look: Any, keep: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    places = {"batches_uri": str(tmp_path / "records"), "batch_prefixes": str(tmp_path)}
+    with serve(tmp_path, jobs=Jobs(), **places) as address:
+        page = look(address)
+        page.wait_for_selector("#model option", state="attached")
+        page.click("#batches-open")
+        page.wait_for_selector("#batch-list:has-text('No batches yet')")
+        page.fill("#batch [name=source]", "s3://elsewhere/in")
+        page.fill("#batch [name=target]", str(tmp_path / "out"))
+        page.click("#batch button")
+        page.wait_for_selector("#batch-problem p")
+        page.fill("#batch [name=source]", str(tmp_path / "in"))
+        page.click("#batch button")
+        page.wait_for_selector(".batch:has-text('queued') progress")
+        assert not page.inner_text("#batch-problem")
+        check_access(page)
+        keep(page, "batches")
+        page.click(".batch button")
+        page.wait_for_selector(".batch:has-text('cancelled') button:has-text('Retry')")
+        page.click(".batch button")
+        page.wait_for_selector(".batch:has-text('queued')")
+        page.click("#sample")
+        page.wait_for_selector("#list:has-text('sample.png')")
+        assert page.locator("#batches").is_hidden()
+
+
 def test_problems_are_told_in_words(look: Any, keep: Any, photo: Path, tmp_path: Path) -> None:
     with serve(tmp_path, api_key_hashes=hash_key("secret")) as address:
         page = look(address)
+        page.wait_for_selector("#problem:has-text('asks for a key')")
+        page.fill("#key", "wrong")
+        page.keyboard.press("Enter")
         page.wait_for_selector("#problem:has-text('asks for a key')")
         page.fill("#key", "secret")
         page.keyboard.press("Enter")

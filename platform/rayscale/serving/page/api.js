@@ -43,11 +43,11 @@ function refusal(status, text, wait) {
 }
 
 /** The answer to a request, or a Refusal. */
-export async function call(path, { body = null, signal = null, type = null } = {}) {
+export async function call(path, { body = null, signal = null, type = null, method = body === null ? "GET" : "POST" } = {}) {
   let response;
   try {
     response = await fetch(address(path), {
-      method: body ? "POST" : "GET", body, signal,
+      method, body, signal,
       headers: { ...headers(), ...(type ? { "Content-Type": type } : {}) },
     });
   } catch (error) {

@@ -1,6 +1,7 @@
 // The page: images come in, one after the other is enlarged, the chosen one is shown.
 
-import { Refusal, call, query, send, setKey } from "./api.js";
+import { Refusal, address, call, query, send, setKey } from "./api.js";
+import { Batches } from "./batches.js";
 import { Display, showPoint } from "./display.js";
 import { $, bytes, choose, fill, later, make, number, say, seconds } from "./dom.js";
 import { largerName, showSnippets } from "./snippets.js";
@@ -60,10 +61,14 @@ async function showCard() {
   }
 }
 
-const options = () => ({
-  model: $("model").value, scale: Number($("scale").value), ensemble: $("ensemble").checked,
-  consistency: $("consistency").checked, uncertainty: $("uncertainty").checked,
-});
+function options() {
+  return {
+    model: $("model").value, scale: Number($("scale").value), ensemble: $("ensemble").checked,
+    consistency: $("consistency").checked, uncertainty: $("uncertainty").checked,
+  };
+}
+
+const batches = new Batches({ asked: options });
 
 const askEstimate = later(async () => {
   showList();
@@ -91,6 +96,7 @@ function addFiles(files) {
   if (!images.length) return;
   if (!shown) shown = images[0];
   else if (files.length) shown = images[images.length - files.length];
+  batches.show(false);
   showList();
   show();
   askEstimate();
@@ -105,7 +111,7 @@ function showList() {
   $("list").replaceChildren(...images.map((image) => {
     const button = make("button", "", {
       type: "button", "aria-current": String(image === shown),
-      onclick: () => { shown = image; showList(); show(); askEstimate(); },
+      onclick: () => { shown = image; batches.show(false); showList(); show(); askEstimate(); },
     });
     button.append(make("span", image.file.name, { class: "name" }), make("span", image.state || bytes(image.file.size), { class: "state" }));
     const item = make("li");
@@ -319,6 +325,11 @@ function openKey(open) {
 // Events.
 
 $("files").addEventListener("change", (event) => { addFiles([...event.target.files]); event.target.value = ""; });
+$("sample").addEventListener("click", async () => {
+  const blob = await (await fetch(address("page/sample.png"))).blob();
+  addFiles([new File([blob], "sample.png", { type: "image/png" })]);
+});
+$("batches-open").addEventListener("click", () => batches.show($("batches").hidden));
 $("model").addEventListener("change", showScales);
 $("scale").addEventListener("change", () => { showCard(); askEstimate(); });
 for (const name of ["ensemble", "consistency", "uncertainty"]) $(name).addEventListener("change", askEstimate);
