@@ -155,6 +155,7 @@ def tensor(**more: Any) -> dict[str, Any]:
         ({"inputs": [tensor(data=[[1], [2, 3], 4])]}, 422, "whole numbers"),
         ({"inputs": [tensor(parameters={"binary_data_size": 4})]}, 422, "0 bytes follow"),
         ({"inputs": [tensor(parameters=[None])]}, 422, "not an inference request"),
+        ({"inputs": [tensor()], "parameters": False}, 422, "not an inference request"),
         ({"inputs": [tensor(datatype=[])]}, 415, "datatype"),
         ({"inputs": [tensor()], "outputs": [{"name": "x"}]}, 422, "one output"),
         ({"inputs": [tensor()], "parameters": {"sharpness": 2}}, 422, "not an option"),

@@ -62,14 +62,14 @@ def read_inference(
         )
     try:
         told = json.loads(body[:length])
-        tensor, parameters = told["inputs"], told.get("parameters") or {}
+        tensor, parameters = told["inputs"], _object(told.get("parameters"))
         if not isinstance(tensor, list) or len(tensor) != 1 or tensor[0]["name"] != INPUT:
             raise InputError(f"the request must have one input, {INPUT!r}")
         shape, datatype = tensor[0]["shape"], tensor[0]["datatype"]
         binary = _wants_binary(told, parameters)
         options = {name: value for name, value in parameters.items() if name not in _RESERVED}
         name = str(told.get("id", ""))
-        size = (tensor[0].get("parameters") or {}).get("binary_data_size")
+        size = _object(tensor[0].get("parameters")).get("binary_data_size")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"the body is not an inference request: {type(error).__name__} {str(error)[:100]}"
@@ -104,13 +104,19 @@ def render_inference(
     return head + data, {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
 
 
+def _object(value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise TypeError("parameters are an object")
+    return value or {}
+
+
 def _wants_binary(told: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
     wanted = told.get("outputs") or []
     for output in wanted:
         if output["name"] != OUTPUT:
             raise InputError(f"there is one output, {OUTPUT!r}, not {str(output['name'])[:80]!r}")
-        if "binary_data" in (output.get("parameters") or {}):
-            return bool(output["parameters"]["binary_data"])
+        if "binary_data" in (given := _object(output.get("parameters"))):
+            return bool(given["binary_data"])
     return bool(parameters.get("binary_data_output", False))
 
 
