@@ -23,7 +23,7 @@ import uvicorn
 
 from rayscale.serving.api import create_app
 from rayscale.serving.engine import Engine
-from rayscale.serving.keys import hash_key
+from rayscale.serving.keys import Key, hash_key, render_keys
 from rayscale.serving.settings import ServeSettings
 
 pytestmark = pytest.mark.slow
@@ -255,7 +255,9 @@ def test_a_batch_is_started_watched_and_cancelled(look: Any, keep: Any, tmp_path
 
 
 def test_problems_are_told_in_words(look: Any, keep: Any, photo: Path, tmp_path: Path) -> None:
-    with serve(tmp_path, api_key_hashes=hash_key("secret")) as address:
+    few = Key("few", hash_key("few"), requests_per_minute=1)
+    keys = {"api_key_hashes": hash_key("secret"), "keys": render_keys([few])}
+    with serve(tmp_path, **keys) as address:
         page = look(address)
         page.wait_for_selector("#problem:has-text('asks for a key')")
         page.fill("#key", "wrong")
@@ -266,6 +268,17 @@ def test_problems_are_told_in_words(look: Any, keep: Any, photo: Path, tmp_path:
         page.wait_for_selector("#model option", state="attached")
         upscale(page, photo)
         assert colours(page) > 1000  # tiles come with the key
+        page.click("#key-open")
+        page.fill("#key", "few")
+        page.keyboard.press("Enter")
+        for _ in range(2):
+            page.set_input_files("#files", photo)
+            page.click("#go")
+            page.wait_for_selector("#progress", state="hidden")
+        page.wait_for_selector("#problem:has-text('The service asks to wait')")
+        page.click("#key-open")
+        page.fill("#key", "secret")
+        page.keyboard.press("Enter")
         text = tmp_path / "text.png"
         text.write_text("no picture")
         page.set_input_files("#files", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,34 @@ def test_the_oldest_results_make_room(make: Any, tools: Any, tmp_path: Path) -> 
     assert "RAYSCALE_SERVE_RESULTS_BYTES" in refused.json()["error"]["message"]
 
 
+def test_a_result_ends_where_nobody_makes_another(
+    make: Any, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(
+        "rayscale.serving.results.threading.Timer.start", lambda timer: started.append(timer)
+    )
+    app = make()
+    tools.call(app, "POST", "/v1/views", content=tools.encoded(20, 24))
+    view = tools.call(app, "POST", "/v1/views", content=tools.encoded(20, 24)).json()
+    (timer,) = started
+    assert 3600 < timer.interval < 3610
+    ends = int(view["id"][:10], 16)
+    monkeypatch.setattr("rayscale.serving.results.time.time", lambda: ends + 60.0)
+    timer.function()
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_is_told(page: Any, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rayscale.serving.viewing.reserve", full)
+    answer = page("/v1/views", tools.encoded(20, 24))
+    assert answer.status_code == 503
+    assert "No space left on device; send it to /v1/upscale" in answer.json()["error"]["message"]
+
+
 def test_a_result_belongs_to_its_key(make: Any, tools: Any) -> None:
     keys = ",".join(map(hash_key, ("mine", "yours")))
     app = make(api_key_hashes=keys)
@@ -219,7 +248,7 @@ def test_the_page_loads_nothing_from_elsewhere(make: Any, tools: Any) -> None:
     assert "http" not in policy
     folder = Path(rayscale.__file__).parent / "serving/page"
     for path in folder.glob("*"):
-        if path.is_file() and path.name != "icon.svg":
+        if path.suffix in (".html", ".css", ".js"):
             text = path.read_text()
             assert "http://" not in text and "https://" not in text, path  # noqa: PT018
             assert " style=" not in text and " onclick=" not in text, path  # noqa: PT018

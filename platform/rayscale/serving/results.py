@@ -56,6 +56,8 @@ class Results:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self.store: Store = connect(settings.results or _default_folder())
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
 
     def put(
         self,
@@ -82,9 +84,7 @@ class Results:
             self.store.write(f"{name}/{layer}", data)
         # Last: a result is there when its record is.
         self.store.write(f"{name}/{_RECORD}", strictjson.dumps(asdict(record)).encode())
-        ending = threading.Timer(self.settings.results_s + 1, self._sweep)
-        ending.daemon = True
-        ending.start()
+        self._watch_end()
         return record
 
     def get(self, name: str, owner: str) -> Record:
@@ -105,8 +105,8 @@ class Results:
             raise NotFoundError(f"this result has no {layer}, only {', '.join(record.containers)}")
         return self.store.read(f"{record.id}/{layer}")
 
-    def _make_room(self, size: int) -> None:
-        """Delete what has ended, then the oldest until ``size`` bytes more fit."""
+    def _make_room(self, size: int) -> bool:
+        """Delete what has ended, then the oldest until ``size`` bytes more fit; whether any is left."""
         sizes: dict[str, int] = {}
         keys: dict[str, list[str]] = {}
         for entry in self.store.list():
@@ -123,11 +123,22 @@ class Results:
                 self.store.delete(key)
             self.store.tidy(name, folders=True)
             total -= sizes[name]
+        return total > size
+
+    def _watch_end(self) -> None:
+        """A result ends also where nobody makes another; one timer waits for all."""
+        with self._lock:
+            if self._timer is None:
+                self._timer = threading.Timer(self.settings.results_s + 1, self._sweep)
+                self._timer.daemon = True
+                self._timer.start()
 
     def _sweep(self) -> None:
-        """A result ends also where nobody makes another."""
+        with self._lock:
+            self._timer = None
         try:
-            self._make_room(0)
+            if self._make_room(0):
+                self._watch_end()
         except (RayscaleError, OSError) as error:
             log.warning("results of the page that have ended were not deleted: %s", error)
 

@@ -6,7 +6,9 @@ The levels lie in files that are mapped into memory, so a tile of 100 megapixels
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import sys
 import tempfile
 import threading
 import weakref
@@ -25,6 +27,7 @@ from rayscale.imaging import Image
 from rayscale.imaging.coordinates import channel_names, is_bottom_up, locate, units_of
 from rayscale.imaging.levels import Levels
 from rayscale.resampling import downsample
+from rayscale.serving.errors import UnavailableError
 
 TILE = 512
 """Pixels of a side."""
@@ -224,9 +227,24 @@ class Picture:
         return levels
 
     def _map(self, name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-        made = np.lib.format.open_memmap(self._folder / f"{name}.npy", "w+", dtype, tuple(shape))
+        path = self._folder / f"{name}.npy"
+        try:
+            made = np.lib.format.open_memmap(path, "w+", dtype, tuple(shape))
+            reserve(path)
+        except OSError as error:
+            raise UnavailableError(
+                f"{path.parent.parent} has no room to show a picture of this size: {error.strerror or error}; send it "
+                "to /v1/upscale, or give the service a larger TMPDIR"
+            ) from error
         self.bytes += made.nbytes
         return made
+
+
+def reserve(path: Path) -> None:
+    """Take the room of a mapped file now: where a disk is full, writing to the map would end the process."""
+    if sys.platform == "linux":
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def disagreement(before: Picture, after: Picture, scale: float) -> Image:
