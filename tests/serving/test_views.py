@@ -183,7 +183,8 @@ def test_a_result_ends_where_nobody_makes_another(
 ) -> None:
     started: list[Any] = []
     monkeypatch.setattr(
-        "rayscale.serving.results.threading.Timer.start", lambda timer: started.append(timer)
+        "rayscale.serving.results.threading.Timer.start",
+        lambda timer: started.append(timer),  # noqa: PLW0108 - a builtin is no method
     )
     app = make()
     tools.call(app, "POST", "/v1/views", content=tools.encoded(20, 24))
