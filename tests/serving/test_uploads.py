@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
+from rayscale.client import AsyncClient, Client, ServiceError
 from rayscale.serving import uploads
 from rayscale.serving.api import create_app
 from rayscale.serving.batches import Records
@@ -70,6 +78,42 @@ def test_a_large_file_becomes_the_source_of_a_batch(app: Any, s3: Any, tools: An
     assert answer.status_code == 307
     fetched = httpx.get(answer.headers["location"], trust_env=False)
     assert fetched.content == data
+
+
+def test_the_client_sends_and_fetches(app: Any, s3: Any, tmp_path: Path) -> None:
+    data = bytes(range(256)) * (PART // 256) + b"the rest"
+    (tmp_path / "large.tif").write_bytes(data)
+    seen: list[tuple[int, int]] = []
+
+    async def work() -> str:
+        transport = httpx.ASGITransport(app)
+        async with AsyncClient("http://service", A, transport=transport) as service:
+            told = await service.upload(tmp_path / "large.tif", lambda *now: seen.append(now))
+            await service.fetch(f"{told['source']}/large.tif", tmp_path / "back.tif")
+            with pytest.raises(ServiceError, match="of yours"):
+                await service.fetch(f"{s3.uri}/service/other", tmp_path / "none")
+            return told["source"]
+
+    source = asyncio.run(work())
+    assert seen == [(PART, len(data)), (len(data), len(data))]
+    assert (tmp_path / "back.tif").read_bytes() == data
+    with serving(app) as address, Client(address, A) as service:
+        service.fetch(f"{source}/large.tif", tmp_path / "again.tif")
+        again = service.upload(tmp_path / "again.tif")
+        assert again["source"] != source
+        assert connect(again["source"]).read("again.tif") == data
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,17 @@ def submit(
     return Call("POST", "/v1/batches", content=strictjson.dumps(told).encode(), headers=headers)
 
 
+def begin_upload(name: str, size: int) -> Call:
+    """A file that is to come in parts."""
+    return _post("/v1/uploads", {"name": name, "bytes": size})
+
+
+def complete_upload(upload: str, etags: list[str]) -> Call:
+    """All of its parts have come."""
+    parts = [{"number": number, "etag": etag} for number, etag in enumerate(etags, 1)]
+    return _post(f"/v1/uploads/{upload}", {"parts": parts})
+
+
 def get(path: str, **params: Any) -> Call:
     """Something to look at."""
     return Call("GET", path, params)
@@ -133,7 +144,7 @@ def batch_path(batch: str, what: str = "") -> str:
 
 def check(response: httpx.Response) -> None:
     """Raise ServiceError for a refusal, whose body was read."""
-    if response.is_success:
+    if not response.is_error:
         return
     try:
         told = response.json()["error"]
@@ -176,6 +187,11 @@ def read_event(lines: list[str]) -> dict[str, Any] | None:
     """The batch of a server-sent event; None for a comment."""
     data = "\n".join(line[5:].strip() for line in lines if line.startswith("data:"))
     return strictjson.loads(data) if data else None
+
+
+def _post(path: str, told: Any) -> Call:
+    headers = {"Content-Type": "application/json"}
+    return Call("POST", path, content=strictjson.dumps(told).encode(), headers=headers)
 
 
 def _text(value: Any) -> str:

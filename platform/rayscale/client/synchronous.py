@@ -81,6 +81,41 @@ class Client:
         """What an image would take and give; the beginning of a file is enough where its header stands there."""
         return self._json(calls.upscale(source, model, options, "estimate"))
 
+    def upload(self, source: str | Path, progress: Progress | None = None) -> dict[str, str]:
+        """Send a file of any size in parts, straight to the object storage of the service.
+
+        Returns ``source``, for a batch, and ``place``, below which its target may be and :meth:`fetch` reads.
+        """
+        path, come = Path(source), 0
+        size = path.stat().st_size
+        begun = self._json(calls.begin_upload(path.name, size))
+        etags: list[str] = []
+        # Without the key, which is nothing to the object storage.
+        with httpx.Client(timeout=self._http.timeout) as plain, path.open("rb") as file:
+            for address in begun["addresses"]:
+                piece = file.read(begun["part_bytes"])
+                etags.append(self._put(plain, address, piece))
+                come += len(piece)
+                if progress is not None:
+                    progress(come, size)
+        ended = self._json(calls.complete_upload(begun["id"], etags))
+        return {"source": ended["source"], "place": begun["place"]}
+
+    def fetch(self, uri: str, target: str | Path) -> None:
+        """Write a file below your place, such as a result of a batch, to ``target``, whole or not at all."""
+        with self._stream(calls.get("/v1/files", uri=uri)) as response:
+            address = response.headers["location"]
+        with (
+            httpx.Client(timeout=self._http.timeout) as plain,
+            plain.stream("GET", address) as response,
+        ):
+            if not response.is_success:
+                response.read()
+            calls.check(response)
+            with replacing(target) as file:
+                for piece in response.iter_bytes():
+                    file.write(piece)
+
     def models(self) -> list[dict[str, Any]]:
         """The models that can be asked for."""
         return list((self._json(calls.get("/v1/models")))["models"])
@@ -164,6 +199,24 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _put(self, plain: httpx.Client, address: str, piece: bytes) -> str:
+        """Send a part; its ETag."""
+        retries = Retries(self._attempts)
+        while True:
+            outcome: httpx.Response | httpx.TransportError
+            try:
+                outcome = plain.put(address, content=piece)
+            except httpx.TransportError as error:
+                outcome = error
+            wait = retries.wait(outcome)
+            if wait is not None:
+                time.sleep(wait)
+            elif isinstance(outcome, httpx.Response):
+                calls.check(outcome)
+                return outcome.headers["etag"]
+            else:
+                raise calls.unreachable("the object storage", outcome) from outcome
 
     def _json(self, call: Call) -> dict[str, Any]:
         with self._stream(call) as response:

@@ -28,11 +28,12 @@ class Upload:
     name: str
     bytes: int
     token: str
+    part_bytes: int
 
     @property
     def parts(self) -> int:
         """How many there are."""
-        return -(-self.bytes // PART_BYTES)
+        return -(-self.bytes // self.part_bytes)
 
 
 class Uploads:
@@ -52,7 +53,7 @@ class Uploads:
         made = secrets.token_hex(12)
         place = self._place(key)
         token = presigned.begin_upload(place, f"{made}/{name}")
-        upload = Upload(made, key.id, name, size, token)
+        upload = Upload(made, key.id, name, size, token, PART_BYTES)
         self._store.write(f"uploads/{made}.json", strictjson.dumps(asdict(upload)).encode())
         addresses = [
             presigned.part_address(place, f"{made}/{name}", token, number, _SECONDS)

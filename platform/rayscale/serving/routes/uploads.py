@@ -77,7 +77,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         upload, addresses = await asyncio.to_thread(uploads.begin, asked.name, asked.bytes, key)
         return {
             "id": upload.id,
-            "part_bytes": PART_BYTES,
+            "part_bytes": upload.part_bytes,
             "addresses": addresses,
             "place": uploads.place(key),
         }
