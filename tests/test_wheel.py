@@ -25,8 +25,10 @@ DATA = {
     "rayscale/py.typed",
     "rayscale/evaluation/published.csv",
     "rayscale/serving/config.yaml",
-    "rayscale/serving/docs.html",
-    *(f"rayscale/serving/page/{name}" for name in ("index.html", "page.css", "page.js")),
+    *(
+        f"rayscale/serving/page/{name}"
+        for name in ("index.html", "docs.html", "page.css", "page.js")
+    ),
     *(f"rayscale/serving/page/vendor/openseadragon.{kind}" for kind in ("min.js", "LICENSE.txt")),
     *(f"rayscale/models/bundled/edsr-baseline-x2.{kind}" for kind in ("json", "safetensors")),
 }

@@ -209,6 +209,11 @@ def test_a_phone_in_the_dark(service: str, look: Any, keep: Any, photo: Path) ->
     assert colours(page) > 1000
     check_access(page)
     keep(page, "phone")
+    page = look(f"{service}docs", viewport=size, color_scheme="dark")
+    page.wait_for_selector("#paths section:has-text('POST /v1/upscale')")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    check_access(page)
+    keep(page, "docs")
 
 
 class Jobs:

@@ -245,6 +245,7 @@ def test_the_page_loads_nothing_from_elsewhere(make: Any, tools: Any) -> None:
     index = tools.call(app, "GET", "/rayscale")
     assert '<base href="/rayscale/">' in index.text
     policy = index.headers["content-security-policy"]
+    assert tools.call(app, "GET", "/docs").headers["content-security-policy"] == policy
     assert "unsafe" not in policy
     assert "http" not in policy
     folder = Path(rayscale.__file__).parent / "serving/page"

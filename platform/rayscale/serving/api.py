@@ -54,7 +54,7 @@ def create_app(
         version=__version__,
         summary="Super-resolution of images: send one, get it back larger.",
         description=_description(settings),
-        docs_url=None,  # FastAPI's page loads scripts from elsewhere; ours is docs.html
+        docs_url=None,  # FastAPI's page loads scripts from elsewhere; ours is page/docs.html
         redoc_url=None,
         redirect_slashes=False,  # behind a proxy with a path of its own it would lead elsewhere
     )

@@ -11,10 +11,6 @@ from fastapi.responses import HTMLResponse
 from rayscale.errors import NotFoundError
 
 _PAGE = Path(__file__).parents[1] / "page"
-_DOCS = Path(__file__).parents[1] / "docs.html"
-_DOCS_POLICY = (
-    "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob:"
-)
 # blob: for tiles, which are fetched with the key of the caller, and for what is about to be sent.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -38,8 +34,8 @@ _KINDS = {
 def router() -> APIRouter:
     """No redirect: nothing here knows under which path a proxy shows the service."""
     router = APIRouter(include_in_schema=False)
-    docs_page = _DOCS.read_text(encoding="utf-8")
-    index = (_PAGE / "index.html").read_text(encoding="utf-8")
+    pages = {"/": "index.html", "/docs": "docs.html"}
+    texts = {path: (_PAGE / name).read_text(encoding="utf-8") for path, name in pages.items()}
     files = {
         path.relative_to(_PAGE).as_posix(): path.read_bytes()
         for path in sorted(_PAGE.rglob("*"))
@@ -47,11 +43,13 @@ def router() -> APIRouter:
     }
 
     @router.get("/")
+    @router.get("/docs")
     async def page(request: Request) -> HTMLResponse:
+        text = texts[request.scope["route"].path]
         root = request.scope.get("root_path", "")
         # /rayscale without a slash at its end would look for the files of the page beside it.
         base = f'<base href="{escape(root)}/">' if root else ""
-        return HTMLResponse(index.replace("<!-- base -->", base), headers=_HEADERS)
+        return HTMLResponse(text.replace("<!-- base -->", base), headers=_HEADERS)
 
     @router.get("/page/{name:path}")
     async def file(name: str) -> Response:
@@ -59,9 +57,5 @@ def router() -> APIRouter:
             raise NotFoundError("the page has no such file")
         kind = _KINDS[Path(name).suffix]
         return Response(files[name], media_type=kind, headers=_HEADERS)
-
-    @router.get("/docs")
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page, headers={"Content-Security-Policy": _DOCS_POLICY})
 
     return router
