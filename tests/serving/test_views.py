@@ -120,6 +120,18 @@ def test_points_of_a_slice_have_units_and_lie_in_the_patient(page: Any, inputs: 
         assert (unit["scale"], unit["offset"]) == (source.RescaleSlope, source.RescaleIntercept)
 
 
+def test_a_slice_opens_with_its_own_window(page: Any, inputs: Path) -> None:
+    source = pydicom.dcmread("slice.dcm")
+    source.WindowCenter, source.WindowWidth = [40, 600], [401, 1601]
+    source.save_as("windowed.dcm")
+    view = page("/v1/views", Path("windowed.dcm").read_bytes(), scale=2).json()
+    name, window = next(iter(view["before"]["stretches"].items()))
+    slope, offset = source.get("RescaleSlope", 1), source.get("RescaleIntercept", 0)
+    assert name == "window of the file"
+    assert window["black"][0] * slope + offset == pytest.approx(39.5 - 200)
+    assert window["white"][0] * slope + offset == pytest.approx(39.5 + 200)
+
+
 def test_overlays_show_uncertainty_and_disagreement(page: Any, tools: Any) -> None:
     view = page("/v1/views", tools.encoded(20, 24), scale=2, uncertainty="true").json()
     assert view["overlays"] == ["uncertainty", "consistency"]

@@ -11,6 +11,7 @@ import numpy as np
 
 from rayscale.imaging.containers.dicom import DicomMetadata
 from rayscale.imaging.containers.dicom_file import discreetly
+from rayscale.imaging.containers.elements import several
 from rayscale.imaging.containers.geometadata import GeoMetadata
 from rayscale.imaging.containers.nifti import NiftiMetadata
 from rayscale.imaging.image import Metadata
@@ -47,6 +48,31 @@ def units_of(metadata: Metadata | None, channels: int) -> list[Unit]:
         facts = metadata.describe()
         unit = Unit(facts.get("slope", 1.0), facts.get("intercept", 0.0))
     return [unit] * channels
+
+
+def window_of(metadata: Metadata | None) -> tuple[float, float] | None:
+    """Stored values that the file shows as black and white, its first window; None where it has none.
+
+    DICOM PS3.3 C.11.2.1.2: centre and width are in the units after the rescaling.
+    """
+    if not isinstance(metadata, DicomMetadata):
+        return None
+    dataset = metadata.dataset
+    with discreetly("the window of the DICOM object is damaged"):
+        ends = [
+            _ask(dataset, 0, "FrameVOILUTSequence", f"Window{name}") for name in ("Center", "Width")
+        ]
+        if ends[0] is None or ends[1] is None or ends[1][0] < 1:
+            return None
+        unit, centre, width = _dicom_unit(dataset), ends[0][0] - 0.5, ends[1][0] - 1
+        dark, bright = (
+            (value - unit.offset) / unit.scale for value in (centre - width / 2, centre + width / 2)
+        )
+        if not dark < bright:
+            return None
+        return (
+            (bright, dark) if dataset.PhotometricInterpretation == "MONOCHROME1" else (dark, bright)
+        )
 
 
 def channel_names(metadata: Metadata | None, channels: int) -> list[str]:
@@ -132,7 +158,7 @@ def _ask(dataset: Any, index: int, group: str, name: str) -> Sequence[float] | N
     """Numbers of a frame, or of an object of one frame."""
     items = [found[0] for frame in _groups(dataset, index) if (found := frame.get(group))]
     for item in (*items, dataset):
-        values = item.get(name)
+        values = [value for value in several(item.get(name)) if value != ""]
         if values:
             return [float(value) for value in values]
     return None

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rayscale.errors import InputError, NotFoundError
 from rayscale.imaging import Image
-from rayscale.imaging.coordinates import channel_names, is_bottom_up, locate, units_of
+from rayscale.imaging.coordinates import channel_names, is_bottom_up, locate, units_of, window_of
 from rayscale.imaging.levels import Levels
 from rayscale.resampling import downsample
 from rayscale.serving.errors import UnavailableError
@@ -134,7 +134,9 @@ class Picture:
         """Black and white of each channel, by the name of a rule; the first is what a reader of the file expects."""
         found: dict[str, dict[str, list[float]]] = {}
         channels = self.shape[-1]
-        told = self.levels_of_file
+        told, window = self.levels_of_file, window_of(self.metadata)
+        if window is not None and channels == 1:
+            found["window of the file"] = {"black": [window[0]], "white": [window[1]]}
         whole = self.levels[0].dtype == np.uint8
         if whole:
             found["as stored"] = {"black": [0.0] * channels, "white": [255.0] * channels}

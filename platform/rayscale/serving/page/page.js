@@ -134,8 +134,9 @@ async function upscaleAll() {
       image.state = error.name === "AbortError" ? "cancelled" : "failed";
       if (error.name === "AbortError") break;
       image.problem = error;
-      showProblem(error, upscaleAll, images.length > 1 ? image.file.name : "");
-      if ([0, 401, 429, 503].includes(error.status)) break;
+      const ours = [0, 401, 429, 503].includes(error.status);
+      showProblem(error, upscaleAll, images.length > 1 && !ours ? image.file.name : "");
+      if (ours) break;
     }
   }
   work = null;
