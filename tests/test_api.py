@@ -82,7 +82,7 @@ def test_a_model_takes_what_people_have(photo: Path) -> None:
     assert model.upscale(x[None].double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
 def test_pictures_keep_their_mode(photo: Path, mode: str) -> None:
     picture = PIL.Image.open(photo).convert(mode)
     larger = rayscale.open_model("bicubic", scale=2).upscale(picture)
@@ -95,13 +95,93 @@ def test_pictures_keep_their_mode(photo: Path, mode: str) -> None:
         ({}, "dict"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), "uint8"),
         (torch.zeros(4, 4), r"\(4, 4\)"),
-        (np.zeros((4, 4, 3)), "float64"),
+        (torch.zeros(3, 0, 4), r"\(3, 0, 4\)"),
+        (torch.zeros(3, 4, 4).to_sparse(), "torch.sparse_coo"),
+        (torch.zeros(3, 4, 4, device="meta"), "on meta"),
+        (torch.full((3, 4, 4), 200.0), "200 to 200; scale or clamp"),
+        (torch.full((3, 4, 4), torch.nan), "nan"),
+        (np.zeros((4, 4, 3)), "float64; give uint8"),
+        (np.zeros((4, 4, 0), np.uint8), r"\(4, 4, 0\)"),
+        (np.zeros((0, 4), np.uint8), r"\(0, 4\)"),
+        (np.ma.masked_array(np.zeros((4, 4), np.uint8)), "mask"),
         (PIL.Image.new("CMYK", (4, 4)), "CMYK"),
     ],
 )
 def test_other_kinds_are_named(given: object, named: str) -> None:
     with pytest.raises(InputError, match=named):
         rayscale.open_model("bicubic", scale=2).upscale(given)
+
+
+def test_a_picture_keeps_its_profile_and_its_orientation(photo: Path) -> None:
+    picture = PIL.Image.open(photo)
+    picture.info["icc_profile"] = b"a profile"
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    picture.info["exif"] = exif.tobytes()
+    larger = rayscale.open_model("bicubic", scale=2).upscale(picture)
+    assert (larger.info["icc_profile"], larger.getexif()[0x0112]) == (b"a profile", 6)
+
+
+def test_a_tensor_has_the_channels_of_the_model() -> None:
+    model = rayscale.open_model("edsr-baseline", scale=2)
+    with pytest.raises(InputError, match="the image has 4 channels"):
+        model.upscale(torch.zeros(4, 8, 8))
+
+
+def test_options_for_stored_values_are_not_ignored() -> None:
+    """Levels and consistency act on arrays and pictures; a tensor, which has no stored values, is refused."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    model = rayscale.open_model("edsr-baseline", scale=2)
+    other = rayscale.open_model("edsr-baseline", scale=2, levels=(0, 1000))
+    differs = other.upscale(pixels)
+    assert (differs != model.upscale(pixels)).any()
+    np.testing.assert_array_equal(other.upscale(rayscale.Image(pixels)).pixels, differs)
+    np.testing.assert_array_equal(np.asarray(other.upscale(PIL.Image.fromarray(pixels))), differs)
+    with pytest.raises(ConfigError, match="levels is not possible here: a tensor"):
+        other.upscale(torch.zeros(3, 8, 8))
+    with pytest.raises(ConfigError, match="consistency is not possible here: a tensor"):
+        rayscale.open_model("bicubic", scale=2, consistency=True).upscale(torch.zeros(3, 8, 8))
+    floats = pixels.astype(np.float32) / 255
+    larger = rayscale.open_model("bicubic", scale=2, levels=(0, 1)).upscale(floats)
+    assert larger.dtype == np.float32
+    assert np.abs(larger.clip(0, 1) * 255 - enlarge(pixels, 2)).max() <= 0.51  # of rounding
+    swapped = pixels.astype(">u2")
+    np.testing.assert_array_equal(model.upscale(swapped), model.upscale(pixels.astype(np.uint16)))
+
+
+def test_nothing_takes_the_place_of_its_source(photo: Path) -> None:
+    before = photo.read_bytes()
+    with pytest.raises(ConfigError, match="input and output are the same file"):
+        rayscale.upscale(photo, photo, model="bicubic")
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/photo.png", "", 5])
+def test_an_address_is_not_a_path(photo: Path, tmp_path: Path, address: str, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    image = rayscale.read_image(photo)
+    named = "rayscale.upscale_bucket" if address else "path of a file"
+    named = named if isinstance(address, str) else "path of a file, not 5"
+    for call in (
+        lambda: rayscale.upscale(photo, address, model="bicubic"),
+        lambda: rayscale.upscale(address, "x.png", model="bicubic"),
+        lambda: rayscale.write_image(image, address),
+        lambda: rayscale.read_image(address),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            call()
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_an_option_without_effect_is_an_error(photo: Path) -> None:
+    with pytest.raises(ConfigError, match="'scale' is not an option; there are"):
+        rayscale.read_image(photo, scale=3)
+    with pytest.raises(ConfigError, match="'scal' is not an option; there are scale,"):
+        rayscale.open_model("bicubic", scal=3)
+    with pytest.raises(ConfigError, match=r"give scale to rayscale\.open_model"):
+        rayscale.evaluate(rayscale.open_model("bicubic", scale=2), "Set5", scale=3)
+    with pytest.raises(InputError, match="cannot write ndarray"):
+        rayscale.write_image(np.zeros((3, 3, 3), np.uint8), "x.png")  # type: ignore[arg-type]
 
 
 def test_options_are_checked_at_once() -> None:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from rayscale.errors import ConfigError
@@ -120,3 +122,32 @@ def test_a_door_says_why_it_cannot() -> None:
 
 def test_uncertainty_is_of_the_ensemble() -> None:
     assert Options(uncertainty=True).ensemble
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"scale": "2"}, "scale must be a number, not '2'"),
+        ({"scale": True}, "scale must be a number, not True"),
+        ({"scale": [2]}, r"scale must be a number, not \[2\]"),
+        ({"ensemble": "false"}, "ensemble must be true or false, not 'false'"),
+        ({"tile": 64.5}, "tile must be a whole number, not 64.5"),
+        ({"tile": [64]}, r"tile must be a whole number, not \[64\]"),
+        ({"levels": 5}, r"levels must be two numbers, such as \(0, 10000\), not 5"),
+        ({"levels": (1, 2, 3)}, r"levels must be two numbers.*not \(1, 2, 3\)"),
+        ({"precision": None}, "precision must be one of auto, float32, bfloat16, not None"),
+    ],
+)
+def test_values_of_another_type_are_refused(given: dict[str, Any], told: str) -> None:
+    """In Python, and in the JSON of a batch over HTTP, where a bare TypeError would be an internal error."""
+    with pytest.raises(ConfigError, match=told):
+        Options(**given)
+    if None not in given.values() and not isinstance(*given.values(), str):
+        with pytest.raises(ConfigError, match=told):
+            Options.parse(**given)
+
+
+def test_scalars_of_numpy_are_numbers() -> None:
+    options = Options(scale=np.float32(2.5), tile=np.int64(64), ensemble=np.bool_(True))  # type: ignore[arg-type]
+    assert options == Options(scale=2.5, tile=64, ensemble=True)
+    assert json.loads(json.dumps(options.to_texts())) == options.to_texts()

@@ -6,16 +6,18 @@ Names are imported when they are first used, so that importing ``rayscale`` take
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rayscale.errors import InputError
-from rayscale.imaging import Image, ending_of
+from rayscale.errors import ConfigError, InputError
+from rayscale.imaging import Handling, Image, ending_of
 from rayscale.imaging import read_image as decode
 from rayscale.imaging import write_image as encode
 from rayscale.imaging.files import EXTENSIONS, convert_image
+from rayscale.imaging.levels import PICTURE_TYPES, Levels
 from rayscale.inference.files import Written, upscale_file
 from rayscale.inference.pipeline import Pipeline, pick_by_channels
 from rayscale.models.builtin import DEFAULT_SYSTEMS, builtin_names, default_models, read_card
@@ -51,17 +53,20 @@ class Model:
         """The enlarged image, of the kind that was given.
 
         Args:
-            image: numpy ``(H, W)`` or ``(H, W, C)`` of uint8 or uint16; a torch tensor ``(C, H, W)`` or
-                ``(N, C, H, W)``, floating in 0..1; a PIL image (RGB, RGBA, L); an :class:`Image`; or the path of a
-                file, which is read into an :class:`Image`.
+            image: numpy ``(H, W)`` or ``(H, W, C)`` of uint8 or uint16, and of other numbers where the options have
+                ``levels``; a torch tensor ``(C, H, W)`` or ``(N, C, H, W)``, floating in 0..1; a PIL image (L, LA, RGB,
+                RGBA, I;16); an :class:`Image`; or the path of a file, which is read into an :class:`Image`.
 
         Raises:
-            InputError: another kind, shape or type.
+            InputError: another kind, shape or type, a tensor of other values, or a number of channels that the model
+                does not take.
+            ConfigError: ``consistency`` or ``levels`` with a tensor; both are for stored values.
+            OSError: a file that cannot be opened.
         """
-        if isinstance(image, str | Path):
-            return self._pipeline.enlarge(self._pipeline.read(Path(image).read_bytes())).image
+        if isinstance(image, str | PathLike):
+            return self._pipeline.enlarge(self._pipeline.read(_local(image).read_bytes())).image
         if isinstance(image, Image):
-            return self._pipeline.enlarge(image).image
+            return self._pipeline.enlarge(image.handle(self.options)).image
         if isinstance(image, np.ndarray):
             return self._upscale_array(image)
         kind = type(image).__module__.partition(".")[0]
@@ -76,42 +81,80 @@ class Model:
 
     def upscale_file(self, source: str | Path, target: str | Path) -> Written:
         """One file into another, as :func:`upscale`."""
-        return upscale_file(Path(source), Path(target), lambda _: self._pipeline)
+        return upscale_file(_local(source), _local(target), lambda _: self._pipeline)
 
     def _upscale_array(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        flat = pixels.ndim == 2
-        larger = self._pipeline.upscaler.upscale_pixels(pixels[..., None] if flat else pixels)
+        if isinstance(pixels, np.ma.MaskedArray):
+            raise InputError(
+                "a masked array is not handled: its mask would be lost; give masked.filled(VALUE)"
+            )
+        pixels = np.asarray(pixels, pixels.dtype.newbyteorder("="))
+        if pixels.ndim not in (2, 3) or 0 in pixels.shape:
+            raise InputError(
+                f"expected an array (H, W) or (H, W, C), none of them 0, got shape {pixels.shape}"
+            )
+        flat, asked = pixels.ndim == 2, self.options.levels
+        if asked is None and pixels.dtype not in PICTURE_TYPES:
+            raise InputError(
+                f"the array is {pixels.dtype}; give uint8 or uint16, or open the model with levels=(BLACK, WHITE), "
+                "such as levels=(0, 1)"
+            )
+        levels = None if asked is None else Levels.of_setting(pixels.dtype, asked)
+        image = Image(pixels[..., None] if flat else pixels, "tiff", levels=levels)
+        larger = self._pipeline.enlarge(image).image.pixels
         return larger[..., 0] if flat else larger
 
     def _upscale_tensor(self, x: Any) -> Any:
-        if x.ndim not in (3, 4) or not x.is_floating_point():
+        import torch
+
+        for name in ("consistency", "levels"):
+            self.options.refuse(name, "a tensor has no stored values; give a numpy array")
+        if (
+            x.ndim not in (3, 4)
+            or not x.is_floating_point()
+            or x.numel() == 0
+            or x.is_meta
+            or x.layout != torch.strided
+        ):
             raise InputError(
-                "expected a floating tensor (C, H, W) or (N, C, H, W) in 0..1, got shape "
-                f"{tuple(x.shape)} of {x.dtype}"
+                "expected a dense floating tensor (C, H, W) or (N, C, H, W) in 0..1, none of them 0, got shape "
+                f"{tuple(x.shape)} of {x.dtype}, {x.layout}, on {x.device.type}"
+            )
+        low, high = (float(end) for end in x.detach().aminmax())
+        if not 0 <= low <= high <= 1:  # also true for NaN
+            raise InputError(
+                f"the values of the tensor are {low:g} to {high:g}; scale or clamp them to 0..1"
             )
         predictor = self._pipeline.upscaler.predictor
         value_range = predictor.model.spec.value_range
-        batch = (x if x.ndim == 4 else x[None]).float().cpu()
-        y, _ = predictor.enlarge(batch * value_range, bits=16)
-        y = (y / value_range).clamp(0, 1).to(device=x.device, dtype=x.dtype)
+        batch = (x if x.ndim == 4 else x[None]).detach().float().cpu() * value_range
+        parts = [
+            predictor.enlarge(batch[:, channels], bits=16)[0]
+            for channels in predictor.groups(batch.shape[1])
+        ]
+        y = (torch.cat(parts, 1) / value_range).clamp(0, 1).to(device=x.device, dtype=x.dtype)
         return y if x.ndim == 4 else y[0]
 
     def _upscale_picture(self, picture: Any) -> Any:
         import PIL.Image
 
-        if picture.mode not in ("L", "RGB", "RGBA"):
+        if picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
             raise InputError(
-                f"a PIL image of mode {picture.mode} is not handled; convert it to RGB"
+                f"a PIL image of mode {picture.mode} is not handled; convert it to L, RGB or RGBA, or give it as a "
+                "numpy array where it has more than 8 bits"
             )
         pixels, alpha = np.asarray(picture), None
-        if picture.mode == "RGBA":
-            pixels, alpha = pixels[..., :3], pixels[..., 3]
+        if picture.mode in ("LA", "RGBA"):
+            pixels, alpha = pixels[..., :-1], pixels[..., -1]
         pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-        larger = self._pipeline.enlarge(Image(pixels, "png", alpha=alpha)).image
+        image = Image(pixels, "png", alpha=alpha).handle(self.options)
+        larger = self._pipeline.enlarge(image).image
         pixels = larger.pixels
         if larger.alpha is not None:
             pixels = np.dstack([pixels, larger.alpha])
-        return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        made = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        made.info = picture.info.copy()  # profile and EXIF, as PIL's own resize keeps them
+        return made
 
 
 def open_model(
@@ -136,7 +179,7 @@ def open_model(
 
     Raises ConfigError, NotFoundError, and those of the registry.
     """
-    asked = Options(**options)
+    asked = Options.of(options)
     opened = open_named(name, weights=weights, scale=asked.scale)
     return Model(Pipeline(opened, asked, device=device))
 
@@ -163,14 +206,14 @@ def upscale(
     Folders are for the command line, buckets for :func:`upscale_bucket`.
     Raises OSError, and RayscaleError for what cannot be read, enlarged or written.
     """
-    asked = Options(**options)
+    asked = Options.of(options)
     names = (model, model) if model is not None else default_models(asked.scale)
     if weights is not None and model is None:
         names = DEFAULT_SYSTEMS[0], DEFAULT_SYSTEMS[0]
     pipeline_for = pick_by_channels(
         names, lambda name: open_named(name, weights=weights, scale=asked.scale), asked, device
     )
-    return upscale_file(Path(source), Path(target), pipeline_for, progress)
+    return upscale_file(_local(source), _local(target), pipeline_for, progress)
 
 
 def read_image(source: str | Path | bytes, **options: Any) -> Image:
@@ -182,10 +225,12 @@ def read_image(source: str | Path | bytes, **options: Any) -> Image:
     Args:
         options: ``levels``, ``labels``, ``metadata``; see :class:`rayscale.imaging.Handling`.
 
-    Raises OSError, InputError, UnsupportedError, TooLargeError.
+    Raises OSError, ConfigError, InputError, UnsupportedError, TooLargeError.
     """
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    return decode(data, handling=Options(**options))
+    handling = Handling.of(options)
+    if not isinstance(source, bytes | bytearray | memoryview):
+        source = _local(source).read_bytes()
+    return decode(bytes(source), handling=handling)
 
 
 def write_image(image: Image, target: str | Path) -> None:
@@ -195,7 +240,11 @@ def write_image(image: Image, target: str | Path) -> None:
 
     Raises UnsupportedError where the format of the ending cannot hold the image; StorageError.
     """
-    path = Path(target)
+    if not isinstance(image, Image):
+        raise InputError(
+            f"cannot write {type(image).__name__}; give an Image, such as rayscale.Image(pixels)"
+        )
+    path = _local(target)
     ending = ending_of(path.name)
     if not ending:
         raise InputError(
@@ -221,7 +270,6 @@ def evaluate(
         protocol: ``edsr-paper-y``, ``rgb`` or ``div2k-rgb``.
         options: of the model, where it is a name; precision is float32 unless given.
     """
-    from rayscale.errors import ConfigError
     from rayscale.evaluation import evaluate as score
     from rayscale.evaluation import read_pairs
     from rayscale.imaging.metrics import PROTOCOLS
@@ -231,9 +279,24 @@ def evaluate(
         raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
     if isinstance(model, str):
         model = open_model(model, **{"precision": "float32", **options})
+    elif options:
+        raise ConfigError(
+            f"the model is open already: give {', '.join(options)} to rayscale.open_model"
+        )
     upscaler = Upscaler(model._pipeline.upscaler.predictor.model, model.options, calibrate=False)
     pairs = read_pairs(data, upscaler.scale)
     return score(upscaler, pairs, name=model.name, protocol=PROTOCOLS[protocol])
+
+
+def _local(path: str | PathLike[str]) -> Path:
+    """The path of a file on this machine; ConfigError for another kind of value, and for an address."""
+    if not isinstance(path, str | PathLike) or not str(path):
+        raise ConfigError(f"expected the path of a file, not {path!r}")
+    if "://" in str(path):
+        raise ConfigError(
+            f"{path} is not a path of this machine; rayscale.upscale_bucket reads and writes s3://BUCKET/PREFIX"
+        )
+    return Path(path)
 
 
 def list_models() -> list[dict[str, Any]]:

@@ -6,11 +6,12 @@ A choice is a field of a frozen dataclass, made by :func:`choice`. Nothing here 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, get_args
 
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, closest_first
 
 _KEY = "rayscale.choice"
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -57,14 +58,37 @@ class Choice:
         return self.check(text)
 
     def check(self, value: Any) -> Any:
-        """``value``; ConfigError where it is none of ``choices`` or below ``minimum``."""
-        if self.choices and value is not None and value not in self.choices:
-            raise ConfigError(
-                f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}"
-            )
-        if self.minimum is not None and value is not None and not value >= self.minimum:
+        """``value``, a number as Python's own; ConfigError for another type, none of ``choices``, or below ``minimum``."""
+        if value is None and self.default is None:
+            return None
+        if getattr(value, "shape", None) == ():  # a scalar of numpy or torch
+            value = value.item()
+        if self.choices:
+            if value not in self.choices:
+                raise ConfigError(
+                    f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}"
+                )
+        elif self.read is None:
+            value = self._check_kind(value)
+        if self.minimum is not None and not value >= self.minimum:
             raise ConfigError(f"{self.name} must be at least {self.minimum:g}, not {value:g}")
         return value
+
+    def _check_kind(self, value: Any) -> Any:
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise ConfigError(f"{self.name} must be true or false, not {value!r}")
+        elif self.kind in (int, float):
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or (self.kind is int and value % 1 != 0):
+                raise ConfigError(f"{self.name} must be {self._noun}, not {value!r}")
+            if self.kind is int or not isinstance(value, int):  # 2 stays 2 where 2.0 would do
+                value = self.kind(value)
+        return value
+
+    @property
+    def _noun(self) -> str:
+        return "a whole number" if self.kind is int else "a number"
 
     def _convert(self, text: str) -> Any:
         if self.kind is bool:
@@ -74,7 +98,7 @@ class Choice:
         try:
             return self.kind(text)
         except ValueError:
-            raise ConfigError(f"{self.name} must be a number, not {text!r}") from None
+            raise ConfigError(f"{self.name} must be {self._noun}, not {text!r}") from None
 
 
 def choice(default: Any, help: str, kind: type = str, **more: Any) -> Any:
@@ -93,9 +117,21 @@ def choices_of(owner: Any) -> Iterator[Choice]:
 
 
 def check_choices(value: Any) -> None:
-    """Raise ConfigError for the first choice of a dataclass value that is not possible; for ``__post_init__``."""
+    """Raise ConfigError for the first choice of a dataclass value that is not possible; for ``__post_init__``.
+
+    Scalars of numpy and torch become numbers of Python.
+    """
     for each in choices_of(value):
-        each.check(getattr(value, each.name))
+        object.__setattr__(value, each.name, each.check(getattr(value, each.name)))
+
+
+def check_names(owner: Any, names: Iterable[str]) -> None:
+    """Raise ConfigError for the first name that is not a choice of a dataclass, with those that it may be meant as first."""
+    known = [each.name for each in choices_of(owner)]
+    for name in names:
+        if name not in known:
+            others = ", ".join(closest_first(name, known))
+            raise ConfigError(f"{name[:80]!r} is not an option; there are {others}")
 
 
 def parse_choices(owner: type, texts: Mapping[str, Any]) -> dict[str, Any]:

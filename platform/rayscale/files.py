@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from rayscale.errors import NotFoundError, UnsupportedError
+from rayscale.errors import ConfigError, NotFoundError, UnsupportedError
 
 _TEMPORARY = (".rayscale-", ".part")  # start and end of the names of what is being written
 
@@ -23,6 +23,12 @@ def sha256_of(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}") from None
+
+
+def check_distinct(source: Path, target: Path) -> None:
+    """Raise ConfigError where an output would take the place of its input."""
+    if target.exists() and target.samefile(source):
+        raise ConfigError(f"input and output are the same file {source}; name another output")
 
 
 def check_format(place: str, found: Any, known: int, way_out: str) -> None:

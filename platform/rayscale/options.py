@@ -8,11 +8,12 @@ the method of a batch and provenance follow. Neither torch nor numpy here, so th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from rayscale.errors import ConfigError
-from rayscale.fields import check_choices, choice, choices_of, parse_choices, to_texts
+from rayscale.fields import check_choices, check_names, choice, choices_of, parse_choices, to_texts
 
 LabelPolicy = Literal["refuse", "nearest"]
 MetadataPolicy = Literal["keep", "strip"]
@@ -73,12 +74,18 @@ class Handling:
     def __post_init__(self) -> None:
         check_choices(self)
         if self.levels is not None:
-            black, white = map(float, self.levels)
+            black, white = _two_numbers(self.levels)
             object.__setattr__(self, "levels", (black, white))  # 0 and 0.0 are one method
             if not (math.isfinite(black) and math.isfinite(white) and black < white):
                 raise ConfigError(
                     f"levels must be two finite values, black below white, not {black:g}..{white:g}"
                 )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """From values by name; ConfigError for a name that there is not, with those that it may be meant as."""
+        check_names(cls, given)
+        return cls(**given)
 
     @classmethod
     def parse(cls, **texts: Any) -> Self:
@@ -101,6 +108,16 @@ class Handling:
             for each in choices_of(self)
             if each.shapes and getattr(self, each.name) != each.default
         }
+
+
+def _two_numbers(levels: Any) -> tuple[float, float]:
+    try:
+        if not isinstance(levels, str):  # of which each character might be a number
+            black, white = map(float, levels)
+            return black, white
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(f"levels must be two numbers, such as (0, 10000), not {levels!r}")
 
 
 def _plain(value: Any) -> Any:

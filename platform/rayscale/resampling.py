@@ -47,7 +47,9 @@ def exact_scale(scale: float) -> Fraction:
     positive, or not such a fraction (2.5 and 1.33 are, so is 4/3 when given with 7 digits).
     """
     if not 0 < scale < 1000:  # also false for NaN
-        raise ConfigError(f"scale {scale} is not possible; give a positive number such as 2 or 1.5")
+        raise ConfigError(
+            f"scale {scale} is not possible; give a number above 0 and below 1000, such as 2"
+        )
     fraction = Fraction(scale).limit_denominator(100)
     if abs(float(fraction) - scale) > 1e-6:
         raise ConfigError(

@@ -12,6 +12,7 @@ import typer
 
 from rayscale.cli.console import emit, note
 from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+from rayscale.files import check_distinct
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,7 @@ def match_files(source: Path, target: Path, format: str | None = None) -> Files:
 
     if source.is_file():
         made = target / source.name if target.is_dir() else target
-        if made.exists() and made.samefile(source):
-            raise ConfigError(f"input and output are the same file {source}; name another output")
+        check_distinct(source, made)
         return Files([(source, made)], [])
     if not source.is_dir():
         raise NotFoundError(f"there is no file or folder {source}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rayscale.errors import ConfigError
+from rayscale.files import check_distinct
 from rayscale.imaging import (
     CONTAINERS,
     EXTENSIONS,
@@ -52,8 +53,9 @@ def upscale_file(
         pipeline_for: the pipeline for a number of measured channels; all have the same options.
         progress: called with the number of windows done and of all, for a scene.
 
-    Raises OSError and the errors of reading, enlarging and writing.
+    Raises OSError; ConfigError where both are one file; and the errors of reading, enlarging and writing.
     """
+    check_distinct(source, target)
     first = pipeline_for(3)
     notes = heed_sidecars(source, repeats=first.upscaler.repeats)
     if is_scene_to_scene(source, target):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from rayscale import strictjson
-from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.errors import NotFoundError, StorageError
 from rayscale.options import Options
 from rayscale.serving.errors import ConflictError, SourceNotAllowedError, UnavailableError
 from rayscale.serving.keys import Key
@@ -292,12 +292,7 @@ def check_place(uri: str, allowed: tuple[str, ...]) -> None:
 
 def check_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """The text forms of options that a request names. Raises ConfigError for any that there is not."""
-    from rayscale.fields import choices_of
+    from rayscale.fields import check_names
 
-    known = {each.name for each in choices_of(Options)}
-    for name in values:
-        if name not in known:
-            raise ConfigError(
-                f"{name[:80]!r} is not an option; there are {', '.join(sorted(known))}"
-            )
+    check_names(Options, values)
     return Options.parse(**values).to_texts()
