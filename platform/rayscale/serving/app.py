@@ -105,11 +105,11 @@ class Replicas:
         return str(serve.get_replica_context().replica_id.unique_id)
 
     def places(self) -> int:
-        """What the replicas that answered lately work on, and as much again beside them; this ingress has its share."""
+        """What the replicas that answered lately work on, and one image beside each; this ingress has its share."""
         settings, now = get_serve_settings(), time.monotonic()
         self._seen = {name: at for name, at in self._seen.items() if now - at < _SEEN_S}
         replicas = max(1, len(self._seen))
-        return math.ceil(2 * settings.threads * replicas / settings.ingresses)
+        return math.ceil((settings.threads + 1) * replicas / settings.ingresses)
 
     async def ready(self) -> bool:
         """Whether a replica has loaded the default model."""

@@ -89,8 +89,8 @@ class Engine:
         return "here"
 
     def places(self) -> int:
-        """Those that it works on, and as many that wait beside the models."""
-        return 2 * self.settings.threads
+        """Those that it works on, and one that waits beside the models: a longer queue here would be first come first served."""
+        return self.settings.threads + 1
 
     async def ready(self) -> bool:
         """Whether the default model is loaded."""
