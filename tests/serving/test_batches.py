@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import http.server
 import json
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,17 @@ def test_a_webhook_is_signed_and_goes_to_named_hosts_only() -> None:
     check_webhook("https://hooks.example/x", settings)
     with pytest.raises(SourceNotAllowedError, match="SECRET"):
         check_webhook(url, ServeSettings(webhook_hosts="127.0.0.1"))
+
+
+def test_the_log_names_the_batch(
+    make: Any, tools: Any, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ray.serve")
+    app = make()
+    made = tools.call(app, "POST", "/v1/batches", json=body(place)).json()
+    tools.call(app, "GET", f"/v1/batches/{made['id']}")
+    lines = [json.loads(r.message) for r in caplog.records if '"event"' in r.message]
+    assert [line["batch"] for line in lines] == [made["id"]] * 2
 
 
 def test_a_record_of_nothing(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from rayscale.serving.traces import Traces
 
 log = logging.getLogger("ray.serve")
 
+BATCH_HEADER = "X-Rayscale-Batch"
+"""Which batch an answer is about."""
+
 _LEFT = 499
 """Of a client that left before it was answered, as nginx has it."""
 
@@ -45,13 +48,14 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status, code, size = time.perf_counter(), _LEFT, "", 0
+        began, status, code, batch, size = time.perf_counter(), _LEFT, "", "", 0
 
         async def watch(message: Message) -> None:
-            nonlocal status, code, size
+            nonlocal status, code, batch, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                code = Headers(raw=message["headers"]).get(ERROR_HEADER, "")
+                headers = Headers(raw=message["headers"])
+                code, batch = headers.get(ERROR_HEADER, ""), headers.get(BATCH_HEADER, "")
             elif message["type"] == "http.response.body":
                 size += len(message.get("body", b""))
             await send(message)
@@ -79,6 +83,7 @@ class AccessLog:
                     "status": status,
                     "code": code or None,
                     "key": key,
+                    "batch": batch or None,
                     "seconds": round(seconds, 4),
                     "bytes": size,
                 }

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rayscale import strictjson
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.serving.accesslog import BATCH_HEADER
 from rayscale.serving.batches import ACTIVE, Asked, Batches, Record, check_options
 from rayscale.serving.errors import BadParameterError, UnavailableError
 from rayscale.serving.jobs import check_reference
@@ -235,7 +236,8 @@ def _batches(service: Service) -> Batches:
 
 
 async def _answer(status: int, work: Callable[[], Record]) -> Response:
-    return JSONResponse(show(await asyncio.to_thread(work)), status)
+    record = await asyncio.to_thread(work)
+    return JSONResponse(show(record), status, {BATCH_HEADER: record.id})
 
 
 async def _events(record: Record, find: Callable[[], Record]) -> AsyncIterator[str]:
