@@ -214,3 +214,19 @@ def test_models_have_names_and_cards() -> None:
     models = {model["name"]: model for model in rayscale.list_models()}
     assert {"bicubic", "edsr-baseline-x2"} <= models.keys()
     assert models["edsr-baseline-x2"]["figures"]
+
+
+def test_a_scene_heeds_the_format_as_at_the_other_doors(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio", reason="needs the extra geo")
+    from tests.imaging.geotiff_objects import save
+
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+    scene, large = save(tmp_path / "scene.tif", pixels), tmp_path / "large.tif"
+    with pytest.raises(InputError, match="GEOTIFF cannot be written as WEBP"):
+        rayscale.upscale(scene, large, model="bicubic", format="webp")
+    assert not large.exists()
+    rayscale.upscale(scene, large, model="bicubic", format="tiff")
+    model = rayscale.open_model("bicubic", format="tiff")
+    larger = model.upscale(scene)
+    assert larger.container == "geotiff"
+    np.testing.assert_array_equal(larger.pixels, rayscale.read_image(large).pixels)

@@ -201,7 +201,7 @@ class Worker:
         work = SceneWork(self.source, self.target, self.method, task)
         with ExitStack() as stack:
             stack.callback(work.forget)
-            if is_scene(work.path):
+            if self.pipeline.keeps_tiff and is_scene(work.path):
                 work.notes_beside(upscaler)
                 with work.open() as scene:
                     if (pixels := scene.height * scene.width) >= least:

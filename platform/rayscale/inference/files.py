@@ -58,7 +58,7 @@ def upscale_file(
     check_distinct(source, target)
     first = pipeline_for(3)
     notes = heed_sidecars(source, repeats=first.upscaler.repeats)
-    if is_scene_to_scene(source, target):
+    if first.keeps_tiff and is_scene_to_scene(source, target):
         written = _upscale_scene(source, target, pipeline_for, first.upscaler.handling, progress)
     else:
 

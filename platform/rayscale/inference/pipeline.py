@@ -81,6 +81,11 @@ class Pipeline:
         """What was asked."""
         return self.upscaler.options
 
+    @property
+    def keeps_tiff(self) -> bool:
+        """Whether a TIFF stays one, so that a scene may go by windows."""
+        return self.options.format in (None, "tiff")
+
     def read(
         self, data: bytes, container: str | None = None, *, max_pixels: int | None = None
     ) -> Image:
@@ -90,6 +95,8 @@ class Pipeline:
             container = EXTENSIONS[f".{self.options.format}"]
         if container is None or container == image.container:
             return image
+        if container == "tiff" and image.container == "geotiff":
+            return image  # which is a TIFF
         return convert_image(image, container)
 
     def enlarge(self, image: Image) -> Upscaled:
