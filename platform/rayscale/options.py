@@ -188,7 +188,8 @@ class Options(Handling):
             from rayscale.resampling import exact_scale  # and with it numpy
 
             exact = exact_scale(self.scale)
-            if exact.denominator == 1:  # 1.0000000001 is 1, which no model serves
+            # 1.0000000001 is 1, which no model serves; what is whole stays as it is, which the ids of batches hold.
+            if exact.denominator == 1 and exact != self.scale:
                 object.__setattr__(self, "scale", float(exact))
         if self.uncertainty:
             object.__setattr__(self, "ensemble", True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rayscale import strictjson
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.serving.errors import BadParameterError
 
@@ -98,7 +99,7 @@ def render_inference(
     told: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": [output]}
     if asked.id:
         told["id"] = asked.id
-    head = json.dumps(told).encode()
+    head = strictjson.dumps(told).encode()
     if not asked.binary:
         return head, {"Content-Type": "application/json"}
     return head + data, {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
