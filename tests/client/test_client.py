@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
+from tests.plugins.web import EndlessJobs, listening
 
 import rayscale
 from rayscale.cli.app import run
@@ -33,19 +33,6 @@ from rayscale.serving.settings import ServeSettings
 from rayscale.storage import connect
 
 KEY = "a-key-of-somebody-long-enough"
-
-
-class Jobs:
-    """Starts nothing; all of its jobs never end."""
-
-    def submit(self, job: str, record: str) -> None:
-        pass
-
-    def ended(self, job: str) -> str | None:
-        return None
-
-    def stop(self, job: str) -> None:
-        pass
 
 
 class Busy(Engine):
@@ -83,16 +70,9 @@ def engine(place: Path) -> Iterator[Busy]:
 @pytest.fixture(scope="module")
 def address(engine: Busy) -> Iterator[str]:
     """Of the service, under the path of a proxy."""
-    app = create_app(engine, engine.settings, jobs=Jobs())
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"127.0.0.1:{port}/rayscale"
-    server.should_exit = True
-    thread.join(20)
+    app = create_app(engine, engine.settings, jobs=EndlessJobs())
+    with listening(app) as place:
+        yield f"{place}/rayscale"
 
 
 @pytest.fixture

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.plugins.web import listening
 
 from rayscale.errors import RayscaleError
 from rayscale.imaging import Image, read_image, write_image
@@ -32,15 +30,8 @@ def address() -> Iterator[str]:
     chosen = ServeSettings()
     engine = Engine(chosen)
     engine.start()
-    config = uvicorn.Config(create_app(engine, chosen), port=0, log_config=None, ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
+    with listening(create_app(engine, chosen)) as place:
+        yield place
     engine.close()
 
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
+from tests.plugins.web import EndlessJobs, listening
 
 from rayscale.client import AsyncClient, Client, ServiceError
 from rayscale.serving import uploads
@@ -27,25 +23,12 @@ AS_A, AS_B = {"X-API-Key": A}, {"X-API-Key": B}
 PART = 5 << 20  # the least that S3 allows
 
 
-class Jobs:
-    """Works for as long as anybody asks."""
-
-    def submit(self, job: str, record: str) -> None:
-        pass
-
-    def ended(self, job: str) -> str | None:
-        return None
-
-    def stop(self, job: str) -> None:
-        pass
-
-
 @pytest.fixture
 def app(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(uploads, "PART_BYTES", PART)
     keys = render_keys([Key("a", hash_key(A)), Key("b", hash_key(B))])
     settings = ServeSettings(batches_uri=f"{s3.uri}/service", keys=keys)
-    return create_app(None, settings, jobs=Jobs())  # type: ignore[arg-type]
+    return create_app(None, settings, jobs=EndlessJobs())  # type: ignore[arg-type]
 
 
 def test_a_large_file_becomes_the_source_of_a_batch(app: Any, s3: Any, tools: Any) -> None:
@@ -97,23 +80,11 @@ def test_the_client_sends_and_fetches(app: Any, s3: Any, tmp_path: Path) -> None
     source = asyncio.run(work())
     assert seen == [(PART, len(data)), (len(data), len(data))]
     assert (tmp_path / "back.tif").read_bytes() == data
-    with serving(app) as address, Client(address, A) as service:
+    with listening(app) as address, Client(address, A) as service:
         service.fetch(f"{source}/large.tif", tmp_path / "again.tif")
         again = service.upload(tmp_path / "again.tif")
         assert again["source"] != source
         assert connect(again["source"]).read("again.tif") == data
-
-
-@contextmanager
-def serving(app: Any) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
 
 
 @pytest.mark.parametrize(
