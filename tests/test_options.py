@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+from rayscale.cli import run
 from rayscale.errors import ConfigError
 from rayscale.fields import choices_of
 from rayscale.options import Options
+from rayscale.serving.api import create_app
+from rayscale.serving.errors import BadParameterError
+from rayscale.serving.options import parse_options
+from rayscale.serving.settings import ServeSettings
 
 THROWN_AWAY = """
 import dataclasses, json, sys
@@ -48,7 +56,7 @@ found["provenance"] = method.pipeline(network, "cpu").provenance.parameters["spa
 found["python"] = rayscale.open_model("bicubic", sparkle=2).options.sparkle
 import runpy
 sys.argv[0] = "docs/pages.py"
-pages = dict(runpy.run_path("docs/pages.py")["render_all"]())
+pages = dict(runpy.run_path(str(checkout / "docs/pages.py"))["render_all"]())
 found["docs"] = all("sparkle" in pages[f"reference/{name}.md"] for name in ("cli", "http"))
 print(json.dumps(found))
 """
@@ -99,7 +107,7 @@ def test_text_forms_give_the_same_value(options: Options) -> None:
 @pytest.mark.parametrize(
     ("texts", "named"),
     [
-        ({"scale": "0.5"}, "scale must be at least 1, not 0.5"),
+        ({"scale": "0.5"}, "scale must be above 1, not 0.5"),
         ({"scale": "two"}, "scale must be a number, not 'two'"),
         ({"scale": "1.23456"}, "too many digits"),
         ({"tile": "3"}, "tile must be at least 16, not 3"),
@@ -112,6 +120,90 @@ def test_text_forms_give_the_same_value(options: Options) -> None:
 def test_what_cannot_be_is_named(texts: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         Options.parse(**texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("tile", "15", "tile must be at least 16, not 15"),
+        ("tile", "-" + "9" * 400, f"tile must be at least 16, not -{'9' * 79}..."),
+        ("tile", "64.5", "tile must be a whole number, not '64.5'"),
+        ("scale", "1", "scale must be above 1, not 1.0"),
+        ("scale", "1.0000000001", "scale must be above 1, not 1.0000000001"),
+        ("scale", "-2", "scale must be above 1, not -2.0"),
+        ("scale", "nan", "scale must be above 1, not nan"),
+        ("scale", "abc", "scale must be a number, not 'abc'"),
+        ("precision", "half", "precision must be one of auto, float32, bfloat16, not 'half'"),
+        ("levels", "x" * 200, f"levels '{'x' * 79}... must be BLACK..WHITE, such as 0..10000"),
+    ],
+)
+def test_every_door_refuses_in_the_same_words(
+    capsys: pytest.CaptureFixture[str], name: str, text: str, told: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        Options.parse(**{name: text})
+    assert str(error.value) == told
+    for command in (("upscale", "a.png", "b.png"), ("batch", "in", "out", "--model=bicubic")):
+        assert run(*command, f"--{name}={text}") == 2
+        assert capsys.readouterr().err == f"error: {told}\n"
+    for path in ("upscale", "estimate"):
+        answer = asyncio.run(_post(f"/v1/{path}", {name: text}))
+        assert answer.status_code == 422
+        refusal = answer.json()["error"]
+        assert (refusal["code"], refusal["message"]) == ("bad_parameter", told)
+    with pytest.raises(BadParameterError) as refused:
+        parse_options({name: text})  # of a batch, and of the Open Inference Protocol
+    assert str(refused.value) == told
+
+
+async def _post(path: str, query: dict[str, str]) -> httpx.Response:
+    transport = httpx.ASGITransport(create_app(None, ServeSettings()))  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        return await client.post(path, params=query, content=b"x")
+
+
+def test_help_and_openapi_show_the_ranges(checkout: Path) -> None:
+    pages = runpy.run_path(str(checkout / "docs/pages.py"))
+    table = {
+        line.split("`")[1].split(",")[0]: line
+        for line in pages["render_commands"]().splitlines()
+        if line.startswith("| `--")
+    }
+    assert "At least 16." in table["--tile"]
+    assert "Above 1." in table["--scale"]
+    document = create_app(None, ServeSettings()).openapi()  # type: ignore[arg-type]
+    asked = document["paths"]["/v1/upscale"]["post"]["parameters"]
+    schemas = {each["name"]: each["schema"] for each in asked}
+    assert (schemas["tile"]["type"], schemas["tile"]["minimum"]) == ("integer", 16)
+    assert (schemas["scale"]["exclusiveMinimum"], schemas["scale"]["maximum"]) == (1, 16)
+    assert schemas["labels"]["enum"] == ["refuse", "nearest"]
+
+
+def test_the_service_has_a_largest_scale() -> None:
+    assert parse_options({"scale": 16}) == Options(scale=16)
+    with pytest.raises(BadParameterError, match="scale must be above 1 and at most 16, not 17"):
+        parse_options({"scale": 17})
+    with pytest.raises(BadParameterError, match="'scal' is not an option"):
+        parse_options({"scal": 2})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("degrade", "a.png", "b.png", "--scale=0"), "scale must be at least 1, not 0"),
+        (("demo", "--steps=x"), "steps must be a whole number, not 'x'"),
+        (
+            ("batch", "submit", "a", "b", "--server=x", "--limit=0"),
+            "limit must be at least 1, not 0",
+        ),
+        (("compare", "-m=bicubic", "--data=x", "--scale=y"), "scale must be a number, not 'y'"),
+    ],
+)
+def test_numbers_of_other_commands_too(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    assert run(*words) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
 
 
 def test_a_door_says_why_it_cannot() -> None:

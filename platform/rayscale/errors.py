@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import ClassVar
 
+_MOST_SHOWN = 80
+
 
 class RayscaleError(Exception):
     """Base of every error whose message is meant for the user; printed without a traceback."""
@@ -64,6 +66,12 @@ def closest_first(name: str, known: Iterable[str]) -> list[str]:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3)
     return close + [other for other in known if other not in close]
+
+
+def shown(value: object) -> str:
+    """A value that somebody gave, as messages show it: cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def without_passwords(text: str) -> str:

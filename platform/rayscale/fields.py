@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, get_args
 
-from rayscale.errors import ConfigError, closest_first
+from rayscale.errors import ConfigError, closest_first, shown
 
 _KEY = "rayscale.choice"
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+_BOOLEAN = "true or false"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Choice:
         kind: ``bool``, ``int``, ``float`` or ``str``, the type of what a command line or a query carries.
         choices: the only values, where they are words.
         minimum: the least number.
+        above: a number that is just too small.
+        maximum: the largest number.
         metavar: how the text form is named, such as ``BLACK..WHITE``.
         read: makes the value of its text form, where that is not just a number or a word; raises ConfigError.
         write: the inverse of ``read``.
@@ -41,6 +44,8 @@ class Choice:
     kind: type
     choices: tuple[str, ...] = ()
     minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
     metavar: str | None = None
     read: Callable[[str], Any] | None = None
     write: Callable[[Any], str] | None = None
@@ -58,30 +63,45 @@ class Choice:
         return self.check(text)
 
     def check(self, value: Any) -> Any:
-        """``value``, a number as Python's own; ConfigError for another type, none of ``choices``, or below ``minimum``."""
+        """``value``, a number as Python's own; ConfigError for another type, a word or a number that is not possible."""
         if value is None and self.default is None:
             return None
         if getattr(value, "shape", None) == ():  # a scalar of numpy or torch
             value = value.item()
         if self.choices:
             if value not in self.choices:
-                raise ConfigError(
-                    f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}"
-                )
+                raise self._error(f"one of {', '.join(self.choices)}", value)
         elif self.read is None:
             value = self._check_kind(value)
-        if self.minimum is not None and not value >= self.minimum:
-            raise ConfigError(f"{self.name} must be at least {self.minimum:g}, not {value:g}")
+        if not self._contains(value):
+            raise self._error(self.range, value)
         return value
+
+    @property
+    def range(self) -> str:
+        """The numbers that are possible, in words; "" where all are."""
+        words = (("at least", self.minimum), ("above", self.above), ("at most", self.maximum))
+        return " and ".join(f"{word} {end:g}" for word, end in words if end is not None)
+
+    def _contains(self, value: Any) -> bool:
+        """Whether a number lies in the range, which NaN never does."""
+        return (
+            (self.minimum is None or value >= self.minimum)
+            and (self.above is None or value > self.above)
+            and (self.maximum is None or value <= self.maximum)
+        )
+
+    def _error(self, needed: str, value: Any) -> ConfigError:
+        return ConfigError(f"{self.name} must be {needed}, not {shown(value)}")
 
     def _check_kind(self, value: Any) -> Any:
         if self.kind is bool:
             if not isinstance(value, bool):
-                raise ConfigError(f"{self.name} must be true or false, not {value!r}")
+                raise self._error(_BOOLEAN, value)
         elif self.kind in (int, float):
             number = isinstance(value, Real) and not isinstance(value, bool)
             if not number or (self.kind is int and value % 1 != 0):
-                raise ConfigError(f"{self.name} must be {self._noun}, not {value!r}")
+                raise self._error(self._noun, value)
             if self.kind is int or not isinstance(value, int):  # 2 stays 2 where 2.0 would do
                 value = self.kind(value)
         return value
@@ -93,12 +113,12 @@ class Choice:
     def _convert(self, text: str) -> Any:
         if self.kind is bool:
             if text.lower() not in _TRUE + _FALSE:
-                raise ConfigError(f"{self.name} must be true or false, not {text!r}")
+                raise self._error(_BOOLEAN, text)
             return text.lower() in _TRUE
         try:
             return self.kind(text)
         except ValueError:
-            raise ConfigError(f"{self.name} must be {self._noun}, not {text!r}") from None
+            raise self._error(self._noun, text) from None
 
 
 def choice(default: Any, help: str, kind: type = str, **more: Any) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, shown
 from rayscale.fields import check_choices, check_names, choice, choices_of, parse_choices, to_texts
 
 LabelPolicy = Literal["refuse", "nearest"]
@@ -35,7 +35,7 @@ def parse_levels(text: str) -> tuple[float, float]:
             return float(black), float(white)
     except ValueError:
         pass
-    raise ConfigError(f"levels {text!r} must be BLACK..WHITE, such as 0..10000")
+    raise ConfigError(f"levels {shown(text)} must be BLACK..WHITE, such as 0..10000")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _two_numbers(levels: Any) -> tuple[float, float]:
             return black, white
     except (TypeError, ValueError):
         pass
-    raise ConfigError(f"levels must be two numbers, such as (0, 10000), not {levels!r}")
+    raise ConfigError(f"levels must be two numbers, such as (0, 10000), not {shown(levels)}")
 
 
 def _plain(value: Any) -> Any:
@@ -146,6 +146,7 @@ class Options(Handling):
         None,
         "How many times larger; fractions such as 2.5 where the model can. Default: 2, or the smallest scale of the model.",
         float,
+        above=1,
         letter="s",
     )
     ensemble: bool = choice(
@@ -183,12 +184,12 @@ class Options(Handling):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scale is not None:
-            if not self.scale >= 1:
-                raise ConfigError(f"scale must be at least 1, not {self.scale:g}")
             from rayscale.resampling import exact_scale  # and with it numpy
 
             exact = exact_scale(self.scale)
-            # 1.0000000001 is 1, which no model serves; what is whole stays as it is, which the ids of batches hold.
+            if exact == 1:  # 1.0000000001 is
+                raise ConfigError(f"scale must be above 1, not {self.scale!r}")
+            # What is whole stays as it is, which the ids of batches hold.
             if exact.denominator == 1 and exact != self.scale:
                 object.__setattr__(self, "scale", float(exact))
         if self.uncertainty:

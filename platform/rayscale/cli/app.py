@@ -21,7 +21,7 @@ from rayscale.cli import (
     sweep,
     train,
 )
-from rayscale.cli.options import TakesSeveral
+from rayscale.cli.options import TakesSeveral, speak_plainly
 from rayscale.interruption import COMPLETE
 
 
@@ -115,7 +115,7 @@ for group, commands in (
 ):
     for command in commands:
         kind = {prepare.prepare: TakesSeveral, train.train: train.NamesSystems}.get(command)
-        app.command(NAMES.get(command), rich_help_panel=group, cls=kind)(command)
+        app.command(NAMES.get(command), rich_help_panel=group, cls=kind)(speak_plainly(command))
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -50,9 +50,9 @@ def _parameter(choice: Choice, defaults: dict[str, Any]) -> inspect.Parameter:
     kind: Any = str if choice.read is not None else choice.kind
     option = typer.Option(
         *names,
-        help=choice.help,
+        help=f"{choice.help} {choice.range.capitalize()}." if choice.range else choice.help,
         metavar=choice.metavar or "|".join(choice.choices) or None,
-        min=choice.minimum if choice.kind in (int, float) else None,
+        parser=None if kind is bool else _as_it_is,  # the one check is that of the choice
         show_default=default is not None and kind is not bool,
     )
     return inspect.Parameter(
@@ -61,6 +61,32 @@ def _parameter(choice: Choice, defaults: dict[str, Any]) -> inspect.Parameter:
         default=default,
         annotation=Annotated[kind if default is not None else kind | None, option],
     )
+
+
+def _as_it_is(text: Any) -> Any:
+    return text
+
+
+def speak_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the numbers of a command refuse what they cannot be as all options do: with value and limit."""
+    signature = inspect.signature(command, eval_str=True)
+    for parameter in signature.parameters.values():
+        kind = next((each for each in _parts(parameter.annotation) if each in (int, float)), None)
+        for info in getattr(parameter.annotation, "__metadata__", ()):
+            if kind is not None and info.parser is None:
+                number = Choice(parameter.name, "", None, kind, minimum=info.min, maximum=info.max)
+                info.parser = number.parse
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in signature.parameters.values()}
+    return command
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type, and those that it is made of: of ``Annotated[list[int] | None, ...]`` also ``int``."""
+    yield annotation
+    for inner in get_args(annotation):
+        if isinstance(inner, type) or get_args(inner):
+            yield from _parts(inner)
 
 
 class TakesSeveral(TyperCommand):

@@ -288,11 +288,3 @@ def check_place(uri: str, allowed: tuple[str, ...]) -> None:
             f"{uri[:200]!r} is not below a place that this service may use: "
             + f"{', '.join(allowed)} (RAYSCALE_SERVE_BATCH_PREFIXES)"
         )
-
-
-def check_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The text forms of options that a request names. Raises ConfigError for any that there is not."""
-    from rayscale.fields import check_names
-
-    check_names(Options, values)
-    return Options.parse(**values).to_texts()

@@ -3,55 +3,74 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Query
 from fastapi.dependencies.models import Dependant
+from pydantic import WithJsonSchema
 
 from rayscale.errors import ConfigError
-from rayscale.fields import Choice, choices_of
+from rayscale.fields import Choice, check_names, choices_of
 from rayscale.options import Options
 from rayscale.serving.errors import BadParameterError
 
 LARGEST_SCALE = 16
-_MOST_CHARS = 64
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def parse_options(texts: Mapping[str, Any]) -> Options:
+    """The options of a request from their text forms, or from JSON, by name.
+
+    Raises BadParameterError, which names the value and what it must be, also for a name that there is not.
+    """
+    try:
+        check_names(Options, texts)
+        options = Options.parse(**texts)
+        for each in _offered():
+            each.check(getattr(options, each.name))
+    except ConfigError as error:
+        raise BadParameterError(str(error)) from None
+    return options
 
 
 def query_options(defaults: Options) -> Callable[..., Options]:
     """A dependency of FastAPI that reads the options of a request; what it does not name is as in ``defaults``.
 
-    Its BadParameterError names the value and what it must be.
+    Errors as in :func:`parse_options`.
     """
 
     def options(**given: Any) -> Options:
         texts = {name: value for name, value in given.items() if value is not None}
-        try:
-            return Options.parse(**{**defaults.to_texts(), **texts})
-        except ConfigError as error:
-            raise BadParameterError(str(error)) from None
+        return parse_options({**defaults.to_texts(), **texts})
 
-    parameters = [_parameter(each) for each in choices_of(Options)]
+    parameters = [_parameter(each) for each in _offered()]
     options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return options
 
 
+def _offered() -> Iterator[Choice]:
+    """The choices, in the ranges that the service allows."""
+    for each in choices_of(Options):
+        yield replace(each, maximum=LARGEST_SCALE) if each.name == "scale" else each
+
+
 def _parameter(choice: Choice) -> inspect.Parameter:
-    limits: dict[str, Any] = {}
-    if choice.name == "scale":
-        limits = {"gt": 1, "le": LARGEST_SCALE}
-    elif choice.minimum is not None:
-        limits = {"ge": choice.minimum}
-    elif choice.kind is str:
-        limits = {"max_length": _MOST_CHARS}
-    if choice.choices:
-        limits["json_schema_extra"] = {"enum": list(choice.choices)}
-    query = Query(description=choice.help, **limits)
+    """A text for FastAPI, so that the one check is that of the choice; for OpenAPI what the choice may be."""
+    told = {
+        "type": _TYPES[choice.kind],
+        "minimum": choice.minimum,
+        "exclusiveMinimum": choice.above,
+        "maximum": choice.maximum,
+        "enum": list(choice.choices) or None,
+    }
+    schema = {word: value for word, value in told.items() if value is not None}
     return inspect.Parameter(
         choice.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[choice.kind | None, query],
+        annotation=Annotated[str | None, Query(description=choice.help), WithJsonSchema(schema)],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayscale.errors import RayscaleError, StorageError
+from rayscale.errors import RayscaleError, StorageError, shown
 from rayscale.serving.errors import TABLE, BadParameterError, UnavailableError, hint_of, row_of
 from rayscale.serving.requestid import HEADER, current_id
 from rayscale.serving.settings import ServeSettings
@@ -121,8 +121,9 @@ class Refusals:
 
         async def validation(request: Request, error: Exception) -> JSONResponse:
             assert isinstance(error, RequestValidationError)
-            parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-            told = self.describe(422, BadParameterError.code, "; ".join(parts))
+            # The first place says only whether it is the query, the body or a header.
+            parts = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
+            told = self.describe(422, BadParameterError.code, describe_invalid(parts))
             return self.answer(told, scope=request.scope)
 
         async def http(request: Request, error: Exception) -> JSONResponse:
@@ -153,6 +154,17 @@ class Refusals:
                 if not isinstance(value, SecretStr):
                     found[variable] = value
         return found
+
+
+def describe_invalid(errors: Iterable[Mapping[str, Any]]) -> str:
+    """What pydantic says of values, with the values."""
+    parts = []
+    for each in errors:
+        text, given = f"{'.'.join(map(str, each['loc']))}: {each['msg']}", each["input"]
+        if isinstance(given, str | int | float) and each["type"] != "json_invalid":
+            text += f", not {shown(given)}"
+        parts.append(text)
+    return "; ".join(parts)
 
 
 def methods_at(app: FastAPI, scope: Scope) -> list[str]:

@@ -12,12 +12,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayscale import strictjson
-from rayscale.errors import ConfigError, NotFoundError
+from rayscale.errors import NotFoundError
 from rayscale.serving.accesslog import BATCH_HEADER
-from rayscale.serving.batches import ACTIVE, Asked, Batches, Record, check_options
-from rayscale.serving.errors import BadParameterError, UnavailableError
+from rayscale.serving.batches import ACTIVE, Asked, Batches, Record
+from rayscale.serving.errors import UnavailableError
 from rayscale.serving.jobs import check_reference
 from rayscale.serving.keys import key_of
+from rayscale.serving.options import parse_options
 from rayscale.serving.refusals import documented
 from rayscale.serving.service import Service
 
@@ -133,10 +134,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         batches = _batches(service)
         model = asked.model or service.settings.model
         check_reference(model)
-        try:
-            options = check_options(asked.options)
-        except ConfigError as error:
-            raise BadParameterError(str(error)) from None
+        options = parse_options(asked.options).to_texts()
         keys = None if asked.keys is None else tuple(asked.keys)
         values = asked.model_dump(exclude={"model", "options", "keys"})
         work = Asked(model=model, options=options, keys=keys, **values)

@@ -14,7 +14,7 @@ from rayscale.options import Options
 from rayscale.serving.jobs import Inquiry, check_reference, check_size
 from rayscale.serving.keys import key_of
 from rayscale.serving.options import query_options
-from rayscale.serving.refusals import documented
+from rayscale.serving.refusals import describe_invalid, documented
 from rayscale.serving.routes.upscale import ModelQuery, check_options
 from rayscale.serving.service import Service
 
@@ -99,8 +99,7 @@ def _read(data: bytes) -> tuple[Header, int | None]:
     try:
         picture = Picture.model_validate_json(data)
     except ValidationError as error:
-        parts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise InputError("; ".join(parts)) from None
+        raise InputError(describe_invalid(error.errors())) from None
     if picture.container not in MIME:
         raise UnsupportedError(
             f"container must be one of {', '.join(MIME)}, not {picture.container[:40]!r}"

@@ -9,14 +9,14 @@ import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 
 from rayscale import __version__
-from rayscale.errors import ConfigError, UnsupportedError
+from rayscale.errors import UnsupportedError
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.options import Options
 from rayscale.registry.reference import PATTERN
-from rayscale.serving.batches import check_options as to_texts
-from rayscale.serving.errors import BadParameterError, UnavailableError
+from rayscale.serving.errors import UnavailableError
 from rayscale.serving.jobs import Job, check_reference
 from rayscale.serving.keys import key_of
+from rayscale.serving.options import parse_options
 from rayscale.serving.refusals import documented_inference
 from rayscale.serving.routes.upscale import check_options
 from rayscale.serving.service import Caller, Service
@@ -211,12 +211,7 @@ async def _infer(service: Service, request: Request, reference: str) -> Response
 
 
 def _options(asked: Inference, precision: str) -> Options:
-    try:
-        options = Options.parse(
-            **{"precision": precision, **to_texts(asked.options), "format": "tiff"}
-        )
-    except ConfigError as error:
-        raise BadParameterError(str(error)) from None
+    options = parse_options({"precision": precision, **asked.options, "format": "tiff"})
     check_options(options)
     return options
 
