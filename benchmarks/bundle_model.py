@@ -51,6 +51,8 @@ class Trained(NamedTuple):
 
     steps: int
     history: list[dict[str, float]]
+    degradation: str
+    """How its LR images differ from HR."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -108,6 +110,7 @@ def bundle(options: argparse.Namespace) -> None:
             "dtype": options.dtype,
             "data": options.data,
             "data_licence": options.data_licence,
+            "degradation": trained.degradation,
             "command": options.command,
             "steps": trained.steps,
             "recipe": recipe(run),
@@ -135,11 +138,17 @@ def fetch(run: Store, path: Path) -> Trained:
                 raise InputError(
                     f"{run.locate(MODEL)} has sha256 {found}, its result {result.sha256}"
                 )
-            return Trained(result.steps, result.history)
+            return Trained(result.steps, result.history, _degradation(result.dataset))
     if newest is None:
         raise NotFoundError(f"{run.uri} has neither a result nor a checkpoint that is whole")
     checkpoints.fetch_weights(newest.step, path)
-    return Trained(newest.step, newest.state["history"])
+    return Trained(
+        newest.step, newest.state["history"], _degradation(newest.state.get("dataset", {}))
+    )
+
+
+def _degradation(dataset: dict[str, Any]) -> str:
+    return str(dataset.get("degradation", "bicubic"))
 
 
 def recipe(run: Store) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def make(options: argparse.Namespace) -> int:
             continue
         for number, (whole, _) in enumerate(found[:: options.every]):
             name = entry.key.replace("/", "-") + f"-{number:04d}" * (len(found) > 1)
-            hr, *smaller = columns(crop(whole, config.grain), config.scales)
+            hr, *smaller = columns(
+                crop(whole, config.grain), config.stored_scales, config.degradation
+            )
             for scale, lr in smaller:
                 for folder, pixels in (("HR", hr[1]), ("LR", lr)):
                     data = write_image(Image(pixels, container="tiff"))

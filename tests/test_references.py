@@ -22,7 +22,13 @@ NAME = re.compile(r"`(rayscale(?:\.\w+)+)(?:\(\))?`")
 
 EXAMPLES = {"jobs/x.py", "platform/rayscale/models/bundled/NAME.json"}
 MADE_BY_USERS = {"infra/docker/.env", "infra/kuberay/credentials.env"}
-KEYS = {"rayscale.format", "rayscale.version", "rayscale.run", "rayscale.systems"}
+KEYS = {
+    "rayscale.format",
+    "rayscale.version",
+    "rayscale.run",
+    "rayscale.systems",
+    "rayscale.degradation",
+}
 """Keys of metadata, tags and entry points, which look like names of the package."""
 
 

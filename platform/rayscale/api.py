@@ -259,7 +259,12 @@ def write_image(image: Image, target: str | Path) -> None:
 
 
 def evaluate(
-    model: str | Model, data: str | Path, *, protocol: str = "edsr-paper-y", **options: Any
+    model: str | Model,
+    data: str | Path,
+    *,
+    protocol: str = "edsr-paper-y",
+    degradation: str | None = None,
+    **options: Any,
 ) -> Report:
     """PSNR and SSIM of a model on a folder or bucket with ``HR/`` and ``LR/``; as published figures are, of the network alone.
 
@@ -268,10 +273,11 @@ def evaluate(
 
     Args:
         protocol: ``edsr-paper-y``, ``rgb`` or ``div2k-rgb``.
+        degradation: makes the LR images of HR, such as ``mtf:gain=0.3``; None takes those of the folder.
         options: of the model, where it is a name; precision is float32 unless given.
     """
     from rayscale.evaluation import evaluate as score
-    from rayscale.evaluation import read_pairs
+    from rayscale.evaluation import parse_degradation, read_pairs
     from rayscale.imaging.metrics import PROTOCOLS
     from rayscale.inference import Upscaler
 
@@ -284,7 +290,7 @@ def evaluate(
             f"the model is open already: give {', '.join(options)} to rayscale.open_model"
         )
     upscaler = Upscaler(model._pipeline.upscaler.predictor.model, model.options, calibrate=False)
-    pairs = read_pairs(data, upscaler.scale)
+    pairs = read_pairs(data, upscaler.scale, degradation=parse_degradation(degradation))
     return score(upscaler, pairs, name=model.name, protocol=PROTOCOLS[protocol])
 
 

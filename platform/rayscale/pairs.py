@@ -14,17 +14,19 @@ RealSR             ``2/a_HR.png``               ``2/a_LR2.png``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from rayscale.degradations import BICUBIC, Degradation
 from rayscale.errors import ConfigError, InputError, UnsupportedError
-from rayscale.imaging import ending_of, is_nameless
+from rayscale.imaging import Image, ending_of, is_nameless
 from rayscale.resampling import degrade, enlarged
 from rayscale.storage import Entry, Store, is_hidden
 
@@ -266,6 +268,26 @@ def _fit_side(lr: int, hr: int, scale: float) -> tuple[int, int] | None:
     if 0 < whole <= hr < enlarged(lr + 1, scale):
         return lr, whole
     return (lr - 1, shorter) if 0 < shorter < hr < whole else None
+
+
+def make_lr(
+    image: Image, scale: int, how: Degradation = BICUBIC, random: np.random.Generator | None = None
+) -> Image:
+    """The LR image of an HR image: what is missing or transparent is filled first, alpha is always shrunk by bicubic.
+
+    Raises:
+        ConfigError: see ``Degradation.apply``. InputError: it is smaller than the scale, or a volume.
+    """
+    image.check_picture("making a low-resolution image")
+    alpha = None if image.alpha is None else degrade(image.alpha[..., None], scale)[..., 0]
+    dpi = None if image.dpi is None else (image.dpi[0] / scale, image.dpi[1] / scale)
+    metadata = None if image.metadata is None else image.metadata.scaled(1 / scale)
+    unseen, pixels = image.unseen, image.pixels
+    if unseen is not None:
+        reach = max(pixels.shape) if how.needs_whole else 2 * how.reach(scale) * scale
+        pixels = unseen.filled(pixels, math.isqrt(2 * reach**2))
+    pixels = how.apply(pixels, scale, random)
+    return replace(image, pixels=pixels, alpha=alpha, dpi=dpi, metadata=metadata)
 
 
 def check_registration(lr: Pixels, hr: Pixels, scale: int) -> None:

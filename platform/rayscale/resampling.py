@@ -8,6 +8,7 @@ an image *is* lives in ``rayscale.imaging``, the interpolating models in ``raysc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -87,10 +88,10 @@ def _resize_axis(x: Any, axis: int, target: int, method: Method, scale: float | 
     ``scale`` is ``target / size`` unless given: the grids of a side of 7 at 1.5 and of 10 pixels made of 7 differ.
     """
     size = x.shape[axis]
-    return _weigh(x, axis, *_taps(size, target, scale or target / max(size, 1), method))
+    return weigh(x, axis, *_taps(size, target, scale or target / max(size, 1), method))
 
 
-def _weigh(x: Any, axis: int, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float64]) -> Any:
+def weigh(x: Any, axis: int, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float64]) -> Any:
     """Along one axis of ``x``, the sum over taps of what lies at ``index (target, taps)``, times ``weight``."""
     shape = [1] * x.ndim
     shape[axis] = len(index)
@@ -152,7 +153,17 @@ def shrink(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return x.add_(0.5).floor_().clamp_(0, torch.iinfo(pixels.dtype).max).to(pixels.dtype)
 
 
-def _round_like(x: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> Pixels:
+def bands(rows: int, values: int) -> Iterator[slice]:
+    """The rows of a picture in runs, where each takes ``values`` floats.
+
+    The float64 of a whole picture would take eight times the memory of its bytes, several times.
+    """
+    step = max(_BAND // max(values, 1), 1)
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
+
+
+def round_like(x: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> Pixels:
     """Round half up and clip to an integer ``dtype``; floating types are only cast."""
     if dtype.kind == "f":
         return x.astype(dtype)
@@ -180,13 +191,20 @@ def degrade(pixels: Pixels, scale: int) -> Pixels:
     if scale < 1:
         raise ConfigError(f"scale {scale} is not possible; it must be at least 1")
     hr = modcrop(pixels, scale)
-    lr = hr
-    for axis in (0, 1):
-        lr = _round_like(
-            _resize_axis(lr.astype(np.float64), axis, hr.shape[axis] // scale, "bicubic"),
-            pixels.dtype,
-        )
+    height, width = (side // scale for side in hr.shape[:2])
+    index, weight = _taps(hr.shape[0], height, height / hr.shape[0], "bicubic")
+    lr = np.empty((height, width, *hr.shape[2:]), hr.dtype)
+    for band in bands(height, hr[:1].size):
+        low = round_like(weigh(hr, 0, index[band], weight[band]), hr.dtype)
+        lr[band] = round_like(_resize_axis(low, 1, width, "bicubic"), hr.dtype)
     return lr
+
+
+def shrink_floats(x: npt.NDArray[np.float64], scale: int) -> npt.NDArray[np.float64]:
+    """``degrade`` without rounding: float64 ``(H, W, C)`` with sides that are multiples of ``scale``."""
+    for axis in (0, 1):
+        x = _resize_axis(x, axis, x.shape[axis] // scale, "bicubic")
+    return x
 
 
 def enlarge(pixels: Pixels, scale: float, method: Method = "bicubic") -> Pixels:
@@ -195,12 +213,9 @@ def enlarge(pixels: Pixels, scale: float, method: Method = "bicubic") -> Pixels:
     height, width = (int(side * exact) for side in pixels.shape[:2])
     index, weight = _taps(pixels.shape[0], height, float(exact), method)
     out = np.empty((height, width, *pixels.shape[2:]), pixels.dtype)
-    # In bands of rows: the float64 of a whole picture would take eight times the memory of its bytes, several times.
-    rows = max(_BAND // max(out[:1].size, 1), 1)
-    for start in range(0, height, rows):
-        band = slice(start, start + rows)
-        tall = _weigh(pixels, 0, index[band], weight[band])
-        out[band] = _round_like(_resize_axis(tall, 1, width, method, float(exact)), pixels.dtype)
+    for band in bands(height, out[:1].size):
+        tall = weigh(pixels, 0, index[band], weight[band])
+        out[band] = round_like(_resize_axis(tall, 1, width, method, float(exact)), pixels.dtype)
     return out
 
 
@@ -221,7 +236,7 @@ def blend(array: Pixels, scale: float) -> Pixels:
         weight = (place % (2 * p) / (2 * p)).reshape((-1, 1) if axis == 0 else (1, -1))
         low, high = (np.take(x, np.clip(at, 0, size - 1), axis) for at in (below, below + 1))
         x = low * (1 - weight) + high * weight
-    return _round_like(x, array.dtype)
+    return round_like(x, array.dtype)
 
 
 def nearest(array: Pixels, scale: float, axes: tuple[int, int] = (0, 1)) -> Pixels:

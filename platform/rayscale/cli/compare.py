@@ -46,6 +46,13 @@ def compare(
         str | None,
         typer.Option(help="satellite or medical: measure more: cPSNR, SAM, ERGAS, NRMSE, ..."),
     ] = None,
+    degradation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="Make LR of HR by bicubic, mtf:sensor=sentinel-2, kspace, blur_noise_jpeg, ... Default: the LR images.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto (GPUs if any), cpu, cuda.")] = "auto",
     output: Annotated[
         str | None,
@@ -91,7 +98,8 @@ def compare(
     with hint("the same command starts over"):
         from rayscale.evaluation.comparison import Comparison
 
-        comparison = Comparison(model, data, scale, ensemble, protocol, suite, device)
+        comparison = Comparison(model, data, scale, ensemble, protocol, suite, device, degradation)
+        _ = comparison.how  # an unknown one is an error before any work
         score(comparison, output, crops or [], json_)
 
 
@@ -118,7 +126,7 @@ def score(comparison: Comparison, output: str | None, wanted: Sequence[str], jso
     from rayscale.evaluation import check_scales, plots, table
     from rayscale.evaluation.comparison import draw_crops, find_crops, open_models, score_all
 
-    for data in comparison.data:
+    for data in comparison.data if comparison.how is None else ():
         check_scales(data, comparison.scales)
     crops = list(find_crops(comparison, wanted))
     cluster.connect()
@@ -171,6 +179,7 @@ def log(comparison: Comparison, entries: Sequence[Entry], files: dict[str, bytes
             "models": ", ".join(comparison.models),
             "data": ", ".join(comparison.data),
             "protocol": comparison.protocol,
+            **({"degradation": comparison.degradation} if comparison.degradation else {}),
             **({"suite": comparison.suite} if comparison.suite else {}),
         },
         metrics=metrics,

@@ -79,8 +79,15 @@ def prepare(
         str | None,
         typer.Option(
             metavar="WHERE",
-            help="Folder or s3:// prefix of LR images; made: by bicubic, whatever the source has. "
+            help="Folder or s3:// prefix of LR images; made: from the HR images, whatever the source has. "
             "Default: the source's own LR images if it has pairs.",
+        ),
+    ] = None,
+    degradation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="How LR images are made: bicubic, mtf:sensor=sentinel-2, kspace, blur_noise_jpeg, ... Default: bicubic.",
         ),
     ] = None,
     registration: Annotated[
@@ -100,6 +107,8 @@ def prepare(
     rayscale prepare s3://bucket/images s3://bucket/dataset
 
     rayscale prepare s3://in/scenes s3://out/s2 --bands 4 3 2 8 --scales 2
+
+    rayscale prepare s3://in/scenes s3://out/s2 --bands 4 3 2 --degradation mtf:sensor=sentinel-2,bands=B4/B3/B2
 
     rayscale prepare s3://in/DIV2K_train_HR s3://out/set --lr s3://in/DIV2K_train_LR_unknown/X2
 
@@ -121,6 +130,7 @@ def prepare(
         "bits": bits,
         "exclude": exclude,
         "lr": lr,
+        "degradation": degradation,
         "registration": registration,
     }
     with hint("finished shards are kept; run the same command again to resume"):
@@ -202,7 +212,9 @@ def summary(manifest: Manifest, target: str, seconds: float) -> str:
         f"{counts.ignored} other objects",
         "sub-images": f"{counts.sub_images} of {manifest.config.size} pixels or less, scales "
         + " ".join(f"x{scale}" for scale in manifest.scales),
-        "LR images": "those of the pairs" if manifest.lr == "pairs" else "made by bicubic",
+        "LR images": "those of the pairs"
+        if manifest.lr == "pairs"
+        else f"made by {manifest.degradation}",
         "pixels": f"{counts.pixels / 1e6:.1f} M, {manifest.channels} channels of {manifest.bits} bits",
         "mean": " ".join(f"{value:.4f}" for value in manifest.mean),
         "deviation": " ".join(f"{value:.4f}" for value in manifest.deviation),

@@ -220,7 +220,10 @@ def publish(result: TrainResult, name: str, alias: str | None) -> str:
         dataset_digest=result.dataset["digest"],
         alias=alias,
         run_id=result.run_id,
-        tags={"rayscale.run": result.uri},
+        tags={
+            "rayscale.run": result.uri,
+            "rayscale.degradation": result.dataset.get("degradation", "bicubic"),
+        },
     )
     return version.ref + (f" ({name}@{alias})" if alias else "")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from rayscale.degradations import BICUBIC, Degradation
 from rayscale.errors import ConfigError
 from rayscale.options import Handling
 
@@ -44,7 +45,10 @@ class PrepareConfig(BaseModel):
     """Images whose key matches one of these patterns (``*``, ``?``, ``[...]``) are held out."""
     lr: str = "auto"
     """Where LR images come from: ``auto`` takes those of the source if it has pairs (``rayscale.pairs``), ``made`` makes
-    them by bicubic whatever there is, anything else is their folder or ``s3://`` prefix."""
+    them whatever there is, anything else is their folder or ``s3://`` prefix."""
+    degradation: Degradation = BICUBIC
+    """How LR images are made of HR images. One that draws is applied while training, to each patch anew, and only HR images
+    are stored."""
     registration: Literal["check", "trust"] = "check"
     """Whether pairs are compared, or taken although HR and LR differ, as those of two sensors may."""
 
@@ -62,6 +66,11 @@ class PrepareConfig(BaseModel):
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"])) or "configuration"
             raise ConfigError(f"{name}: {first['msg']} (got {first.get('input')!r})") from error
+
+    @property
+    def stored_scales(self) -> tuple[int, ...]:
+        """The scales that have columns in a shard, 1 being HR."""
+        return (1,) if self.degradation.is_random else (1, *self.scales)
 
     @property
     def grain(self) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayscale.resampling import degrade, modcrop
+from rayscale.degradations import Degradation
+from rayscale.resampling import modcrop
 
 Pixels = npt.NDArray[Any]
 
@@ -59,15 +60,16 @@ def complete(valid: npt.NDArray[np.bool_], cut: Cut, grain: int, minimum: int) -
     ]
 
 
-def columns(pixels: Pixels, scales: tuple[int, ...]) -> Iterator[tuple[int, Pixels]]:
-    """The whole image ``(H, W, C)`` at scale 1 and degraded by each scale, of one common HR crop.
+def columns(
+    pixels: Pixels, scales: tuple[int, ...], degradation: Degradation
+) -> Iterator[tuple[int, Pixels]]:
+    """The whole image ``(H, W, C)`` at each of the scales, degraded but for 1, of one common HR crop.
 
     Sides must be multiples of every scale. LR comes from the whole image, so that a sub-image's LR border sees
     its true neighbours, as in the benchmark sets.
     """
-    yield 1, pixels
     for scale in scales:
-        yield scale, degrade(pixels, scale)
+        yield scale, pixels if scale == 1 else degradation.apply(pixels, scale)
 
 
 def take(pixels: Pixels, cut: Cut, scale: int) -> Pixels:

@@ -35,11 +35,13 @@ class Dataset:
     """The HR and one LR column of a dataset; shards come through the cache when first touched.
 
     ``uri`` is the root of the dataset or the address of its ``manifest.json``. At scale 1 there is HR alone, which
-    stands for LR too. Raises ``ConfigError`` for a scale that was not prepared. Not for use by several threads at
-    once.
+    stands for LR too, and so it does where LR is not read: without ``lr``, and in datasets whose degradation draws.
+    Raises ``ConfigError`` for a scale that was not prepared. Not for use by several threads at once.
     """
 
-    def __init__(self, uri: str | Path, scale: int, cache: ShardCache | None = None) -> None:
+    def __init__(
+        self, uri: str | Path, scale: int, cache: ShardCache | None = None, *, lr: bool = True
+    ) -> None:
         self._store = dataset_store(uri)
         self.manifest = Manifest.load(self._store)
         if scale != 1 and scale not in self.manifest.scales:
@@ -49,6 +51,7 @@ class Dataset:
             )
         self.uri = self._store.uri
         self.scale = scale
+        self.has_lr = lr and scale != 1 and not self.manifest.degradation.is_random
         self.cache = cache or ShardCache()
         self._ends = list(accumulate(shard.rows for shard in self.manifest.shards))
         self._open: dict[int, _Open] = {}
@@ -102,7 +105,9 @@ class Dataset:
         return self._open
 
     def _map(self, shard: int) -> _Open:
-        (lr, lr_file), (hr, hr_file) = map(self._map_column, self._columns(shard))
+        lr_column, hr_column = self._columns(shard)
+        hr, hr_file = self._map_column(hr_column)
+        lr, lr_file = (hr, hr_file) if lr_column == hr_column else self._map_column(lr_column)
         return _Open(lr, hr, (lr_file, hr_file))
 
     def _map_column(self, column: Column) -> tuple[list[Pixels], Path]:
@@ -115,4 +120,4 @@ class Dataset:
 
     def _columns(self, shard: int) -> tuple[Column, Column]:
         columns = self.manifest.shards[shard].columns
-        return columns[str(self.scale)], columns["1"]
+        return columns[str(self.scale) if self.has_lr else "1"], columns["1"]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayscale import strictjson
 from rayscale.data.config import PrepareConfig
+from rayscale.degradations import BICUBIC, Degradation
 from rayscale.errors import NotFoundError, StorageError
 from rayscale.files import check_format
 from rayscale.storage import Store, connect
@@ -88,14 +89,21 @@ class Manifest(_Record):
     shards: tuple[Shard, ...]
     failures: tuple[Failure, ...]
     skipped: tuple[Failure, ...]
-    lr: Literal["bicubic", "pairs"] = "bicubic"
-    """Where LR comes from: made of HR, or images of its own."""
+    lr: Literal["bicubic", "made", "pairs"] = "bicubic"
+    """Where LR comes from: made of HR by bicubic or another degradation, or images of its own."""
+    degradation: Degradation = BICUBIC
+    """How LR is made of HR; says nothing of pairs. Of one that draws, shards hold HR alone."""
     digest: str
     """sha256 over what training reads: pixels, their order, channels, bits, scales, and where LR comes from."""
 
     @property
     def peak(self) -> int:
         return int((1 << self.bits) - 1)
+
+    @property
+    def degradation_name(self) -> str:
+        """How LR differs from HR, in a word or text: ``pairs`` where that is not known."""
+        return "pairs" if self.lr == "pairs" else str(self.degradation)
 
     def smaller_than(self, side: int) -> int:
         """Sub-images that are less than ``side`` HR pixels wide or high: patches of that side leave them out."""
@@ -164,5 +172,7 @@ def content_digest(manifest: Manifest) -> str:
     }
     if manifest.lr != "bicubic":  # not told otherwise, so that older datasets keep their digest
         content["lr"] = manifest.lr
+    if manifest.lr == "made":
+        content["degradation"] = str(manifest.degradation)
     text = strictjson.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -12,6 +12,7 @@ from rayscale.data.cache import ShardCache
 from rayscale.data.dataset import Dataset
 from rayscale.data.sampler import scale_at
 from rayscale.data.stream import PatchStream
+from rayscale.degradations import Degradation
 from rayscale.errors import ConfigError
 from rayscale.resampling import exact_scale, shrink
 
@@ -45,7 +46,8 @@ class ScaleStream:
     Mixed, a step has ``batch / len(scales)`` patches of each scale (VDSR: Kim et al. 2016, section 3.3), all of one HR
     side: ``patch`` is then the LR side at the smallest scale.
 
-    A dataset of pairs has integer scales only.
+    A dataset of pairs has integer scales only, and so has any degradation but bicubic; ``degradation`` as in
+    ``PatchStream``.
 
     Raises ``ConfigError`` like ``Dataset`` and ``PatchStream``, for a patch that is not whole at a scale, and for a mixed
     batch that scales and workers cannot share equally.
@@ -63,6 +65,7 @@ class ScaleStream:
         world: int = 1,
         mixed: bool = False,
         cache: ShardCache | None = None,
+        degradation: Degradation | None = None,
     ) -> None:
         self.scales, self.seed, self.mixed = tuple(scales), seed, mixed
         if mixed and batch % (len(scales) * world):
@@ -79,10 +82,15 @@ class ScaleStream:
                 f"{hr.uri} has LR images of its own, at x{', x'.join(map(str, hr.manifest.scales))}; for fractional scales LR is "
                 "made of HR: prepare the HR images with --lr made"
             )
+        if hr is not None and not (degradation or hr.manifest.degradation).is_bicubic:
+            raise ConfigError(
+                f"LR images of fractional scales are made by bicubic, not by {degradation or hr.manifest.degradation}; take "
+                "integer scales, or data.degradation=bicubic"
+            )
         self._sources: dict[float, _Source] = {}
         files: dict[str, int] = {}
         for index, (scale, lr_side) in enumerate(sides.items()):
-            dataset = hr or Dataset(uri, int(scale), cache)
+            dataset = hr or _open(uri, int(scale), cache, degradation)
             stream = PatchStream(
                 dataset,
                 patch=lr_side if hr is None else _whole_side(lr_side, scale, self.scales),
@@ -90,10 +98,12 @@ class ScaleStream:
                 seed=seed + index if mixed else seed,  # or all scales would see the same places
                 rank=rank,
                 world=world,
+                degradation=degradation,
             )
             self._sources[scale] = stream if hr is None else _Shrunk(stream, lr_side)
             files |= stream.shards()
         self.manifest: Manifest = dataset.manifest
+        self.degradation = str(degradation or self.manifest.degradation_name)
         if dataset.cached and sum(files.values()) > cache.limit:
             logger.warning(
                 "this worker's shards hold %d bytes, the cache only %d: they will be fetched again and again; "
@@ -106,6 +116,14 @@ class ScaleStream:
         """This worker's part of the batch of ``step`` (from 0): of the scale that was drawn, or of each."""
         drawn = self.scales if self.mixed else (scale_at(self.seed, step, self.scales),)
         return [Batch(*self._sources[scale].batch(step), scale) for scale in drawn]
+
+
+def _open(uri: str | Path, scale: int, cache: ShardCache, wanted: Degradation | None) -> Dataset:
+    """The dataset at a scale; without its LR images where others are wanted."""
+    dataset = Dataset(uri, scale, cache)
+    if wanted is None or str(wanted) == dataset.manifest.degradation_name:
+        return dataset
+    return Dataset(uri, scale, cache, lr=False)
 
 
 class _Shrunk:

@@ -43,6 +43,11 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
     pairing = None if config.lr == "made" else find_pairs(source, lr, listing)
     lows: dict[str, dict[int, Entry]] = {}
     failures: list[Failure] = []
+    if pairing is not None and not config.degradation.is_bicubic:
+        raise ConfigError(
+            f"{source.uri} has LR images of its own, so that {config.degradation} would change nothing; add --lr made to make "
+            "LR images from the HR images"
+        )
     if pairing is None:
         entries = without_lr(_list_images(source, listing))
     else:
@@ -55,6 +60,7 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
             f"expected names that end in {', '.join(sorted(EXTENSIONS))}"
         )
     kind = _kind(source, entries, config)
+    config.degradation.check(kind.channels, config.scales)
     common = {
         "config": config,
         "channels": kind.channels,

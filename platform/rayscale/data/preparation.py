@@ -137,7 +137,8 @@ def _assemble(source: str, planned: Plan, records: list[ShardRecord]) -> Manifes
         shards=shards,
         failures=failures,
         skipped=skipped,
-        lr="pairs" if task.lr_source else "bicubic",
+        lr="pairs" if task.lr_source else "bicubic" if config.degradation.is_bicubic else "made",
+        degradation=config.degradation,
         digest="",
     )
     return manifest.model_copy(update={"digest": content_digest(manifest)})

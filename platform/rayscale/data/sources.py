@@ -192,7 +192,9 @@ def _cut_picture(picture: Picture, config: PrepareConfig) -> Block:
     pixels = crop(picture.pixels, config.grain)
     _check_minimum(pixels.shape[0], pixels.shape[1], picture.pixels.shape, config)
     valid = None if picture.valid is None else crop(picture.valid, config.grain)
-    return _cut_versions(dict(columns(pixels, config.scales)), valid, config)
+    return _cut_versions(
+        dict(columns(pixels, config.stored_scales, config.degradation)), valid, config
+    )
 
 
 def _cut_versions(
@@ -214,6 +216,11 @@ def _cut_scene(path: Path, config: PrepareConfig, expected: Kind) -> Iterator[Bl
     """Window by window, each with the pixels around it that its LR pixels see, so that all are those of the whole."""
     with Scene(path, handling=config.handling) as scene:
         expected.check(*kind(_corner(scene), config.bands))
+        if config.degradation.needs_whole:
+            raise UnsupportedError(
+                f"is a scene, which is cut by windows, but {config.degradation} needs whole images; take mtf for satellite "
+                "images"
+            )
         height, width = (
             side // config.grain * config.grain for side in (scene.height, scene.width)
         )
@@ -221,7 +228,8 @@ def _cut_scene(path: Path, config: PrepareConfig, expected: Kind) -> Iterator[Bl
         windows = cuts(height, width, config.size, config.step)
         next_y, next_x = _next({w.y for w in windows}, height), _next({w.x for w in windows}, width)
         first = True
-        margin = 3 * config.grain  # bicubic reaches two LR pixels
+        reach = max(config.degradation.reach(scale) for scale in config.scales)
+        margin = (reach + 1) * config.grain
         for window in windows:
             top, left = max(0, window.y - margin), max(0, window.x - margin)
             bottom = min(height, window.y + window.height + margin)
@@ -230,9 +238,10 @@ def _cut_scene(path: Path, config: PrepareConfig, expected: Kind) -> Iterator[Bl
             (picture,) = pictures(image, config.bands)
             here = replace(window, y=window.y - top, x=window.x - left)
             places, incomplete = _whole([here], picture.valid, config)
-            versions = columns(picture.pixels, config.scales) if places else ()
+            scales = config.stored_scales if places else ()
             parts = {
-                scale: [take(whole, place, scale) for place in places] for scale, whole in versions
+                scale: [take(whole, place, scale) for place in places]
+                for scale, whole in columns(picture.pixels, scales, config.degradation)
             }
             own = Cut(here.y, here.x, next_y[window.y] - window.y, next_x[window.x] - window.x)
             measured = _measured(picture, own)

@@ -7,12 +7,14 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from rayscale.data.dataset import Dataset
 from rayscale.data.sampler import draws, row_at, share
+from rayscale.degradations import Degradation, draw
 from rayscale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Pixels = npt.NDArray[Any]
+Random = np.random.Generator
+
 
 class PatchStream:
     """Random aligned patches of a dataset, flipped and transposed alike: a pure function of ``(seed, step)``.
@@ -30,8 +35,11 @@ class PatchStream:
     of ``world`` makes an equal, contiguous part: put together, the parts are the same batch for any ``world``.
     Sub-images smaller than the patch are left out, and a warning counts them.
 
-    Raises ``ConfigError`` when ``world`` does not divide ``batch`` or no sub-image is large enough. Not for use by
-    several threads at once.
+    LR is what the dataset stores. With ``degradation``, and where that of the dataset draws, it is made of HR for each
+    patch anew, with its surroundings as far as the sub-image has them and with the draw of (seed, step, slot).
+
+    Raises ``ConfigError`` when ``world`` does not divide ``batch``, no sub-image is large enough, or patches cannot be
+    degraded. Not for use by several threads at once.
     """
 
     def __init__(
@@ -43,6 +51,7 @@ class PatchStream:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        degradation: Degradation | None = None,
     ) -> None:
         if patch < 1 or batch < 1:
             raise ConfigError(f"patch {patch} and batch {batch} must both be at least 1")
@@ -53,6 +62,7 @@ class PatchStream:
             )
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is not one of {world} workers (0 to {world - 1})")
+        self._degradation = _find_degradation(dataset, degradation)
         need = patch * dataset.scale
         sizes = dataset.sizes
         self._rows = np.flatnonzero(sizes.min(axis=1) >= need).tolist()
@@ -105,12 +115,48 @@ class PatchStream:
         hr_batch = np.empty((count, manifest.channels, wide, wide), dtype)
         chosen = draws(self.seed, step, self.batch_size)[self.slots.start : self.slots.stop]
         pairs = self.dataset.pairs(self.rows_at(step))
-        for index, ((lr, hr), draw) in enumerate(zip(pairs, chosen, strict=True)):
-            y, x = draw.offset(lr.shape[1], lr.shape[2], patch)
-            lr_batch[index] = draw.turn(lr[:, y : y + patch, x : x + patch])
+        for index, ((lr, hr), drawn) in enumerate(zip(pairs, chosen, strict=True)):
+            y, x = drawn.offset(hr.shape[1] // scale, hr.shape[2] // scale, patch)
+            if self._degradation is None:
+                low = lr[:, y : y + patch, x : x + patch]
+            else:
+                random = draw(self.seed, step, self.slots[index])
+                low = degrade_patch(hr, (y, x), patch, scale, self._degradation, random)
+            lr_batch[index] = drawn.turn(low)
             y, x = y * scale, x * scale
-            hr_batch[index] = draw.turn(hr[:, y : y + wide, x : x + wide])
+            hr_batch[index] = drawn.turn(hr[:, y : y + wide, x : x + wide])
         return torch.from_numpy(lr_batch), torch.from_numpy(hr_batch)
+
+
+def _find_degradation(dataset: Dataset, wanted: Degradation | None) -> Degradation | None:
+    """What makes LR patches; None where those of the dataset are read."""
+    own = dataset.manifest
+    if dataset.scale == 1 or (
+        dataset.has_lr and (wanted is None or str(wanted) == own.degradation_name)
+    ):
+        return None
+    degradation = wanted or own.degradation
+    if degradation.needs_whole:
+        raise ConfigError(
+            f"{degradation} needs whole images, and patches are parts of them; prepare the dataset with --degradation "
+            f"{degradation}"
+        )
+    degradation.check(dataset.manifest.channels, (dataset.scale,))
+    return degradation
+
+
+def degrade_patch(
+    hr: Pixels, place: tuple[int, int], patch: int, scale: int, how: Degradation, random: Random
+) -> Pixels:
+    """The LR patch ``(C, patch, patch)`` at ``place`` (top left, in LR pixels) of HR ``(C, sH, sW)``, which it is made of."""
+    reach = how.reach(scale)
+    spans, own = [], []
+    for start, side in zip(place, hr.shape[1:], strict=True):
+        first, last = max(0, start - reach), min(side // scale, start + patch + reach)
+        spans.append(slice(first * scale, last * scale))
+        own.append(slice(start - first, start - first + patch))
+    around = np.moveaxis(hr[:, spans[0], spans[1]], 0, 2)
+    return np.moveaxis(how.apply(around, scale, random)[own[0], own[1]], 2, 0)
 
 
 class Prefetch(Generic[T]):

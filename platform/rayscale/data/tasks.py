@@ -105,7 +105,7 @@ def write_shard(task: ShardTask) -> ShardRecord:
     failures: list[Failure] = []
     skipped: list[Failure] = []
     tally = _Tally(np.zeros((2, task.channels), dtype=object))
-    scales = (1, *task.config.scales)
+    scales = task.config.stored_scales if not task.lr_source else (1, *task.config.scales)
     with tempfile.TemporaryDirectory(prefix="rayscale-shard-") as folder:
         paths = {scale: Path(folder, f"x{scale}.arrow") for scale in scales}
         with ExitStack() as stack:

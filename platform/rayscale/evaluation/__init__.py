@@ -16,6 +16,7 @@ from rayscale.evaluation.benchmark import (
     evaluate,
     identify,
     list_pairs,
+    parse_degradation,
     read_pairs,
 )
 from rayscale.evaluation.suites import SUITES
@@ -32,5 +33,6 @@ __all__ = [
     "evaluate",
     "identify",
     "list_pairs",
+    "parse_degradation",
     "read_pairs",
 ]

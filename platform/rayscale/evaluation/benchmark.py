@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,19 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from rayscale import strictjson
+from rayscale.degradations import BICUBIC, Degradation, draw
 from rayscale.errors import ConfigError, InputError, NotFoundError
 from rayscale.evaluation.suites import Suite
 from rayscale.imaging import Image, read_image
 from rayscale.imaging.image import Pixels
 from rayscale.imaging.metrics import EDSR_PAPER, PROTOCOLS, Protocol, psnr, ssim
 from rayscale.inference import Upscaler
-from rayscale.pairs import Partners, check_registration, find_pairs, fit
-from rayscale.storage import Store, connect
+from rayscale.pairs import Partners, check_registration, find_pairs, fit, is_image, make_lr
+from rayscale.storage import Entry, Store, connect
 
 logger = logging.getLogger(__name__)
 
 PLACEHOLDER = "{scale}"
 """Stands for the scale in the addresses of benchmarks, as in ``s3://bucket/Set5/x{scale}``."""
+
+STORED = "stored"
+"""The degradation of figures whose LR images are those of the benchmark."""
 
 _WARM_UP = 32  # LR pixels a side that are upscaled before the clock starts
 
@@ -35,13 +40,14 @@ _WARM_UP = 32  # LR pixels a side that are upscaled before the clock starts
 class Pair:
     """One benchmark image: ``hr`` is exactly ``scale`` times as large as ``lr``, fractions of a pixel cut.
 
-    ``digest`` is the sha256 of both files.
+    ``digest`` is the sha256 of both files, or of the HR file and the ``degradation`` that made LR of it.
     """
 
     name: str
     lr: Image
     hr: Image
     digest: str
+    degradation: str = STORED
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,21 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of one model on one set at one scale; the means are over images, as in every paper."""
+    """The scores of one model on one set at one scale; the means are over images, as in every paper.
+
+    They belong to ``protocol``, which compares, and to ``degradation``, which made the LR images.
+    """
 
     model: str
     scale: float
     protocol: str
     images: list[ImageScore] = field(default_factory=list)
+    degradation: str = STORED
+
+    @property
+    def is_of_the_benchmark(self) -> bool:
+        """Whether LR is that of the benchmark, or what it was made by, so that published figures are of the same."""
+        return self.degradation in (STORED, str(BICUBIC))
 
     @property
     def psnr(self) -> float:
@@ -107,6 +122,7 @@ class Report:
             "model": self.model,
             "scale": self.scale,
             "protocol": self.protocol,
+            "degradation": self.degradation,
             "benchmark": self.benchmark,
             "psnr": self.psnr,
             "ssim": self.ssim,
@@ -171,23 +187,69 @@ def _partners(store: Store, scale: float | None = None) -> dict[str, Partners]:
     return partners
 
 
-def list_pairs(uri: str | Path, scale: float | None = None) -> list[str]:
-    """The names of the pairs of a benchmark, sorted; NotFoundError as by :func:`read_pairs`."""
-    return list(_partners(connect(uri), scale))
+def _originals(store: Store, scale: float) -> dict[str, Entry]:
+    """Image name -> HR file: those of pairs, or all images where there are none."""
+    pairing = find_pairs(store)
+    if pairing is not None:
+        found = {pair.name: pair.hr for pair in pairing.pairs if pair.bound in (None, scale)}
+    else:
+        found = {entry.key: entry for entry in store.list() if is_image(entry.key)}
+    if not found:
+        raise NotFoundError(f"{store.uri} has no images to make LR images of at x{scale:g}")
+    return found
+
+
+def list_pairs(uri: str | Path, scale: float, degradation: Degradation | None = None) -> list[str]:
+    """The names of the pairs of a benchmark, sorted; arguments and NotFoundError as for :func:`read_pairs`."""
+    store = connect(uri)
+    return sorted(_originals(store, scale)) if degradation else list(_partners(store, scale))
+
+
+def parse_degradation(text: str | None) -> Degradation | None:
+    """What ``read_pairs`` takes; None and ``stored`` are the LR images of the benchmark."""
+    return None if text in (None, STORED) else Degradation.parse(text)
+
+
+def _make_pairs(
+    store: Store, scale: float, names: Collection[str] | None, degradation: Degradation
+) -> Iterator[Pair]:
+    """Pairs whose LR is made of HR; what is drawn depends on the name alone."""
+    if scale != int(scale):
+        raise ConfigError(f"{degradation} makes LR images of whole scales, not of x{scale:g}")
+    for name, entry in sorted(_originals(store, scale).items()):
+        if names is not None and name not in names:
+            continue
+        data = store.read(entry.key)
+        hr = read_image(data)
+        try:
+            lr = make_lr(hr, int(scale), degradation, draw(0, 0, zlib.crc32(name.encode())))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        digest = hashlib.sha256(hashlib.sha256(data).digest() + str(degradation).encode())
+        cropped = hr.pixels[: int(scale) * lr.height, : int(scale) * lr.width]
+        yield Pair(name, lr, _crop(hr, cropped), digest.hexdigest(), str(degradation))
 
 
 def read_pairs(
-    uri: str | Path, scale: float, names: Collection[str] | None = None
+    uri: str | Path,
+    scale: float,
+    names: Collection[str] | None = None,
+    degradation: Degradation | None = None,
 ) -> Iterator[Pair]:
     """The pairs of one scale in a benchmark folder or bucket, in any layout of ``rayscale.pairs``.
 
     HR is cropped to ``scale`` times LR. ``names`` picks some of them. Logs a warning where LR does not show what HR shows.
+    With ``degradation`` LR is made of HR, and a folder of images without LR will do.
 
     Raises:
         NotFoundError: there are no pairs, or an image has no partner.
         InputError: an HR image is not ``scale`` times its LR image.
+        ConfigError: the images cannot be degraded so.
     """
     store = connect(uri)
+    if degradation is not None:
+        yield from _make_pairs(store, scale, names, degradation)
+        return
     for name, partners in _partners(store, scale).items():
         if names is not None and name not in names:
             continue
@@ -229,7 +291,9 @@ def evaluate(
 ) -> Report:
     """Upscale every LR image and score it against its HR image under ``protocol``, and by ``suite`` besides."""
     images: list[ImageScore] = []
+    degradation = STORED
     for pair in pairs:
+        degradation = pair.degradation
         if not images:  # the first use of a network costs what no later one does
             first = _as_channels(pair.lr, upscaler.predictor.model.channels)
             upscaler.upscale_pixels(first.pixels[:_WARM_UP, :_WARM_UP])
@@ -249,7 +313,9 @@ def evaluate(
             )
         )
     label = name or upscaler.predictor.model.spec.system
-    return Report(label + "+" * upscaler.options.ensemble, upscaler.scale, protocol.name, images)
+    return Report(
+        label + "+" * upscaler.options.ensemble, upscaler.scale, protocol.name, images, degradation
+    )
 
 
 def enlarge_pair(upscaler: Upscaler, pair: Pair) -> Pixels:

@@ -19,12 +19,14 @@ from rayscale.evaluation.benchmark import (
     enlarge_pair,
     evaluate,
     list_pairs,
+    parse_degradation,
     read_pairs,
 )
 from rayscale.evaluation.suites import SUITES
 from rayscale.imaging.metrics import PROTOCOLS
 
 if TYPE_CHECKING:
+    from rayscale.degradations import Degradation
     from rayscale.evaluation.cost import Cost
     from rayscale.evaluation.crops import Window
     from rayscale.evaluation.table import Entry
@@ -44,6 +46,7 @@ class Comparison:
         scales: the scales.
         ensemble: score the self-ensemble (+) of each model too.
         protocol: a key of ``PROTOCOLS``. suite: one of ``SUITES``, or None.
+        degradation: makes the LR images instead of those of the benchmarks.
         device: ``auto`` takes GPUs if the cluster has any; ``cpu``, ``cuda``.
     """
 
@@ -54,6 +57,12 @@ class Comparison:
     protocol: str
     suite: str | None
     device: str
+    degradation: str | None = None
+
+    @property
+    def how(self) -> Degradation | None:
+        """What makes LR of HR, or None."""
+        return parse_degradation(self.degradation)
 
 
 class Contender(NamedTuple):
@@ -135,14 +144,14 @@ def score_all(comparison: Comparison, contenders: Sequence[Contender]) -> list[E
     for template in comparison.data:
         for scale in comparison.scales:
             data = at_scale(template, scale)
-            names = list_pairs(data, scale)
+            names = list_pairs(data, scale, comparison.how)
             chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
             for one in contenders:
                 if one.scale == scale:
                     parts = [
                         task.remote(
                             one.network, one.label, one.ensemble, data, scale, chunk,
-                            comparison.protocol, comparison.suite, comparison.device,
+                            comparison,
                         )
                         for chunk in chunks
                     ]  # fmt: skip
@@ -157,7 +166,7 @@ def score_all(comparison: Comparison, contenders: Sequence[Contender]) -> list[E
 
 def _score(
     network: Any, label: str, ensemble: bool, data: str, scale: float, names: list[str],
-    protocol: str, suite: str | None, device: str,
+    comparison: Comparison,
 ) -> tuple[Report, str]:  # fmt: skip
     """The report of some images and what computed them."""
     from rayscale.evaluation.cost import describe_device
@@ -168,15 +177,15 @@ def _score(
         upscaler = Upscaler(
             network,
             Options(scale=scale, precision="float32", ensemble=ensemble),
-            device=device,
-            calibrate=suite is not None,
+            device=comparison.device,
+            calibrate=comparison.suite is not None,
         )
         report = evaluate(
             upscaler,
-            read_pairs(data, scale, names),
+            read_pairs(data, scale, names, comparison.how),
             name=label,
-            protocol=PROTOCOLS[protocol],
-            suite=SUITES[suite] if suite else None,
+            protocol=PROTOCOLS[comparison.protocol],
+            suite=SUITES[comparison.suite] if comparison.suite else None,
         )
     except RayscaleError as error:
         raise type(error)(f"{label} on {data}: {error}") from error
@@ -187,7 +196,7 @@ def _join(parts: Sequence[Report]) -> Report:
 
     first = parts[0]
     images = [image for part in parts for image in part.images]
-    return Report(first.model, first.scale, first.protocol, images)
+    return Report(first.model, first.scale, first.protocol, images, first.degradation)
 
 
 def _resources(comparison: Comparison) -> dict[str, float]:
@@ -204,7 +213,7 @@ def find_crops(comparison: Comparison, wanted: Sequence[str]) -> Iterator[Crop]:
     places = [
         (at_scale(data, scale), scale) for data in comparison.data for scale in comparison.scales
     ]
-    names = {place: list_pairs(*place) for place in places} if wanted else {}
+    names = {place: list_pairs(*place, comparison.how) for place in places} if wanted else {}
     for text in wanted:
         match = _WINDOW.search(text)
         window = Window.parse(match[1]) if match else None
@@ -220,7 +229,7 @@ def find_crops(comparison: Comparison, wanted: Sequence[str]) -> Iterator[Crop]:
         for data, scale in found:
             name = at_scale(image, scale)
             if window is not None:
-                (pair,) = read_pairs(data, scale, [name])
+                (pair,) = read_pairs(data, scale, [name], comparison.how)
                 window.cut(pair.hr.pixels)
             yield Crop(data, scale, name, window)
 
@@ -240,12 +249,12 @@ def draw_crops(
     for data, scale, image, window in crops:
         results = {
             one.label + "+" * one.ensemble: task.remote(
-                one.network, one.ensemble, data, scale, image, comparison.device
+                one.network, one.ensemble, data, scale, image, comparison
             )
             for one in contenders
             if one.scale == scale
         }
-        (pair,) = read_pairs(data, scale, [image])
+        (pair,) = read_pairs(data, scale, [image], comparison.how)
         pictures = {"bicubic": enlarge(pair.lr.pixels, scale)}
         pictures |= {label: raise_error(ray.get(future)) for label, future in results.items()}
         dataset = set_name(data)
@@ -256,7 +265,7 @@ def draw_crops(
 
 
 def _upscale(
-    network: Any, ensemble: bool, data: str, scale: float, image: str, device: str
+    network: Any, ensemble: bool, data: str, scale: float, image: str, comparison: Comparison
 ) -> Pixels:
     """One image by one model."""
     from rayscale.inference import Options, Upscaler
@@ -264,8 +273,8 @@ def _upscale(
     upscaler = Upscaler(
         network,
         Options(scale=scale, precision="float32", ensemble=ensemble),
-        device=device,
+        device=comparison.device,
         calibrate=False,
     )
-    (pair,) = read_pairs(data, scale, [image])
+    (pair,) = read_pairs(data, scale, [image], comparison.how)
     return enlarge_pair(upscaler, pair)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayscale import strictjson
-from rayscale.evaluation.benchmark import Report
+from rayscale.evaluation.benchmark import STORED, Report
 from rayscale.evaluation.cost import SIDE, Cost
 from rayscale.evaluation.published import Figure, find, set_name
 from rayscale.evaluation.suites import MEASURES, Measure
@@ -41,6 +41,8 @@ class Entry:
     @property
     def published(self) -> Figure | None:
         """The figure of the same system, set, scale and protocol in the literature."""
+        if not self.report.is_of_the_benchmark:
+            return None
         return find(self.dataset, self.report.scale, self.system, self.report.protocol)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,6 +91,8 @@ def _scores(entries: Sequence[Entry]) -> str:
     notes = ["PSNR in dB / SSIM, means over the images; **best**, _second best_."]
     if sources:
         notes.append(f"In brackets what was published: {'; '.join(sources)}.")
+    degradations = dict.fromkeys(entry.report.degradation for entry in entries)
+    notes += [f"LR images made by `{name}`." for name in degradations if name != STORED]
     notes += [f"Protocol `{name}`: {PROTOCOLS[name].description}." for name in protocols]
     return "\n".join([_grid(["set", "scale", *models], lines), "", *notes])
 

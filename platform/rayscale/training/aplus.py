@@ -162,7 +162,7 @@ def train(
     """
     config = config.identified()
     finished = None if fresh else _find_finished(config)
-    if finished is not None and is_scored(finished, config.validation.uri, [config.model.scale]):
+    if finished is not None and is_scored(finished, config.validation, [config.model.scale]):
         return finished
     with lease_of(config.uri):
         if finished is not None:
@@ -175,8 +175,13 @@ def train(
 
 
 def _validator(config: APlusConfig) -> Validator:
-    uri = config.validation.uri or ""
-    return Validator(uri, [config.model.scale], device="cpu", precision="float32")
+    return Validator(
+        config.validation.uri or "",
+        [config.model.scale],
+        device="cpu",
+        precision="float32",
+        degradation=config.validation.degradation,
+    )
 
 
 def _train(config: APlusConfig, metrics: MetricLogger, say: Say) -> TrainResult:
@@ -200,7 +205,11 @@ def _train(config: APlusConfig, metrics: MetricLogger, say: Say) -> TrainResult:
         "protocol": validator.protocol.name if validator else None,
         "benchmark": validator.benchmark if validator else {},
         "history": history,
-        "dataset": {"uri": dataset.uri, "digest": dataset.manifest.digest},
+        "dataset": {
+            "uri": dataset.uri,
+            "digest": dataset.manifest.digest,
+            "degradation": dataset.manifest.degradation_name,
+        },
         "precision": "float32",
     }
     extra = {"samples": str(int(figures["samples"]))}

@@ -190,6 +190,8 @@ class TrainConfig(RunConfig):
         parts = self.model_dump(mode="json", include=sections) | {"seed": self.run.seed}
         parts["data"]["uri"] = self.data.identity
         del parts["data"]["digest"]
+        if parts["data"]["degradation"] is None:  # runs of before keep their digest
+            del parts["data"]["degradation"]
         if self.optimizer.schedule == "step":
             del parts["optimizer"]["steps"]
         else:

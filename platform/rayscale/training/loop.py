@@ -96,9 +96,11 @@ def train(
             rank=rank,
             world=world,
             mixed=config.data.mixed,
+            degradation=config.data.degradation,
         )
         trainer = make_trainer(config, stream.manifest, rank=rank, world=world, device=device)
         loop = _Loop(config, run, trainer, validator, metrics=metrics, report=report)
+        loop.dataset["degradation"] = stream.degradation
         loop.resume()
         try:
             return loop.run_to_end(stream, stop, preempted)
@@ -113,6 +115,7 @@ def _validator(config: TrainConfig, device: torch.device) -> Validator:
         device=device,
         precision=config.precision,
         images=config.validation.images,
+        degradation=config.validation.degradation,
     )
 
 
@@ -248,6 +251,7 @@ class _Loop:
         state = (kept or self.trainer.state()) | {
             "history": self.history,
             "benchmark": self.benchmark,
+            "dataset": self.dataset,
             "rng": rng.capture(),
         }
         self.run.checkpoints.save(self.trainer.step, state, self._weights())

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from rayscale.data import Dataset
+from rayscale.degradations import draw
 from rayscale.errors import ConfigError, InputError
 from rayscale.models.aplus import PATCH, WINDOW
 from rayscale.models.network import SuperResolver
-from rayscale.resampling import degrade, modcrop, resize, upsample
+from rayscale.resampling import modcrop, resize, upsample
 
 # Of a sub-image at least this share of its patches is used, so that a large dataset is not read whole.
 _LEAST_SHARE = 1 / 32
@@ -76,15 +77,16 @@ class Source:
     seed: int
 
     def __post_init__(self) -> None:
-        if self._paired and self.sizes != (1.0,):
+        if self._stored and self.sizes != (1.0,):
             raise ConfigError(
-                f"{self.dataset.uri} has LR images of its own, and none for smaller HR images; set data.sizes=1, or prepare "
-                "the HR images with --lr made"
+                f"the LR images of {self.dataset.uri} are not made by bicubic ({self.dataset.manifest.degradation_name}), and it "
+                "has none for smaller HR images; set data.sizes=1, or prepare the HR images with --lr made"
             )
 
     @property
-    def _paired(self) -> bool:
-        return self.dataset.manifest.lr == "pairs"
+    def _stored(self) -> bool:
+        """Whether LR is what the dataset has; bicubic is made anew for every size, and what is drawn as well."""
+        return self.dataset.has_lr and self.dataset.manifest.lr != "bicubic"
 
     def available(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Patches of each row, over all sizes."""
@@ -132,7 +134,7 @@ class Source:
     def _pair(self, row: int, size: float) -> tuple[Tensor, Tensor]:
         """LR and HR ``(planes, 1, H, W)`` of one row at one size, made as the benchmarks make theirs: of integers."""
         lr, pixels = self.dataset.pair(row)
-        if self._paired:
+        if self._stored:
             return self._luma(np.moveaxis(lr, 0, -1)), self._luma(np.moveaxis(pixels, 0, -1))
         if size != 1:
             shape = [round(side * size) for side in pixels.shape[1:]]
@@ -143,7 +145,10 @@ class Source:
         if min(pixels.shape[1:]) < scale:
             return torch.empty(1, 1, 0, 0), torch.empty(1, 1, 0, 0)
         hr = modcrop(np.moveaxis(pixels, 0, -1), scale)
-        return self._luma(degrade(hr, scale)), self._luma(hr)
+        random = draw(self.seed, 0, row)
+        return self._luma(self.dataset.manifest.degradation.apply(hr, scale, random)), self._luma(
+            hr
+        )
 
     def _luma(self, pixels: npt.NDArray[np.generic]) -> Tensor:
         x = torch.tensor(np.moveaxis(pixels, -1, 0)[None], dtype=torch.float32)

@@ -65,7 +65,7 @@ def fit(
     config = config.identified()
     run = Run(config)
     if not fresh and (finished := run.result()) is not None:
-        if is_scored(finished, config.validation.uri, config.model.drawn):
+        if is_scored(finished, config.validation, config.model.drawn):
             return finished
         print(f"{config.uri} is complete; scoring it on {config.validation.uri}", flush=True)
     switch = switch or make_switch()

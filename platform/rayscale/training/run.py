@@ -176,9 +176,12 @@ def commit(
     ``save_model``.
     """
     store = connect(config.uri)
+    extra = {**extra, "config": config.digest}
+    if (degradation := result["dataset"].get("degradation", "bicubic")) != "bicubic":
+        extra["degradation"] = degradation
     with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
         path = Path(temporary, MODEL)
-        digest = save_model(model, path, {**extra, "config": config.digest}, dtype=dtype)
+        digest = save_model(model, path, extra, dtype=dtype)
         store.write_file(MODEL, path)
     complete = TrainResult(
         name=config.run.name or "",
@@ -247,6 +250,8 @@ def describe(result: TrainResult) -> dict[str, str]:
             f"{metrics['steps_per_s']:.2f} steps/s, {metrics['patches_per_s']:.1f} patches/s, "
             f"{100 * metrics['data_wait']:.1f} % waiting for data"
         )
+    if "degradation" in result.dataset:
+        rows["degradation"] = result.dataset["degradation"]
     rows["precision"] = result.precision
     rows["weights"] = result.weights or "none: the run is not complete; start it again to resume"
     return rows

@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rayscale.degradations import Degradation
+
 
 class Section(BaseModel):
     """A part of the configuration: immutable, and an unknown key is an error."""
@@ -107,6 +109,11 @@ class DataSection(DatasetSection):
 
     patch: int = Field(default=48, ge=4, description="side of a patch in LR pixels")
     batch: int = Field(default=16, ge=1, description="patches per step, over all workers together")
+    degradation: Degradation | None = Field(
+        default=None,
+        description="makes the LR patches of the HR images anew, whatever the dataset has: bicubic, mtf:sensor=sentinel-2, "
+        "blur_noise_jpeg, ... (docs/degradations.md)",
+    )
     mixed: bool = Field(
         default=False,
         description="every step has patches of all scales, all with the HR side that patch has at the smallest scale (VDSR); "
@@ -186,6 +193,9 @@ class BenchmarkSection(Section):
     uri: str | None = Field(
         default=None,
         description="folder or bucket with HR/ and LR/ of the scale; {scale} in it stands for each of several",
+    )
+    degradation: Degradation | None = Field(
+        default=None, description="makes their LR images of HR, as data.degradation does"
     )
 
 

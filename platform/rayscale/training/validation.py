@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rayscale.degradations import Degradation
 from rayscale.errors import ConfigError
 from rayscale.evaluation import Pair, at_scale, check_scales, evaluate, identify, read_pairs
 from rayscale.imaging.metrics import EDSR_PAPER, RGB, Protocol
@@ -26,6 +27,7 @@ from rayscale.options import Options
 from rayscale.resampling import enlarge
 from rayscale.training.metrics import MetricLogger
 from rayscale.training.run import TrainResult, fetch_model, record
+from rayscale.training.sections import BenchmarkSection
 
 _VIEW = 160  # LR pixels that a picture shows at most, per side
 
@@ -39,6 +41,7 @@ class Validator:
         uri: where they lie; ``{scale}`` in it stands for each scale.
         scales: of the run; those that are integers are scored.
         images: that are logged as pictures too.
+        degradation: makes their LR images of HR.
 
     ``protocol`` is the EDSR paper's for grey and RGB, all channels for images of any other number of them; ``benchmark``
     is what ``TrainResult`` has under that name.
@@ -54,11 +57,14 @@ class Validator:
         device: torch.device | str,
         precision: Precision = "auto",
         images: int = 0,
+        degradation: Degradation | None = None,
     ) -> None:
         self.device, self.precision, self.images = device, precision, images
-        self.pairs = {scale: list(pairs) for scale, pairs in _read(uri, scales)}
+        self.pairs = {scale: list(pairs) for scale, pairs in _read(uri, scales, degradation)}
         self.protocol, digests = _identify(self.pairs.items())
         self.benchmark: dict[str, Any] = {"uri": uri, "digests": digests}
+        if degradation is not None:
+            self.benchmark["degradation"] = str(degradation)
 
     @property
     def params(self) -> dict[str, str]:
@@ -120,30 +126,33 @@ class Validator:
         return again
 
 
-def is_scored(result: TrainResult, uri: str | None, scales: Sequence[float]) -> bool:
-    """Whether the figures of a complete run are those of the benchmark at ``uri``, as it is now; true where none is given."""
-    if uri is None:
+def is_scored(result: TrainResult, images: BenchmarkSection, scales: Sequence[float]) -> bool:
+    """Whether the figures of a complete run are those of a benchmark, as it is now; true where none is given."""
+    if images.uri is None:
         return True
     return result.protocol is not None and result.benchmark.get("digests") == read_digests(
-        uri, scales
+        images, scales
     )
 
 
-def read_digests(uri: str, scales: Sequence[float]) -> dict[str, str]:
-    """The digests of the benchmark at ``uri`` by scale (``x2``), as in ``rayscale.evaluation.identify``."""
-    return _identify(_read(uri, scales))[1]
+def read_digests(images: BenchmarkSection, scales: Sequence[float]) -> dict[str, str]:
+    """The digests of a benchmark by scale (``x2``), as in ``rayscale.evaluation.identify``; empty where none is given."""
+    return _identify(_read(images.uri, scales, images.degradation))[1] if images.uri else {}
 
 
-def _read(uri: str, scales: Sequence[float]) -> Iterator[tuple[int, Iterator[Pair]]]:
+def _read(
+    uri: str, scales: Sequence[float], degradation: Degradation | None
+) -> Iterator[tuple[int, Iterator[Pair]]]:
     whole = [scale for scale in scales if isinstance(scale, int)]
     if not whole:
         raise ConfigError(
             f"validation.uri is given, but none of the scales {list(scales)} is an integer, as those of "
             "benchmarks are; add one to model.scales, or leave validation.uri out"
         )
-    check_scales(uri, whole)
+    if degradation is None:
+        check_scales(uri, whole)
     for scale in whole:
-        yield scale, read_pairs(at_scale(uri, scale), scale)
+        yield scale, read_pairs(at_scale(uri, scale), scale, degradation=degradation)
 
 
 def _identify(

@@ -47,8 +47,7 @@ class Sweep:
     @property
     def benchmark(self) -> dict[str, str]:
         """The digests of the images that trials are scored on, as they are now; none where they are compared by loss."""
-        uri = self.base.validation.uri
-        return read_digests(uri, self.base.model.drawn) if uri else {}
+        return read_digests(self.base.validation, self.base.model.drawn)
 
     @property
     def mode(self) -> str:
