@@ -177,7 +177,7 @@ def commit(
     """
     store = connect(config.uri)
     extra = {**extra, "config": config.digest}
-    if (degradation := result["dataset"].get("degradation", "bicubic")) != "bicubic":
+    if (degradation := result.get("dataset", {}).get("degradation", "bicubic")) != "bicubic":
         extra["degradation"] = degradation
     with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
         path = Path(temporary, MODEL)
