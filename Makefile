@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# A process per core, each with one thread; what needs S3, MLflow and Ray shares one stack in one process afterwards.
-PARALLEL = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
+# A process per core, each with one thread.
+PARALLEL = env OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
-.PHONY: help install install-dev demo test test-fast coverage lint docs docs-pages up down status lock clean
+.PHONY: help install install-dev demo test test-pure test-stack test-fast coverage lint docs docs-pages up down status lock clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/'
@@ -34,7 +34,13 @@ demo: install                        ## Run the whole product once on embedded d
 
 test: install-dev                    ## Lint, types, import rules and every test
 	$(MAKE) lint
-	$(PARALLEL) -m "not stack"
+	$(MAKE) -j 2 test-pure test-stack
+
+# What needs S3, MLflow and Ray shares one stack in one process, which often waits; the others, less urgent, fill its pauses.
+test-pure: install-dev
+	nice -n 10 $(PARALLEL) -m "not stack"
+
+test-stack: install-dev
 	$(BIN)/pytest -m stack
 
 test-fast: install-dev               ## The tests without those that need the stack or take long

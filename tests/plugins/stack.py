@@ -29,7 +29,7 @@ _SHARED = {"stack_home", "s3_server", "s3", "stack", "moto_server", "moto"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the stack: it runs in one process, which shares one; all else runs in parallel."""
+    """Mark what needs the stack: it runs in one process, which shares one; all else runs in others beside it."""
     for item in items:
         asked = {*getattr(item, "fixturenames", ())}
         if call := getattr(item, "callspec", None):  # a fixture may name another by its parameter

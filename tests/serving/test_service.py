@@ -375,7 +375,7 @@ def test_a_burst_of_ten_times_the_places(service: str, tools: Any) -> None:
     asked, probes = asyncio.run(burst())
     refused = [answer for _, _, answer in asked if answer.status_code == 429]
     done = [(begun, ended) for begun, ended, answer in asked if answer.status_code == 200]
-    assert len(refused) + len(done) == len(asked)
+    assert {answer.text for _, _, answer in asked if answer.status_code not in (200, 429)} == set()
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
     assert {answer.json()["error"]["code"] for answer in refused} == {"overloaded"}
     assert probes == {200}
