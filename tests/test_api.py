@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -12,7 +14,9 @@ import pytest
 import torch
 
 import rayscale
-from rayscale.errors import ConfigError, InputError
+from rayscale.errors import ConfigError, InputError, UnsupportedError
+from rayscale.imaging import CONTAINERS
+from rayscale.imaging.image import CONTAINER_NAMES
 from rayscale.resampling import enlarge
 
 SURFACE = {
@@ -184,6 +188,74 @@ def test_an_option_without_effect_is_an_error(photo: Path) -> None:
         rayscale.write_image(np.zeros((3, 3, 3), np.uint8), "x.png")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("odd", [None, 5, [], {}, b"x", object()])
+def test_a_value_of_another_kind_is_named(photo: Path, tmp_path: Path, odd: Any) -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    named = "expected the name of a model, such as 'edsr-baseline', not "
+    calls: dict[Callable[[], Any], str] = {
+        lambda: rayscale.open_model(odd): named,
+        lambda: rayscale.open_model(
+            "bicubic", device=odd
+        ): "expected auto, cpu, cuda or cuda:N, not ",
+        lambda: rayscale.evaluate(
+            odd, tmp_path
+        ): "expected a model of rayscale.open_model, or its name, not ",
+        lambda: rayscale.evaluate(
+            odd, tmp_path, scale=2
+        ): "expected a model of rayscale.open_model",
+        lambda: rayscale.evaluate("bicubic", tmp_path, protocol=odd): "unknown protocol ",
+        lambda: rayscale.upscale_bucket(tmp_path, tmp_path / "out", model=odd): named,
+        lambda: rayscale.upscale_bucket(tmp_path, tmp_path / "out", model="bicubic", options=odd): (
+            "expected rayscale.Options, such as rayscale.Options(scale=2), not "
+        ),
+        lambda: rayscale.Image(odd): "pixels must be a numpy array, not ",
+        lambda: rayscale.Image(pixels, odd): "container ",
+        lambda: rayscale.train(odd): "expected rayscale.training.config.TrainConfig, not ",
+    }
+    if odd is not None:
+        calls |= {
+            lambda: rayscale.upscale(photo, tmp_path / "x.png", model=odd): named,
+            lambda: rayscale.open_model(
+                "edsr-baseline", weights=odd
+            ): "expected the path of a file",
+            lambda: rayscale.Image(pixels, alpha=odd): "alpha must be a numpy array, not ",
+            lambda: rayscale.prepare_dataset(
+                photo.parent, tmp_path / "x", odd
+            ): "expected rayscale.data.P",
+            lambda: rayscale.Client(odd or 5): "expected the address of the service",
+            lambda: rayscale.upscale_bucket(
+                "a", "b", model="bicubic", actors=odd or "1"
+            ): "actors must be a",
+        }
+    for call, told in calls.items():
+        if odd == 5 and "actors" in told:
+            continue
+        with pytest.raises(rayscale.RayscaleError) as error:
+            call()
+        assert str(error.value).startswith(told)
+
+
+def test_an_image_is_of_a_container_that_is_written() -> None:
+    assert tuple(CONTAINERS) == CONTAINER_NAMES
+    with pytest.raises(UnsupportedError, match="container 'gif' is not one of png, jpeg, tiff"):
+        rayscale.Image(np.zeros((4, 4, 3), np.uint8), "gif")
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.dcm"])
+def test_a_name_that_contradicts_the_format_is_refused(photo: Path, name: str) -> None:
+    target = photo.with_name(name)
+    told = (
+        rf"{name} ends in \{target.suffix}, but the format asked for is tiff; let it end in \.tif"
+    )
+    with pytest.raises(ConfigError, match=told):
+        rayscale.upscale(photo, target, model="bicubic", format="tiff")
+    assert not target.exists()
+    written = rayscale.upscale(photo, photo.with_name("x.TIFF"), model="bicubic", format="tiff")
+    assert not written.notes
+    rayscale.upscale(photo, photo.with_name("nameless"), model="bicubic", format="tiff")
+    assert rayscale.read_image(photo.with_name("nameless")).container == "tiff"
+
+
 def test_options_are_checked_at_once() -> None:
     with pytest.raises(ConfigError, match="tile must be at least 16, not 3"):
         rayscale.open_model("bicubic", tile=3)
@@ -223,8 +295,8 @@ def test_a_scene_heeds_the_format_as_at_the_other_doors(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
     scene, large = save(tmp_path / "scene.tif", pixels), tmp_path / "large.tif"
     with pytest.raises(InputError, match="GEOTIFF cannot be written as WEBP"):
-        rayscale.upscale(scene, large, model="bicubic", format="webp")
-    assert not large.exists()
+        rayscale.upscale(scene, tmp_path / "large.webp", model="bicubic", format="webp")
+    assert not large.with_suffix(".webp").exists()
     rayscale.upscale(scene, large, model="bicubic", format="tiff")
     model = rayscale.open_model("bicubic", format="tiff")
     larger = model.upscale(scene)

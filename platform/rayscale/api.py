@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rayscale.errors import ConfigError, InputError
+from rayscale.errors import ConfigError, InputError, expect, shown
 from rayscale.imaging import Handling, Image, ending_of
 from rayscale.imaging import read_image as decode
 from rayscale.imaging import write_image as encode
@@ -23,6 +23,7 @@ from rayscale.inference.pipeline import Pipeline, pick_by_channels
 from rayscale.models.builtin import DEFAULT_SYSTEMS, builtin_names, default_models, read_card
 from rayscale.options import Options
 from rayscale.registry import open_model as open_named
+from rayscale.registry.opening import check_named
 from rayscale.storage import connect
 
 if TYPE_CHECKING:
@@ -208,6 +209,7 @@ def upscale(
     """
     asked = Options.of(options)
     names = (model, model) if model is not None else default_models(asked.scale)
+    check_named(names[0])
     if weights is not None and model is None:
         names = DEFAULT_SYSTEMS[0], DEFAULT_SYSTEMS[0]
     pipeline_for = pick_by_channels(
@@ -281,8 +283,9 @@ def evaluate(
     from rayscale.imaging.metrics import PROTOCOLS
     from rayscale.inference import Upscaler
 
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
+    if protocol not in list(PROTOCOLS):  # of any type
+        raise ConfigError(f"unknown protocol {shown(protocol)}; use one of {', '.join(PROTOCOLS)}")
+    expect(model, (str, Model), "a model of rayscale.open_model, or its name")
     if isinstance(model, str):
         model = open_model(model, **{"precision": "float32", **options})
     elif options:
@@ -297,7 +300,7 @@ def evaluate(
 def _local(path: str | PathLike[str]) -> Path:
     """The path of a file on this machine; ConfigError for another kind of value, and for an address."""
     if not isinstance(path, str | PathLike) or not str(path):
-        raise ConfigError(f"expected the path of a file, not {path!r}")
+        raise ConfigError(f"expected the path of a file, not {shown(path)}")
     if "://" in str(path):
         raise ConfigError(
             f"{path} is not a path of this machine; rayscale.upscale_bucket reads and writes s3://BUCKET/PREFIX"

@@ -74,6 +74,12 @@ def shown(value: object) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
+def expect(value: object, kind: type | tuple[type, ...], needed: str) -> None:
+    """Raise ConfigError, which says what is needed, for a value of another kind: for arguments of the public surface."""
+    if not isinstance(value, kind):
+        raise ConfigError(f"expected {needed}, not {shown(value)}")
+
+
 def without_passwords(text: str) -> str:
     """A text with every password in a URI replaced: what other libraries say of an error may quote one."""
     return re.sub(r"(://)[^/\s@]*@", r"\1***@", text)

@@ -21,7 +21,7 @@ from rayscale.cli.app import run
 from rayscale.client import AsyncClient, Client, ServiceError
 from rayscale.client.retries import Retries
 from rayscale.errors import ConfigError
-from rayscale.imaging import Image, write_image
+from rayscale.imaging import Image, probe, write_image
 from rayscale.inference.pipeline import Pipeline
 from rayscale.models.builtin import open_builtin
 from rayscale.options import Options
@@ -105,6 +105,26 @@ def test_an_image_as_the_library_makes_it(service: Client, photo: Path, tmp_path
     assert target.read_bytes() == direct(photo, scale=2)
     assert seen[-1] == (target.stat().st_size,) * 2
     assert service.upscale(photo, consistency=True).residual is not None
+
+
+@pytest.mark.parametrize("source", [str, Path.read_bytes], ids=["path", "bytes"])
+def test_a_result_is_what_its_name_says(
+    service: Client, photo: Path, tmp_path: Path, source: Callable[[Path], str | bytes]
+) -> None:
+    asked = {"model": "bicubic", "scale": 2}
+    for name, container in (("a.tif", "tiff"), ("a.webp", "webp"), ("a.PNG", "png")):
+        service.upscale(source(photo), tmp_path / name, **asked)
+        assert probe((tmp_path / name).read_bytes()).container == container
+    with pytest.raises(
+        ConfigError, match=r"b\.png ends in \.png, but the format asked for is tiff"
+    ):
+        service.upscale(source(photo), tmp_path / "b.png", format="tiff", **asked)
+    with pytest.raises(ConfigError, match=r"b\.dcm: a service makes DICOM of nothing else"):
+        service.upscale(source(photo), tmp_path / "b.dcm", **asked)
+    before = photo.read_bytes()
+    with pytest.raises(ConfigError, match="input and output are the same file"):
+        service.upscale(photo, photo, **asked)
+    assert photo.read_bytes() == before
 
 
 def test_with_asyncio(address: str, photo: Path) -> None:

@@ -262,7 +262,7 @@ def test_image_checks_its_arrays():
     with pytest.raises(InputError, match="alpha"):
         Image(np.zeros((4, 4, 3), np.uint8), alpha=np.zeros((4, 5), np.uint8))
     with pytest.raises(UnsupportedError, match="'gif'"):
-        write_image(Image(BASE, "gif"))
+        Image(BASE, "gif")
     image = Image(BASE, text={"a": "b"})
     assert (image.bits, image.peak, image.channels) == (8, 255, 3)
     assert image.with_pixels(BASE[:5]).text == {"a": "b"}

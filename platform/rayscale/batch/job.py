@@ -17,7 +17,8 @@ from rayscale.batch.inputs import (
 )
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Method, Plan, make_plan
-from rayscale.errors import ConfigError, NotFoundError
+from rayscale.errors import ConfigError, NotFoundError, expect
+from rayscale.fields import Choice
 from rayscale.options import Options
 from rayscale.storage import Store, connect
 
@@ -92,6 +93,7 @@ def open_method(
     from rayscale.inference import Upscaler
     from rayscale.registry import open_model
 
+    expect(options, Options, "rayscale.Options, such as rayscale.Options(scale=2)")
     one_to_one = "a batch writes one output for each input, of its name and format; upscale such files one by one"
     options.refuse("uncertainty", one_to_one)
     options.refuse("format", one_to_one)
@@ -102,10 +104,9 @@ def open_method(
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raise ConfigError for a count below 1."""
+    """Raise ConfigError for a count that is not a whole number, or below 1."""
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")
+        Choice(name, "", None, int, minimum=1).check(value)
 
 
 def _gone(inputs: Inputs, outputs: Collection[str]) -> Callable[[Row], bool]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 from urllib.parse import quote
 
 import httpx
 
 from rayscale import __version__, strictjson
-from rayscale.errors import ConfigError, RayscaleError
-from rayscale.options import Options
+from rayscale.errors import ConfigError, RayscaleError, expect
+from rayscale.files import check_distinct
+from rayscale.options import Format, Options
 
 SERVER, KEY = "RAYSCALE_SERVER", "RAYSCALE_KEY"
 
@@ -82,9 +84,14 @@ def settings(address: str | None, key: str | None, timeout_s: float) -> dict[str
     address = address or os.environ.get(SERVER)
     if not address:
         raise ConfigError(f"name the service: its address, or {SERVER} in the environment")
+    expect(address, str, "the address of the service, such as 'http://localhost:8000'")
     if "://" not in address:
         address = f"http://{address}"
     key = key or os.environ.get(KEY)
+    if key and not (isinstance(key, str) and key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"a key is a line of ASCII; look at the one in {KEY}, or at what was given"
+        )
     headers = {"User-Agent": f"rayscale/{__version__}"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
@@ -92,12 +99,21 @@ def settings(address: str | None, key: str | None, timeout_s: float) -> dict[str
 
 
 def upscale(
-    source: str | Path | bytes, model: str | None, options: Mapping[str, Any], path: str = "upscale"
+    source: str | Path | bytes,
+    model: str | None,
+    options: Mapping[str, Any],
+    path: str = "upscale",
+    target: str | Path | None = None,
 ) -> Call:
-    """An image, or what it would take."""
+    """An image, or what it would take; with a target, in the format of its name."""
+    expect(source, (str, PathLike, bytes), "the path of a file, or its bytes")
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    texts = Options(**options).to_texts()
-    params = {name: _text(value) for name, value in texts.items()}
+    asked = Options(**options)
+    if target is not None:
+        if not isinstance(source, bytes):
+            check_distinct(Path(source), Path(target))
+        asked = replace(asked, format=_format_for(data, source, str(target), asked.format))
+    params = {name: _text(value) for name, value in asked.to_texts().items()}
     if model is not None:
         params["model"] = model
     return Call("POST", f"/v1/{path}", params, data, {"Content-Type": "application/octet-stream"})
@@ -114,6 +130,26 @@ def submit(
         told["model"] = model
     headers = {"Content-Type": "application/json", "Idempotency-Key": key}
     return Call("POST", "/v1/batches", content=strictjson.dumps(told).encode(), headers=headers)
+
+
+def _format_for(
+    data: bytes, source: str | Path | bytes, target: str, format: Format | None
+) -> Format | None:
+    """The format to ask for, so that the file is what its name says; None for that of the source."""
+    from rayscale.imaging import container_for, ending_of
+
+    name = str(source)
+    if isinstance(source, bytes):  # its target may be called anything
+        name = "" if ending_of(target) else target
+    wanted = container_for(data, name, target, format)
+    if wanted is None:
+        return None
+    for known in get_args(Format):
+        if wanted == known:
+            return cast(Format, known)
+    raise ConfigError(
+        f"{target}: a service makes {wanted.upper()} of nothing else; end it in .{', .'.join(get_args(Format))}"
+    )
 
 
 def begin_upload(name: str, size: int) -> Call:

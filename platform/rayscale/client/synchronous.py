@@ -60,9 +60,10 @@ class Client:
 
         Args:
             source: a path, or the bytes of a file.
-            target: written as the answer comes, whole or not at all; without one the answer holds the bytes.
+            target: written as the answer comes, whole or not at all, in the format of its ending; without one the answer
+                holds the bytes.
         """
-        call = calls.upscale(source, model, options)
+        call = calls.upscale(source, model, options, target=target)
         with self._stream(call) as response:
             if target is None:
                 return calls.read_answer(response, response.read())

@@ -20,7 +20,7 @@ from rayscale.data.config import PrepareConfig
 from rayscale.data.manifest import FORMAT, Counts, Manifest, content_digest, dataset_store
 from rayscale.data.plan import Plan, plan
 from rayscale.data.tasks import FOLDER, ShardRecord, ShardTask, write_shard
-from rayscale.errors import InputError, StorageError
+from rayscale.errors import InputError, StorageError, expect
 from rayscale.storage import Store, connect
 
 _SHARD = re.compile(rf"{FOLDER}(?P<name>\d{{5,}}-[0-9a-f]{{12}})\.(json|(hr|x\d+)\.arrow)")
@@ -45,8 +45,10 @@ def prepare(
     Raises ``NotFoundError`` where there is no image and ``InputError`` when none can be used; then nothing is
     committed.
     """
+    config = PrepareConfig() if config is None else config
+    expect(config, PrepareConfig, "rayscale.data.PrepareConfig")
     store = dataset_store(target)
-    planned = plan(connect(source), store, config or PrepareConfig())
+    planned = plan(connect(source), store, config)
     tasks = planned.tasks
     records = _find_finished(store, tasks)
     todo = [task for task in tasks if task.name not in records]

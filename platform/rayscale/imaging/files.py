@@ -12,12 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
+from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError, UnsupportedError
 from rayscale.imaging.containers import dicom, exif, geotiff, jpeg, nifti, png, tiff, webp
 from rayscale.imaging.containers.ifd import Ifd
 from rayscale.imaging.image import Header, Image, Pixels
 from rayscale.imaging.provenance import Provenance
-from rayscale.options import DEFAULTS, Handling
+from rayscale.options import DEFAULTS, Format, Handling
 from rayscale.settings import get_settings
 
 T = TypeVar("T")
@@ -170,6 +170,37 @@ def ending_of(name: str) -> str:
     return max(known, key=len, default="")
 
 
+def container_for(
+    data: bytes, source: str, target: str, format: Format | None = None
+) -> str | None:
+    """The container to write, as the format that is asked for or the ending of the output says; None for that of ``data``.
+
+    Args:
+        data: the source. source, target: names of files; "" for a source without one.
+
+    Raises ConfigError where the ending of ``target`` tells no format, or another than is asked for.
+    """
+    ending = ending_of(target)
+    if format is not None:
+        usual = CONTAINERS[EXTENSIONS[f".{format}"]].suffixes
+        if ending not in ("", *usual):
+            raise ConfigError(
+                f"{target} ends in {ending}, but the format asked for is {format}; let it end in {usual[0]}, or ask for "
+                "no format"
+            )
+        return EXTENSIONS[f".{format}"]
+    kept, wanted = PurePath(source).suffix, PurePath(target).suffix
+    # A name without ending may stay one, as the content says what it is; another is likely a folder that is not there.
+    if wanted == kept and bool(wanted or PurePath(target).name == PurePath(source).name):
+        return None
+    if not ending:
+        raise ConfigError(
+            f"{target}: cannot tell the format from {wanted or 'a missing ending'!r}; "
+            f"use one of {', '.join(sorted(EXTENSIONS))}"
+        )
+    return None if ending in CONTAINERS[probe(data).container].suffixes else EXTENSIONS[ending]
+
+
 def heed_name(name: str, container: str) -> tuple[str, ...]:
     """A note where a file, whose name and container are kept, is named like one of another format."""
     ending, usual = ending_of(name), CONTAINERS[container].suffixes
@@ -259,15 +290,10 @@ def write_image(image: Image, provenance: Provenance | None = None) -> bytes:
         provenance: what made the image; becomes part of the file. A DICOM object cannot do without.
 
     Raises:
-        UnsupportedError: the container cannot hold these pixels (channels, bits, alpha) or this metadata, or is
-            unknown.
+        UnsupportedError: the container cannot hold these pixels (channels, bits, alpha) or this metadata.
         TooLargeError: the container cannot hold this many pixels.
         InputError: a remark that the container cannot hold, or anything else that its encoder refuses.
     """
-    if image.container not in CONTAINERS:
-        raise UnsupportedError(
-            f"container {image.container!r} is not one of {', '.join(CONTAINERS)}"
-        )
     check_side(image.container, image.width, image.height)
     metadata = image.metadata
     if metadata is not None and image.container not in metadata.containers:

@@ -12,13 +12,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rayscale.errors import InputError, UnsupportedError
+from rayscale.errors import InputError, UnsupportedError, shown
 from rayscale.imaging.description import Description
 from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
 from rayscale.imaging.missing import Missing
 from rayscale.options import Handling
 
 Pixels = NDArray[Any]
+
+CONTAINER_NAMES = ("png", "jpeg", "tiff", "webp", "geotiff", "dicom", "nifti", "nifti-gz")
+"""Of the formats that are read and written; ``rayscale.imaging.CONTAINERS`` has them."""
 
 
 class Metadata(Protocol):
@@ -94,8 +97,8 @@ class Image:
             door. Not written into files.
 
     Raises:
-        UnsupportedError: a pixel type that is not handled, or one other than uint8 and uint16 without levels.
-        InputError: arrays of another shape.
+        UnsupportedError: a container that is not one of those; a pixel type that is not handled, or one other than uint8 and uint16 without levels.
+        InputError: arrays of another shape, or none.
     """
 
     pixels: Pixels
@@ -113,6 +116,13 @@ class Image:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for what, values in (("pixels", self.pixels), ("alpha", self.alpha)):
+            if not isinstance(values, np.ndarray) and (values is not None or what == "pixels"):
+                raise InputError(f"{what} must be a numpy array, not {shown(values)}")
+        if self.container not in CONTAINER_NAMES:
+            raise UnsupportedError(
+                f"container {shown(self.container)} is not one of {', '.join(CONTAINER_NAMES)}"
+            )
         if self.pixels.dtype not in (PICTURE_TYPES if self.levels is None else PIXEL_TYPES):
             raise UnsupportedError(
                 f"pixels are {self.pixels.dtype}; only uint8 and uint16 are handled"

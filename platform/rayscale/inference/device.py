@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import torch
 
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, expect
 from rayscale.options import Precision
+
+_DEVICES = "auto, cpu, cuda or cuda:N"
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device called ``name``; ``auto`` is the GPU when there is one."""
+    expect(name, str, _DEVICES)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
+        raise ConfigError(f"unknown device {name!r}; use {_DEVICES}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {name!r} was asked for, but torch sees no GPU; use cpu or auto")
     return device

@@ -6,19 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rayscale.errors import ConfigError
 from rayscale.files import check_distinct
 from rayscale.imaging import (
     CONTAINERS,
-    EXTENSIONS,
     Handling,
+    container_for,
     ending_of,
     heed_name,
-    probe,
     sidecars,
 )
 from rayscale.imaging.scene import Scene, is_scene
 from rayscale.inference.pipeline import Output, Pipeline
+from rayscale.options import Format
 from rayscale.storage import connect
 
 Change = Callable[[bytes, str | None], Output]
@@ -66,24 +65,16 @@ def upscale_file(
             image = first.read(data, container)
             return pipeline_for(len(image.measured)).run_image(image)
 
-        written = convert_file(source, target, enlarge)
+        written = convert_file(source, target, enlarge, first.options.format)
     return written.with_notes(notes)
 
 
-def convert_file(source: Path, target: Path, change: Change) -> Written:
-    """Read a file whole, change it, and write what it became."""
-    ending = ending_of(target.name)
-    # A name without ending may stay one, as the content says what it is; another is likely a folder that is not there.
-    kept = target.suffix == source.suffix and bool(target.suffix or target.name == source.name)
-    if not ending and not kept:
-        raise ConfigError(
-            f"{target}: cannot tell the format from {target.suffix or 'a missing ending'!r}; "
-            f"use one of {', '.join(sorted(EXTENSIONS))}"
-        )
-    data, container = source.read_bytes(), None
-    if not kept and ending not in CONTAINERS[probe(data).container].suffixes:
-        container = EXTENSIONS[ending]
-    output = change(data, container)
+def convert_file(
+    source: Path, target: Path, change: Change, format: Format | None = None
+) -> Written:
+    """Read a file whole, change it, and write what it became; in ``format`` where one is asked for."""
+    data = source.read_bytes()
+    output = change(data, container_for(data, source.name, str(target), format))
     store = connect(target.parent)
     store.write(target.name, output.data)
     beside = None
@@ -92,9 +83,7 @@ def convert_file(source: Path, target: Path, change: Change) -> Written:
         path = _beside(target, container)
         store.write(path.name, deviations)
         beside = str(path)
-    notes = output.notes
-    if kept:
-        notes += heed_name(target.name, output.container)
+    notes = output.notes + heed_name(target.name, output.container)
     return Written(output.width, output.height, output.residual, beside, notes)
 
 

@@ -7,9 +7,10 @@ what was found, :func:`open_model` is both.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 
-from rayscale.errors import ConfigError, NotFoundError
+from rayscale.errors import ConfigError, NotFoundError, expect
 from rayscale.models.builtin import (
     OpenedModel,
     builtin_digest,
@@ -90,7 +91,9 @@ def open_model(
     Raises:
         ConfigError: a system without weights; and the errors of ``read_weights`` and of the registry.
     """
+    check_named(name)
     if weights is not None:
+        expect(weights, (str, PathLike), "the path of a file of weights")
         from rayscale.models.weights import read_weights
 
         read = read_weights(weights, name=name, scale=scale)
@@ -104,13 +107,18 @@ def open_model(
     return load_model(found)
 
 
+def check_named(name: str) -> None:
+    """Raise ConfigError where a model is not named by a text."""
+    expect(name, str, "the name of a model, such as 'edsr-baseline'")
+
+
 def _explain(error: NotFoundError | NoRegistryError, name: str, scale: float | None) -> Exception:
     """The error for a person, who may give a file of weights or another name."""
     from rayscale.models.systems import model_names
 
     if name in model_names():
         return ConfigError(
-            f"{name} has no weights here{'' if scale is None else f' for x{scale:g}'}; give --weights FILE, a "
+            f"{name} has no weights here{'' if scale is None else f' for x{scale:g}'}; give a file of weights, a "
             f"built-in model ({', '.join(builtin_names())}) or a registered one ({error})"
         )
     return type(error)(

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rayscale import machine
-from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
+from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError, expect
 from rayscale.interruption import Interrupted, attend
 from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig
@@ -62,6 +62,7 @@ def fit(
     """
     from rayscale.training.validation import is_scored
 
+    expect(config, TrainConfig, "rayscale.training.config.TrainConfig")
     config = config.identified()
     run = Run(config)
     if not fresh and (finished := run.result()) is not None:
