@@ -68,7 +68,7 @@ def test_a_run_of_before_goes_on(stored: Path, caplog: pytest.LogCaptureFixture)
 def test_a_later_result_is_refused(stored: Path) -> None:
     renumber(stored / "runs/old/result.json")
     with pytest.raises(
-        UnsupportedError, match=r"result\.json has format 2, this version reads 1; .*--fresh"
+        UnsupportedError, match=r"result\.json has format 2, this version reads 1; .*fresh=true"
     ):
         read_result(str(stored / "runs/old"))
 

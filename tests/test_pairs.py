@@ -111,7 +111,7 @@ def test_images_alone_are_no_pairs(tmp_path: Path) -> None:
 def test_one_of_several_degradations_is_picked(tmp_path: Path) -> None:
     keys = ["S_HR/a.png", "S_LR_bicubic/X2/ax2.png", "S_LR_unknown/X2/ax2.png"]
     source = store_of(tmp_path / "in", *keys)
-    with pytest.raises(ConfigError, match=r"--lr.*S_LR_bicubic.*S_LR_unknown"):
+    with pytest.raises(ConfigError, match=r"lr=PLACE.*S_LR_bicubic.*S_LR_unknown"):
         find_pairs(source)
     for place in ("S_LR_unknown", "S_LR_unknown/X2"):
         pairing = find_pairs(source, source.child(place))
@@ -160,7 +160,7 @@ def test_both_are_cropped_to_what_they_share(
 ) -> None:
     low, high = np.zeros((*lr, 3)), np.zeros((*hr, 3))
     if expected is None:
-        with pytest.raises(InputError, match="is --scale right"):
+        with pytest.raises(InputError, match="is the scale right"):
             fit(low, high, scale)
     else:
         assert tuple(x.shape[:2] for x in fit(low, high, scale)) == expected

@@ -145,6 +145,12 @@ def check_choices(value: Any) -> None:
         object.__setattr__(value, each.name, each.check(getattr(value, each.name)))
 
 
+def check_counts(**counts: int | None) -> None:
+    """Raise ConfigError for a count that is not a whole number, or below 1; None passes."""
+    for name, value in counts.items():
+        Choice(name, "", None, int, minimum=1).check(value)
+
+
 def check_names(owner: Any, names: Iterable[str]) -> None:
     """Raise ConfigError for the first name that is not a choice of a dataclass, with those that it may be meant as first."""
     known = [each.name for each in choices_of(owner)]

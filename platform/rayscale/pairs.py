@@ -146,7 +146,7 @@ def find_pairs(
     kinds = {(_LR.fullmatch(root.rpartition("/")[2]) or {"kind": ""})["kind"] for root in roots}
     if len(kinds) > 1:
         raise ConfigError(
-            f"{source.uri} has LR images of several degradations; say which (prepare --lr), or move the others away: "
+            f"{source.uri} has LR images of several degradations; say which with lr=PLACE, or move the others away: "
             + ", ".join(source.locate(root) for root in roots)
         )
     pairing = _match(high, low)
@@ -257,7 +257,7 @@ def fit(lr: Pixels, hr: Pixels, scale: float) -> tuple[Pixels, Pixels]:
         height, width = (enlarged(side, scale) for side in lr.shape[:2])
         raise InputError(
             f"HR is {hr.shape[1]}x{hr.shape[0]}, but LR {lr.shape[1]}x{lr.shape[0]} at x{scale:g} makes "
-            f"{width}x{height}; is --scale right?"
+            f"{width}x{height}; is the scale right?"
         )
     (a, b), (c, d) = (side for side in sides if side is not None)
     return lr[:a, :c], hr[:b, :d]

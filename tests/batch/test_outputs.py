@@ -67,7 +67,7 @@ def test_an_older_output_is_replaced_with_its_row_and_without(target: Store) -> 
 def test_what_no_batch_wrote_stays(target: Store, by: str) -> None:
     mark = Mark.of(Task(Entry("other", 3, "source-1")), METHOD, "f" * 64, 1.0)
     target.write("ü b.png", b"foreign", mark="" if by == "a person" else mark.to_text())
-    with pytest.raises(ExistsError, match=r"ü b\.png exists .* --overwrite"):
+    with pytest.raises(ExistsError, match=r"ü b\.png exists .* overwrite=true"):
         find_slot(target, seen(target), METHOD, overwrite=False)
     with pytest.raises(ExistsError):  # it came after the plan
         slot(target).write(b"output", 1.0)

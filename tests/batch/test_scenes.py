@@ -168,7 +168,7 @@ def test_a_foreign_object_stays(places: tuple[Store, Store], pipeline: Pipeline)
     target.write("a/scene.tif", b"somebody else's")
     work = SceneWork(source, target, METHOD, Task(task(source).entry, found="x"))
     compute(work, pipeline.upscaler, work.missing(count(work, pipeline.upscaler)))
-    with pytest.raises(ExistsError, match="--overwrite"):
+    with pytest.raises(ExistsError, match="overwrite=true"):
         work.assemble(pipeline, overwrite=False)
     assert target.read("a/scene.tif") == b"somebody else's"
     work.assemble(pipeline, overwrite=True)

@@ -113,7 +113,7 @@ def test_pairs_that_do_not_fit_are_listed(
         "LR/x2/lost.png", *(f"HR/{n}.png" for n in ("moved", "other", "alone", "large", "grey")),
     }  # fmt: skip
     assert "LR/x2/moved.png: the LR image lies +1 pixels to the right" in messages["HR/moved.png"]
-    assert "--registration trust" in messages["HR/other.png"]
+    assert "registration=trust" in messages["HR/other.png"]
     assert "does not show what its HR image shows" in messages["HR/other.png"]
     assert "LR 60x48 at x2 makes 120x96" in messages["HR/large.png"]
     assert "1 channels" in messages["HR/grey.png"]
@@ -123,7 +123,7 @@ def test_pairs_that_do_not_fit_are_listed(
 
 
 def test_scales_are_those_of_the_pairs(div2k: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"x2, x4, none of x3; give --scales 2 4, or --lr made"):
+    with pytest.raises(ConfigError, match=r"x2, x4, none of x3; take the scales 2 4, or lr=made"):
         prepare(div2k, tmp_path / "set", PrepareConfig(**SMALL, scales=(2, 3)))
     manifest = prepare(div2k, tmp_path / "set", PrepareConfig(**SMALL, scales=(4,)))
     assert (manifest.scales, manifest.failures) == ((4,), ())

@@ -154,7 +154,7 @@ def test_bands_of_classes_are_no_pictures(
         dataset.descriptions = ("B04", "B03", "SCL")
 
     folder = save_scene(scene, fill=name)
-    with pytest.raises(InputError, match=r"band 3 holds classes.*--bands"):
+    with pytest.raises(InputError, match=r"band 3 holds classes.*take other bands"):
         prepare(folder, tmp_path / "set", SMALL)
     manifest = prepare(folder, tmp_path / "set", SMALL.model_copy(update={"bands": (2, 1)}))
     assert (manifest.channels, manifest.failures) == (2, ())

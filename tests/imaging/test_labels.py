@@ -122,7 +122,7 @@ def test_doubtful_classes_are_noted_and_repeated_on_demand(container):
     assert image.container == container
     assert not image.labels
     (note,) = [note for note in image.notes if "12 different values, from 1 to 12" in note]
-    assert "--labels nearest" in note
+    assert "labels=nearest" in note
     repeated = read_image(data, handling=NEAREST)
     assert repeated.labels == (0,)
     assert not [note for note in repeated.notes if "different values" in note]
@@ -161,7 +161,7 @@ def test_classes_in_a_palette_are_noted_and_their_colours_repeated_on_demand(val
     assert image.channels == 3
     doubt, lost = image.notes
     assert f"palette of the PNG holds only {len(values)} different values" in doubt
-    assert "--labels nearest" in doubt
+    assert "labels=nearest" in doubt
     assert "becomes RGB" in lost
     repeated = read_image(data, handling=NEAREST)
     assert repeated.labels == (0, 1, 2)
@@ -264,7 +264,7 @@ FILES = {
 @pytest.mark.parametrize("scale", [2, 2.5])
 def test_labels_are_refused_or_repeated(kind, scale):
     data = FILES[kind]()
-    with pytest.raises(UnsupportedError, match=r"classes or bit fields.*--labels nearest"):
+    with pytest.raises(UnsupportedError, match=r"classes or bit fields.*labels=nearest"):
         read_image(data)
     image = read_image(data, handling=NEAREST)
     assert image.labels == (0,)
@@ -387,7 +387,7 @@ def test_the_command_line_has_both_ways_out(tmp_path, monkeypatch, capsys):
 
     code, err = run("-m", "bicubic")
     assert code == 1
-    assert "--labels nearest" in err
+    assert "labels=nearest" in err
     for options in (("-m", "bicubic", "--labels", "nearest"), ("-m", "nearest")):
         code, err = run(*options)
         assert code == 0, err

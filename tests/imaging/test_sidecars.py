@@ -80,7 +80,7 @@ PALETTE = '<ColorTable><Entry c1="1" c2="2" c3="3" c4="255"/></ColorTable>'
 @pytest.mark.parametrize("band", [CATEGORIES, TABLE, OLD.format(2), LAYER, PALETTE])
 def test_classes_that_a_sidecar_names_are_for_the_nearest_model_alone(band):
     files = {"a.tif.aux.xml": pam("", band)}
-    with pytest.raises(UnsupportedError, match=r"a\.tif\.aux\.xml says.*--model nearest"):
+    with pytest.raises(UnsupportedError, match=r"a\.tif\.aux\.xml says.*the model nearest"):
         heeded(files)
     assert heeded(files, repeats=True) == ()
     assert heeded({"a.tif.aux.xml": pam("", '<GDALRasterAttributeTable tableType="athematic"/>')}) == ()  # fmt: skip

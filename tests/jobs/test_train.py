@@ -95,7 +95,7 @@ def test_it_trains_registers_and_tells_what_is_wrong(
 
     other = [*arguments, "--set", "run.seed=2"]
     assert main(other) == 2
-    assert "--fresh" in capsys.readouterr().err
+    assert "fresh=true" in capsys.readouterr().err
     assert main([*other, "--fresh"]) == 0
     assert read_result(result.uri).sha256 != result.sha256
 

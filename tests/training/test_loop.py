@@ -155,7 +155,9 @@ def test_a_result_is_json_whatever_its_figures(make_config: Make) -> None:
 
 def test_another_configuration_is_refused_under_the_same_name(make_config: Make) -> None:
     train(make_config("run.name=a"), device="cpu")
-    with pytest.raises(ConfigError, match=r"optimizer\.lr \(0\.001 there, 0\.002 here\).*--fresh"):
+    with pytest.raises(
+        ConfigError, match=r"optimizer\.lr \(0\.001 there, 0\.002 here\).*fresh=true"
+    ):
         train(make_config("run.name=a", "optimizer.lr=2e-3"), device="cpu")
     erase(make_config("run.name=a").identified().uri)
     assert train(make_config("run.name=a", "optimizer.lr=2e-3"), device="cpu").complete

@@ -97,7 +97,7 @@ def test_a_finished_run_without_figures_gets_them(make_config: Make, benchmark: 
     with Run(config.identified()).lease, pytest.raises(BusyError):
         train(config, device="cpu")
     save_model(create_model("edsr-baseline", scale=2), Path(str(seen.weights)))
-    with pytest.raises(StorageError, match=rf"its result {seen.sha256}.*--fresh"):
+    with pytest.raises(StorageError, match=rf"its result {seen.sha256}.*fresh=true"):
         train(config, device="cpu")
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayscale import machine
-from rayscale.batch.job import Job, check_counts, open_job
+from rayscale.batch.job import Job, open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Method, Task
 from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
+from rayscale.fields import check_counts
 from rayscale.options import DEFAULTS, Options
 from rayscale.resampling import enlarged
 from rayscale.settings import get_settings

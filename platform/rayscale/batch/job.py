@@ -18,7 +18,6 @@ from rayscale.batch.inputs import (
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Method, Plan, make_plan
 from rayscale.errors import ConfigError, NotFoundError, expect
-from rayscale.fields import Choice
 from rayscale.options import Options
 from rayscale.storage import Store, connect
 
@@ -101,12 +100,6 @@ def open_method(
     upscaler = Upscaler(opened.network, options, device="cpu")
     options = replace(options, scale=upscaler.scale, labels=upscaler.handling.labels)
     return opened.network, Method(opened.label, opened.digest, options)
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise ConfigError for a count that is not a whole number, or below 1."""
-    for name, value in counts.items():
-        Choice(name, "", None, int, minimum=1).check(value)
 
 
 def _gone(inputs: Inputs, outputs: Collection[str]) -> Callable[[Row], bool]:

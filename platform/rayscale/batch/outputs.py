@@ -165,8 +165,8 @@ def _recognise(now: Entry, mark: Mark | None, task: Task, method: Method) -> Pla
 
 def _exists(target: Store, key: str) -> ExistsError:
     return ExistsError(
-        f"{target.locate(key)} exists and was not written by this batch, so it is left as it is; pass --overwrite to "
-        "replace it, or choose another target"
+        f"{target.locate(key)} exists and was not written by this batch, so it is left as it is; replace "
+        "it with overwrite=true, or choose another target"
     )
 
 

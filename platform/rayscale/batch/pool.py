@@ -139,7 +139,7 @@ class Pool:
             return self._died(task)
 
     def _died(self, task: Task) -> Row:
-        reason = "the worker process died at each attempt, likely out of memory; give workers more, or fewer --actors"
+        reason = "the worker process died at each attempt, likely out of memory; give workers more, or take fewer (actors)"
         return replace(start_row(task.entry, self._method), error="worker_died", message=reason)
 
     def _passes(

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayscale.batch.job import check_counts, open_job
+from rayscale.batch.job import open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan
 from rayscale.batch.pool import Pool, Windows
 from rayscale.batch.scenes import FOLDER, scene_id, sweep
+from rayscale.fields import check_counts
 from rayscale.options import DEFAULTS, Options
 from rayscale.storage import Store
 from rayscale.storage.lease import BusyError, Lease

@@ -37,7 +37,7 @@ def take_gpus(device: str) -> bool:
                 "device cuda: this machine has no GPU; use auto, or set RAY_ADDRESS to a cluster that has one"
             )
         logger.warning(
-            "this cluster has no GPU yet; the work waits until its autoscaler adds one (--device auto does without)"
+            "this cluster has no GPU yet; the work waits until its autoscaler adds one (device=auto does without)"
         )
     return wanted
 

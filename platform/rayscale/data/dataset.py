@@ -47,7 +47,7 @@ class Dataset:
         if scale != 1 and scale not in self.manifest.scales:
             raise ConfigError(
                 f"{self._store.uri} was prepared for the scales {self.manifest.scales}, not for {scale}; "
-                f"prepare it again with --scales {' '.join(map(str, (*self.manifest.scales, scale)))}"
+                f"prepare it again with the scales {' '.join(map(str, (*self.manifest.scales, scale)))}"
             )
         self.uri = self._store.uri
         self.scale = scale

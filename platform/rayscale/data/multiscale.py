@@ -80,7 +80,7 @@ class ScaleStream:
         if hr is not None and hr.manifest.lr == "pairs":
             raise ConfigError(
                 f"{hr.uri} has LR images of its own, at x{', x'.join(map(str, hr.manifest.scales))}; for fractional scales LR is "
-                "made of HR: prepare the HR images with --lr made"
+                "made of HR: prepare the HR images with lr=made"
             )
         if hr is not None and not (degradation or hr.manifest.degradation).is_bicubic:
             raise ConfigError(

@@ -48,7 +48,7 @@ def pictures(image: Image, bands: Sequence[int] = ()) -> list[Picture]:
     chosen = [band - 1 for band in bands] or range(image.channels)
     if labelled := [channel + 1 for channel in chosen if channel in image.labels]:
         raise UnsupportedError(
-            f"band {labelled[0]} holds classes or bit fields, and LR images interpolate; take other bands with --bands"
+            f"band {labelled[0]} holds classes or bit fields, and LR images interpolate; take other bands"
         )
     pixels, valid = image.pixels, None
     if image.missing is not None and not image.missing.valid.all():

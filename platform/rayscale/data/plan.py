@@ -45,7 +45,7 @@ def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
     failures: list[Failure] = []
     if pairing is not None and not config.degradation.is_bicubic:
         raise ConfigError(
-            f"{source.uri} has LR images of its own, so that {config.degradation} would change nothing; add --lr made to make "
+            f"{source.uri} has LR images of its own, so that {config.degradation} would change nothing; add lr=made to make "
             "LR images from the HR images"
         )
     if pairing is None:
@@ -162,13 +162,13 @@ def _with_scales_of(
     known = sorted({*pairing.scales, *([scale] if scale else [])})
     if absent := [s for s in wanted if s not in known]:
         raise ConfigError(
-            f"{source.uri} has LR images of x{', x'.join(map(str, known))}, none of x{absent[0]}; give "
-            f"--scales {' '.join(map(str, known))}, or --lr made to make LR images from the HR images"
+            f"{source.uri} has LR images of x{', x'.join(map(str, known))}, none of x{absent[0]}; take "
+            f"the scales {' '.join(map(str, known))}, or lr=made to make LR images from the HR images"
         )
     scales = wanted or tuple(known)
     if len(scales) > 1 and any(pair.bound for pair in pairing.pairs):
         raise ConfigError(
-            f"{source.uri} has HR images of its own for each scale; prepare one of them, as --scales {scales[0]}"
+            f"{source.uri} has HR images of its own for each scale; prepare one of them, such as x{scales[0]}"
         )
     return PrepareConfig.create(**{**config.model_dump(), "scales": scales}), scale
 

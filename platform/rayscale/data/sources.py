@@ -147,7 +147,7 @@ def cut_pair(
                 check_registration(low_pixels, pixels, scale)
             except InputError as error:
                 raise InputError(
-                    f"{lows[scale][1]}: {error}; mend the pair, or take it as it is with --registration trust"
+                    f"{lows[scale][1]}: {error}; mend the pair, or take it as it is with registration=trust"
                 ) from error
         if lr.valid is not None:
             rows, across = (slice(side // scale) for side in (height, width))

@@ -175,7 +175,7 @@ def settle(
         more = f" (and so do {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise UnsupportedError(
             f"{name(channel)} holds classes or bit fields{more}: {reasons[channel]}. Class numbers must not be "
-            "interpolated; use --labels nearest (labels=nearest over HTTP) to enlarge them by nearest neighbour"
+            "interpolated; use labels=nearest to enlarge them by nearest neighbour"
         )
     return (), doubtful(doubts, name)
 
@@ -187,8 +187,8 @@ def doubtful(doubts: dict[int, str], name: Callable[[int], str]) -> tuple[str, .
     channel = min(doubts)
     more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
     return (
-        f"{name(channel)}{more} holds {doubts[channel]}, and is interpolated; if they are classes, use --labels nearest "
-        "(labels=nearest over HTTP)",
+        f"{name(channel)}{more} holds {doubts[channel]}, and is interpolated; if they are classes, use "
+        "labels=nearest",
     )
 
 

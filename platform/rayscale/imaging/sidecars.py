@@ -141,7 +141,7 @@ def _heed_pam(
     if not repeats and (_classes(root)):
         raise UnsupportedError(
             f"{file} says that {name} holds classes ({_classes(root)}), which must not be interpolated; enlarge it by "
-            "nearest neighbour with --model nearest"
+            "nearest neighbour with the model nearest"
         )
     nodata = [element.text for element in root.iter("NoDataValue") if (element.text or "").strip()]
     if nodata and _NODATA not in tags:

@@ -101,7 +101,7 @@ def default_models(scale: float | None) -> tuple[str, str]:
     photograph, other = (find_bundled(system, scale) for system in DEFAULT_SYSTEMS)
     if photograph is None or other is None:
         raise ConfigError(
-            f"there is no default model for x{scale:g}; choose one with --model: "
+            f"there is no default model for x{scale:g}; name a model: "
             f"{', '.join(serving(scale)) or 'no built-in model enlarges that much'}"
         )
     return photograph, other

@@ -121,7 +121,7 @@ def asking(what: str) -> Iterator[None]:
         if status in {401, 403}:
             raise RegistryError(
                 f"cannot {what}: {place} denied access ({detail}); check MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD, and that the server allows this host (--allowed-hosts)"
+                "MLFLOW_TRACKING_PASSWORD, and that the server allows this host (mlflow server --allowed-hosts)"
             ) from error
         if status in _REFUSED:
             raise RegistryError(f"cannot {what}: {place} refused: {detail}") from error

@@ -308,7 +308,7 @@ def _find_finished(config: APlusConfig) -> TrainResult | None:
         return None
     if result.config_digest != config.digest:
         raise ConfigError(
-            f"{config.uri} holds a run with another configuration; choose another run.name, or --fresh to "
-            "delete that run and start over"
+            f"{config.uri} holds a run with another configuration; choose another run.name, or train "
+            "with fresh=true, which deletes that run"
         )
     return result

@@ -94,8 +94,7 @@ class RunConfig(Section):
         dataset = self.data.uri or os.environ.get("RAYSCALE_DATASET")
         if not dataset:
             raise ConfigError(
-                "there is no dataset to train on: set data.uri (--set data.uri=s3://bucket/dataset, a "
-                "configuration file, or RAYSCALE_DATASET) to what "
+                "there is no dataset to train on: set data.uri=s3://bucket/dataset, or RAYSCALE_DATASET, to what "
                 "`rayscale prepare SOURCE TARGET` made"
             )
         data_uri = connect(dataset).uri
@@ -126,7 +125,7 @@ class RunConfig(Section):
         if self.data.digest not in (None, digest):
             raise ConfigError(
                 f"the dataset {uri} has the digest {digest}, but data.digest is {self.data.digest}; correct data.uri, "
-                "or train on this one with --set data.digest=null"
+                "or train on this one with data.digest=null"
             )
         data = self.data.model_copy(update={"digest": digest})
         return self.model_copy(update={"data": data}).resolved()

@@ -80,7 +80,7 @@ class Source:
         if self._stored and self.sizes != (1.0,):
             raise ConfigError(
                 f"the LR images of {self.dataset.uri} are not made by bicubic ({self.dataset.manifest.degradation_name}), and it "
-                "has none for smaller HR images; set data.sizes=1, or prepare the HR images with --lr made"
+                "has none for smaller HR images; set data.sizes=1, or prepare the HR images with lr=made"
             )
 
     @property

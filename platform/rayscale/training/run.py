@@ -84,7 +84,7 @@ class Run:
         if found is not None and found.digest != self.config.digest and self._has_work():
             raise ConfigError(
                 f"{self.config.uri} holds a run with another configuration: {_changes(found, self.config)}. Choose "
-                "another run.name, or --fresh to delete that run and start over"
+                "another run.name, or train with fresh=true, which deletes that run"
             )
         if found != self.config:
             self.store.write(CONFIG, self.config.to_yaml().encode())
@@ -114,8 +114,8 @@ class Run:
         }
         if self.config.run.name != self.config.own_name:
             options["run.name"] = f"{self.config.run.name}-again"[:100]
-        words = " ".join(f"--set {key}={value}" for key, value in options.items())
-        return f"To go on from the weights of step {steps[-1]} with another rate, add {words} to the command"
+        words = ", ".join(f"{key}={value}" for key, value in options.items())
+        return f"To go on from the weights of step {steps[-1]} with another rate, set {words}"
 
     def _find(self) -> TrainConfig | None:
         try:
@@ -126,8 +126,8 @@ class Run:
             return TrainConfig.parse(yaml.safe_load(text))
         except (ConfigError, yaml.YAMLError) as error:
             raise ConfigError(
-                f"{self.store.locate(CONFIG)} cannot be read ({error}); choose another run.name, or --fresh to "
-                "delete that run"
+                f"{self.store.locate(CONFIG)} cannot be read ({error}); choose another run.name, or train with "
+                "fresh=true, which deletes that run"
             ) from None
 
     def _has_work(self) -> bool:
@@ -211,7 +211,7 @@ def fetch_model(result: TrainResult) -> SuperResolver:
         if (found := sha256_of(path)) != result.sha256:
             raise StorageError(
                 f"{store.locate(MODEL)} has sha256 {found}, its result {result.sha256}; it was damaged or replaced: train "
-                "again with --fresh"
+                "again with fresh=true"
             )
         return load_model(path)
 
@@ -221,7 +221,9 @@ def read_result(uri: str) -> TrainResult:
     store = connect(uri)
     try:
         values = strictjson.loads(store.read(RESULT))
-        way_out = "use the rayscale that wrote it, or --fresh to delete that run and train again"
+        way_out = (
+            "use the rayscale that wrote it, or train again with fresh=true, which deletes that run"
+        )
         check_format(store.locate(RESULT), values.get("format", FORMAT), FORMAT, way_out)
         known = {each.name for each in fields(TrainResult)}  # later versions may add others
         return TrainResult(**{key: value for key, value in values.items() if key in known})

@@ -11,6 +11,7 @@ from typing import Any
 from rayscale import strictjson
 from rayscale.cluster import wants_gpus
 from rayscale.errors import ConfigError
+from rayscale.fields import check_counts
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.validation import read_digests
 from rayscale.tuning.spaces import SPACES
@@ -74,8 +75,7 @@ def plan(
 
     Raises ConfigError for an invalid configuration, an unknown space, and numbers below 1.
     """
-    if samples < 1 or steps < 1:
-        raise ConfigError(f"--samples {samples} and --steps {steps}: at least 1")
+    check_counts(samples=samples, steps=steps)
     if space not in SPACES:
         raise ConfigError(f"unknown space {space!r}; use one of {', '.join(SPACES)}")
     base = load_config(file, overrides).resolved()
@@ -127,7 +127,7 @@ def room(sweep: Sweep, cluster: Mapping[str, float]) -> tuple[int, dict[str, Any
     share = (cpus / concurrent - TRIAL_CPU) / workers
     if share < 0.01:
         raise ConfigError(
-            f"{concurrent} trials of {workers} workers do not fit {cpus:g} CPUs; lower --concurrent"
+            f"{concurrent} trials of {workers} workers do not fit {cpus:g} CPUs; run fewer at once (concurrent)"
         )
     reserved = {"workers.cpus": min(1.0, int(100 * share) / 100), "workers.gpu": gpu}
     return concurrent, reserved | {"workers.threads": max(1, int(cpus / concurrent / workers))}

@@ -1,0 +1,45 @@
+"""What users read: the library speaks to every door, so its messages hold no words of the command line."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+PROGRAM = re.compile(r"\b(gdal_translate|ray start|curl|mlflow server|rayscale [a-z]+) [^.;]*$")
+"""A whole command may have options."""
+
+DOORS = ("cli", "local")
+"""The command line, and what starts programs."""
+
+
+def test_messages_name_options_as_every_door_knows_them(checkout: Path) -> None:
+    library = checkout / "platform/rayscale"
+    found = {
+        f"{path.relative_to(library)}:{line}": text
+        for path in sorted(library.rglob("*.py"))
+        if path.relative_to(library).parts[0] not in DOORS
+        for line, text in _texts(path)
+        for option in OPTION.finditer(text)
+        if not PROGRAM.search(text[: option.start()])
+    }
+    assert not found, "say labels=nearest rather than --labels nearest"
+
+
+def _texts(path: Path) -> Iterator[tuple[int, str]]:
+    """The texts of a module that are not its docs; the parts of one text joined."""
+    tree = ast.parse(path.read_text())
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    inner: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inner |= {id(part) for part in node.values}
+            yield node.lineno, "".join(_plain(part) for part in node.values)
+        elif isinstance(node, ast.Constant) and id(node) not in docs | inner:
+            yield node.lineno, str(node.value)
+
+
+def _plain(part: ast.expr) -> str:
+    return str(part.value) if isinstance(part, ast.Constant) else "X"
