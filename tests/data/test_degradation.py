@@ -113,7 +113,7 @@ def test_training_may_ask_for_another_degradation(make: Callable[[str], Path]) -
     assert other.degradation == "bicubic"
     assert torch.equal(own.batches(3)[0].hr, other.batches(3)[0].hr)
     assert not torch.equal(own.batches(3)[0].lr, other.batches(3)[0].lr)
-    with pytest.raises(ConfigError, match="prepare the dataset with --degradation kspace"):
+    with pytest.raises(ConfigError, match="prepare the dataset with degradation=kspace"):
         ScaleStream(folder, [2], **arguments, degradation=Degradation.parse("kspace"))
     with pytest.raises(ConfigError, match="fractional scales are made by bicubic"):
         ScaleStream(folder, [2.5], **arguments)
@@ -138,7 +138,7 @@ def test_a_wrong_one_is_told_before_any_work(
     config = PrepareConfig.create(scales=(2,), degradation="mtf:gain=0.3/0.2", lr="made")
     with pytest.raises(ConfigError, match="2 bands, but the images have 3 channels"):
         prepare(folder, tmp_path / "set", config)
-    with pytest.raises(ConfigError, match="add --lr made"):
+    with pytest.raises(ConfigError, match="add lr=made"):
         prepare(folder, tmp_path / "set", config.model_copy(update={"lr": "auto"}))
     with pytest.raises(ConfigError, match="not known"):
         PrepareConfig.create(degradation="blur")

@@ -138,7 +138,7 @@ def _find_degradation(dataset: Dataset, wanted: Degradation | None) -> Degradati
     degradation = wanted or own.degradation
     if degradation.needs_whole:
         raise ConfigError(
-            f"{degradation} needs whole images, and patches are parts of them; prepare the dataset with --degradation "
+            f"{degradation} needs whole images, and patches are parts of them; prepare the dataset with degradation="
             f"{degradation}"
         )
     degradation.check(dataset.manifest.channels, (dataset.scale,))
