@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import typer
 
@@ -21,10 +21,22 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class Files:
-    """Pairs of input and output file, and the files of a folder that are not images which can be read."""
+    """Pairs of input and output (paths, or as texts also objects), and the files of a folder that are no images."""
 
-    pairs: list[tuple[Path, Path]]
+    pairs: list[tuple[Any, Any]]
     passed_over: list[Path]
+
+
+def is_bucket(place: str) -> bool:
+    """Whether a place is a bucket, a prefix or an object there."""
+    return place.startswith("s3://")
+
+
+def names_file(place: str) -> bool:
+    """Whether a place is meant as one file or object rather than a folder: its name ends like that of an image."""
+    from rayscale.imaging import ending_of
+
+    return bool(ending_of(place)) and not Path(place).is_dir()
 
 
 def match_files(source: Path, target: Path, format: str | None = None) -> Files:
@@ -112,7 +124,7 @@ class Outcome(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
 
-def for_each(files: Files, convert: Callable[[Path, Path], Outcome], json_: bool) -> None:
+def for_each(files: Files, convert: Callable[[Any, Any], Outcome], json_: bool) -> None:
     """Make each output of its input; report failures and what was passed over, then exit with the code that tells."""
     import time
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rayscale import machine
 from rayscale.cli.batch import run_batch, tells_errors
 from rayscale.cli.console import emit, note, print_table, progress_line
-from rayscale.cli.conversion import check_apart, for_each, match_files
+from rayscale.cli.conversion import Files, check_apart, for_each, is_bucket, match_files, names_file
 from rayscale.cli.options import takes_options
 from rayscale.cli.remote import upscale_elsewhere
 from rayscale.errors import ConfigError
@@ -95,6 +95,8 @@ def upscale(
 
     rayscale upscale photos/ larger/ --server https://images.example.org
 
+    rayscale upscale s3://in/photo.png s3://out/big.png   (one object; either may be a file of this machine)
+
     rayscale upscale s3://in/prefix s3://out/prefix -m NAME@alias   (Ray Data; without -m edsr-baseline for all)
 
     Exit code: 0 all done, 3 some files failed, 1 nothing could be done, 2 wrong usage.
@@ -102,7 +104,8 @@ def upscale(
     if server is not None:
         upscale_elsewhere(source, target, options, server, model, weights, json_)
         return
-    if source.startswith("s3://") or target.startswith("s3://"):
+    remote = is_bucket(source) or is_bucket(target)
+    if remote and not names_file(target):
         if weights is not None:
             raise ConfigError(
                 "a bucket takes built-in and registered models, not --weights; register the weights first (rayscale register)"
@@ -113,26 +116,31 @@ def upscale(
         )
         raise typer.Exit(code)
 
-    from rayscale.inference.files import Written, upscale_file
+    from rayscale.inference.files import Written, upscale_file, upscale_object
     from rayscale.inference.pipeline import pick_by_channels
 
-    files = match_files(Path(source), Path(target), options.format)
-    if options.uncertainty:
-        check_apart(files)
+    if remote:
+        files = Files([(source, target)], [])
+    else:
+        files = match_files(Path(source), Path(target), options.format)
+        if options.uncertainty:
+            check_apart(files)
     names = pick_models(model, weights, options.scale)
     pipeline_for = pick_by_channels(
         names, lambda name: open_named(name, weights, options.scale), options, device
     )
     pipeline_for(3)  # a model or a device that cannot be used is one error, not one of each file
 
-    def upscale_one(source: Path, target: Path) -> Written:
+    upscale_place = upscale_object if remote else upscale_file
+
+    def upscale_one(source: Any, target: Any) -> Written:
         with progress_line() as show:
 
             def progress(done: int, count: int) -> None:
                 if count > 1:
                     show(f"{source}: {done} of {count} windows")
 
-            return upscale_file(source, target, pipeline_for, progress)
+            return upscale_place(source, target, pipeline_for, progress)
 
     for_each(files, upscale_one, json_)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rayscale.cli.console import emit, note
-from rayscale.cli.conversion import for_each, match_files
+from rayscale.cli.conversion import for_each, is_bucket, match_files
 from rayscale.cli.options import takes_options
 from rayscale.errors import ConfigError
 from rayscale.interruption import COMPLETE, FAILED, PARTIAL
@@ -44,7 +44,7 @@ def upscale_elsewhere(
 
     if weights is not None:
         raise ConfigError("a service has its own models; name one of them, not a file of weights")
-    if source.startswith("s3://") or target.startswith("s3://"):
+    if is_bucket(source) or is_bucket(target):
         raise ConfigError(
             "a service reads and writes buckets as a batch: rayscale batch submit SOURCE TARGET --server URL"
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from rayscale.errors import ConfigError, NotFoundError
 from rayscale.files import check_distinct
 from rayscale.imaging import (
     CONTAINERS,
@@ -18,7 +20,7 @@ from rayscale.imaging import (
 from rayscale.imaging.scene import Scene, is_scene
 from rayscale.inference.pipeline import Output, Pipeline
 from rayscale.options import Format
-from rayscale.storage import connect
+from rayscale.storage import connect, split
 
 Change = Callable[[bytes, str | None], Output]
 """The bytes of a file, and the container of its result where it is another, to what is made of it."""
@@ -67,6 +69,41 @@ def upscale_file(
 
         written = convert_file(source, target, enlarge, first.options.format)
     return written.with_notes(notes)
+
+
+def upscale_object(
+    source: str,
+    target: str,
+    pipeline_for: Callable[[int], Pipeline],
+    progress: Callable[[int, int], None] | None = None,
+) -> Written:
+    """:func:`upscale_file` from and to any place, ``s3://bucket/key`` or a path, by way of files of this machine.
+
+    Raises NotFoundError for what is no object, and the errors of both stores.
+    """
+    (root, key), (home, name) = split(source), split(target)
+    store, sink = connect(root), connect(home)
+    if (store, key) == (sink, name):
+        raise ConfigError(f"input and output are the same object {source}; name another output")
+    with TemporaryDirectory(prefix="rayscale-") as scratch:
+        near, far = Path(scratch, "source", key), Path(scratch, "target", name)
+        try:
+            store.fetch(key, near)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error}; for all objects below it, name a folder as output"
+            ) from None
+        there = (
+            {entry.key for entry in store.list(stem_of(near))} if sidecars.is_raster(key) else set()
+        )
+        for beside in sidecars.names_beside(key, there.__contains__):
+            store.fetch(beside, near.with_name(beside))
+        written = upscale_file(near, far, pipeline_for, progress)
+        for path in far.parent.iterdir():
+            sink.write_file(path.name, path)
+    if written.uncertainty is None:
+        return written
+    return replace(written, uncertainty=sink.locate(Path(written.uncertainty).name))
 
 
 def convert_file(
