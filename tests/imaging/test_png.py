@@ -14,6 +14,7 @@ from PIL import ImageCms, PngImagePlugin
 
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import Image, probe, read_image, write_image
+from rayscale.imaging.containers import png
 
 RNG = np.random.default_rng(1)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -61,6 +62,24 @@ def test_what_is_written_reads_back_and_imagecodecs_agrees(dtype, channels, alph
     header = probe(data)
     assert (header.height, header.width, header.channels) == (*size, channels)
     assert (header.bits, header.alpha) == (back.bits, alpha)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_picture_takes_as_many_bytes_whole_as_by_libpng(monkeypatch, dtype):
+    """Smooth with some noise, as enlarged photographs are; the two ways to write hold the same pixels and metadata."""
+    y, x = np.mgrid[:200, :300]
+    waves = np.stack([np.sin(y / (9 + i)) * np.cos(x / (7 + i)) for i in range(3)], axis=-1)
+    waves += np.random.default_rng(2).normal(0, 0.01, waves.shape)
+    image = Image(((waves + 1.1) / 2.2 * np.iinfo(dtype).max).astype(dtype), dpi=(300, 300))
+    whole = write_image(image)
+    monkeypatch.setattr(png, "_AT_ONCE", image.pixels.nbytes - 1)
+    large = write_image(image)
+    assert whole != large
+    assert len(whole) <= 1.1 * len(large)
+    for data in (whole, large):
+        np.testing.assert_array_equal(imagecodecs.png_decode(data), image.pixels)
+    for kind in (b"IHDR", b"pHYs"):
+        assert _chunks(whole)[kind] == _chunks(large)[kind]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])

@@ -23,6 +23,7 @@ from rayscale.imaging.containers.png_chunks import (
     RAW_PROFILE,
     RAW_PROFILES,
     RGB,
+    RGBA,
     SAMPLES,
     SIGNATURE,
     XMP,
@@ -44,8 +45,16 @@ INCH = 0.0254
 MAX_SIDE = 1_000_000
 """libpng's own limit on width and height."""
 
-_LEVEL = 4
-"""Of deflate: for 4 % more bytes than the usual 6 two and a half times as fast, which a batch feels."""
+_LEVEL = 2
+"""Of libdeflate, after the filter Up in every row: a third of the time of libpng at level 4, for as many bytes within 5 %."""
+
+_AT_ONCE = 64 << 20
+"""Bytes of pixels that are filtered and deflated whole, as libdeflate has no streams; larger pictures take libpng, which needs
+no second copy of them."""
+
+_LEVEL_OF_LIBPNG = 4
+
+_COLOUR_TYPES = {1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGBA}
 
 # Small chunks that say how the values are to be shown; kept byte for byte. The last two are the names of drafts.
 _COLOUR = (b"cICP", b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI", b"mDCv", b"cLLi")
@@ -132,8 +141,6 @@ def _indices(chunks: Chunks) -> np.ndarray:
 
 def write(image: Image) -> bytes:
     """Encode 1 or 3 channels of 8 or 16 bit, with alpha when the image has it."""
-    import imagecodecs
-
     if image.channels not in (1, 3):
         raise UnsupportedError(
             f"PNG holds 1 or 3 channels, the image has {image.channels}; write it as TIFF"
@@ -141,11 +148,39 @@ def write(image: Image) -> bytes:
     planes = image.pixels
     if image.alpha is not None:
         planes = np.concatenate([planes, image.alpha[:, :, None]], axis=2)
+    if planes.nbytes > _AT_ONCE or max(planes.shape) > MAX_SIDE:
+        return _write_by_libpng(planes, _metadata(image))
+    height, width, samples = planes.shape
+    depth, colour = 8 * planes.itemsize, _COLOUR_TYPES[samples]
+    ihdr = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = make_chunk(b"IHDR", ihdr), _metadata(image), make_chunk(b"IDAT", _deflate(planes))
+    return b"".join((SIGNATURE, *parts, make_chunk(b"IEND", b"")))
+
+
+def _deflate(planes: NDArray[Any]) -> bytes:
+    """The pixel data, each row as its difference from the one above (filter type 2)."""
+    import imagecodecs
+
+    height = planes.shape[0]
+    ordered = planes.astype(planes.dtype.newbyteorder(">"), order="C", copy=False)
+    rows = ordered.reshape(height, -1).view(np.uint8)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = 2
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    return bytes(imagecodecs.deflate_encode(filtered, level=_LEVEL))
+
+
+def _write_by_libpng(planes: NDArray[Any], metadata: bytes) -> bytes:
+    import imagecodecs
+
     if planes.shape[2] == 1:
         planes = planes[:, :, 0]
-    encoded: bytes = bytes(imagecodecs.png_encode(np.ascontiguousarray(planes), level=_LEVEL))
+    encoded: bytes = bytes(
+        imagecodecs.png_encode(np.ascontiguousarray(planes), level=_LEVEL_OF_LIBPNG)
+    )
     after_ihdr = len(SIGNATURE) + 25
-    return encoded[:after_ihdr] + _metadata(image) + encoded[after_ihdr:]
+    return encoded[:after_ihdr] + metadata + encoded[after_ihdr:]
 
 
 def _decode(chunks: Chunks) -> tuple[np.ndarray, np.ndarray | None]:
