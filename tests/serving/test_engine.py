@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.serving.deployed import until
 
 from rayscale.errors import NotFoundError, OutOfMemoryError
 from rayscale.imaging import read_image
@@ -18,6 +19,7 @@ from rayscale.serving.engine import Engine
 from rayscale.serving.errors import UnavailableError
 from rayscale.serving.jobs import Job
 from rayscale.serving.settings import ServeSettings
+from rayscale.serving.turns import GRAIN
 
 
 @pytest.fixture
@@ -172,3 +174,36 @@ def test_all_who_ask_first_for_a_model_get_it(
 
     assert len({answer.data for answer in asyncio.run(run())}) == 1
     assert registry.loads == ["roofs/1"] * (model == "roofs")
+
+
+def test_a_short_image_overtakes_a_long_one_of_another(
+    engine: Engine, registry: Any, tools: Any
+) -> None:
+    """One thread: the long one is interrupted between two strips, and both are what they are alone."""
+    registry.add("roofs", 1)
+    strips, first, there = [], threading.Event(), threading.Event()
+
+    def note(*_: Any) -> None:
+        strips.append(1)
+        if not first.is_set():
+            time.sleep(2 * GRAIN)  # the work of its first strip
+            first.set()
+            there.wait(30)
+
+    long = Job(tools.encoded(600, 600), "roofs", Options(scale=2), owner="many")
+    short = Job(tools.encoded(5, 5, seed=1), "bicubic", Options(scale=2), owner="one")
+
+    async def run() -> list[Any]:
+        alone = [await engine.upscale(long), await engine.upscale(short)]
+        registry.networks["roofs/1"].sub_mean.register_forward_pre_hook(note)
+        works = asyncio.create_task(engine.upscale(long))
+        await asyncio.to_thread(first.wait, 30)
+        overtakes = asyncio.create_task(engine.upscale(short))
+        await asyncio.to_thread(until, lambda: engine.turns.waiting, 30)
+        there.set()
+        done, _ = await asyncio.wait([works, overtakes], return_when=asyncio.FIRST_COMPLETED)
+        assert done == {overtakes}
+        assert [(await works).data, (await overtakes).data] == [each.data for each in alone]
+        return strips
+
+    assert len(asyncio.run(run())) > 1

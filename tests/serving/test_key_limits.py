@@ -165,6 +165,28 @@ def test_one_image_does_not_wait_for_five_hundred() -> None:
     assert order.index("one") <= 3  # two at work, and one whose turn came first
 
 
+def test_who_has_nothing_at_work_has_a_place_at_once() -> None:
+    async def run_it() -> list[str]:
+        queue, gate, begun = FairQueue(lambda: 2, 9, lambda: 1), asyncio.Event(), []
+
+        async def work(owner: str) -> None:
+            async with queue.turn(owner):
+                begun.append(owner)
+                await gate.wait()
+
+        owners = ["many"] * 5 + ["one"] * 2 + ["other"]
+        tasks = [asyncio.create_task(work(owner)) for owner in owners]
+        await asyncio.sleep(0)
+        there = list(begun)
+        gate.set()
+        await asyncio.gather(*tasks)
+        assert queue.running == queue.waiting == 0
+        return there
+
+    # Two places, and a spare one, which is for whoever came first of those with nothing at work.
+    assert asyncio.run(run_it()) == ["many", "many", "one"]
+
+
 def test_turns_are_in_proportion_to_weight_and_cost() -> None:
     asked = [("heavy", 1.0, 4.0)] * 50 + [("light", 1.0, 1.0)] * 200 + [("first", 3.0, 1.0)] * 200
     random.Random(1).shuffle(asked)

@@ -32,6 +32,7 @@ from rayscale.serving.jobs import Inquiry, Job, Result, check_size
 from rayscale.serving.metrics import ReplicaMetrics, Snapshot, take_snapshot
 from rayscale.serving.rates import Rates
 from rayscale.serving.shelf import Loaded, Shelf
+from rayscale.serving.turns import Turns
 from rayscale.settings import get_settings
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ class Engine:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self.seen = ReplicaMetrics()
-        self.shelf = Shelf(settings, watch=_stop_if_cancelled, loaded=self.seen.note_load)
-        self._workers = ThreadPoolExecutor(settings.threads, thread_name_prefix="upscale")
+        self.shelf = Shelf(settings, watch=_give_way, loaded=self.seen.note_load)
+        self.turns = Turns(settings.threads, watch=_stop_if_cancelled)
+        # One for each image that may be here, with those that others let go first: `turns` says who works, not their queue.
+        self._workers = ThreadPoolExecutor(2 * settings.threads + 2, thread_name_prefix="upscale")
         # Listing and loading wait for MLflow and storage, which may hang; they must not take a place among the images,
         # nor from each other, nor from the models that come with rayscale.
         self._listing = ThreadPoolExecutor(1, thread_name_prefix="listing")
@@ -175,7 +178,7 @@ class Engine:
                 ) from error
             raise
         finally:
-            _current.event = None
+            _current.event = _current.pause = None
 
     def _upscale(self, job: Job, loaded: Loaded) -> Result:
         limits = get_settings()
@@ -184,7 +187,11 @@ class Engine:
         header = probe(job.data)
         check_size(header, scale)
         needed = check_memory(header, scale, windowed=pipeline.upscaler.frames.windowed)
-        with self._memory.reserve(needed, watch=_stop_if_cancelled):
+        with (
+            self._memory.reserve(needed, watch=_stop_if_cancelled),
+            self.turns.take(job.owner, job.weight) as pause,
+        ):
+            _current.pause = pause
             output = pipeline.run(job.data, max_pixels=limits.max_input_pixels)
         self._rates.note(
             _kind(loaded, job.options, header),
@@ -344,3 +351,11 @@ def _stop_if_cancelled() -> None:
     event = getattr(_current, "event", None)
     if event is not None and event.is_set():
         raise GivenUpError
+
+
+def _give_way() -> None:
+    """Between two strips: end the work of a request that was given up, and let others go first whose turn it is."""
+    _stop_if_cancelled()
+    pause = getattr(_current, "pause", None)
+    if pause is not None:
+        pause()

@@ -1,13 +1,13 @@
 """Whose turn it is: start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) between the callers of a service.
 
 Each caller gets work in proportion to its weight, however much it asks for. A full queue refuses the caller who fills it.
+Whoever has nothing at work need not wait until something of others is done: the model replicas interrupt that (``turns``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,17 +29,28 @@ class FairQueue:
     Args:
         places: asked at every turn, as replicas come and go.
         most_waiting: RAYSCALE_SERVE_MAX_WAITING.
+        spare: places beyond these, of one piece for each owner who has nothing at work.
     """
 
-    def __init__(self, places: Callable[[], int], most_waiting: int) -> None:
+    def __init__(
+        self,
+        places: Callable[[], int],
+        most_waiting: int,
+        spare: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._places = places
         self._most_waiting = most_waiting
-        self.running = 0
+        self._spare = spare
+        self._at_work: Counter[str] = Counter()
         self._number = 0
         self._virtual = 0.0
         self._finish: dict[str, float] = {}
-        self._heap: list[_Turn] = []
         self._waiting: defaultdict[str, list[_Turn]] = defaultdict(list)
+
+    @property
+    def running(self) -> int:
+        """Pieces of work whose turn it is."""
+        return self._at_work.total()
 
     @property
     def waiting(self) -> int:
@@ -51,13 +62,12 @@ class FairQueue:
         self, owner: str, *, weight: float = 1.0, cost: float = 1.0
     ) -> AsyncIterator[None]:
         """The time of one piece of work, when it is its turn. Raises OverloadedError when the queue is full of its owner's."""
-        if self.waiting >= self._most_waiting and self.running >= self._places():
+        if self.waiting >= self._most_waiting and not self._has_place(owner):
             self._make_room(owner)
         start = max(self._virtual, self._finish.get(owner, 0.0))
         self._finish[owner] = start + cost / weight
         self._number += 1
         turn = _Turn(start, self._number, owner, asyncio.get_running_loop().create_future())
-        heapq.heappush(self._heap, turn)
         self._waiting[owner].append(turn)
         self._grant()
         try:
@@ -68,31 +78,45 @@ class FairQueue:
                 and not turn.granted.cancelled()
                 and not turn.granted.exception()
             ):
-                self._leave()  # it was granted just when its client left
+                self._leave(owner)  # it was granted just when its client left
             else:
                 self._forget(turn)
             raise
         try:
             yield
         finally:
-            self._leave()
+            self._leave(owner)
 
-    def _leave(self) -> None:
-        self.running -= 1
+    def _leave(self, owner: str) -> None:
+        self._at_work[owner] -= 1
+        if not self._at_work[owner]:
+            del self._at_work[owner]
         self._grant()
 
+    def _has_place(self, owner: str) -> bool:
+        places = self._places()
+        if owner not in self._at_work:
+            places += self._spare()
+        return self.running < places
+
     def _grant(self) -> None:
-        while self._heap and self.running < self._places():
-            turn = heapq.heappop(self._heap)
-            if turn.granted.done():
-                continue
+        while (turn := self._next()) is not None:
             self._forget(turn)
             self._virtual = max(self._virtual, turn.start)
-            self.running += 1
+            self._at_work[turn.owner] += 1
             turn.granted.set_result(None)
-        if not self._heap and not self.running:
+        if not self._waiting and not self.running:
             self._finish.clear()  # nobody waits: what was is forgotten
             self._virtual = 0.0
+
+    def _next(self) -> _Turn | None:
+        """The earliest turn that has a place; those of one owner wait in their order."""
+        open_ones = (
+            next((turn for turn in turns if not turn.granted.done()), None)
+            for owner, turns in self._waiting.items()
+            if self._has_place(owner)
+        )
+        return min((turn for turn in open_ones if turn is not None), default=None)
 
     def _make_room(self, owner: str) -> None:
         """End the latest turn of whoever waits with the most; that is ``owner`` where all wait with as much."""

@@ -20,12 +20,16 @@ from rayscale.settings import get_settings
 class Job:
     """One request: the encoded image and what to do with it.
 
-    ``model`` None means the default model.
+    Attributes:
+        model: None means the default model.
+        owner, weight: whom the work is for, and how much of it that caller has a right to beside others.
     """
 
     data: bytes
     model: str | None = None
     options: Options = DEFAULTS
+    owner: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

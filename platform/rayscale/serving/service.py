@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from starlette.requests import Request
@@ -59,7 +60,7 @@ class Service:
     def __post_init__(self) -> None:
         self.traces = Traces(self.settings)
         self.quotas = Quotas(1 / self.settings.ingresses)
-        self.queue = FairQueue(self._places, self.settings.max_waiting)
+        self.queue = FairQueue(self._places, self.settings.max_waiting, self._spare)
         self.readiness = Readiness(self.backend)
         self.refusals = Refusals(self.settings)
 
@@ -71,6 +72,9 @@ class Service:
 
     def _places(self) -> int:
         return self.backend.places()
+
+    def _spare(self) -> int:
+        return math.ceil(self.backend.places() / 2)
 
     async def upscale(self, job: Job, caller: Caller) -> Result:
         """The enlarged image, counted; see :meth:`_upscale`."""
@@ -104,7 +108,8 @@ class Service:
                 asyncio.timeout(limit),
                 self.queue.turn(caller.owner, weight=key.priority, cost=cost + _EVERY),
             ):
-                result = await self.backend.upscale(job)
+                whose = replace(job, owner=caller.owner, weight=key.priority)
+                result = await self.backend.upscale(whose)
         except TimeoutError:
             raise DeadlineError(
                 f"the image was not done within {limit:g} s (RAYSCALE_SERVE_REQUEST_TIMEOUT_S); send it in parts or "

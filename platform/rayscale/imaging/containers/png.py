@@ -168,7 +168,7 @@ def _deflate(planes: NDArray[Any]) -> bytes:
     filtered[:, 0] = 2
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    return bytes(imagecodecs.deflate_encode(filtered, level=_LEVEL))
+    return bytes(imagecodecs.deflate_encode(filtered, level=_LEVEL))  # type: ignore[arg-type]
 
 
 def _write_by_libpng(planes: NDArray[Any], metadata: bytes) -> bytes:
