@@ -1,52 +1,36 @@
-"""Load on an HTTP service: the same POST again and again, by ``wrk`` where it is installed, else by asyncio."""
+"""Load on an HTTP service: the same POST again and again, over connections that are kept, by asyncio.
+
+``wrk``, ``oha`` and their like run for a time and give up what is under way at its end, which here would be seconds of work
+of the next contender; a number of requests leaves nothing behind.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 import statistics
-import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
-
-TOOL = shutil.which("wrk")
-"""Of Debian and others; its latencies are those of its own clock."""
-
-_SCRIPT = """
-wrk.method = "POST"
-local file = io.open("{body}", "rb")
-wrk.body = file:read("*a")
-file:close()
-done = function(summary, latency, requests)
-  local errors = summary.errors
-  io.write(string.format('{{"requests": %d, "elapsed": %f, "p50": %f, "p95": %f, "failed": %d}}\\n', summary.requests,
-    summary.duration / 1e6, latency:percentile(50) / 1e6, latency:percentile(95) / 1e6,
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
-end
-"""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What came of some seconds of load.
+    """What came of some requests.
 
     Attributes:
-        rate: answers/s. p50, p95: seconds to the answer. failed: requests that had none, or another than 200.
+        rate: answers/s. taken: seconds to each answer. failed: answers other than 200.
+        cpu: seconds of all cores that an answer took, without those of the clients.
     """
 
     rate: float
-    p50: float
-    p95: float
+    taken: list[float]
     failed: int = 0
+    cpu: float = 0.0
 
-    @classmethod
-    def of(cls, seconds: list[float], elapsed: float, failed: int = 0) -> Load:
-        """From the seconds of every request."""
-        return cls(len(seconds) / elapsed, statistics.median(seconds), percentile(seconds, 95), failed)  # fmt: skip
+    @property
+    def median(self) -> float:
+        """Seconds to an answer."""
+        return statistics.median(self.taken)
 
 
 def percentile(values: list[float], percent: float) -> float:
@@ -55,40 +39,31 @@ def percentile(values: list[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-def load(address: str, path: str, body: Path, concurrency: int, seconds: float) -> Load:
-    """``concurrency`` clients that send the file ``body`` for ``seconds``."""
-    if TOOL is None:
-        return asyncio.run(_by_asyncio(address + path, body.read_bytes(), concurrency, seconds))
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_SCRIPT.format(body=body))
-        script.flush()
-        command = [TOOL, "-t1", f"-c{concurrency}", f"-d{seconds:.0f}s", "--timeout=60s"]
-        done = subprocess.run(
-            [*command, "-s", script.name, address + path],
-            text=True,
-            capture_output=True,
-            check=True,
-        )
-    told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    return Load(told["requests"] / told["elapsed"], told["p50"], told["p95"], told["failed"])
+def load(address: str, path: str, body: bytes, concurrency: int, count: int) -> Load:
+    """``concurrency`` clients send ``body`` until ``count`` requests are answered."""
+    return asyncio.run(_load(address + path, body, concurrency, count))
 
 
-async def _by_asyncio(url: str, body: bytes, concurrency: int, seconds: float) -> Load:
+async def _load(url: str, body: bytes, concurrency: int, count: int) -> Load:
     taken: list[float] = []
-    failed = 0
+    sent = failed = 0
+
+    async def client(connection: Connection) -> None:
+        nonlocal sent, failed
+        while sent < count:
+            sent += 1
+            start = time.perf_counter()
+            status, _, _ = await connection.post(url, body)
+            taken.append(time.perf_counter() - start)
+            failed += status != 200
+
+    connections = [await Connection(url).__aenter__() for _ in range(concurrency)]
     begun = time.perf_counter()
-
-    async def client() -> None:
-        nonlocal failed
-        async with Connection(url) as connection:
-            while time.perf_counter() < begun + seconds:
-                start = time.perf_counter()
-                status, _, _ = await connection.post(url, body)
-                taken.append(time.perf_counter() - start)
-                failed += status != 200
-
-    await asyncio.gather(*(client() for _ in range(concurrency)))
-    return Load.of(taken, time.perf_counter() - begun, failed)
+    await asyncio.gather(*map(client, connections))
+    elapsed = time.perf_counter() - begun
+    for connection in connections:
+        await connection.__aexit__()
+    return Load(count / elapsed, taken, failed)
 
 
 class Connection:
