@@ -153,6 +153,35 @@ def test_options_for_stored_values_are_not_ignored() -> None:
     np.testing.assert_array_equal(model.upscale(swapped), model.upscale(pixels.astype(np.uint16)))
 
 
+def test_the_uncertainty_has_a_way_out(photo: Path, tmp_path: Path) -> None:
+    """As in the file that the command line writes beside the output, for all kinds of images."""
+    asked = {"scale": 2, "uncertainty": True, "precision": "float32"}
+    rayscale.upscale(photo, tmp_path / "big.png", model="edsr-baseline", **asked)
+    written = rayscale.read_image(tmp_path / "big.uncertainty.tif", levels=(0, 255)).pixels
+    assert written.max() > 1
+    model = rayscale.open_model("edsr-baseline", **asked)
+    image = rayscale.read_image(photo)
+    larger, residual, uncertainty = model.run(photo)
+    assert (residual, uncertainty.container) == (None, "tiff")
+    plain = rayscale.open_model("edsr-baseline", scale=2, ensemble=True, precision="float32")
+    np.testing.assert_array_equal(larger.pixels, plain.upscale(image.pixels))
+    np.testing.assert_array_equal(uncertainty.pixels, written)
+    np.testing.assert_array_equal(model.run(image).uncertainty.pixels, written)
+    np.testing.assert_array_equal(model.run(image.pixels).uncertainty, written)
+    np.testing.assert_array_equal(model.run(PIL.Image.open(photo)).uncertainty, written)
+    x = torch.from_numpy(image.pixels).permute(2, 0, 1) / 255
+    spread = model.run(x[None]).uncertainty[0]
+    assert spread.shape == model.run(x).uncertainty.shape == (3, 42, 34)
+    assert np.abs(spread.permute(1, 2, 0).numpy() * 255 - written).max() < 0.01
+    grey = rayscale.open_model("aplus", scale=2, uncertainty=True, consistency=True)
+    flat = grey.run(image.pixels[..., 0])
+    assert flat.image.shape == flat.uncertainty.shape == (42, 34)
+    assert set(flat.residual) == {"max", "rms"}
+    for given in (photo, image, image.pixels, x, PIL.Image.open(photo)):
+        with pytest.raises(ConfigError, match=r"upscale gives the image alone; Model\.run"):
+            model.upscale(given)
+
+
 def test_nothing_takes_the_place_of_its_source(photo: Path) -> None:
     before = photo.read_bytes()
     with pytest.raises(ConfigError, match="input and output are the same file"):

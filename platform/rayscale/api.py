@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,23 @@ from rayscale.storage import connect
 
 if TYPE_CHECKING:
     from rayscale.evaluation.benchmark import Report
+
+
+class Measured(NamedTuple):
+    """What :meth:`Model.run` gives.
+
+    Attributes:
+        image: the enlarged image, of the kind that was given.
+        residual: ``max`` and ``rms`` of ``|down(SR) - LR|`` in stored units, with the option ``consistency``.
+        uncertainty: with the option ``uncertainty``, the standard deviation of each value of ``image`` over the eight
+            outputs of the self-ensemble, float32 in its units, NaN where nothing was measured: for arrays and PIL
+            images an array, for tensors a tensor, for paths and :class:`Image` an :class:`Image` to be written as TIFF,
+            GeoTIFF or NIfTI.
+    """
+
+    image: Any
+    residual: dict[str, float] | None = None
+    uncertainty: Any = None
 
 
 class Model:
@@ -61,13 +78,24 @@ class Model:
         Raises:
             InputError: another kind, shape or type, a tensor of other values, or a number of channels that the model
                 does not take.
-            ConfigError: ``consistency`` or ``levels`` with a tensor; both are for stored values.
+            ConfigError: ``consistency`` or ``levels`` with a tensor; both are for stored values. The option
+                ``uncertainty``, which :meth:`run` gives.
             OSError: a file that cannot be opened.
         """
+        self.options.refuse("uncertainty", "upscale gives the image alone; Model.run gives both")
+        return self.run(image).image
+
+    def run(self, image: Any) -> Measured:
+        """:meth:`upscale`, with the residual and the uncertainty that were asked for; arguments and errors as there.
+
+        >>> model = rayscale.open_model("bicubic", scale=2, uncertainty=True)
+        >>> model.run(numpy.zeros((4, 6, 3), "uint8")).uncertainty.max()
+        np.float32(0.0)
+        """
         if isinstance(image, str | PathLike):
-            return self._pipeline.enlarge(self._pipeline.read(_local(image).read_bytes())).image
+            return self._enlarge(self._pipeline.read(_local(image).read_bytes()))
         if isinstance(image, Image):
-            return self._pipeline.enlarge(image.handle(self.options)).image
+            return self._enlarge(image.handle(self.options))
         if isinstance(image, np.ndarray):
             return self._upscale_array(image)
         kind = type(image).__module__.partition(".")[0]
@@ -84,7 +112,11 @@ class Model:
         """One file into another, as :func:`upscale`."""
         return upscale_file(_local(source), _local(target), lambda _: self._pipeline)
 
-    def _upscale_array(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def _enlarge(self, image: Image) -> Measured:
+        larger = self._pipeline.enlarge(image)
+        return Measured(larger.image, larger.measures.get("residual"), larger.uncertainty)
+
+    def _upscale_array(self, pixels: np.ndarray[Any, Any]) -> Measured:
         if isinstance(pixels, np.ma.MaskedArray):
             raise InputError(
                 "a masked array is not handled: its mask would be lost; give masked.filled(VALUE)"
@@ -102,10 +134,11 @@ class Model:
             )
         levels = None if asked is None else Levels.of_setting(pixels.dtype, asked)
         image = Image(pixels[..., None] if flat else pixels, "tiff", levels=levels)
-        larger = self._pipeline.enlarge(image).image.pixels
-        return larger[..., 0] if flat else larger
+        larger = self._enlarge(image)
+        at = (..., 0) if flat else ...
+        return Measured(larger.image.pixels[at], larger.residual, _pixels(larger.uncertainty, at))
 
-    def _upscale_tensor(self, x: Any) -> Any:
+    def _upscale_tensor(self, x: Any) -> Measured:
         import torch
 
         for name in ("consistency", "levels"):
@@ -130,13 +163,18 @@ class Model:
         value_range = predictor.model.spec.value_range
         batch = (x if x.ndim == 4 else x[None]).detach().float().cpu() * value_range
         parts = [
-            predictor.enlarge(batch[:, channels], bits=16)[0]
+            predictor.enlarge(batch[:, channels], bits=16)
             for channels in predictor.groups(batch.shape[1])
         ]
-        y = (torch.cat(parts, 1) / value_range).clamp(0, 1).to(device=x.device, dtype=x.dtype)
-        return y if x.ndim == 4 else y[0]
+        y = torch.cat([part for part, _ in parts], 1) / value_range
+        y = y.clamp(0, 1).to(device=x.device, dtype=x.dtype)
+        spreads = [spread for _, spread in parts if spread is not None]
+        spread = torch.cat(spreads, 1).to(x.device) / value_range if spreads else None
+        if x.ndim == 3:
+            y, spread = y[0], None if spread is None else spread[0]
+        return Measured(y, uncertainty=spread)
 
-    def _upscale_picture(self, picture: Any) -> Any:
+    def _upscale_picture(self, picture: Any) -> Measured:
         import PIL.Image
 
         if picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
@@ -149,13 +187,18 @@ class Model:
             pixels, alpha = pixels[..., :-1], pixels[..., -1]
         pixels = pixels if pixels.ndim == 3 else pixels[..., None]
         image = Image(pixels, "png", alpha=alpha).handle(self.options)
-        larger = self._pipeline.enlarge(image).image
-        pixels = larger.pixels
-        if larger.alpha is not None:
-            pixels = np.dstack([pixels, larger.alpha])
+        larger = self._enlarge(image)
+        pixels = larger.image.pixels
+        at = (..., 0) if pixels.shape[2] == 1 else ...
+        if larger.image.alpha is not None:
+            pixels = np.dstack([pixels, larger.image.alpha])
         made = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         made.info = picture.info.copy()  # profile and EXIF, as PIL's own resize keeps them
-        return made
+        return Measured(made, larger.residual, _pixels(larger.uncertainty, at))
+
+
+def _pixels(image: Image | None, at: Any) -> np.ndarray[Any, Any] | None:
+    return None if image is None else image.pixels[at]
 
 
 def open_model(
