@@ -47,9 +47,9 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "stored"
 
 
-def renumber(path: Path) -> None:
+def renumber(path: Path, number: int = 2) -> None:
     """Make it a file of a later format."""
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": number}))
 
 
 def test_a_run_of_before_goes_on(stored: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -74,10 +74,11 @@ def test_a_later_result_is_refused(stored: Path) -> None:
 
 
 def test_a_later_dataset_is_refused(stored: Path) -> None:
-    DatasetManifest.load(stored / "dataset")
-    renumber(stored / "dataset/manifest.json")
+    manifest = DatasetManifest.load(stored / "dataset")
+    assert (manifest.format, len(manifest.shards)) == (1, 1)  # its lists stand in the manifest
+    renumber(stored / "dataset/manifest.json", 3)
     with pytest.raises(
-        UnsupportedError, match=r"has format 2, .*use the rayscale that wrote it, or prepare"
+        UnsupportedError, match=r"has format 3, .*use the rayscale that wrote it, or prepare"
     ):
         DatasetManifest.load(stored / "dataset")
 

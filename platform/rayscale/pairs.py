@@ -100,6 +100,17 @@ def is_image(key: str) -> bool:
     return not is_hidden(key) and bool(ending_of(name) or is_nameless(name))
 
 
+def has_both(entries: Iterable[Entry]) -> bool:
+    """Whether some of the images are HR and some LR by their names; nothing is kept in memory."""
+    roles = set()
+    for entry in entries:
+        if is_image(entry.key):
+            roles.add(_parse(entry).role)
+            if roles >= {"HR", "LR"}:
+                return True
+    return False
+
+
 def without_lr(entries: Iterable[Entry]) -> list[Entry]:
     """The entries, LR images left out where there are HR ones as well."""
     names = [_parse(entry) for entry in entries]

@@ -11,6 +11,7 @@ import pytest
 from tests.data.rows import SMALL, Images, Noise, rows_of
 
 from rayscale.data import Dataset, Manifest, PatchStream, PrepareConfig, plan, prepare
+from rayscale.data.listing import Listing
 from rayscale.data.shards import read_places
 from rayscale.data.tasks import ShardRecord, ShardTask, write_shard
 from rayscale.errors import InputError, NotFoundError, StorageError
@@ -348,7 +349,9 @@ def test_large_files_make_shards_of_their_own(
 ) -> None:
     folder = images({f"{n}.png": make_noise(*((96, 96) if n == 2 else (24, 24))) for n in range(6)})
     monkeypatch.setattr(plan, "_SOURCE_BYTES", 20_000)
-    names = [task.keys for task in plan.plan(connect(folder), connect(tmp_path), SMALL).tasks]
+    with Listing() as listing:
+        planned = plan.plan(connect(folder), connect(tmp_path), SMALL, listing)
+        names = [task.keys for task in planned.tasks()]
     assert names == [("0.png", "1.png"), ("2.png",), ("3.png", "4.png"), ("5.png",)]
 
 

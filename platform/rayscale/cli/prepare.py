@@ -50,6 +50,10 @@ def prepare(
     images_per_shard: Annotated[
         int | None, typer.Option(help="Most images of a shard. Default: 32.")
     ] = None,
+    shard_bytes: Annotated[
+        int | None,
+        typer.Option(help="HR bytes after which a further shard begins. Default: 1 GiB."),
+    ] = None,
     channels: Annotated[
         int | None,
         typer.Option(
@@ -125,6 +129,7 @@ def prepare(
         "step": step,
         "minimum": minimum,
         "images_per_shard": images_per_shard,
+        "shard_bytes": shard_bytes,
         "channels": channels,
         "bands": bands,
         "bits": bits,
@@ -171,8 +176,9 @@ def on_ray(
     def work_through(
         function: Callable[[ShardTask], ShardRecord], tasks: Iterable[ShardTask]
     ) -> Iterator[ShardRecord]:
-        waiting = list(tasks)[::-1]
-        if not waiting:
+        waiting = iter(tasks)
+        task = next(waiting, None)
+        if task is None:
             return
         import ray
 
@@ -183,10 +189,11 @@ def on_ray(
         remote = ray.remote(cluster.return_error(function))
         running: list[Any] = []
         try:
-            while waiting or running:
+            while task is not None or running:
                 cpus = int(ray.cluster_resources().get("CPU", 1))  # nodes may join
-                while waiting and len(running) < (concurrency or max(2, 2 * cpus)):
-                    running.append(remote.remote(waiting.pop()))
+                while task is not None and len(running) < (concurrency or max(2, 2 * cpus)):
+                    running.append(remote.remote(task))
+                    task = next(waiting, None)
                 done, running = ray.wait(running)
                 for record in ray.get(done):
                     yield cluster.raise_error(record)
@@ -240,6 +247,6 @@ def summary(manifest: Manifest, target: str, seconds: float) -> str:
             ]
         if len(listed) > LISTED_FAILURES:
             lines.append(
-                f"  ... and {len(listed) - LISTED_FAILURES} more, all in {target}/manifest.json"
+                f"  ... and {len(listed) - LISTED_FAILURES} more, all in {target}/manifest/*.parquet"
             )
     return "\n".join(lines)

@@ -32,6 +32,8 @@ class PrepareConfig(BaseModel):
     """Images whose smaller side (cropped to a multiple of every scale) is below this are skipped."""
     images_per_shard: int = 32
     """Source images in one shard at most (fewer where their files are large), which is the unit of work and of the local cache."""
+    shard_bytes: int = 1 << 30
+    """Bytes of HR pixels after which a further shard begins, also within a scene."""
     channels: int | None = None
     """Channels that every image must have; None takes those of most images."""
     bits: int | None = None
@@ -103,7 +105,7 @@ class PrepareConfig(BaseModel):
             raise ConfigError(
                 f"step {self.step} is larger than size {self.size} and would leave gaps; take at most {self.size}"
             )
-        for name in ("minimum", "images_per_shard"):
+        for name in ("minimum", "images_per_shard", "shard_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(
                     f"{name} {getattr(self, name)} is not possible; it must be at least 1"

@@ -1,9 +1,10 @@
-"""What a dataset holds: ``manifest.json``, written last, without which there is no dataset."""
+"""What a dataset holds: ``manifest.json``, written last, without which there is no dataset, and the lists it names."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayscale import strictjson
 from rayscale.data.config import PrepareConfig
+from rayscale.data.parts import Part, Table, read_rows
 from rayscale.degradations import BICUBIC, Degradation
 from rayscale.errors import NotFoundError, StorageError
 from rayscale.files import check_format
 from rayscale.storage import Store, connect
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+"""Of format 1 shards and left-out images stand in the manifest itself."""
+
+_LISTS = {"shards", "failures", "skipped"}
 
 
 class _Record(BaseModel):
@@ -75,7 +80,7 @@ class Manifest(_Record):
     ``mean`` and ``deviation`` are per channel, as fractions of the peak (255 or 65535), over every HR pixel once.
     """
 
-    format: Literal[1]
+    format: Literal[1, 2]
     source: str
     created: str
     """Time of the commit, ISO 8601 in UTC."""
@@ -86,9 +91,11 @@ class Manifest(_Record):
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     counts: Counts
-    shards: tuple[Shard, ...]
-    failures: tuple[Failure, ...]
-    skipped: tuple[Failure, ...]
+    shards: tuple[Shard, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    skipped: tuple[Failure, ...] = ()
+    parts: tuple[Part, ...] = ()
+    """Where ``shards``, ``failures`` and ``skipped`` are stored."""
     lr: Literal["bicubic", "made", "pairs"] = "bicubic"
     """Where LR comes from: made of HR by bicubic or another degradation, or images of its own."""
     degradation: Degradation = BICUBIC
@@ -137,20 +144,23 @@ class Manifest(_Record):
             way_out = (
                 "use the rayscale that wrote it, or prepare the dataset again at another place"
             )
-            check_format(address, content.get("format"), FORMAT, way_out)
+            found = content.get("format")
+            check_format(address, FORMAT if found == 1 else found, FORMAT, way_out)
         try:
             manifest = cls.model_validate(content)
         except ValidationError as error:
             raise StorageError(f"{address} is damaged: {error.errors()[0]['msg']}") from error
-        if content_digest(manifest) != manifest.digest:
+        if manifest.parts:
+            manifest = manifest.model_copy(update=dict(_read_lists(store, manifest.parts)))
+        if content_digest(manifest, manifest.shards) != manifest.digest:
             raise StorageError(
                 f"{address} is damaged: its digest does not match; prepare the dataset again"
             )
         return manifest
 
     def commit(self, store: Store) -> None:
-        """Write the manifest: from here on the dataset exists."""
-        store.write(MANIFEST, self.model_dump_json(indent=1).encode())
+        """Write the manifest, whose ``parts`` are stored: from here on the dataset exists."""
+        store.write(MANIFEST, self.model_dump_json(indent=1, exclude=_LISTS).encode())
 
 
 def dataset_store(place: str | Path) -> Store:
@@ -158,21 +168,48 @@ def dataset_store(place: str | Path) -> Store:
     return connect(str(place).removesuffix(MANIFEST))
 
 
-def content_digest(manifest: Manifest) -> str:
+def _read_lists(store: Store, parts: tuple[Part, ...]) -> Iterator[tuple[str, tuple[_Record, ...]]]:
+    """Not validated again: the parts have the digests that the manifest says."""
+    yield (
+        "shards",
+        tuple(
+            Shard.model_construct(
+                name=row["name"],
+                sizes=tuple((run["height"], run["width"], run["rows"]) for run in row["sizes"]),
+                columns={
+                    each.pop("scale"): Column.model_construct(**each) for each in row["columns"]
+                },
+            )
+            for row in read_rows(store, parts, "shards")
+        ),
+    )
+    tables: tuple[Table, ...] = ("failures", "skipped")
+    for table in tables:
+        rows = read_rows(store, parts, table)
+        yield table, tuple(Failure.model_construct(**row) for row in rows)
+
+
+def content_digest(manifest: Manifest, shards: Iterable[Shard]) -> str:
     """sha256 over what training reads; independent of time, place, and order of execution."""
     content: dict[str, Any] = {
-        "format": manifest.format,
+        "format": 1,  # of what is hashed: a dataset keeps its digest whatever its manifest looks like
         "channels": manifest.channels,
         "bits": manifest.bits,
         "scales": manifest.scales,
-        "shards": [
-            [shard.sizes, {scale: column.sha256 for scale, column in shard.columns.items()}]
-            for shard in manifest.shards
-        ],
     }
     if manifest.lr != "bicubic":  # not told otherwise, so that older datasets keep their digest
         content["lr"] = manifest.lr
     if manifest.lr == "made":
         content["degradation"] = str(manifest.degradation)
-    text = strictjson.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(_canonical(content).removesuffix("}").encode())
+    separator = ',"shards":['  # the last of the sorted keys: hashed as it comes
+    for shard in shards:
+        columns = {scale: column.sha256 for scale, column in shard.columns.items()}
+        digest.update((separator + _canonical([shard.sizes, columns])).encode())
+        separator = ","
+    digest.update(b"]}")
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return strictjson.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 from rayscale.data.config import PrepareConfig
+from rayscale.data.listing import Listing
 from rayscale.data.manifest import FORMAT, Failure
 from rayscale.data.sources import Kind, kind_of
 from rayscale.data.tasks import ShardTask
 from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
 from rayscale.imaging import EXTENSIONS, is_image, probe
 from rayscale.imaging.sidecars import names_beside
-from rayscale.pairs import Pairing, Partners, find_pairs, without_lr
+from rayscale.pairs import Pairing, Partners, find_pairs, has_both, without_lr
 from rayscale.settings import MIB
 from rayscale.storage import Entry, Store, connect, is_hidden
 
@@ -26,79 +29,90 @@ _SOURCE_BYTES = 256 * MIB
 _SAMPLE = 15  # images whose channels and bits are looked at; more would read a large bucket twice
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """What there is to do, and what is not in it: images that cannot be used, and the number of other objects."""
 
     config: PrepareConfig
-    tasks: list[ShardTask]
+    kind: Kind
+    source: Store
+    target: Store
+    lr: Store | None
+    """Where the LR images of pairs lie; None without pairs."""
+    listing: Listing
+    lows: Mapping[str, Mapping[int, Entry]]
+    """LR images by key of their HR image and scale. A source of pairs is the one whose names are held in memory."""
     failures: list[Failure]
     ignored: int
 
+    def tasks(self) -> Iterator[ShardTask]:
+        """The shards in listing order, each made when it is asked for; the same whenever that is."""
+        config, lr = self.config, "" if self.lr is None else self.lr.uri
+        bits: Literal[8, 16] = 16 if self.kind.bits == 16 else 8
+        same = (FORMAT, config.model_dump_json(), *vars(self.kind).values(), self.source.uri, lr)
+        for number, part in enumerate(_parts(self.listing.images(), config.images_per_shard)):
+            own = {entry.key: self.lows[entry.key] for entry in part if entry.key in self.lows}
+            lows = (low for each in own.values() for low in each.values())
+            beside = _sidecars([*part, *lows], self.listing)
+            yield ShardTask(
+                name=_name(number, same, part, own, beside),
+                source=self.source.uri,
+                target=self.target.uri,
+                keys=tuple(entry.key for entry in part),
+                config=config,
+                channels=self.kind.channels,
+                bits=bits,
+                measure=self.kind.measure,
+                beside=beside,
+                lr_source=lr,
+                lr_keys={
+                    key: {scale: low.key for scale, low in each.items()}
+                    for key, each in own.items()
+                },
+            )
 
-def plan(source: Store, target: Store, config: PrepareConfig) -> Plan:
-    """The shards of a source in listing order; errors as in :func:`rayscale.data.prepare`."""
-    listing = list(source.list())
-    there = {entry.key for entry in listing}
+
+def plan(source: Store, target: Store, config: PrepareConfig, listing: Listing) -> Plan:
+    """The shards of a source, whose objects are put into ``listing``; errors as in :func:`rayscale.data.prepare`."""
+    listing.fill(source.list())
     lr = None if config.lr in ("auto", "made") else connect(config.lr)
-    pairing = None if config.lr == "made" else find_pairs(source, lr, listing)
-    lows: dict[str, dict[int, Entry]] = {}
-    failures: list[Failure] = []
+    mixed = has_both(listing)
+    looked = config.lr != "made" and (mixed or lr is not None)
+    pairing = find_pairs(source, lr, listing) if looked else None
     if pairing is not None and not config.degradation.is_bicubic:
         raise ConfigError(
             f"{source.uri} has LR images of its own, so that {config.degradation} would change nothing; add lr=made to make "
             "LR images from the HR images"
         )
+    lows: dict[str, dict[int, Entry]] = {}
+    failures: list[Failure] = []
+    entries: Iterable[Entry]
     if pairing is None:
-        entries = without_lr(_list_images(source, listing))
+        entries = _list_images(source, listing)
+        entries = without_lr(entries) if mixed else entries
     else:
         config, entries, lows, failures = _match(pairing, source, lr or source, config)
-    entries = [entry for entry in entries if not config.excludes(entry.key)]
+    listing.choose(entry for entry in entries if not config.excludes(entry.key))
     failures = [failure for failure in failures if not config.excludes(failure.key)]
-    if not entries:
+    if not listing.chosen:
         raise NotFoundError(
             f"{source.uri} has no image among its {len(listing)} objects; "
             f"expected names that end in {', '.join(sorted(EXTENSIONS))}"
         )
-    kind = _kind(source, entries, config)
+    kind = _kind(source, listing, config)
     config.degradation.check(kind.channels, config.scales)
-    common = {
-        "config": config,
-        "channels": kind.channels,
-        "bits": 16 if kind.bits == 16 else 8,
-        "measure": kind.measure,
-        "source": source.uri,
-        "lr_source": "" if pairing is None else (lr or source).uri,
-    }
-    same = (FORMAT, config.model_dump_json(), *vars(kind).values(), source.uri, common["lr_source"])
-    tasks: list[ShardTask] = []
-    for part in _parts(entries, config.images_per_shard):
-        own = {entry.key: lows[entry.key] for entry in part if entry.key in lows}
-        beside = _sidecars([*part, *(low for each in own.values() for low in each.values())], there)
-        tasks.append(
-            ShardTask(
-                name=_name(len(tasks), same, part, own, beside),
-                target=target.uri,
-                keys=tuple(entry.key for entry in part),
-                beside=beside,
-                lr_keys={
-                    key: {scale: low.key for scale, low in each.items()}
-                    for key, each in own.items()
-                },
-                **common,
-            )
-        )
-    used = {entry.key for entry in entries} | {failure.key for failure in failures}
-    used |= {key for task in tasks for keys in task.lr_keys.values() for key in keys.values()}
-    return Plan(config, tasks, failures, len(there - used))
+    used = {low.key for entry in listing.images() for low in lows.get(entry.key, {}).values()}
+    used |= {failure.key for failure in failures}
+    ignored = len(listing) - listing.chosen - sum(key in listing for key in used)
+    place = None if pairing is None else (lr or source)
+    return Plan(config, kind, source, target, place, listing, lows, failures, ignored)
 
 
-def _list_images(source: Store, listing: list[Entry]) -> list[Entry]:
-    return [
-        entry
-        for entry in listing
-        if not is_hidden(entry.key)
-        and is_image(entry.key, partial(source.read_range, entry.key, 0))
-    ]
+def _list_images(source: Store, entries: Iterable[Entry]) -> Iterator[Entry]:
+    for entry in entries:
+        head = partial(source.read_range, entry.key, 0)
+        if not is_hidden(entry.key) and is_image(entry.key, head):
+            yield entry
 
 
 def _match(
@@ -120,7 +134,7 @@ def _match(
     return config, sorted(entries.values()), lows, failures
 
 
-def _sidecars(entries: list[Entry], there: set[str]) -> dict[str, tuple[str, ...]]:
+def _sidecars(entries: list[Entry], there: Listing) -> dict[str, tuple[str, ...]]:
     """Of the images that have some."""
     keys = [entry.key for entry in entries]
     return {key: found for key in keys if (found := names_beside(key, there.__contains__))}
@@ -130,7 +144,7 @@ def _name(
     number: int,
     same: tuple[object, ...],
     part: list[Entry],
-    lows: dict[str, dict[int, Entry]],
+    lows: Mapping[str, Mapping[int, Entry]],
     beside: dict[str, tuple[str, ...]],
 ) -> str:
     """A number, and a digest of all that a shard depends on."""
@@ -139,7 +153,7 @@ def _name(
     return f"{number:05d}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _parts(entries: list[Entry], most: int) -> Iterator[list[Entry]]:
+def _parts(entries: Iterable[Entry], most: int) -> Iterator[list[Entry]]:
     """Runs of at most so many images, and of files that are not too large together: a scene may be a shard of its own."""
     part: list[Entry] = []
     for entry in entries:
@@ -190,29 +204,31 @@ def _low(pair: Partners, scale: int, untold: int | None) -> Entry | None:
     return pair.lr.get(scale) or (pair.lr.get(None) if scale == untold else None)
 
 
-def _kind(source: Store, entries: list[Entry], config: PrepareConfig) -> Kind:
+def _kind(source: Store, listing: Listing, config: PrepareConfig) -> Kind:
     """Channels and bits of the dataset: those of most images, of which a sample is looked at."""
     if config.channels is not None and config.bits is not None:
         return Kind(config.channels, config.bits)
-    spread = -(-len(entries) // _SAMPLE)
-    sample = entries[::spread]
+    spread = -(-listing.chosen // _SAMPLE)
+    sampled = -(-listing.chosen // spread)
+    entries = chain(listing.images(spread), listing.images(spread, others=True))
     votes: Counter[tuple[int, int]] = Counter()
-    first: RayscaleError | None = None
+    first: tuple[str, RayscaleError] | None = None
     with tempfile.TemporaryDirectory(prefix="rayscale-shard-") as folder:
-        for number, entry in enumerate([*sample, *(e for e in entries if e not in sample)], 1):
-            if number > len(sample) and votes:
+        for number, entry in enumerate(entries, 1):
+            if number > sampled and votes:
                 break
             try:
                 own = kind_of(source, entry.key, config, Path(folder))
-            except (InputError, NotFoundError) as error:
-                first = first or error
+            except (InputError, NotFoundError) as reason:
+                first = first or (entry.key, reason)
                 continue
             votes[own] += 1
-            if 2 * votes[own] > len(sample):
+            if 2 * votes[own] > sampled:
                 break
     if not votes:
+        key, error = first or ("", InputError("there is none"))
         raise InputError(
-            f"none of the {len(entries)} images of {source.uri} can be read; {entries[0].key}: {first}"
+            f"none of the {listing.chosen} images of {source.uri} can be read; {key}: {error}"
         )
     fitting = Counter(
         {

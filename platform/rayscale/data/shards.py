@@ -49,6 +49,10 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the file. May be called again."""
         self._writer.close()
 
     def add(self, source: str, cuts: Sequence[Cut], parts: Sequence[Pixels]) -> None:

@@ -22,6 +22,7 @@ from rayscale.imaging import Image, ending_of, read_image
 from rayscale.imaging.scene import Scene, is_scene
 from rayscale.imaging.sidecars import heed, tags_of, tags_of_file
 from rayscale.pairs import check_registration, fit
+from rayscale.resampling import bands
 from rayscale.storage import Store
 from rayscale.storage.local import LocalStore
 
@@ -52,6 +53,20 @@ class Block:
     windows: int
     incomplete: int
     pictures: int = 1
+
+    def pieces(self, most: int) -> Iterator[Block]:
+        """The sub-images in runs of at most so many bytes of HR pixels, or of one; sums and counts are those of all."""
+        hr, begin, held = self.parts[1], 0, 0
+        for number, part in enumerate(hr):
+            if held and held + part.nbytes > most:
+                yield self._piece(slice(begin, number))
+                begin, held = number, 0
+            held += part.nbytes
+        yield self._piece(slice(begin, len(hr)))
+
+    def _piece(self, rows: slice) -> Block:
+        parts = {scale: every[rows] for scale, every in self.parts.items()}
+        return replace(self, places=self.places[rows], parts=parts)
 
 
 def open_source(store: Store, key: str, scratch: Path) -> Path | None:
@@ -203,13 +218,13 @@ def _cut_versions(
     pixels = versions[1]
     windows = cuts(pixels.shape[0], pixels.shape[1], config.size, config.step)
     places, incomplete = _whole(windows, valid, config)
-    measured = _measured(Picture(pixels, valid), Cut(0, 0, *pixels.shape[:2]))
-    if not places:
-        measured = measured[:0]
+    sums, count = _measure(
+        Picture(pixels, valid), Cut(0, 0, *pixels.shape[:2] if places else (0, 0))
+    )
     parts = {
         scale: [take(whole, place, scale) for place in places] for scale, whole in versions.items()
     }
-    return Block(places, parts, _sums(measured), len(measured), len(windows), incomplete)
+    return Block(places, parts, sums, count, len(windows), incomplete)
 
 
 def _cut_scene(path: Path, config: PrepareConfig, expected: Kind) -> Iterator[Block]:
@@ -244,9 +259,9 @@ def _cut_scene(path: Path, config: PrepareConfig, expected: Kind) -> Iterator[Bl
                 for scale, whole in columns(picture.pixels, scales, config.degradation)
             }
             own = Cut(here.y, here.x, next_y[window.y] - window.y, next_x[window.x] - window.x)
-            measured = _measured(picture, own)
+            sums, count = _measure(picture, own)
             places = [replace(place, y=place.y + top, x=place.x + left) for place in places]
-            yield Block(places, parts, _sums(measured), len(measured), 1, incomplete, int(first))
+            yield Block(places, parts, sums, count, 1, incomplete, int(first))
             first = first and not places
 
 
@@ -256,12 +271,16 @@ def _next(starts: set[int], end: int) -> dict[int, int]:
     return dict(zip(ordered, [*ordered[1:], end], strict=True))
 
 
-def _measured(picture: Picture, place: Cut) -> Pixels:
-    """The pixels ``(n, C)`` of a place that are not missing."""
+def _measure(picture: Picture, place: Cut) -> tuple[npt.NDArray[Any], int]:
+    """Sums as of ``_sums`` over the pixels of a place that are not missing, and how many they are."""
     pixels = take(picture.pixels, place, 1)
-    if picture.valid is None:
-        return pixels.reshape(-1, pixels.shape[2])
-    return np.asarray(pixels[take(picture.valid, place, 1)])
+    valid = None if picture.valid is None else take(picture.valid, place, 1)
+    sums, count = np.zeros((2, pixels.shape[2]), dtype=object), 0
+    for band in bands(len(pixels), max(pixels.shape[1], 1)):
+        part = pixels[band]
+        measured = part.reshape(-1, part.shape[2]) if valid is None else part[valid[band]]
+        sums, count = sums + _sums(measured), count + len(measured)
+    return sums, count
 
 
 def _whole(

@@ -1,11 +1,11 @@
-"""One task of a preparation: its images cut into the columns of a shard, and the record that commits it."""
+"""One task of a preparation: its images cut into the columns of its shards, and the record that commits them."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +19,13 @@ from rayscale.data.shards import ShardWriter
 from rayscale.data.sources import Block, Kind, SkippedError, cut_image, cut_pair
 from rayscale.errors import StorageError
 from rayscale.files import sha256_of
+from rayscale.settings import MIB
 from rayscale.storage import Store, connect
 
 FOLDER = "shards/"
+
+_PIECE = 64 * MIB
+"""Bytes of HR pixels that are written at a time; a picture of common size is one piece."""
 
 
 class _Message(BaseModel):
@@ -31,7 +35,7 @@ class _Message(BaseModel):
 
 
 class ShardTask(_Message):
-    """The images that become one shard; everything a worker needs."""
+    """The images that become one shard, or several where they are large; everything a worker needs."""
 
     name: str
     source: str
@@ -51,9 +55,12 @@ class ShardTask(_Message):
 
 
 class ShardRecord(_Message):
-    """What a worker made of a task; stored beside the shard as its commit."""
+    """What a worker made of a task; stored beside the shards as their commit."""
 
-    shard: Shard
+    name: str
+    """Of the task."""
+    shards: tuple[Shard, ...]
+    """Usually one; several where the task was larger than ``shard_bytes``, none where nothing could be used."""
     images: int
     pixels: int
     sums: tuple[int, ...]
@@ -64,18 +71,75 @@ class ShardRecord(_Message):
     incomplete: int
 
 
+def record_key(name: str) -> str:
+    """Where the record of a task is stored."""
+    return f"{FOLDER}{name}.json"
+
+
+class _Columns:
+    """The columns of a task: a new shard begins when the HR column has ``shard_bytes``, and the one before is stored."""
+
+    def __init__(self, task: ShardTask, target: Store, folder: Path) -> None:
+        self._task, self._target, self._folder = task, target, folder
+        config = task.config
+        self._scales = (1, *config.scales) if task.lr_source else config.stored_scales
+        self._writers: dict[int, ShardWriter] = {}
+        self._sizes: list[tuple[int, int]] = []
+        self._bytes = 0
+        self.shards: list[Shard] = []
+
+    def add(self, key: str, block: Block) -> None:
+        """Sub-images of one image, in pieces, so that memory does not grow with the image."""
+        for piece in block.pieces(_PIECE):
+            if self._bytes >= self._task.config.shard_bytes:
+                self.finish()
+            if not self._writers:
+                self._writers = {
+                    scale: ShardWriter(self._path(scale), scale, self._task.bits)
+                    for scale in self._scales
+                }
+            for scale, writer in self._writers.items():
+                writer.add(key, piece.places, piece.parts[scale])
+            self._sizes += [(place.height, place.width) for place in piece.places]
+            self._bytes += sum(part.nbytes for part in piece.parts[1])
+
+    def finish(self) -> None:
+        """Store the shard that was begun, if any."""
+        self.close()
+        if not self._sizes:
+            return
+        number = len(self.shards)
+        name = self._task.name + (f".{number}" if number else "")
+        columns = {}
+        for scale in self._scales:
+            kind = "hr" if scale == 1 else f"x{scale}"
+            path = self._path(scale)
+            columns[str(scale)] = _store(self._target, f"{FOLDER}{name}.{kind}.arrow", path)
+            path.unlink()
+        self.shards.append(Shard(name=name, sizes=_runs(self._sizes), columns=columns))
+        self._sizes, self._bytes = [], 0
+
+    def close(self) -> None:
+        """End the files."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+    def _path(self, scale: int) -> Path:
+        return self._folder / f"x{scale}.arrow"
+
+
 @dataclass
 class _Tally:
-    """What the images of a shard came to."""
+    """What the images of a task came to."""
 
     totals: npt.NDArray[Any]
     """Sums and sums of squares per channel, as Python integers: exact at any count."""
     images: int = 0
     pixels: int = 0
     incomplete: int = 0
-    sizes: list[tuple[int, int]] = field(default_factory=list)
 
-    def add(self, key: str, blocks: Iterable[Block], writers: Mapping[int, ShardWriter]) -> None:
+    def add(self, key: str, blocks: Iterable[Block], columns: _Columns) -> None:
         """Write one image; of one that fails in the middle counts what was written. Raises SkippedError for nothing."""
         taken = windows = missing = count = 0
         sums = np.zeros_like(self.totals)
@@ -85,9 +149,7 @@ class _Tally:
                 sums, count = sums + block.sums, count + block.pixels
                 if not block.places:
                     continue
-                for scale, writer in writers.items():
-                    writer.add(key, block.places, block.parts[scale])
-                self.sizes += [(place.height, place.width) for place in block.places]
+                columns.add(key, block)
                 taken += block.pictures
             if not taken:
                 raise SkippedError(f"all of its {windows} sub-images have missing pixels")
@@ -100,22 +162,17 @@ class _Tally:
 
 
 def write_shard(task: ShardTask) -> ShardRecord:
-    """Cut the images of one task into a shard, store its columns, and last its record."""
+    """Cut the images of one task into shards, store their columns, and last the record."""
     source, target = connect(task.source), connect(task.target)
     failures: list[Failure] = []
     skipped: list[Failure] = []
     tally = _Tally(np.zeros((2, task.channels), dtype=object))
-    scales = task.config.stored_scales if not task.lr_source else (1, *task.config.scales)
     with tempfile.TemporaryDirectory(prefix="rayscale-shard-") as folder:
-        paths = {scale: Path(folder, f"x{scale}.arrow") for scale in scales}
-        with ExitStack() as stack:
-            writers = {
-                scale: stack.enter_context(ShardWriter(path, scale, task.bits))
-                for scale, path in paths.items()
-            }
+        columns = _Columns(task, target, Path(folder))
+        with closing(columns):
             for key in task.keys:
                 try:
-                    tally.add(key, _blocks(source, key, task, Path(folder)), writers)
+                    tally.add(key, _blocks(source, key, task, Path(folder)), columns)
                 except StorageError:
                     raise  # the store, not the image: another try may find it well
                 except SkippedError as error:
@@ -123,15 +180,10 @@ def write_shard(task: ShardTask) -> ShardRecord:
                 except Exception as error:
                     name = type(error).__name__
                     failures.append(Failure(key=key, error=name, message=str(error)))
-        stored = {
-            str(scale): _store(
-                target, f"{FOLDER}{task.name}.{'hr' if scale == 1 else f'x{scale}'}.arrow", path
-            )
-            for scale, path in paths.items()
-            if tally.images
-        }
+            columns.finish()
     record = ShardRecord(
-        shard=Shard(name=task.name, sizes=_runs(tally.sizes), columns=stored),
+        name=task.name,
+        shards=tuple(columns.shards),
         images=tally.images,
         pixels=tally.pixels,
         sums=tuple(int(value) for value in tally.totals[0]),
@@ -140,7 +192,7 @@ def write_shard(task: ShardTask) -> ShardRecord:
         skipped=tuple(skipped),
         incomplete=tally.incomplete,
     )
-    target.write(f"{FOLDER}{task.name}.json", record.model_dump_json().encode())
+    target.write(record_key(task.name), record.model_dump_json().encode())
     return record
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -208,16 +209,16 @@ def _decode(chunks: Chunks) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _decode_samples(chunks: Chunks, colour: int) -> np.ndarray:
     """(height, width, samples), taken for those of a colour type, which may be another than the file's."""
-    stream = b"".join(chunks.bodies[b"IDAT"])
+    parts = chunks.bodies[b"IDAT"]
     if chunks.interlaced:
-        return _deinterlace(chunks, colour, stream)
-    return _decode_plain(chunks, colour, chunks.width, chunks.height, stream)
+        return _deinterlace(chunks, colour, b"".join(parts))
+    return _decode_plain(chunks, colour, chunks.width, chunks.height, parts)
 
 
 def _decode_plain(
-    chunks: Chunks, colour: int, width: int, height: int, stream: bytes
+    chunks: Chunks, colour: int, width: int, height: int, parts: Sequence[bytes]
 ) -> np.ndarray:
-    """(height, width, samples) from a compressed stream that is not interlaced."""
+    """(height, width, samples) from the parts of a compressed stream that is not interlaced."""
     import imagecodecs
 
     ihdr = struct.pack(">IIBBBBB", width, height, chunks.depth, colour, 0, 0, 0)
@@ -227,7 +228,10 @@ def _decode_plain(
         lean.append(make_chunk(b"PLTE", palette))
     if transparency and colour == chunks.colour and colour in (GREY, RGB, PALETTE):
         lean.append(make_chunk(b"tRNS", transparency))
-    lean += [make_chunk(b"IDAT", stream), make_chunk(b"IEND", b"")]
+    for part in parts:  # which may hold most of the memory: copied once, by the join
+        lean += [struct.pack(">I4s", len(part), b"IDAT"), part]
+        lean += [struct.pack(">I", zlib.crc32(part, zlib.crc32(b"IDAT")))]
+    lean += [make_chunk(b"IEND", b"")]
     array: np.ndarray = imagecodecs.png_decode(b"".join(lean))
     return array[:, :, None] if array.ndim == 2 else array
 
@@ -246,7 +250,9 @@ def _deinterlace(chunks: Chunks, colour: int, stream: bytes) -> np.ndarray:
     for left, top, across, down, width, height, size in passes:
         if at + size > len(plain):
             raise InputError("PNG is cut short: its interlaced pixel data ends too early")
-        part = _decode_plain(chunks, colour, width, height, zlib.compress(plain[at : at + size], 1))
+        part = _decode_plain(
+            chunks, colour, width, height, [zlib.compress(plain[at : at + size], 1)]
+        )
         if array is None:
             array = np.empty((chunks.height, chunks.width, part.shape[2]), part.dtype)
         array[top::down, left::across] = part
