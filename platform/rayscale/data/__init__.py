@@ -1,6 +1,7 @@
 """From source images to training batches: shards in object storage, and patches cut from them.
 
-``preparation`` writes a dataset as its ``plan`` says, one of ``tasks`` for each of its ``shards``; ``manifest`` says what it holds;
+``preparation`` writes a dataset as its ``plan`` of a ``listing`` says, by ``tasks`` that make its ``shards``; ``manifest``, with its
+lists in ``parts``, says what it holds;
 ``cache``, ``dataset``, ``sampler``, ``stream`` and ``multiscale`` read it. Decoding images is ``rayscale.imaging``, the
 arithmetic of low resolution ``rayscale.resampling``; Ray runs the preparation for ``rayscale prepare``.
 """
