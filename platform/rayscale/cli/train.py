@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rayscale.training.aplus import APlusConfig
     from rayscale.training.config import RunConfig, TrainConfig
     from rayscale.training.run import TrainResult
+
+Checkpoint = Literal["best", "last"]
 
 
 class NamesSystems(TyperCommand):
@@ -67,6 +70,13 @@ def train(
     alias: Annotated[
         str | None, typer.Option(help="With --register: point this alias to the new version.")
     ] = None,
+    checkpoint: Annotated[
+        Checkpoint,
+        typer.Option(
+            help="With --register: the weights with the best validation PSNR, or the last ones. Without validation "
+            "images there are only the last."
+        ),
+    ] = "best",
     list_options: Annotated[
         bool,
         typer.Option(
@@ -96,7 +106,7 @@ def train(
         print(options_table(asked))
         return
     use_registry(asked, register, alias)
-    train_and_publish(asked, fresh, register, alias)
+    train_and_publish(asked, fresh, register, alias, checkpoint)
 
 
 def configuration(
@@ -150,7 +160,11 @@ def use_registry(config: RunConfig, name: str | None, alias: str | None) -> None
 
 
 def train_and_publish(
-    config: TrainConfig | APlusConfig, fresh: bool, name: str | None, alias: str | None
+    config: TrainConfig | APlusConfig,
+    fresh: bool,
+    name: str | None,
+    alias: str | None,
+    checkpoint: Checkpoint = "best",
 ) -> None:
     """Train, register the result as ``name`` unless that is None, and print what came of it as a table."""
     from rayscale import cluster
@@ -177,7 +191,7 @@ def train_and_publish(
     width = max(map(len, table))
     print("\n" + "\n".join(f"{row:{width}}  {value}" for row, value in table.items()), flush=True)
     if name:  # after the table: should it fail, that says where the weights are
-        print(f"{'registered':{width}}  {publish(result, name, alias)}")
+        print(f"{'registered':{width}}  {publish(chosen(result, checkpoint), name, alias)}")
 
 
 def rows_of(result: TrainResult) -> dict[str, str]:
@@ -207,6 +221,15 @@ def mlflow_logger(tracking: str, config: RunConfig) -> MlflowLogger:
 
     tags = {"rayscale.uri": config.uri, "rayscale.config": config.digest}
     return MlflowLogger(config.logging.experiment, config.run.name or "", tags=tags)
+
+
+def chosen(result: TrainResult, checkpoint: Checkpoint) -> TrainResult:
+    """The result as of the weights to publish: those with the best validation score, where there are such, or the last."""
+    if checkpoint == "last" or not result.best:
+        return result
+    best = result.best
+    metrics = {**result.metrics, **best["scores"]}
+    return replace(result, weights=best["weights"], sha256=best["sha256"], metrics=metrics)
 
 
 def publish(result: TrainResult, name: str, alias: str | None) -> str:

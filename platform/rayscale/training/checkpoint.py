@@ -2,7 +2,8 @@
 
 ``step-00001000/{state.pt, weights.safetensors, COMMITTED}``; the marker is written last, names the format and size and
 sha256 of every file, and is deleted first. What a state holds is the business of ``training.step`` and
-``training.loop``.
+``training.loop``. Beside the numbered ones lie the weights with the best validation score,
+``best-00001000.safetensors``, which exist when ``best.json`` names them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import logging
 import pickle
 import re
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 MARKER = "COMMITTED"
 STATE = "state.pt"
 WEIGHTS = "weights.safetensors"
+BEST = "best.json"
 FORMAT = 1
 """What a state holds, and what the marker says; markers without a number are of format 1."""
 
@@ -47,18 +49,32 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-class Checkpoints:
-    """The checkpoints of one run below ``store``; the newest ``keep`` stay.
+@dataclass(frozen=True)
+class Best:
+    """The weights with the best validation score of a run: where they lie, and what they scored on which benchmark."""
 
-    One process writes (rank 0), any number read. Saving runs in a background thread over the copies it
-    is given; its error is raised by the next ``save`` or ``wait``.
+    step: int
+    file: str
+    bytes: int
+    sha256: str
+    scores: dict[str, float]
+    benchmark: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run below ``store``; the newest ``keep`` stay, and the best.
+
+    One process writes (rank 0), any number read. Saving runs in one background thread over the copies it is given, in
+    the order of the calls. At most one checkpoint and one best are under way: the next of its kind waits for the one
+    before it, so that no state is ever skipped and memory holds one copy. An error is raised by the next save of its
+    kind, or ``wait``.
     """
 
     def __init__(self, store: Store, keep: int = 3) -> None:
         self.store = store
         self.keep = keep
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: dict[str, Future[None]] = {}
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -105,24 +121,43 @@ class Checkpoints:
         _fetch(folder, WEIGHTS, self._marker(folder)[WEIGHTS], path)
 
     def save(self, step: int, state: dict[str, Any], weights: SuperResolver) -> None:
-        """Start to save copies that nobody changes any longer; waits for the save before it.
+        """Start to save copies that nobody changes any longer; waits for the checkpoint before it.
 
         ``state`` holds only tensors, numbers, texts, lists and dicts (read back with ``weights_only``).
         """
-        self.wait()
-        self._thread = threading.Thread(
-            target=self._run, args=(lambda: self._save(step, state, weights),), name="checkpoint"
-        )
-        self._thread.start()
+        self._start("checkpoint", lambda: self._save(step, state, weights))
+
+    def save_best(
+        self,
+        step: int,
+        weights: SuperResolver,
+        scores: dict[str, float],
+        benchmark: dict[str, Any],
+        extra: dict[str, str] | None = None,
+    ) -> None:
+        """Start to put copies that nobody changes any longer in the place of the best; waits for the best before it.
+
+        ``extra`` goes into the header of the file, as in ``save_model``.
+        """
+        labels = {"steps": str(step), **(extra or {})}
+        self._start("best", lambda: self._save_best(step, weights, scores, benchmark, labels))
+
+    def best(self) -> Best | None:
+        """The weights with the best score; None without any, and with a warning where its record cannot be read."""
+        try:
+            content = strictjson.loads(self.store.read(BEST))
+            del content["format"]
+            return Best(**content)
+        except NotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            logger.warning("%s is passed over: %s", self.store.locate(BEST), error)
+            return None
 
     def wait(self) -> None:
-        """Until the save that was started is committed; raises its error."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        """Until all that was started is committed; raises its error."""
+        for kind in list(self._pending):
+            self._pending.pop(kind).result()
 
     @contextmanager
     def committing(self) -> Iterator[None]:
@@ -130,8 +165,7 @@ class Checkpoints:
         try:
             yield
         except BaseException:
-            if self._thread is not None:
-                self._thread.join()
+            wait(self._pending.values())
             raise
 
     def sweep(self) -> None:
@@ -148,11 +182,10 @@ class Checkpoints:
             if step not in kept and step not in damaged:
                 self._delete(step, names)
 
-    def _run(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:  # handed to the thread that waits
-            self._error = error
+    def _start(self, kind: str, work: Callable[[], None]) -> None:
+        if kind in self._pending:
+            self._pending.pop(kind).result()
+        self._pending[kind] = self._writer.submit(work)
 
     def _save(self, step: int, state: dict[str, Any], weights: SuperResolver) -> None:
         folder = self.store.child(_name(step))
@@ -170,6 +203,26 @@ class Checkpoints:
         folder.write(MARKER, strictjson.dumps(content, indent=1).encode())
         self._damaged.discard(step)
         self.sweep()
+
+    def _save_best(
+        self,
+        step: int,
+        weights: SuperResolver,
+        scores: dict[str, float],
+        benchmark: dict[str, Any],
+        labels: dict[str, str],
+    ) -> None:
+        name = f"best-{step:08d}.safetensors"
+        with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
+            path = Path(temporary, WEIGHTS)
+            save_model(weights, path, labels)
+            best = Best(step, name, **_describe(path), scores=scores, benchmark=benchmark)
+            self.store.write_file(name, path)
+        content = {"format": FORMAT, **asdict(best)}
+        self.store.write(BEST, strictjson.dumps(content, indent=1).encode())
+        for entry in list(self.store.list("best-")):
+            if entry.key != name:
+                self.store.delete(entry.key)
 
     def _marker(self, folder: Store) -> dict[str, dict[str, Any]]:
         try:

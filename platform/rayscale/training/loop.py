@@ -6,6 +6,7 @@ Ray joins in ``rayscale.training.ray``; one update is ``rayscale.training.step``
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,17 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from rayscale.data import Prefetch, ScaleStream
 from rayscale.inference.device import pick_device
 from rayscale.models.network import SuperResolver
 from rayscale.training import rng
 from rayscale.training.assembly import make_trainer
+from rayscale.training.checkpoint import Best
 from rayscale.training.config import TrainConfig
+from rayscale.training.group import agree, alone
 from rayscale.training.guard import NonFiniteLossError, UnstableError
 from rayscale.training.metrics import Loggers, MetricLogger
-from rayscale.training.run import Run, TrainResult
+from rayscale.training.run import Run, TrainResult, labels
 from rayscale.training.schedule import lr_at
 from rayscale.training.step import Trainer
 from rayscale.training.validation import Validator, freeze
@@ -72,11 +74,12 @@ def train(
     run = Run(config)
     metrics = metrics or Loggers()
     finished = (
-        run.result() if _agree(rank == 0 and run.result() is not None, world, device) else None
+        run.result() if agree(rank == 0 and run.result() is not None, world, device) else None
     )
     if finished is not None and rank > 0:
         return finished
-    validator = _validator(config, device) if rank == 0 and config.validation.uri else None
+    with alone(rank, world):
+        validator = _validator(config, device) if rank == 0 and config.validation.uri else None
     if finished is not None and (
         validator is None or (finished.protocol and validator.knows(finished.benchmark))
     ):
@@ -141,6 +144,7 @@ class _Loop:
         self.figures: dict[str, float] = {}
         self.scores: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
+        self.best = -math.inf  # the highest PSNR so far
         self.notice = False  # whether the machine is about to be taken away
         self.clock = _Clock()
         self.total = _Clock()
@@ -151,10 +155,12 @@ class _Loop:
         if self.main:
             found = self.run.checkpoints.latest()
             self.run.checkpoints.sweep()  # what was left half-written
-        step = _agree(found.step if found else 0, self.trainer.world, self.trainer.device)
+        step = agree(found.step if found else 0, self.trainer.world, self.trainer.device)
         if not step:
             self.trainer.keep()
             return
+        if self.main and (best := self._find_best()):
+            self.best = best.scores["psnr"]
         checkpoint = found or self.run.checkpoints.load(step)
         state = checkpoint.state
         self.trainer.load(state)
@@ -177,6 +183,13 @@ class _Loop:
                 history[-1]["step"],
                 self.benchmark["uri"],
             )
+
+    def _find_best(self) -> Best | None:
+        """The best weights in storage, where they were chosen by the images that are scored now."""
+        best = self.run.checkpoints.best()
+        if best and self.validator and not self.validator.knows(best.benchmark):
+            return None
+        return best
 
     def run_to_end(self, stream: ScaleStream, stop: Ask, preempted: Ask) -> TrainResult:
         if self.main:
@@ -238,10 +251,17 @@ class _Loop:
             self.metrics.log_metrics(self.figures, step)
 
     def _validate(self, step: int) -> None:
-        if self.validator is None:
-            return
-        self.scores = self.validator.score(self._weights(), step, self.metrics)
-        self.history = [*self.history, {"step": float(step), **self.scores}]
+        with alone(self.trainer.rank, self.trainer.world):
+            if self.validator is None:
+                return
+            weights = self._weights()
+            self.scores = self.validator.score(weights, step, self.metrics)
+            self.history = [*self.history, {"step": float(step), **self.scores}]
+            if self.scores["psnr"] > self.best:
+                self.best = self.scores["psnr"]
+                self.run.lease.check()
+                extra = labels(self.config, self.dataset)
+                self.run.checkpoints.save_best(step, weights, self.scores, self.benchmark, extra)
 
     def _save(self) -> None:
         kept = self.trainer.keep()
@@ -260,17 +280,18 @@ class _Loop:
         return freeze(self.trainer.model.spec, self.trainer.average_state())
 
     def _finish(self) -> TrainResult:
-        if not self.main:
-            _agree(0, self.trainer.world, self.trainer.device)
-            return self._partial()
-        step = self.trainer.step
-        if not self.history or self.history[-1]["step"] != step:
-            self._validate(step)  # stopped after its last scores, and asked for no more steps
-        self.run.checkpoints.wait()
-        self.run.lease.check()
-        result = self.run.finish(self._weights(), self._outcome())
-        _agree(0, self.trainer.world, self.trainer.device)
-        return result
+        trainer = self.trainer
+        scored = bool(self.history) and self.history[-1]["step"] == trainer.step
+        if not agree(scored, trainer.world, trainer.device):
+            self._validate(
+                trainer.step
+            )  # stopped after its last scores, and asked for no more steps
+        with alone(trainer.rank, trainer.world):
+            if not self.main:
+                return self._partial()
+            self.run.checkpoints.wait()
+            self.run.lease.check()
+            return self.run.finish(self._weights(), {**self._outcome(), "best": self._best()})
 
     def _partial(self) -> TrainResult:
         return TrainResult(
@@ -294,6 +315,16 @@ class _Loop:
             "workers": self.trainer.world,
         }
 
+    def _best(self) -> dict[str, Any]:
+        """The best weights, as ``TrainResult`` has them."""
+        best = self._find_best()
+        if best is None:
+            return {}
+        weights = self.run.checkpoints.store.locate(best.file)
+        return {
+            "step": best.step, "weights": weights, "sha256": best.sha256, "scores": best.scores
+        }  # fmt: skip
+
 
 @dataclass
 class _Clock:
@@ -315,12 +346,3 @@ class _Clock:
             "patches_per_s": self.steps * batch / seconds,
             "data_wait": self.waiting / seconds,
         }
-
-
-def _agree(value: int, world: int, device: torch.device) -> int:
-    """The value of rank 0, on every rank."""
-    if world == 1:
-        return value
-    shared = torch.tensor(int(value), device=device)
-    dist.broadcast(shared, 0)
-    return int(shared)

@@ -42,7 +42,8 @@ class TrainResult:
 
     ``metrics`` are the last training figures (``loss``, ``steps_per_s``, ...) and, with validation data,
     ``psnr`` (dB) and ``ssim`` under ``protocol``; these and ``history`` are of ``benchmark``, with its ``uri`` and the
-    ``digests`` of its scales (``x2``: as in ``rayscale.evaluation.identify``). A run that was stopped before its last step is not
+    ``digests`` of its scales (``x2``: as in ``rayscale.evaluation.identify``). ``best`` are the weights with the highest
+    PSNR of all validations: ``step``, ``weights``, ``sha256`` and ``scores``; empty without validation. A run that was stopped before its last step is not
     ``complete`` and has no weights; starting it again resumes it. ``run_id`` is the tracker's name of the run,
     known to the process that has just trained it only.
     """
@@ -55,6 +56,7 @@ class TrainResult:
     protocol: str | None = None
     benchmark: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     sha256: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
@@ -100,7 +102,6 @@ class Run:
 
     def finish(self, model: SuperResolver, result: dict[str, Any]) -> TrainResult:
         """Write the model and then the result; the run is complete."""
-        # Nothing of this place or time: the same training gives the same bytes.
         return commit(self.config, model, result, {"steps": str(result["steps"])})
 
     def way_on(self) -> str:
@@ -163,11 +164,19 @@ def erase(uri: str) -> None:
         store.delete(entry.key)
 
 
+def labels(config: RunConfig, dataset: Mapping[str, Any]) -> dict[str, str]:
+    """What the header of weights says of the run and the dataset that they come from."""
+    # Nothing of this place or time: the same training gives the same bytes.
+    degradation = dataset.get("degradation", "bicubic")
+    extra = {} if degradation == "bicubic" else {"degradation": degradation}
+    return {"config": config.digest, **extra}
+
+
 def commit(
     config: RunConfig,
     model: SuperResolver,
     result: Mapping[str, Any],
-    extra: Mapping[str, str],
+    extra: dict[str, str],
     dtype: torch.dtype = torch.float32,
 ) -> TrainResult:
     """Write the model of a run and then its result: from here on the run is complete.
@@ -176,9 +185,7 @@ def commit(
     ``save_model``.
     """
     store = connect(config.uri)
-    extra = {**extra, "config": config.digest}
-    if (degradation := result.get("dataset", {}).get("degradation", "bicubic")) != "bicubic":
-        extra["degradation"] = degradation
+    extra = extra | labels(config, result.get("dataset", {}))
     with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
         path = Path(temporary, MODEL)
         digest = save_model(model, path, extra, dtype=dtype)
@@ -245,6 +252,8 @@ def describe(result: TrainResult) -> dict[str, str]:
             label = f"{suffix.replace('_', ' ')} ({result.protocol})"
             rows[f"PSNR{label}"] = f"{metrics[f'psnr{suffix}']:.2f} dB"
             rows[f"SSIM{label}"] = f"{metrics[f'ssim{suffix}']:.4f}"
+    if result.best:
+        rows["best"] = f"{result.best['scores']['psnr']:.2f} dB at step {result.best['step']}"
     if metrics.get("rollbacks"):
         rows["rollbacks"] = f"{metrics['rollbacks']:.0f}"
     if "steps_per_s" in metrics:

@@ -121,6 +121,7 @@ class Validator:
             protocol=self.protocol.name,
             benchmark=self.benchmark,
             history=[*history, {"step": float(result.steps), **scores}],
+            best={},  # it was chosen by other images
         )
         record(again)
         return again
