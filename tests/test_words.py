@@ -7,6 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from rayscale.errors import UnsupportedError, quantity
+from rayscale.imaging import Image, write_image
+
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 PROGRAM = re.compile(r"\b(gdal_translate|ray start|curl|mlflow server|rayscale [a-z]+) [^.;]*$")
 """A whole command may have options."""
@@ -26,6 +32,20 @@ def test_messages_name_options_as_every_door_knows_them(checkout: Path) -> None:
         if not PROGRAM.search(text[: option.start()])
     }
     assert not found, "say labels=nearest rather than --labels nearest"
+
+
+@pytest.mark.parametrize(
+    ("shape", "container", "told"),
+    [
+        ((4, 4, 1), "webp", "the image has 1 channel of 16 bits"),
+        ((4, 4, 4), "webp", "the image has 4 channels of 16 bits"),
+        ((4, 4, 2), "jpeg", "the image has 2 channels of 16 bits"),
+    ],
+)
+def test_one_thing_is_singular(shape: tuple[int, ...], container: str, told: str) -> None:
+    with pytest.raises(UnsupportedError, match=told):
+        write_image(Image(np.zeros(shape, np.uint16), container))
+    assert [quantity(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
 
 
 def _texts(path: Path) -> Iterator[tuple[int, str]]:

@@ -74,6 +74,15 @@ def shown(value: object) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
+def quantity(number: int, noun: str) -> str:
+    """So many of something.
+
+    >>> quantity(1, "channel"), quantity(3, "channel")
+    ('1 channel', '3 channels')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def expect(value: object, kind: type | tuple[type, ...], needed: str) -> None:
     """Raise ConfigError, which says what is needed, for a value of another kind: for arguments of the public surface."""
     if not isinstance(value, kind):

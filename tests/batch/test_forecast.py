@@ -161,7 +161,7 @@ def test_earlier_rows_say_how_long_and_how_large(source: Store, tmp_path: Path) 
     assert (result.done, result.kept, result.todo, result.occupied) == (1, 1, 2, 1)
     assert result.seconds == round(100 * result.megapixels, 1)
     assert result.output_bytes == 3 * result.source_bytes
-    assert "1 images done before with this model and these options" in result.seconds_from
+    assert "1 image done before with this model and these options" in result.seconds_from
 
 
 def test_nothing_to_do_costs_nothing(tmp_path: Path) -> None:

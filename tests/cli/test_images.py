@@ -148,7 +148,7 @@ def test_a_name_without_ending_is_looked_into(rayscale, photo, tmp_path):
     (folder / "deep" / "a.txt").write_text("none")
     code, _, err = rayscale("upscale", folder / "deep", tmp_path / "out", "-m", "bicubic")
     assert code == 1
-    assert "none of its 1 files has a format that is read" in err
+    assert "1 file of another format passed over" in err
 
 
 def test_a_file_is_never_its_own_output(rayscale, photo, tmp_path):
@@ -325,6 +325,10 @@ def test_settings_show_every_limit_with_its_variable(rayscale, monkeypatch):
     _, out, _ = rayscale("settings")
     assert "RAYSCALE_MAX_INPUT_PIXELS=64000000" in out
     assert "RAYSCALE_SERVE_MAX_MODELS=4" in out
+    assert (
+        "# RAYSCALE_MEMORY_BYTES=   # bytes" in out
+    )  # as in a file of variables, where None would be a value
+    assert "None" not in out
     _, out, _ = rayscale("settings", "--json")
     told = json.loads(out)
     assert told["max_input_bytes"] == 32 * 1024 * 1024

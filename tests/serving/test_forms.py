@@ -86,7 +86,7 @@ def test_what_is_no_form(body: bytes, kind: str, error: type[Exception], named: 
 def test_limits_of_files_and_bytes() -> None:
     body, kind = form(("a", b"123"), ("b", b"4567"))
     assert len(read(body, kind, most=2, max_bytes=4)) == 2
-    with pytest.raises(TooLargeError, match=r"more than 1 files .*MAX_PARTS"):
+    with pytest.raises(TooLargeError, match=r"more than 1 file .*MAX_PARTS"):
         read(body, kind, most=1)
     with pytest.raises(TooLargeError, match=r"file 2 .* 4 bytes, over the limit of 3"):
         read(body, kind, max_bytes=3)

@@ -89,7 +89,7 @@ def test_trials_and_their_workers_fit_together(
 
 def test_too_many_trials_at_a_time_are_refused() -> None:
     sweep = plan(None, ["data.uri=s3://b/d"], concurrent=40)
-    with pytest.raises(ConfigError, match="fewer at once"):
+    with pytest.raises(ConfigError, match="run fewer"):
         room(sweep, {"CPU": 2.0})
 
 

@@ -14,7 +14,7 @@ from rayscale import machine
 from rayscale.batch.job import Job, open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Method, Task
-from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError
+from rayscale.errors import InputError, RayscaleError, TooLargeError, UnsupportedError, quantity
 from rayscale.fields import check_counts
 from rayscale.options import DEFAULTS, Options
 from rayscale.resampling import enlarged
@@ -213,7 +213,10 @@ def _rate(job: Job, device: str, earlier: list[Row]) -> tuple[float, str]:
     """Seconds of one worker per source megapixel, and where that comes from."""
     if earlier:
         rate = sum(row.seconds for row in earlier) / sum(row.megapixels for row in earlier)
-        return rate, f"{len(earlier)} images done before with this model and these options"
+        return (
+            rate,
+            f"{quantity(len(earlier), 'image')} done before with this model and these options",
+        )
     return _measure_speed(job, device)
 
 
@@ -255,7 +258,7 @@ def _growth(earlier: list[Row], scale: float) -> tuple[float, str]:
         outputs = sum(row.output_size for row in earlier)
         return (
             outputs / sources,
-            f"{len(earlier)} images done before with this model and these options",
+            f"{quantity(len(earlier), 'image')} done before with this model and these options",
         )
     return scale**2, "as many bytes per pixel as the sources have"
 

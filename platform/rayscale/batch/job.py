@@ -17,7 +17,7 @@ from rayscale.batch.inputs import (
 )
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Method, Plan, make_plan
-from rayscale.errors import ConfigError, NotFoundError, expect
+from rayscale.errors import ConfigError, NotFoundError, expect, quantity
 from rayscale.options import Options
 from rayscale.storage import Store, connect
 
@@ -46,7 +46,7 @@ class Job:
             raise NotFoundError(
                 f"no input in {self.source.uri}"
                 + (f" matches {self.pattern!r}" if self.pattern else "")
-                + (f" ({inputs.ignored} objects passed over)" if inputs.ignored else "")
+                + (f" ({quantity(inputs.ignored, 'object')} passed over)" if inputs.ignored else "")
             )
         outputs = {entry.key: entry.etag for entry in self.target.list()}
         manifest.forget(_gone(inputs, outputs.keys()))

@@ -16,7 +16,7 @@ import typer
 
 from rayscale.cli.console import emit, hint
 from rayscale.cli.options import takes_options
-from rayscale.errors import ConfigError, RayscaleError
+from rayscale.errors import ConfigError, RayscaleError, quantity
 from rayscale.options import Options
 
 if TYPE_CHECKING:
@@ -253,13 +253,13 @@ def report(summary: Summary) -> str:
 def outlook(forecast: Forecast) -> str:
     """The forecast as text."""
     skipped = [
-        f"{count} {what}"
-        for count, what in (
-            (forecast.done, "done before"),
-            (forecast.kept, "failures left alone"),
-            (forecast.missing, "not found or refused"),
-            (forecast.left, "left by --limit"),
-            (forecast.ignored, "objects passed over"),
+        f"{quantity(count, noun) if noun else count} {what}"
+        for count, noun, what in (
+            (forecast.done, "", "done before"),
+            (forecast.kept, "failure", "left alone"),
+            (forecast.missing, "", "not found or refused"),
+            (forecast.left, "", "left by --limit"),
+            (forecast.ignored, "object", "passed over"),
         )
         if count
     ]
@@ -268,7 +268,7 @@ def outlook(forecast: Forecast) -> str:
         f"{forecast.source} -> {forecast.target} by {forecast.model} x{forecast.scale}",
         f"images      {forecast.todo} of {forecast.total} to do"
         + (f" ({', '.join(skipped)})" if skipped else ""),
-        f"megapixels  {'about ' * sampled}{forecast.megapixels:.3g}, from {forecast.headers} headers"
+        f"megapixels  {'about ' * sampled}{forecast.megapixels:.3g}, from {quantity(forecast.headers, 'header')}"
         + (
             f", {forecast.unreadable} of them unreadable or too large"
             if forecast.unreadable
@@ -279,12 +279,12 @@ def outlook(forecast: Forecast) -> str:
             if forecast.unknown
             else ""
         ),
-        f"time        about {forecast.seconds:.3g} s with {forecast.workers} workers, after {forecast.seconds_from}",
+        f"time        about {forecast.seconds:.3g} s with {quantity(forecast.workers, 'worker')}, after {forecast.seconds_from}",
         f"output      about {forecast.output_bytes / 1e6:.3g} MB, after {forecast.output_bytes_from}",
     ]
     if forecast.occupied:
         lines.append(
-            f"occupied    {forecast.occupied} outputs are there without a row: those that a batch wrote are taken or renewed, "
-            "others fail (see --overwrite)"
+            f"occupied    {quantity(forecast.occupied, 'output')} without a row: what a batch wrote is taken or renewed, anything "
+            "else fails (see --overwrite)"
         )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import typer
 
 from rayscale.cli.console import emit, note
-from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+from rayscale.errors import ConfigError, NotFoundError, RayscaleError, quantity
 from rayscale.files import check_distinct
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def match_files(source: Path, target: Path, format: str | None = None) -> Files:
             files.passed_over.append(path)
     if not files.pairs:
         raise NotFoundError(
-            f"no images in {source}; none of its {len(files.passed_over)} files has a format that is read"
+            f"no images in {source}; {quantity(len(files.passed_over), 'file')} of another format passed over"
         )
     _check_names(files)
     return files

@@ -10,6 +10,7 @@ import typer
 from rayscale.cli.console import emit, print_table
 from rayscale.cli.images import JsonOption
 from rayscale.cli.options import takes_options
+from rayscale.errors import quantity
 from rayscale.options import Options
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
             size += f", {found.slices} slices"
         if found.pages > 1:
             size += f", {found.pages} pages"
-        what = f"{found.channels} channel{'s' * (found.channels != 1)}"
+        what = quantity(found.channels or 0, "channel")
         kind = found.pixel_type or f"{found.bits} bit"
         rows += [
             ("container", found.container),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rayscale.cli.console import hint
-from rayscale.errors import RayscaleError
+from rayscale.errors import RayscaleError, quantity
 from rayscale.interruption import COMPLETE, PARTIAL
 
 if TYPE_CHECKING:
@@ -214,15 +214,15 @@ def summary(manifest: Manifest, target: str, seconds: float) -> str:
     counts = manifest.counts
     size = sum(column.bytes for shard in manifest.shards for column in shard.columns.values())
     rows = {
-        "dataset": f"{target} ({size / 1e6:.1f} MB in {len(manifest.shards)} shards)",
+        "dataset": f"{target} ({size / 1e6:.1f} MB in {quantity(len(manifest.shards), 'shard')})",
         "images": f"{counts.images} used, {counts.failed} failed, {counts.skipped} without a usable sub-image, "
-        f"{counts.ignored} other objects",
+        f"{quantity(counts.ignored, 'other object')}",
         "sub-images": f"{counts.sub_images} of {manifest.config.size} pixels or less, scales "
         + " ".join(f"x{scale}" for scale in manifest.scales),
         "LR images": "those of the pairs"
         if manifest.lr == "pairs"
         else f"made by {manifest.degradation}",
-        "pixels": f"{counts.pixels / 1e6:.1f} M, {manifest.channels} channels of {manifest.bits} bits",
+        "pixels": f"{counts.pixels / 1e6:.1f} M, {quantity(manifest.channels, 'channel')} of {manifest.bits} bits",
         "mean": " ".join(f"{value:.4f}" for value in manifest.mean),
         "deviation": " ".join(f"{value:.4f}" for value in manifest.deviation),
         "digest": manifest.digest,

@@ -75,7 +75,9 @@ def settings(json_: JsonOption = False) -> None:
     for prefix, part in parts.items():
         for name, field in type(part).model_fields.items():
             variable = f"RAYSCALE_{prefix}{name}".upper()
-            print(f"{variable}={getattr(part, name)}   # {field.description}")
+            value = getattr(part, name)
+            line = f"# {variable}=" if value is None else f"{variable}={value}"
+            print(f"{line}   # {field.description}")
 
 
 def demo(

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, quantity
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def check_room(count: int, need: Mapping[str, float], way_out: str, *, wait: boo
     listed = "; ".join(_amounts({name: node.get(name, 0.0) for name in need}) for node in nodes)
     lacking = (
         f"{count} x {_amounts(need)} {'is' if count == 1 else 'are'} needed, but the cluster has "
-        f"{len(nodes)} node{'s' * (len(nodes) != 1)} ({listed})"
+        f"{quantity(len(nodes), 'node')} ({listed})"
     )
     if not wait:
         raise ConfigError(f"{lacking}; {way_out}")

@@ -17,7 +17,7 @@ from rayscale.data.listing import Listing
 from rayscale.data.manifest import FORMAT, Failure
 from rayscale.data.sources import Kind, kind_of
 from rayscale.data.tasks import ShardTask
-from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError
+from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError, quantity
 from rayscale.imaging import EXTENSIONS, is_image, probe
 from rayscale.imaging.sidecars import names_beside
 from rayscale.pairs import Pairing, Partners, find_pairs, has_both, without_lr
@@ -96,7 +96,7 @@ def plan(source: Store, target: Store, config: PrepareConfig, listing: Listing) 
     failures = [failure for failure in failures if not config.excludes(failure.key)]
     if not listing.chosen:
         raise NotFoundError(
-            f"{source.uri} has no image among its {len(listing)} objects; "
+            f"{source.uri} has no image ({quantity(len(listing), 'other object')}); "
             f"expected names that end in {', '.join(sorted(EXTENSIONS))}"
         )
     kind = _kind(source, listing, config)
@@ -228,7 +228,7 @@ def _kind(source: Store, listing: Listing, config: PrepareConfig) -> Kind:
     if not votes:
         key, error = first or ("", InputError("there is none"))
         raise InputError(
-            f"none of the {listing.chosen} images of {source.uri} can be read; {key}: {error}"
+            f"no image of {source.uri} can be read, of {listing.chosen}; {key}: {error}"
         )
     fitting = Counter(
         {

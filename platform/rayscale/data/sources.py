@@ -17,7 +17,7 @@ import numpy.typing as npt
 from rayscale.data.config import PrepareConfig
 from rayscale.data.cutting import Cut, columns, complete, crop, cuts, take
 from rayscale.data.pictures import Picture, kind, pictures
-from rayscale.errors import InputError, UnsupportedError
+from rayscale.errors import InputError, UnsupportedError, quantity
 from rayscale.imaging import Image, ending_of, read_image
 from rayscale.imaging.scene import Scene, is_scene
 from rayscale.imaging.sidecars import heed, tags_of, tags_of_file
@@ -184,7 +184,7 @@ class Kind:
         if (channels, bits) != (self.channels, self.bits):
             like = f" (as {self.measure})" if self.measure else ""
             raise UnsupportedError(
-                f"has {channels} channels of {bits} bits in a dataset of {self.channels} channels of "
+                f"has {quantity(channels, 'channel')} of {bits} bits in a dataset of {quantity(self.channels, 'channel')} of "
                 f"{self.bits} bits{like}; convert it, or prepare such images as a dataset of their own with "
                 f"channels {channels} and bits {bits}"
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rayscale.errors import quantity
 from rayscale.models.spec import ModelSpec
 from rayscale.models.systems import build
 
@@ -58,4 +59,4 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     threads = torch.get_num_threads()
-    return f"{device.type.upper()}, {threads} thread{'s' * (threads != 1)}"
+    return f"{device.type.upper()}, {quantity(threads, 'thread')}"

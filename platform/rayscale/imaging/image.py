@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rayscale.errors import InputError, UnsupportedError, shown
+from rayscale.errors import InputError, UnsupportedError, quantity, shown
 from rayscale.imaging.description import Description
 from rayscale.imaging.levels import PICTURE_TYPES, PIXEL_TYPES, Levels
 from rayscale.imaging.missing import Missing
@@ -191,7 +191,9 @@ class Image:
         ``purpose`` is what cannot work with anything else (training, scoring); measurements can only be upscaled.
         """
         if self.pixels.ndim == 4:
-            raise UnsupportedError(f"{purpose} needs single pictures, not {self.frames} slices")
+            raise UnsupportedError(
+                f"{purpose} needs single pictures, not a volume of {quantity(self.frames, 'slice')}"
+            )
         if self.pixels.dtype not in PICTURE_TYPES:
             raise UnsupportedError(
                 f"{purpose} needs uint8 or uint16 pixels, not {self.pixels.dtype}; convert the image"

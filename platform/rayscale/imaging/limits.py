@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rayscale.errors import InputError, TooLargeError
+from rayscale.errors import InputError, TooLargeError, quantity
 from rayscale.imaging.image import Header
 from rayscale.resampling import enlarged
 from rayscale.settings import get_settings
@@ -35,8 +35,8 @@ def check_size(header: Header, max_pixels: int, setting: str = "RAYSCALE_MAX_INP
         )
     if header.decoded_bytes > max_pixels * BYTES_PER_PIXEL:
         raise TooLargeError(
-            f"{kind} of {header.width} x {header.height} pixels with {header.channels} channels of "
-            f"{header.bits} bit takes {header.decoded_bytes} bytes, over the limit of "
+            f"{kind} of {header.width} x {header.height} pixels with {quantity(header.channels, 'channel')} of "
+            f"{header.bits} bits takes {header.decoded_bytes} bytes, over the limit of "
             f"{max_pixels * BYTES_PER_PIXEL}; raise {setting} or split the bands"
         )
 
@@ -56,6 +56,6 @@ def check_output(header: Header, scale: float) -> None:
         raise TooLargeError(f"{made}, over the limit of {limit} output pixels; {advice}")
     if larger.decoded_bytes > limit * BYTES_PER_PIXEL:
         raise TooLargeError(
-            f"{made} with {header.channels} channels of {header.bits} bit, {larger.decoded_bytes} bytes: over the limit "
+            f"{made} with {quantity(header.channels, 'channel')} of {header.bits} bits, {larger.decoded_bytes} bytes: over the limit "
             f"of {limit * BYTES_PER_PIXEL}; {advice}, or split the bands"
         )

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rayscale.errors import InputError, RayscaleError
+from rayscale.errors import InputError, RayscaleError, quantity
 from rayscale.imaging.levels import Levels
 from rayscale.inference import excess, localmean
 from rayscale.inference.device import pick_device, pick_dtype
@@ -86,7 +86,7 @@ class Predictor:
         if wanted == 1:
             return [slice(i, i + 1) for i in range(count)]
         raise InputError(
-            f"the image has {count} channel{'s' * (count != 1)}, the model {self.model.spec.system!r} was "
+            f"the image has {quantity(count, 'channel')}, the model {self.model.spec.system!r} was "
             f"made for {wanted}; use one for {f'{count} or for 1' if count > 1 else '1'}, or one for any number, as aplus is"
         )
 

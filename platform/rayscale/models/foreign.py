@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rayscale.errors import ConfigError, InputError
+from rayscale.errors import ConfigError, InputError, quantity
 from rayscale.models.edsr import EDSR
 from rayscale.models.mdsr import MDSR
 from rayscale.models.network import SuperResolver, identity
@@ -194,7 +194,7 @@ def _name(network: type[SuperResolver], filters: int, blocks: int, name: str | N
             return exact[0]
         wide = [s.name for s in family if s.defaults["filters"] == filters]
         return (wide or [family[0].name])[0]
-    found = f"{blocks} blocks of {filters} filters"
+    found = f"{quantity(blocks, 'block')} of {quantity(filters, 'filter')}"
     if find_system(name) not in family:
         raise ConfigError(
             f"it holds {found} of the family {family[0].name}, not {name}; "
@@ -213,7 +213,7 @@ def _scale(state: Mapping[str, Tensor], prefix: str, filters: int) -> int:
     scale = {(4, 1): 2, (9, 1): 3, (4, 2): 4}.get((growth, steps))
     if rest or scale is None:
         raise InputError(
-            f"its upsampler {prefix} ({steps} convolutions, {growth} times the filters) is not one of "
+            f"its upsampler {prefix} ({quantity(steps, 'convolution')}, {growth} times the filters) is not one of "
             "x2, x3, x4"
         )
     return scale
@@ -231,7 +231,9 @@ def _normalisation(bias: Tensor, channels: int) -> dict[str, Any]:
     """Value range and mean told by ``sub_mean.bias``, which is ``-value_range * mean``."""
     shift = [-value for value in bias.flatten().tolist()]
     if len(shift) != channels:
-        raise InputError(f"its sub_mean.bias has {len(shift)} values for {channels} channels")
+        raise InputError(
+            f"its sub_mean.bias has {quantity(len(shift), 'value')} for {quantity(channels, 'channel')}"
+        )
     # A mean below one grey level of 255 is that of a network trained on 0..1.
     value_range = 1.0 if 0 < max(map(abs, shift)) <= 1 else 255.0
     mean = tuple(value / value_range for value in shift)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from rayscale import strictjson
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, quantity
 
 # Means of the DIV2K training images, as in the official code, as a fraction of the value range.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -98,7 +98,7 @@ class ModelSpec:
         mean = tuple(float(value) for value in mean) or default_mean(self.channels)
         if len(mean) != self.channels:
             raise ConfigError(
-                f"mean has {len(mean)} values for {self.channels} channels; give one per channel, "
+                f"mean has {quantity(len(mean), 'value')} for {quantity(self.channels, 'channel')}; give one per channel, "
                 "as a fraction of value_range"
             )
         object.__setattr__(self, "mean", mean)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, quantity
 from rayscale.models.edsr import EDSR
 from rayscale.models.mdsr import MDSR
 from rayscale.models.network import SuperResolver
@@ -128,7 +128,7 @@ def _refit(key: str, value: Tensor, target: SuperResolver, source: SuperResolver
     more = target.channels - source.channels
     if more < 0:
         raise ConfigError(
-            f"{target.channels} channels cannot start from {source.channels}; 1 and more than "
+            f"{quantity(target.channels, 'channel')} cannot start from {source.channels}; 1 and more than "
             f"{source.channels} can"
         )
     mean = value.mean(axis, keepdim=True)

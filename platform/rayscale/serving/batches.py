@@ -267,7 +267,7 @@ class Batches:
         active = [each for each in self.list(key, _LISTED) if each.state in ACTIVE]
         if len(active) >= self.settings.max_batches:
             raise ConflictError(
-                f"{len(active)} batches of this key are active, as many as may be (RAYSCALE_SERVE_MAX_BATCHES); wait for "
+                f"active batches of this key: {len(active)}, as many as may be (RAYSCALE_SERVE_MAX_BATCHES); wait for "
                 "one, or cancel it"
             )
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rayscale.errors import OutOfMemoryError
+from rayscale.errors import OutOfMemoryError, quantity
 from rayscale.imaging import Header, probe
 from rayscale.inference.memory import Budget, check_memory, is_out_of_memory
 from rayscale.inference.pipeline import Pipeline
@@ -229,7 +229,7 @@ class Engine:
             assert rate is not None
             source = "a small image of noise, measured for this"
         else:
-            source = f"{rate.images} image{'s' * (rate.images > 1)} of this kind"
+            source = f"{quantity(rate.images, 'image')} of this kind"
         decoded = _decoded_bytes(header, scale)
         growth = rate.output_bytes / rate.source_bytes
         return {
@@ -322,7 +322,7 @@ class _Loader:
         if asked is None:
             if self._most is not None and len(self._asked) >= self._most:
                 raise UnavailableError(
-                    f"{len(self._asked)} other models are being looked up or loaded; send it again after the time in "
+                    f"as many models as may be ({len(self._asked)}) are being looked up or loaded; send it again after the time in "
                     "Retry-After"
                 )
             asked = asyncio.get_running_loop().run_in_executor(self.threads, get)

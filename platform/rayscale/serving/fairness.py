@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from rayscale.errors import quantity
 from rayscale.serving.errors import OverloadedError
 
 
@@ -129,7 +130,7 @@ class FairQueue:
 
     def _full(self) -> OverloadedError:
         return OverloadedError(
-            f"all replicas are busy and {self.waiting} images wait, as many as may (RAYSCALE_SERVE_MAX_WAITING); send it "
+            f"all replicas are busy with {quantity(self.waiting, 'image')} waiting, as many as may (RAYSCALE_SERVE_MAX_WAITING); send it "
             "again after the time in Retry-After"
         )
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from rayscale.errors import InputError, TooLargeError
+from rayscale.errors import InputError, TooLargeError, quantity
 from rayscale.serving.errors import BadParameterError
 
 _MOST_HEAD = 4096
@@ -53,7 +53,7 @@ def read_form(body: bytes, content_type: str, *, most: int, max_bytes: int) -> l
             raise InputError(f"part {len(parts) + 1} of the form is cut short or has no header")
         if len(parts) == most:
             raise TooLargeError(
-                f"the form has more than {most} files (RAYSCALE_SERVE_MAX_PARTS); send several, or use a batch"
+                f"the form has more than {quantity(most, 'file')} (RAYSCALE_SERVE_MAX_PARTS); send several, or use a batch"
             )
         part = _part(body[start + 2 : head_end + 2], view[head_end + 4 : end], len(parts) + 1)
         if len(part.data) > max_bytes:

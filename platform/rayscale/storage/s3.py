@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.errors import ConfigError, NotFoundError, StorageError, quantity
 from rayscale.files import replacing
 from rayscale.settings import get_settings
 from rayscale.storage.checksums import ALGORITHMS, Checksum
@@ -309,7 +309,7 @@ class S3Store(Store):
     def _damage(self, key: str) -> StorageError:
         attempts = get_settings().storage_attempts
         return StorageError(
-            f"{self.locate(key)} could not be read whole from {server_name()} in {attempts} attempts; "
+            f"{self.locate(key)} could not be read whole from {server_name()} in {quantity(attempts, 'attempt')}; "
             "RAYSCALE_STORAGE_ATTEMPTS allows more"
         )
 

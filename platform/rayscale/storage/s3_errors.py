@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rayscale.errors import ConfigError, NotFoundError, StorageError
+from rayscale.errors import ConfigError, NotFoundError, StorageError, quantity
 from rayscale.settings import get_settings
 from rayscale.storage.s3_client import is_untrusted, server_name
 
@@ -62,7 +62,7 @@ def explain(place: str, bucket: str, *, listing: bool = False) -> Iterator[None]
             ) from error
         attempts = get_settings().storage_attempts
         raise StorageError(
-            f"{place} failed at {server} after {attempts} attempts ({type(error).__name__}); "
+            f"{place} failed at {server} after {quantity(attempts, 'attempt')} ({type(error).__name__}); "
             "check AWS_ENDPOINT_URL and that the server runs"
         ) from error
 

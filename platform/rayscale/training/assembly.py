@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from rayscale.data.manifest import Manifest
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, quantity
 from rayscale.models.network import SuperResolver
 from rayscale.models.systems import create_model, find_system
 from rayscale.models.transfer import warm_start
@@ -58,7 +58,7 @@ def make_model(config: TrainConfig, manifest: Manifest) -> SuperResolver:
         channels = channels or manifest.channels
         if channels != manifest.channels:
             raise ConfigError(
-                f"model.channels is {channels}, but the dataset has {manifest.channels} channels; leave "
+                f"model.channels is {channels}, but the dataset has {quantity(manifest.channels, 'channel')}; leave "
                 "model.channels out, or prepare a dataset with as many"
             )
         if "mean" in system.options and channels != 3 and any(manifest.mean):

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rayscale import machine
-from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError, expect
+from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleError, expect, quantity
 from rayscale.interruption import Interrupted, attend
 from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig
@@ -125,7 +125,7 @@ def _fit(
             if not left:
                 failures = config.workers.max_failures + 1 - left
                 raise RayscaleError(
-                    f"training stopped after {failures} failures (workers.max_failures="
+                    f"training stopped after {quantity(failures, 'failure')} (workers.max_failures="
                     f"{config.workers.max_failures}), the last one: {reason}. Start the same command again "
                     f"to resume {config.uri}"
                 ) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from rayscale import strictjson
 from rayscale.cluster import wants_gpus
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, quantity
 from rayscale.fields import check_counts
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.validation import read_digests
@@ -127,7 +127,7 @@ def room(sweep: Sweep, cluster: Mapping[str, float]) -> tuple[int, dict[str, Any
     share = (cpus / concurrent - TRIAL_CPU) / workers
     if share < 0.01:
         raise ConfigError(
-            f"{concurrent} trials of {workers} workers do not fit {cpus:g} CPUs; run fewer at once (concurrent)"
+            f"too few CPUs ({cpus:g}) for {quantity(concurrent, 'trial')} of {quantity(workers, 'worker')} at once; run fewer (concurrent)"
         )
     reserved = {"workers.cpus": min(1.0, int(100 * share) / 100), "workers.gpu": gpu}
     return concurrent, reserved | {"workers.threads": max(1, int(cpus / concurrent / workers))}

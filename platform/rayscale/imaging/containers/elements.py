@@ -177,7 +177,7 @@ def _mend_number(pydicom: Any, item: Any, name: str, signed: bool) -> None:
         )
     if name in _COUNTED and numbers and len(numbers) != int(count):
         raise InputError(
-            f"DICOM element {name} is damaged: it holds {len(numbers)} values, and {count} are needed"
+            f"DICOM element {name} is damaged: it should hold {count}, not {len(numbers)}"
         )
     if not numbers and vr == "US":  # of pixels, where none may be empty: as good as absent
         del item[element.tag]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rayscale.errors import InputError, UnsupportedError
+from rayscale.errors import InputError, UnsupportedError, quantity
 from rayscale.imaging.containers import remarks
 from rayscale.imaging.description import Description
 from rayscale.imaging.image import Header, Image
@@ -163,8 +163,8 @@ def write(image: Image) -> bytes:
 
     if image.bits != 8 or image.channels not in (1, 3) or image.alpha is not None:
         raise UnsupportedError(
-            f"JPEG holds 8-bit grey or RGB without alpha; the image has {image.channels} channels of "
-            f"{image.bits} bit{' and alpha' if image.alpha is not None else ''}: write it as PNG or TIFF"
+            f"JPEG holds 8-bit grey or RGB without alpha; the image has {quantity(image.channels, 'channel')} of "
+            f"{image.bits} bits{' and alpha' if image.alpha is not None else ''}: write it as PNG or TIFF"
         )
     description = image.fitted_description
     told = remarks.read_exif((description and description.exif) or b"")[1]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayscale.errors import InputError, TooLargeError, UnsupportedError
+from rayscale.errors import InputError, TooLargeError, UnsupportedError, quantity
 from rayscale.extras import load
 from rayscale.imaging import labels
 from rayscale.imaging.image import Header, Image
@@ -313,7 +313,9 @@ def _layout(head: bytes) -> _Layout:
     if not 1 <= axes <= 7 or any(size < 1 for size in sizes[:axes]):
         raise InputError(f"NIfTI header is damaged: {axes} axes of {sizes[: max(0, axes)]} voxels")
     if axes < 2:
-        raise UnsupportedError(f"NIfTI of {sizes[0]} values along one axis holds no image")
+        raise UnsupportedError(
+            f"NIfTI of {quantity(sizes[0], 'value')} along one axis holds no image"
+        )
     if datatype not in _TYPES:
         what = _REFUSED.get(datatype, f"values of type {datatype}")
         raise UnsupportedError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rayscale.errors import InputError, UnsupportedError
+from rayscale.errors import InputError, UnsupportedError, quantity
 from rayscale.imaging.containers import exif, remarks
 from rayscale.imaging.description import Description
 from rayscale.imaging.image import Header, Image
@@ -143,7 +143,7 @@ def write(image: Image) -> bytes:
 
     if image.bits != 8 or image.channels != 3:
         raise UnsupportedError(
-            f"WEBP holds 8-bit RGB; the image has {image.channels} channels of {image.bits} bit: write it as PNG "
+            f"WEBP holds 8-bit RGB; the image has {quantity(image.channels, 'channel')} of {image.bits} bits: write it as PNG "
             "or TIFF"
         )
     planes = image.pixels
