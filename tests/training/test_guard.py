@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from rayscale.data import Batch
+from rayscale.data import Batch, ScaleStream
 from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.guard import Guard, NonFiniteLossError, UnstableError
 from rayscale.training.loop import train
-from rayscale.training.run import describe
+from rayscale.training.run import describe, erase
 from rayscale.training.sections import GuardSection
 from rayscale.training.step import Trainer
 
@@ -171,11 +172,13 @@ def test_a_run_that_gave_up_says_how_its_weights_go_on_with_another_rate(make_co
     spiky = ("guard.spike=0.9", "guard.max_rollbacks=0", "checkpoint.every=1", "run.name=a")
     with pytest.raises(UnstableError) as caught:
         train(make_config(*spiky, "optimizer.steps=50"), device="cpu")
-    told = re.search(r"from the weights of step (\d+) .* set (.*)$", str(caught.value))
+    told = re.search(r"from the weights of step (\d+) at half the rate: (.*)$", str(caught.value))
     assert told
-    options = told[2].split(", ")
+    words = shlex.split(told[2])
+    assert words[:3] == ["rayscale", "train", "--config"]
+    options = words[5::2]
     assert "optimizer.lr=0.0005" in options
-    config = make_config(*spiky, *options, "optimizer.steps=1", "guard.spike=0")
+    config = load_config(words[3], [*options, "optimizer.steps=1", "guard.spike=0"])
     old = load_model(
         Path(config.run.uri or "", "a", f"checkpoints/step-{int(told[1]):08d}/weights.safetensors")
     )
@@ -185,10 +188,39 @@ def test_a_run_that_gave_up_says_how_its_weights_go_on_with_another_rate(make_co
         assert (a - b).abs().max() <= 0.000501, "one step of Adam away"
 
 
-def test_a_loss_that_is_not_finite_names_what_is_left_of_the_run(make_config: Make) -> None:
+def test_a_loss_that_is_not_finite_leaves_its_batch_and_names_layer_and_way_on(
+    make_config: Make,
+) -> None:
     with pytest.raises(
         NonFiniteLossError, match=r"not finite at step 2;.* It had no checkpoint yet"
     ):
         train(make_config("optimizer.lr=1e30"), device="cpu")
-    with pytest.raises(NonFiniteLossError, match=r"step-00000001/weights\S+, optimizer\.lr=5e\+29"):
-        train(make_config("optimizer.lr=1e30", "checkpoint.every=1"), device="cpu")
+    config = make_config("optimizer.lr=1e30", "checkpoint.every=1", "run.name=a").identified()
+    with pytest.raises(
+        NonFiniteLossError,
+        match=r"output is (head|body)\.\S+ \(Conv2d\).* step 1 at half.*lr=5e\+29",
+    ) as caught:
+        train(config, device="cpu")
+    told = re.search(r"The batch is kept in (\S+)\. ", str(caught.value))
+    assert told
+    kept = torch.load(told[1], weights_only=True)
+    assert (kept["step"], kept["rank"]) == (1, 0)
+    stream = ScaleStream(config.data.uri or "", (2,), patch=12, batch=4, seed=1)
+    lr, hr, scale = stream.batches(1)[0]
+    (part,) = kept["batches"]
+    assert torch.equal(part["lr"], lr)
+    assert torch.equal(part["hr"], hr)
+    assert part["scale"] == scale
+    erase(config.uri)
+    assert not list(Path(config.uri).glob("failures/*"))
+
+
+def test_anomaly_names_the_operation_before_the_update() -> None:
+    """The root of 0 is finite, its gradient is not, and that times 0 is not a number."""
+    trainer = make_trainer("guard.anomaly=true")
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer._loss = lambda output, target: (output * 0).sqrt().mean()  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteLossError, match=r"gradient is not finite at step 1.*MulBackward"):
+        trainer.advance(Batch(*batch(0)))
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+    assert not torch.is_anomaly_enabled()

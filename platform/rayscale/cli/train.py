@@ -83,6 +83,14 @@ def train(
             "--list-options", help="Print every key with its value and meaning, and exit."
         ),
     ] = False,
+    anomaly: Annotated[
+        bool,
+        typer.Option(
+            "--anomaly",
+            help="Check every gradient and name the operation whose gradient is not finite: slow. The same as --set "
+            "guard.anomaly=true.",
+        ),
+    ] = False,
     default_system: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train a system on Ray from shards of `rayscale prepare`, by its published recipe.
@@ -99,7 +107,8 @@ def train(
 
     Exit code: 0 complete, 1 failed, 2 wrong usage or configuration.
     """
-    asked = configuration(config, overrides or [], system, workers, default_system)
+    overrides = [*(overrides or []), *(["guard.anomaly=true"] if anomaly else [])]
+    asked = configuration(config, overrides, system, workers, default_system)
     if list_options:
         from rayscale.training.config import options_table
 

@@ -22,6 +22,14 @@ class NonFiniteLossError(RayscaleError):
 
     code: ClassVar[str] = "non_finite_loss"
 
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message, step)
+        self.step = step
+        """Of the loss, from 0."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
 
 class UnstableError(RayscaleError):
     """The loss left its running mean more often than ``guard.max_rollbacks`` allows."""
@@ -80,9 +88,11 @@ class Guard:
         """
         bad, stop, spike = self.flags.tolist()
         if bad:
+            step = int(self.bad_step)
             raise NonFiniteLossError(
-                f"the loss is not finite at step {int(self.bad_step)}; the update was not made. Lower "
-                "optimizer.lr, use precision=float32, or look for damaged images in the dataset"
+                f"the loss is not finite at step {step}; the update was not made. Lower "
+                "optimizer.lr, use precision=float32, or look for damaged images in the dataset",
+                step - 1,
             )
         return bool(stop), bool(spike)
 

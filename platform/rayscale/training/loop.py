@@ -22,6 +22,7 @@ from rayscale.training import rng
 from rayscale.training.assembly import make_trainer
 from rayscale.training.checkpoint import Best
 from rayscale.training.config import TrainConfig
+from rayscale.training.failure import explain, way_on
 from rayscale.training.group import agree, alone
 from rayscale.training.guard import NonFiniteLossError, UnstableError
 from rayscale.training.metrics import Loggers, MetricLogger
@@ -107,8 +108,12 @@ def train(
         loop.resume()
         try:
             return loop.run_to_end(stream, stop, preempted)
-        except (NonFiniteLossError, UnstableError) as error:
-            raise type(error)(f"{error}. {run.way_on()}") from None
+        except UnstableError as error:
+            raise UnstableError(f"{error}. {way_on(run)}") from None
+        except NonFiniteLossError as error:
+            step = trainer.step if error.step is None else error.step
+            more = explain(run, trainer, step, stream.batches(step))
+            raise NonFiniteLossError(f"{error}. {more}", step) from None
 
 
 def _validator(config: TrainConfig, device: torch.device) -> Validator:

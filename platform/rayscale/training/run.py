@@ -1,6 +1,6 @@
 """A run as a folder in storage: what it was configured to be, and what came of it.
 
-``config.yaml``, ``checkpoints/``, ``model.safetensors`` and, written last, ``result.json``; ``lease/`` says which process
+``config.yaml``, ``checkpoints/``, ``failures/`` (batches whose loss was not finite), ``model.safetensors`` and, written last, ``result.json``; ``lease/`` says which process
 trains there.
 """
 
@@ -34,6 +34,7 @@ RESULT = "result.json"
 MODEL = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 LEASE = "lease/"
+FAILURES = "failures"
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,6 @@ class Run:
         """Write the model and then the result; the run is complete."""
         return commit(self.config, model, result, {"steps": str(result["steps"])})
 
-    def way_on(self) -> str:
-        """How to train on from the newest checkpoint with another learning rate, for a run that cannot go on itself."""
-        steps = self.checkpoints.steps()
-        if not steps:
-            return "It had no checkpoint yet"
-        options = {
-            "model.warm_start": self.checkpoints.locate_weights(steps[-1]),
-            "optimizer.lr": f"{self.config.optimizer.lr / 2:g}",
-        }
-        if self.config.run.name != self.config.own_name:
-            options["run.name"] = f"{self.config.run.name}-again"[:100]
-        words = ", ".join(f"{key}={value}" for key, value in options.items())
-        return f"To go on from the weights of step {steps[-1]} with another rate, set {words}"
-
     def _find(self) -> TrainConfig | None:
         try:
             text = self.store.read(CONFIG)
@@ -158,6 +145,8 @@ def erase(uri: str) -> None:
     store = connect(uri)
     for key in (RESULT, MODEL, CONFIG):
         store.delete(key)
+    for entry in list(store.list(FAILURES + "/")):
+        store.delete(entry.key)
     for entry in sorted(
         store.list(CHECKPOINTS + "/"), key=lambda entry: not entry.key.endswith("/COMMITTED")
     ):

@@ -159,7 +159,7 @@ class OptimizerSection(Section):
 
 
 class GuardSection(Section):
-    """When a run goes back: off by default, because patches of uneven images make uneven losses."""
+    """When a run goes back or is searched for faults: off by default, because patches of uneven images make uneven losses."""
 
     spike: float = Field(
         default=0.0,
@@ -168,6 +168,11 @@ class GuardSection(Section):
         "checkpoint, and training continues with the next step; 0 turns it off",
     )
     max_rollbacks: int = Field(default=5, ge=0, description="rollbacks after which a run gives up")
+    anomaly: bool = Field(
+        default=False,
+        description="check every gradient of every operation and name the one that is not finite (torch's anomaly "
+        "detection, slow)",
+    )
 
 
 class AdversarialSection(Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from rayscale.data import Batch
 from rayscale.inference.device import pick_dtype
 from rayscale.models.network import SuperResolver
 from rayscale.training.config import TrainConfig
-from rayscale.training.guard import Guard
+from rayscale.training.guard import Guard, NonFiniteLossError
 from rayscale.training.optimizer import clip, make_optimizer, set_rates
 
 
@@ -78,12 +80,8 @@ class Trainer:
         for optimizer in self._optimizers:
             set_rates(optimizer, self.step, self.config)
             optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for lr, hr, scale in batches:
-            share = lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
-            losses.append(
-                self._differentiate(self._to_device(lr), self._to_device(hr), scale, share)
-            )
+        with self._anomaly():
+            losses = [self._learn(batch) for batch in batches]
         # Losses are compared with those of like steps: of one scale, or of the mixture.
         kind = batches[0].scale if len(batches) == 1 else None
         self.guard.watch(torch.stack(losses).sum(), stop, self.step, kind)
@@ -144,6 +142,34 @@ class Trainer:
         if self.guard.config.spike:
             self._good = self.state()
         return self._good
+
+    def predict(self, batch: Batch) -> Tensor:
+        """What the network makes of the LR patches of a batch, in the model's value range."""
+        with self._autocast():
+            return self.parallel(self.model.training_view(self._to_device(batch.lr)), batch.scale)  # type: ignore[no-any-return]
+
+    def _learn(self, batch: Batch) -> Tensor:
+        """The loss of one scale of this worker's share, its gradients added to those in the parameters."""
+        share = batch.lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
+        inputs, target = self._to_device(batch.lr), self._to_device(batch.hr)
+        return self._differentiate(inputs, target, batch.scale, share)
+
+    @contextmanager
+    def _anomaly(self) -> Iterator[None]:
+        """Where it is asked for, NonFiniteLossError that names the operation whose gradient is not finite."""
+        if not self.guard.config.anomaly:
+            yield
+            return
+        try:
+            with torch.autograd.set_detect_anomaly(True):
+                yield
+        except RuntimeError as error:
+            if "nan values" not in str(error):
+                raise
+            raise NonFiniteLossError(
+                f"a gradient is not finite at step {self.step + 1}; the update was not made: {error}",
+                self.step,
+            ) from None
 
     def _differentiate(
         self, inputs: Tensor, target: Tensor, scale: float | None, share: float
