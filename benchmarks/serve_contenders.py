@@ -152,9 +152,9 @@ class _Alone:
 
     async def _load(self, model: str, concurrency: int, count: int) -> list[float]:
         from rayscale.options import Options
-        from rayscale.serving.jobs import Job
+        from rayscale.serving.requests import UpscaleRequest
 
-        job = Job(self.image, model, Options(scale=SCALE))
+        job = UpscaleRequest(self.image, model, Options(scale=SCALE))
         taken: list[float] = []
         sent = 0
 
@@ -189,7 +189,7 @@ def _plain() -> Any:
     """What one would write first."""
     from rayscale.options import Options
     from rayscale.serving.engine import Engine
-    from rayscale.serving.jobs import Job
+    from rayscale.serving.requests import UpscaleRequest
     from rayscale.serving.settings import ServeSettings
 
     engine, app = Engine(ServeSettings()), FastAPI()
@@ -197,7 +197,9 @@ def _plain() -> Any:
 
     @app.post("/v1/upscale", response_model=None)
     async def upscale(request: Request, model: str, scale: float) -> Response:
-        result = await engine.upscale(Job(await request.body(), model, Options(scale=scale)))
+        result = await engine.upscale(
+            UpscaleRequest(await request.body(), model, Options(scale=scale))
+        )
         return Response(result.data, media_type="image/png")
 
     return app

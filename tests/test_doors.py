@@ -28,7 +28,7 @@ from rayscale.cli.app import app
 from rayscale.imaging import Image, write_image
 from rayscale.options import Options
 from rayscale.serving.engine import Engine
-from rayscale.serving.jobs import Job
+from rayscale.serving.requests import UpscaleRequest
 from rayscale.serving.settings import ServeSettings
 from rayscale.storage import connect
 
@@ -154,7 +154,7 @@ def _by_every_door(
 
     engine = Engine(ServeSettings(threads=1))
     try:
-        made["http"] = asyncio.run(engine.upscale(Job(data, model, options))).data
+        made["http"] = asyncio.run(engine.upscale(UpscaleRequest(data, model, options))).data
     finally:
         engine.close()
 

@@ -55,7 +55,7 @@ from rayscale.models.facts import describe
 from rayscale.models.weights import load_model
 from rayscale.registry import ModelVersion, models
 from rayscale.serving.engine import Engine
-from rayscale.serving.jobs import Job
+from rayscale.serving.requests import UpscaleRequest
 from rayscale.serving.settings import ServeSettings
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
@@ -75,7 +75,7 @@ models.resolve = lambda reference: ModelVersion(reference, 1, "0" * 64, spec, ""
 models.load = lambda version: load_model(weights)
 os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:1"
 engine = Engine(ServeSettings(threads=1))
-answer = asyncio.run(engine.upscale(Job(write_image(Image(pixels, "png")), "roofs")))
+answer = asyncio.run(engine.upscale(UpscaleRequest(write_image(Image(pixels, "png")), "roofs")))
 engine.close()
 print(json.dumps({
     "lr": config.optimizer.lr,

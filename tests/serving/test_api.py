@@ -18,7 +18,7 @@ from rayscale.inference.pipeline import Pipeline
 from rayscale.models.builtin import OpenedModel, builtin_names, open_builtin
 from rayscale.options import Options
 from rayscale.serving.errors import STATUS, OverloadedError, UnavailableError
-from rayscale.serving.jobs import Job
+from rayscale.serving.requests import UpscaleRequest
 
 KINDS = [
     ("png", 8, 3),
@@ -56,7 +56,7 @@ class Backend:
     async def models(self) -> list[dict[str, Any]]:
         raise self.error or AssertionError
 
-    async def upscale(self, job: Job) -> Any:
+    async def upscale(self, job: UpscaleRequest) -> Any:
         await asyncio.sleep(self.seconds)
         raise self.error or AssertionError
 

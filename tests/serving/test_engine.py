@@ -17,7 +17,7 @@ from rayscale.options import Options
 from rayscale.registry import models
 from rayscale.serving.engine import Engine
 from rayscale.serving.errors import UnavailableError
-from rayscale.serving.jobs import Job
+from rayscale.serving.requests import UpscaleRequest
 from rayscale.serving.settings import ServeSettings
 from rayscale.serving.turns import GRAIN
 
@@ -39,7 +39,7 @@ def test_cancelled_work_stops_at_the_next_strip(engine: Engine, registry: Any, t
         time.sleep(0.1)
 
     registry.networks["roofs/1"].sub_mean.register_forward_pre_hook(slow)
-    job = Job(tools.encoded(600, 600), "roofs", Options(scale=2))
+    job = UpscaleRequest(tools.encoded(600, 600), "roofs", Options(scale=2))
 
     async def run() -> None:
         task = asyncio.create_task(engine.upscale(job))
@@ -49,7 +49,7 @@ def test_cancelled_work_stops_at_the_next_strip(engine: Engine, registry: Any, t
             await task
         # The one thread is free again for the next request, long before all strips are done.
         small = await asyncio.wait_for(
-            engine.upscale(Job(tools.encoded(5, 5), "bicubic", Options(scale=2))), 10
+            engine.upscale(UpscaleRequest(tools.encoded(5, 5), "bicubic", Options(scale=2))), 10
         )
         assert read_image(small.data).width == 10
 
@@ -76,7 +76,7 @@ def test_a_full_memory_is_told_and_survived(
             raise error
 
     registry.networks["roofs/1"].sub_mean.register_forward_pre_hook(fail)
-    job = Job(tools.encoded(9, 9), "roofs", Options(scale=2))
+    job = UpscaleRequest(tools.encoded(9, 9), "roofs", Options(scale=2))
     with pytest.raises(OutOfMemoryError):
         asyncio.run(engine.upscale(job))
     broken[0] = False
@@ -97,7 +97,12 @@ def test_a_late_default_model_makes_the_replica_ready(registry: Any) -> None:
 
 def test_one_poisoned_image_fails_alone(engine: Engine, tools: Any) -> None:
     good = tools.encoded(12, 12)
-    jobs = [Job(good), Job(good[:-30]), Job(good), Job(b"")]
+    jobs = [
+        UpscaleRequest(good),
+        UpscaleRequest(good[:-30]),
+        UpscaleRequest(good),
+        UpscaleRequest(b""),
+    ]
 
     async def run() -> list[Any]:
         return await asyncio.gather(*map(engine.upscale, jobs), return_exceptions=True)
@@ -125,11 +130,14 @@ def test_a_hung_registry_and_unknown_names_keep_nothing_from_loaded_models(
 
     async def run() -> None:
         lost = await asyncio.gather(
-            *(engine.upscale(Job(data, f"unknown-{i}")) for i in range(20)), return_exceptions=True
+            *(engine.upscale(UpscaleRequest(data, f"unknown-{i}")) for i in range(20)),
+            return_exceptions=True,
         )
         assert {type(error) for error in lost} == {UnavailableError}
         for reference in ("roofs", "bicubic", "edsr-baseline-x2"):  # in memory, and built in
-            assert (await engine.upscale(Job(data, reference, Options(scale=2)))).scale == 2
+            assert (
+                await engine.upscale(UpscaleRequest(data, reference, Options(scale=2)))
+            ).scale == 2
         assert "bicubic" in {model["name"] for model in await engine.models()}
 
     asyncio.run(run())
@@ -147,7 +155,7 @@ def test_a_name_that_does_not_exist_is_looked_up_once_in_a_while(
 
     async def ask() -> None:
         with pytest.raises(NotFoundError, match="there is no model 'new'"):
-            await engine.upscale(Job(data, "new"))
+            await engine.upscale(UpscaleRequest(data, "new"))
 
     async def run() -> None:
         for _ in range(5):
@@ -155,7 +163,7 @@ def test_a_name_that_does_not_exist_is_looked_up_once_in_a_while(
         assert asked == ["new"]
         registry.add("new", 1)
         await asyncio.sleep(0.6)
-        assert (await engine.upscale(Job(data, "new"))).model == "new/1"
+        assert (await engine.upscale(UpscaleRequest(data, "new"))).model == "new/1"
 
     asyncio.run(run())
     engine.close()
@@ -167,7 +175,7 @@ def test_all_who_ask_first_for_a_model_get_it(
 ) -> None:
     registry.add("roofs", 1)
     registry.before_load = lambda: time.sleep(0.1)  # long enough that all ask while it loads
-    job = Job(tools.encoded(9, 9), model, Options(scale=2))
+    job = UpscaleRequest(tools.encoded(9, 9), model, Options(scale=2))
 
     async def run() -> list[Any]:
         return await asyncio.gather(*(engine.upscale(job) for _ in range(8)))
@@ -190,8 +198,8 @@ def test_a_short_image_overtakes_a_long_one_of_another(
             first.set()
             there.wait(30)
 
-    long = Job(tools.encoded(600, 600), "roofs", Options(scale=2), owner="many")
-    short = Job(tools.encoded(5, 5, seed=1), "bicubic", Options(scale=2), owner="one")
+    long = UpscaleRequest(tools.encoded(600, 600), "roofs", Options(scale=2), owner="many")
+    short = UpscaleRequest(tools.encoded(5, 5, seed=1), "bicubic", Options(scale=2), owner="one")
 
     async def run() -> list[Any]:
         alone = [await engine.upscale(long), await engine.upscale(short)]

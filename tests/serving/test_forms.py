@@ -25,7 +25,7 @@ from rayscale.models.builtin import open_builtin
 from rayscale.options import Options
 from rayscale.serving.errors import BadParameterError, OverloadedError
 from rayscale.serving.forms import read_form
-from rayscale.serving.jobs import Job, Result
+from rayscale.serving.requests import Result, UpscaleRequest
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\\\0\r\n"), min_size=1)
 
@@ -182,7 +182,7 @@ class Counting:
     def places(self) -> int:
         return 4
 
-    async def upscale(self, job: Job) -> Result:
+    async def upscale(self, job: UpscaleRequest) -> Result:
         self.working += 1
         gc.collect()
         held = sum(result() is not None for result in self.results)

@@ -16,9 +16,9 @@ from rayscale.errors import ConfigError
 from rayscale.serving import deploy
 from rayscale.serving.errors import OverloadedError, QuotaError
 from rayscale.serving.fairness import FairQueue
-from rayscale.serving.jobs import Job, Result
 from rayscale.serving.keys import Key, hash_key, parse_keys, render_keys
 from rayscale.serving.quotas import Quotas
+from rayscale.serving.requests import Result, UpscaleRequest
 from rayscale.serving.settings import ServeSettings, get_serve_settings
 
 A, B = "a-key-of-somebody-long-enough", "b-key-of-somebody-long-enough"
@@ -250,7 +250,7 @@ class Slow:
     def places(self) -> int:
         return 1
 
-    async def upscale(self, job: Job) -> Result:
+    async def upscale(self, job: UpscaleRequest) -> Result:
         await asyncio.sleep(0.001)
         self.order.append(job.data)
         return Result(job.data, "png", "bicubic", "", 2, {})

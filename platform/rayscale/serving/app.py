@@ -39,7 +39,7 @@ from rayscale.serving.settings import get_serve_settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from rayscale.serving.jobs import Inquiry, Job, Result
+    from rayscale.serving.requests import EstimateRequest, Result, UpscaleRequest
 
 T = TypeVar("T")
 
@@ -74,17 +74,17 @@ class Upscaling:
         """Data, licence, scores and needs of one model."""
         return await await_or_error(self._engine.card(reference))
 
-    async def estimate(self, inquiry: Inquiry) -> dict[str, Any] | RayscaleError:
+    async def estimate(self, asked: EstimateRequest) -> dict[str, Any] | RayscaleError:
         """What an image would take and give."""
-        return await await_or_error(self._engine.estimate(inquiry))
+        return await await_or_error(self._engine.estimate(asked))
 
     async def metrics(self) -> list[tuple[str, Snapshot]]:
         """What this replica counts, under its name."""
         return [(self._name, snapshot) for _, snapshot in await self._engine.metrics()]
 
-    async def upscale(self, job: Job) -> Result | RayscaleError:
+    async def upscale(self, asked: UpscaleRequest) -> Result | RayscaleError:
         """The enlarged image."""
-        result = await await_or_error(self._engine.upscale(job))
+        result = await await_or_error(self._engine.upscale(asked))
         if isinstance(result, RayscaleError):
             return result
         return replace(result, replica=self._name)
@@ -123,9 +123,9 @@ class Replicas:
         """Data, licence, scores and needs of one model."""
         return await _answer(self._handle.card.remote(reference))
 
-    async def estimate(self, inquiry: Inquiry) -> dict[str, Any]:
+    async def estimate(self, asked: EstimateRequest) -> dict[str, Any]:
         """What an image would take and give."""
-        return await _answer(self._handle.estimate.remote(inquiry))
+        return await _answer(self._handle.estimate.remote(asked))
 
     async def metrics(self) -> list[tuple[str, Snapshot]]:
         """What the model replicas and the other ingresses count."""
@@ -141,17 +141,17 @@ class Replicas:
                 log.warning("the metrics of %s are missing: %s", handle.deployment_name, error)
         return [pair for pair in found if pair[0] != self.name()]
 
-    async def upscale(self, job: Job) -> Result:
+    async def upscale(self, asked: UpscaleRequest) -> Result:
         """The enlarged image.
 
         A replica that was told to end (SIGTERM, a node that is drained) is not a fault of its image, which another takes once.
         """
         try:
-            result: Result = await _answer(self._handle.upscale.remote(job))
+            result: Result = await _answer(self._handle.upscale.remote(asked))
         except UnavailableError as error:
             if "SIGTERM" not in str(error.__cause__):
                 raise
-            result = await _answer(self._handle.upscale.remote(job))
+            result = await _answer(self._handle.upscale.remote(asked))
         self._seen[result.replica] = time.monotonic()
         return result
 

@@ -7,8 +7,8 @@ import time
 from typing import Any, Protocol
 
 from rayscale.serving.errors import OverloadedError, UnavailableError
-from rayscale.serving.jobs import Inquiry, Job, Result
 from rayscale.serving.metrics import Snapshot
+from rayscale.serving.requests import EstimateRequest, Result, UpscaleRequest
 
 _PROBE_TIMEOUT_S = 2.0
 _READY_FOR_S = 60.0
@@ -32,13 +32,13 @@ class Backend(Protocol):
     async def card(self, reference: str) -> dict[str, Any]:
         """Data, licence, scores and needs of one model."""
 
-    async def estimate(self, inquiry: Inquiry) -> dict[str, Any]:
+    async def estimate(self, asked: EstimateRequest) -> dict[str, Any]:
         """What an image would take and give."""
 
     async def metrics(self) -> list[tuple[str, Snapshot]]:
         """What other replicas count, by their names; those that do not answer are left out."""
 
-    async def upscale(self, job: Job) -> Result:
+    async def upscale(self, asked: UpscaleRequest) -> Result:
         """The enlarged image; cancelling the task gives the work up."""
 
 

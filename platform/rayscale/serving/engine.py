@@ -28,9 +28,9 @@ from rayscale.options import Options
 from rayscale.resampling import enlarged
 from rayscale.serving.cards import card, entry
 from rayscale.serving.errors import UnavailableError
-from rayscale.serving.jobs import Inquiry, Job, Result, check_size
 from rayscale.serving.metrics import ReplicaMetrics, Snapshot, take_snapshot
 from rayscale.serving.rates import Rates
+from rayscale.serving.requests import EstimateRequest, Result, UpscaleRequest, check_size
 from rayscale.serving.shelf import Loaded, Shelf
 from rayscale.serving.turns import Turns
 from rayscale.settings import get_settings
@@ -54,7 +54,7 @@ class GivenUpError(Exception):
 
 
 class Engine:
-    """Works on jobs in a bounded number of threads, with models from a :class:`Shelf`."""
+    """Works on requests in a bounded number of threads, with models from a :class:`Shelf`."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
@@ -81,7 +81,7 @@ class Engine:
         self._keeper.start()
 
     def close(self) -> None:
-        """Stop following aliases and take no more jobs."""
+        """Stop following aliases and take no more requests."""
         self._closed.set()
         self._workers.shutdown(wait=False, cancel_futures=True)
         for threads in (self._listing, self._registered.threads, self._built_in.threads):
@@ -132,23 +132,23 @@ class Engine:
             ) from None
         return card(found)
 
-    async def estimate(self, inquiry: Inquiry) -> dict[str, Any]:
+    async def estimate(self, asked: EstimateRequest) -> dict[str, Any]:
         """What an image would take and give; refused as the image would be. The errors of :meth:`upscale`."""
-        loaded = await self._loaded(inquiry.model, inquiry.options.scale)
-        work = partial(self._estimate, inquiry, loaded)
+        loaded = await self._loaded(asked.model, asked.options.scale)
+        work = partial(self._estimate, asked, loaded)
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
-    async def upscale(self, job: Job) -> Result:
+    async def upscale(self, asked: UpscaleRequest) -> Result:
         """The enlarged image. Cancelling the awaiting task stops the work at its next strip or tile.
 
         Raises UnsupportedError, TooLargeError, InputError, BadParameterError, NotFoundError, UnavailableError,
         OutOfMemoryError.
         """
         loop = asyncio.get_running_loop()
-        loaded = await self._loaded(job.model, job.options.scale)
+        loaded = await self._loaded(asked.model, asked.options.scale)
         cancelled = threading.Event()
         try:
-            return await loop.run_in_executor(self._workers, self._work, job, loaded, cancelled)
+            return await loop.run_in_executor(self._workers, self._work, asked, loaded, cancelled)
         finally:
             cancelled.set()
 
@@ -165,12 +165,12 @@ class Engine:
             self.settings.lookup_timeout_s,
         )
 
-    def _work(self, job: Job, loaded: Loaded, cancelled: threading.Event) -> Result:
+    def _work(self, asked: UpscaleRequest, loaded: Loaded, cancelled: threading.Event) -> Result:
         if cancelled.is_set():
             raise GivenUpError
         _current.event = cancelled
         try:
-            return self._upscale(job, loaded)
+            return self._upscale(asked, loaded)
         except Exception as error:
             if isinstance(error, OutOfMemoryError) or is_out_of_memory(error):
                 raise OutOfMemoryError(
@@ -180,24 +180,24 @@ class Engine:
         finally:
             _current.event = _current.pause = None
 
-    def _upscale(self, job: Job, loaded: Loaded) -> Result:
+    def _upscale(self, asked: UpscaleRequest, loaded: Loaded) -> Result:
         limits = get_settings()
-        pipeline = self.shelf.pipeline(loaded, job.options)
+        pipeline = self.shelf.pipeline(loaded, asked.options)
         scale = pipeline.upscaler.scale
-        header = probe(job.data)
+        header = probe(asked.data)
         check_size(header, scale)
         needed = check_memory(header, scale, windowed=pipeline.upscaler.frames.windowed)
         with (
             self._memory.reserve(needed, watch=_stop_if_cancelled),
-            self.turns.take(job.owner, job.weight) as pause,
+            self.turns.take(asked.owner, asked.weight) as pause,
         ):
             _current.pause = pause
-            output = pipeline.run(job.data, max_pixels=limits.max_input_pixels)
+            output = pipeline.run(asked.data, max_pixels=limits.max_input_pixels)
         self._rates.note(
-            _kind(loaded, job.options, header),
+            _kind(loaded, asked.options, header),
             seconds=sum(output.seconds.values()),
             megapixels=_megapixels(header, scale),
-            source_bytes=len(job.data),
+            source_bytes=len(asked.data),
             output_bytes=len(output.data),
         )
         return Result(
@@ -215,13 +215,13 @@ class Engine:
             uncertainty=output.uncertainty,
         )
 
-    def _estimate(self, inquiry: Inquiry, loaded: Loaded) -> dict[str, Any]:
-        header = inquiry.header
-        pipeline = self.shelf.pipeline(loaded, inquiry.options)
+    def _estimate(self, asked: EstimateRequest, loaded: Loaded) -> dict[str, Any]:
+        header = asked.header
+        pipeline = self.shelf.pipeline(loaded, asked.options)
         scale = pipeline.upscaler.scale
         check_size(header, scale)
         needed = check_memory(header, scale, windowed=pipeline.upscaler.frames.windowed)
-        kind = _kind(loaded, inquiry.options, header)
+        kind = _kind(loaded, asked.options, header)
         rate = self._rates.find(kind)
         if rate is None:
             self._measure(kind, pipeline, header)
@@ -241,8 +241,8 @@ class Engine:
             "seconds": round(rate.seconds / rate.megapixels * _megapixels(header, scale), 3),
             "memory_bytes": needed,
             "output_bytes": decoded
-            if inquiry.size is None
-            else min(decoded, round(growth * inquiry.size)),
+            if asked.size is None
+            else min(decoded, round(growth * asked.size)),
             "estimated_from": source,
         }
 

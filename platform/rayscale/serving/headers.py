@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from rayscale import __version__, strictjson
-from rayscale.serving.jobs import Result
+from rayscale.serving.requests import Result
 
 _NOTES, _NOTE_CHARS = 8, 400  # of the notes in a header, which proxies hold to 8 KiB
 _STAGES = ("queue", "decode", "upscale", "encode", "total")

@@ -13,8 +13,8 @@ import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from rayscale.serving.jobs import Result
 from rayscale.serving.keys import Key
+from rayscale.serving.requests import Result
 
 Snapshot = list[tuple[str, str, str, list[tuple[str, dict[str, str], float]]]]
 """Families of one process: name, meaning, type, samples."""

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from rayscale import strictjson
 from rayscale.imaging import MIME
 from rayscale.serving.headers import result_headers
-from rayscale.serving.jobs import Result
+from rayscale.serving.requests import Result
 
 _ENDINGS = {"jpeg": "jpg", "tiff": "tif"}
 

@@ -18,11 +18,11 @@ from rayscale.serving.backend import Backend, Readiness
 from rayscale.serving.batches import Batches
 from rayscale.serving.errors import DeadlineError, OverloadedError, row_of
 from rayscale.serving.fairness import FairQueue
-from rayscale.serving.jobs import Job, Result, check_size
 from rayscale.serving.keys import Key, key_of, owner_of
 from rayscale.serving.metrics import IngressMetrics
 from rayscale.serving.quotas import Quotas
 from rayscale.serving.refusals import Refusals
+from rayscale.serving.requests import Result, UpscaleRequest, check_size
 from rayscale.serving.settings import ServeSettings
 from rayscale.serving.traces import Traces
 
@@ -76,10 +76,10 @@ class Service:
     def _spare(self) -> int:
         return math.ceil(self.backend.places() / 2)
 
-    async def upscale(self, job: Job, caller: Caller) -> Result:
+    async def upscale(self, asked: UpscaleRequest, caller: Caller) -> Result:
         """The enlarged image, counted; see :meth:`_upscale`."""
         try:
-            result = await self._upscale(job, caller)
+            result = await self._upscale(asked, caller)
         except RayscaleError as error:
             row = row_of(error)
             self.metrics.note_refusal("internal" if row is None else error.code, caller.key)
@@ -88,16 +88,16 @@ class Service:
         self.traces.note_image(result)
         return result
 
-    async def _upscale(self, job: Job, caller: Caller) -> Result:
+    async def _upscale(self, asked: UpscaleRequest, caller: Caller) -> Result:
         """The enlarged image, its seconds with those of waiting (``queue``) and ``total``.
 
         By the header alone it is refused before it takes a place in the queue of the model replicas. Raises the errors of
         ``rayscale.serving.errors.TABLE``.
         """
         limit = self.settings.request_timeout_s
-        key, options = caller.key, job.options
-        key.check_model(job.model or self.settings.model)
-        header = await asyncio.to_thread(probe, job.data)
+        key, options = caller.key, asked.options
+        key.check_model(asked.model or self.settings.model)
+        header = await asyncio.to_thread(probe, asked.data)
         check_size(header, options.scale or 1)
         megapixels = header.pixels / 1e6
         self.quotas.take_megapixels(key, megapixels)
@@ -108,7 +108,7 @@ class Service:
                 asyncio.timeout(limit),
                 self.queue.turn(caller.owner, weight=key.priority, cost=cost + _EVERY),
             ):
-                whose = replace(job, owner=caller.owner, weight=key.priority)
+                whose = replace(asked, owner=caller.owner, weight=key.priority)
                 result = await self.backend.upscale(whose)
         except TimeoutError:
             raise DeadlineError(
@@ -122,20 +122,20 @@ class Service:
         return result
 
     async def upscale_many(
-        self, jobs: Iterable[Job], caller: Caller
+        self, requests: Iterable[UpscaleRequest], caller: Caller
     ) -> AsyncGenerator[Result | RayscaleError]:
         """What comes of each, in their order; ``form_images`` of them are held at once, so that memory does not grow with
         their number.
 
         An image that meets a full queue waits for its turn, except the first: where that is refused, all are.
         """
-        waiting = iter(jobs)
+        waiting = iter(requests)
         works: deque[asyncio.Task[Result | RayscaleError]] = deque()
         patient = False
         try:
             while True:
-                for job in islice(waiting, self.settings.form_images - len(works)):
-                    works.append(asyncio.create_task(self._outcome(job, caller, patient)))
+                for asked in islice(waiting, self.settings.form_images - len(works)):
+                    works.append(asyncio.create_task(self._outcome(asked, caller, patient)))
                     patient = True
                 if not works:
                     return
@@ -148,11 +148,13 @@ class Service:
                 work.cancel()
             await asyncio.gather(*works, return_exceptions=True)
 
-    async def _outcome(self, job: Job, caller: Caller, patient: bool) -> Result | RayscaleError:
+    async def _outcome(
+        self, asked: UpscaleRequest, caller: Caller, patient: bool
+    ) -> Result | RayscaleError:
         deadline = time.monotonic() + self.settings.request_timeout_s
         while True:
             try:
-                return await self.upscale(job, caller)
+                return await self.upscale(asked, caller)
             except OverloadedError as error:
                 if not patient or time.monotonic() > deadline:
                     return error

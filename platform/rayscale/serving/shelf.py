@@ -30,7 +30,7 @@ from rayscale.registry.opening import (
     registered_models,
 )
 from rayscale.serving.errors import BadParameterError, UnavailableError
-from rayscale.serving.jobs import check_reference
+from rayscale.serving.requests import check_reference
 
 if TYPE_CHECKING:
     from rayscale.serving.settings import ServeSettings

@@ -15,8 +15,8 @@ from starlette.types import Scope
 
 from rayscale import __version__
 from rayscale.errors import ConfigError
-from rayscale.serving.jobs import Result
 from rayscale.serving.requestid import current_id
+from rayscale.serving.requests import Result
 from rayscale.serving.settings import ServeSettings
 
 _STAGES = ("decode", "upscale", "encode")

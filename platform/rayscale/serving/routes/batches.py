@@ -16,10 +16,10 @@ from rayscale.errors import NotFoundError
 from rayscale.serving.accesslog import BATCH_HEADER
 from rayscale.serving.batches import ACTIVE, Asked, Batches, Record
 from rayscale.serving.errors import UnavailableError
-from rayscale.serving.jobs import check_reference
 from rayscale.serving.keys import key_of
 from rayscale.serving.options import parse_options
 from rayscale.serving.refusals import documented
+from rayscale.serving.requests import check_reference
 from rayscale.serving.service import Service
 
 T = TypeVar("T")

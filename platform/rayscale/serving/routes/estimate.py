@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import MIME, Header, probe
 from rayscale.options import Options
-from rayscale.serving.jobs import Inquiry, check_reference, check_size
 from rayscale.serving.keys import key_of
 from rayscale.serving.options import query_options
 from rayscale.serving.refusals import describe_invalid, documented
+from rayscale.serving.requests import EstimateRequest, check_reference, check_size
 from rayscale.serving.routes.upscale import ModelQuery, check_options
 from rayscale.serving.service import Service
 
@@ -90,7 +90,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         else:
             header, size = await asyncio.to_thread(_probe, data), None
         check_size(header, options.scale or 1)
-        return await service.backend.estimate(Inquiry(header, size, model, options))
+        return await service.backend.estimate(EstimateRequest(header, size, model, options))
 
     return router
 

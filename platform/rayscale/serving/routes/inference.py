@@ -14,10 +14,10 @@ from rayscale.imaging import Image, read_image, write_image
 from rayscale.options import Options
 from rayscale.registry.reference import PATTERN
 from rayscale.serving.errors import UnavailableError
-from rayscale.serving.jobs import Job, check_reference
 from rayscale.serving.keys import key_of
 from rayscale.serving.options import parse_options
 from rayscale.serving.refusals import documented_inference
+from rayscale.serving.requests import UpscaleRequest, check_reference
 from rayscale.serving.routes.upscale import check_options
 from rayscale.serving.service import Caller, Service
 from rayscale.serving.tensors import (
@@ -197,10 +197,10 @@ async def _infer(service: Service, request: Request, reference: str) -> Response
         most_json=max(get_settings().max_input_bytes // _JSON_SHARE, 1 << 16),
     )
     options = _options(asked, settings.precision)
-    jobs = (Job(_encode(image), reference, options) for image in asked.images)
+    requests = (UpscaleRequest(_encode(image), reference, options) for image in asked.images)
     images: list[np.ndarray[Any, Any]] = []
     model = reference
-    async for outcome in service.upscale_many(jobs, Caller.of(request)):
+    async for outcome in service.upscale_many(requests, Caller.of(request)):
         if isinstance(outcome, Exception):
             raise outcome
         model = outcome.model

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rayscale.errors import NotFoundError
 from rayscale.registry.reference import PATTERN
-from rayscale.serving.jobs import check_reference
 from rayscale.serving.refusals import documented
+from rayscale.serving.requests import check_reference
 from rayscale.serving.service import Service
 
 

@@ -15,10 +15,10 @@ from rayscale.registry.reference import PATTERN
 from rayscale.serving.errors import BadParameterError, OverloadedError, UnavailableError
 from rayscale.serving.forms import is_form, read_form
 from rayscale.serving.headers import RESULT_HEADERS, result_headers
-from rayscale.serving.jobs import Job, Result, check_reference
 from rayscale.serving.options import query_options
 from rayscale.serving.parcels import Entry, larger_name, parcel_for
 from rayscale.serving.refusals import documented
+from rayscale.serving.requests import Result, UpscaleRequest, check_reference
 from rayscale.serving.service import Caller, Service
 from rayscale.settings import get_settings
 
@@ -72,7 +72,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         if is_form(request.headers.get("content-type", "")):
             return await _answer_form(service, request, options, model)
         result = await service.upscale(
-            Job(await request.body(), model, options), Caller.of(request)
+            UpscaleRequest(await request.body(), model, options), Caller.of(request)
         )
         return Response(
             result.data, media_type=MIME[result.container], headers=result_headers(result)
@@ -103,8 +103,8 @@ async def _answer_form(
         max_bytes=get_settings().max_input_bytes,
     )
     parcel = parcel_for(request.headers.get("accept", ""))
-    jobs = (Job(bytes(part.data), model, options) for part in parts)
-    outcomes = service.upscale_many(jobs, Caller.of(request))
+    requests = (UpscaleRequest(bytes(part.data), model, options) for part in parts)
+    outcomes = service.upscale_many(requests, Caller.of(request))
     first = [await anext(outcomes)]
     if isinstance(first[0], OverloadedError | UnavailableError):
         await outcomes.aclose()

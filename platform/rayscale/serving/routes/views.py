@@ -15,9 +15,9 @@ from rayscale.imaging import MIME, Image, probe, read_image
 from rayscale.imaging.metrics import EDSR_PAPER, RGB, psnr, ssim
 from rayscale.options import Handling, Options
 from rayscale.serving.errors import BadParameterError
-from rayscale.serving.jobs import Job, Result, check_reference
 from rayscale.serving.keys import ANYONE, key_of
 from rayscale.serving.options import query_options
+from rayscale.serving.requests import Result, UpscaleRequest, check_reference
 from rayscale.serving.results import LAYERS, Record, Results
 from rayscale.serving.routes.upscale import ModelQuery
 from rayscale.serving.service import Caller, Service
@@ -114,7 +114,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         if model is not None:
             check_reference(model)
         data = await request.body()
-        result = await service.upscale(Job(data, model, options), Caller.of(request))
+        result = await service.upscale(UpscaleRequest(data, model, options), Caller.of(request))
         return await viewer.run(partial(viewer.keep, data, result, options, _owner(request)))
 
     @router.get("/{name}")

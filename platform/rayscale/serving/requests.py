@@ -17,8 +17,8 @@ from rayscale.settings import get_settings
 
 
 @dataclass(frozen=True)
-class Job:
-    """One request: the encoded image and what to do with it.
+class UpscaleRequest:
+    """The encoded image and what to do with it.
 
     Attributes:
         model: None means the default model.
@@ -33,7 +33,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Inquiry:
+class EstimateRequest:
     """What an image would take: its header, the bytes of its file where they are known, and what to do with it."""
 
     header: Header
