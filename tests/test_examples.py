@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
-import uvicorn
+from tests.plugins.web import listening
 
 from rayscale.resampling import degrade
 from rayscale.serving.api import create_app
@@ -73,17 +71,8 @@ def service() -> Iterator[str]:
     settings = ServeSettings(model="edsr-baseline-x2")
     engine = Engine(settings)
     engine.start()
-    config = uvicorn.Config(create_app(engine, settings), port=0, log_level="error", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with listening(create_app(engine, settings)) as place:
+        yield f"http://{place}"
     engine.close()
 
 

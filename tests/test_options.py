@@ -56,7 +56,7 @@ found["provenance"] = method.pipeline(network, "cpu").provenance.parameters["spa
 found["python"] = rayscale.open_model("bicubic", sparkle=2).options.sparkle
 import runpy
 sys.argv[0] = "docs/pages.py"
-pages = dict(runpy.run_path(str(checkout / "docs/pages.py"))["render_all"]())
+pages = dict(runpy.run_path("docs/pages.py")["render_all"]())
 found["docs"] = all("sparkle" in pages[f"reference/{name}.md"] for name in ("cli", "http"))
 print(json.dumps(found))
 """

@@ -323,11 +323,11 @@ def evaluate(
     """
     from rayscale.evaluation import evaluate as score
     from rayscale.evaluation import parse_degradation, read_pairs
+    from rayscale.evaluation.suites import check_measures
     from rayscale.imaging.metrics import PROTOCOLS
     from rayscale.inference import Upscaler
 
-    if protocol not in list(PROTOCOLS):  # of any type
-        raise ConfigError(f"unknown protocol {shown(protocol)}; use one of {', '.join(PROTOCOLS)}")
+    check_measures(protocol)
     expect(model, (str, Model), "a model of rayscale.open_model, or its name")
     if isinstance(model, str):
         model = open_model(model, **{"precision": "float32", **options})

@@ -12,12 +12,13 @@ import uvicorn
 
 
 @contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """``host:port`` of a server of the application."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+def listening(app: Any, **how: Any) -> Iterator[str]:
+    """``host:port`` of a server of the application; ``how`` as of ``uvicorn.Config``."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", **how))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
+        assert thread.is_alive()
         time.sleep(0.01)
     try:
         yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import uvicorn
 from ray.serve._private.http_util import validate_http_proxy_callback_return
 from ray.serve._private.utils import call_function_from_import_path
 from starlette.responses import JSONResponse, PlainTextResponse
+from tests.plugins.web import listening
 
 from rayscale.serving import front
 from rayscale.serving.requestid import RequestId
@@ -50,30 +50,14 @@ def _fresh() -> Iterator[None]:
 def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], socket.socket]]:
     """Opens connections to a server behind the front, whose heads may take half a second."""
     monkeypatch.setenv("RAYSCALE_SERVE_HEAD_TIMEOUT_S", "0.5")
-    config = uvicorn.Config(
-        RequestId(front.OneForm(app)),
-        http=front.Protocol,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-    )
-    server = uvicorn.Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(
-        target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True
-    )
-    thread.start()
-    opened: list[socket.socket] = []
+    how = {"http": front.Protocol, "lifespan": "off", "access_log": False}
+    with listening(RequestId(front.OneForm(app)), **how) as place, ExitStack() as opened:
+        host, port = place.split(":")
 
-    def open_one() -> socket.socket:
-        opened.append(socket.create_connection(listener.getsockname(), timeout=10))
-        return opened[-1]
+        def open_one() -> socket.socket:
+            return opened.enter_context(socket.create_connection((host, int(port)), timeout=10))
 
-    yield open_one
-    for connection in opened:
-        connection.close()
-    server.should_exit = True
-    thread.join(10)
+        yield open_one
 
 
 def answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,7 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
-import uvicorn
+from tests.plugins.web import listening
 
 from rayscale.serving.api import create_app
 from rayscale.serving.engine import Engine
@@ -41,18 +39,8 @@ def serve(folder: Path, jobs: Any = None, **settings: Any) -> Iterator[str]:
     chosen = ServeSettings(results=str(folder / "results"), **settings)
     engine = Engine(chosen)
     engine.start()
-    config = uvicorn.Config(
-        create_app(engine, chosen, jobs=jobs), port=0, log_level="error", ws="none"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with listening(create_app(engine, chosen, jobs=jobs)) as place:
+        yield f"http://{place}/"
     engine.close()
 
 

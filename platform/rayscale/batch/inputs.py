@@ -181,7 +181,7 @@ def find_inputs(
     Hidden objects (``rayscale.storage.is_hidden``) are inputs only when ``keys`` names them. Outputs are what
     lies below ``target`` and beside any state of a batch (``_rayscale/``).
     """
-    from rayscale.imaging.files import ending_of
+    from rayscale.imaging import ending_of
     from rayscale.imaging.sidecars import is_sidecar, names_beside
 
     inside = inner_prefix(source, target)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from rayscale.cli.console import emit, hint
-from rayscale.cli.options import takes_options
+from rayscale.cli.options import ClusterDeviceOption, JsonOption, takes_options
 from rayscale.errors import ConfigError, RayscaleError, quantity
 from rayscale.options import Options
 
@@ -73,7 +73,7 @@ def batch(
             help="NAME, NAME@ALIAS or NAME/VERSION of the registry, or a built-in model.",
         ),
     ],
-    device: Annotated[str, typer.Option(help="auto (GPUs if any), cpu, cuda.")] = "auto",
+    device: ClusterDeviceOption = "auto",
     actors: Annotated[
         int | None,
         typer.Option(
@@ -107,7 +107,7 @@ def batch(
             "--dry-run", help="Show what would be done and what it would cost, without doing it."
         ),
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Upscale every image of a bucket or folder into another place; run it again to resume.
 

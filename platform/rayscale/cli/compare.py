@@ -10,6 +10,13 @@ import typer
 
 from rayscale.cli.batch import check_device
 from rayscale.cli.console import hint, note
+from rayscale.cli.options import (
+    ClusterDeviceOption,
+    DegradationOption,
+    JsonOption,
+    ProtocolOption,
+    SuiteOption,
+)
 from rayscale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,21 +46,10 @@ def compare(
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Score the self-ensemble (+) of each model too.")
     ] = False,
-    protocol: Annotated[
-        str, typer.Option(help="edsr-paper-y, rgb or div2k-rgb: what the figures mean.")
-    ] = "edsr-paper-y",
-    suite: Annotated[
-        str | None,
-        typer.Option(help="satellite or medical: measure more: cPSNR, SAM, ERGAS, NRMSE, ..."),
-    ] = None,
-    degradation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW",
-            help="Make LR of HR by bicubic, mtf:sensor=sentinel-2, kspace, blur_noise_jpeg, ... Default: the LR images.",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto (GPUs if any), cpu, cuda.")] = "auto",
+    protocol: ProtocolOption = "edsr-paper-y",
+    suite: SuiteOption = None,
+    degradation: DegradationOption = None,
+    device: ClusterDeviceOption = "auto",
     output: Annotated[
         str | None,
         typer.Option(metavar="URI", help="Folder or s3://... for the tables, plots and crops."),
@@ -65,7 +61,7 @@ def compare(
             help="Show this image's window, in HR pixels; repeatable. Default: where the models differ most.",
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Score models on benchmarks, side by side on Ray: the table of the EDSR paper, with published figures beside.
 
@@ -80,13 +76,9 @@ def compare(
     With MLFLOW_TRACKING_URI set, all of that becomes an MLflow run too.
     """
     check_device(device)
-    for option, value, known in (
-        ("protocol", protocol, _protocols()),
-        ("suite", suite, (None, *_suites())),
-    ):
-        if value not in known:
-            names = ", ".join(name for name in known if name)
-            raise ConfigError(f"unknown {option} {value!r}; use one of {names}")
+    from rayscale.evaluation.suites import check_measures
+
+    check_measures(protocol, suite)
     if weights is not None:
         if len(model) > 1:
             raise ConfigError(
@@ -101,18 +93,6 @@ def compare(
         comparison = Comparison(model, data, scale, ensemble, protocol, suite, device, degradation)
         _ = comparison.how  # an unknown one is an error before any work
         score(comparison, output, crops or [], json_)
-
-
-def _protocols() -> Sequence[str]:
-    from rayscale.imaging.metrics import PROTOCOLS
-
-    return tuple(PROTOCOLS)
-
-
-def _suites() -> Sequence[str]:
-    from rayscale.evaluation import SUITES
-
-    return tuple(SUITES)
 
 
 def score(comparison: Comparison, output: str | None, wanted: Sequence[str], json_: bool) -> None:

@@ -12,7 +12,13 @@ from rayscale import machine
 from rayscale.cli.batch import run_batch, tells_errors
 from rayscale.cli.console import emit, note, print_table, progress_line
 from rayscale.cli.conversion import Files, check_apart, for_each, is_bucket, match_files, names_file
-from rayscale.cli.options import takes_options
+from rayscale.cli.options import (
+    DegradationOption,
+    JsonOption,
+    ProtocolOption,
+    SuiteOption,
+    takes_options,
+)
 from rayscale.cli.remote import upscale_elsewhere
 from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
@@ -41,7 +47,6 @@ WeightsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 
 
 def open_named(name: str, weights: Path | None, scale: float | None) -> OpenedModel:
@@ -207,19 +212,9 @@ def evaluate(
     options: Options,
     model: ModelOption = None,
     weights: WeightsOption = None,
-    protocol: Annotated[
-        str, typer.Option(help="edsr-paper-y, rgb or div2k-rgb: what the figures mean.")
-    ] = "edsr-paper-y",
-    suite: Annotated[
-        str | None, typer.Option(help="satellite or medical: also measure what these sets need.")
-    ] = None,
-    degradation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW",
-            help="Make LR of HR by bicubic, mtf:sensor=sentinel-2, kspace, blur_noise_jpeg, ... Default: the LR images.",
-        ),
-    ] = None,
+    protocol: ProtocolOption = "edsr-paper-y",
+    suite: SuiteOption = None,
+    degradation: DegradationOption = None,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
 ) -> None:
@@ -237,13 +232,11 @@ def evaluate(
     """
     from rayscale.evaluation import SUITES, parse_degradation, read_pairs
     from rayscale.evaluation import evaluate as score
+    from rayscale.evaluation.suites import check_measures
     from rayscale.imaging.metrics import PROTOCOLS
     from rayscale.inference import Upscaler
 
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"unknown protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}")
-    if suite is not None and suite not in SUITES:
-        raise ConfigError(f"unknown suite {suite!r}; use one of {', '.join(SUITES)}")
+    check_measures(protocol, suite)
     # Grey images by that of colour, as the papers do.
     model, _ = pick_models(model, weights, options.scale)
     upscaler = Upscaler(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rayscale.cli.console import emit, print_table
-from rayscale.cli.images import JsonOption
-from rayscale.cli.options import takes_options
+from rayscale.cli.options import JsonOption, takes_options
 from rayscale.errors import quantity
 from rayscale.options import Options
 

@@ -13,6 +13,31 @@ from typer.core import TyperCommand
 from rayscale.fields import Choice, choices_of
 from rayscale.options import Handling, Options
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
+ClusterDeviceOption = Annotated[str, typer.Option(help="auto (GPUs if any), cpu, cuda.")]
+OverridesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one key of the configuration, such as optimizer.lr=2e-4; repeatable.",
+    ),
+]
+ProtocolOption = Annotated[
+    str, typer.Option(help="edsr-paper-y, rgb or div2k-rgb: what the figures mean.")
+]
+SuiteOption = Annotated[
+    str | None,
+    typer.Option(help="satellite or medical: measure more: cPSNR, SAM, ERGAS, NRMSE, ..."),
+]
+DegradationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Make LR of HR by bicubic, mtf:sensor=sentinel-2, kspace, blur_noise_jpeg, ... Default: the LR images.",
+    ),
+]
+
 
 def takes_options(
     owner: type[Handling] = Options, *, leave_out: tuple[str, ...] = (), **defaults: Any

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rayscale.cli.console import emit, note
+from rayscale.cli.options import JsonOption
 
 
 def register(
@@ -20,7 +21,7 @@ def register(
         str | None, typer.Option(help="Benchmark (HR/ and LR/) to score the model on first.")
     ] = None,
     scale: Annotated[float, typer.Option("--scale", "-s", help="Scale of the benchmark.")] = 2,
-    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Register a trained model in MLflow (MLFLOW_TRACKING_URI), so that batch and serving can name it.
 

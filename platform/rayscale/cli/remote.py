@@ -10,7 +10,7 @@ import typer
 
 from rayscale.cli.console import emit, note
 from rayscale.cli.conversion import for_each, is_bucket, match_files
-from rayscale.cli.options import takes_options
+from rayscale.cli.options import JsonOption, takes_options
 from rayscale.errors import ConfigError
 from rayscale.interruption import COMPLETE, FAILED, PARTIAL
 from rayscale.options import Options
@@ -24,7 +24,6 @@ ServerOption = Annotated[
         metavar="URL", envvar="RAYSCALE_SERVER", help="The service; its key is in RAYSCALE_KEY."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Of the batch.")]
 
 _CODES = {"done": COMPLETE, "partial": PARTIAL, "queued": COMPLETE, "running": COMPLETE}

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from rayscale.cli.console import emit, hint, note
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
+from rayscale.cli.options import JsonOption
 
 
 def up(json_: JsonOption = False) -> None:

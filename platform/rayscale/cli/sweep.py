@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rayscale.cli.console import hint, note, print_table
+from rayscale.cli.options import OverridesOption
 from rayscale.errors import RayscaleError
 from rayscale.interruption import COMPLETE, FAILED, PARTIAL
 
@@ -20,14 +21,7 @@ def sweep(
         str | None,
         typer.Option(metavar="FILE", help="Base configuration, as for `rayscale train`."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override one key of the base, such as model.blocks=8; repeatable.",
-        ),
-    ] = None,
+    overrides: OverridesOption = None,
     space: Annotated[
         str, typer.Option(help="edsr: residual scaling and learning rate; lr: learning rate.")
     ] = "edsr",

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from rayscale.cli.console import hint
+from rayscale.cli.options import OverridesOption
 from rayscale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,14 +50,7 @@ def train(
         str | None,
         typer.Option(metavar="FILE", help=".yaml, .json or .toml, a path or s3://..."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override one key, such as optimizer.lr=2e-4; repeatable.",
-        ),
-    ] = None,
+    overrides: OverridesOption = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="The same as --set workers.count=N.")
     ] = None,

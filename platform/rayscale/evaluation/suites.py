@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rayscale.errors import ConfigError, shown
 from rayscale.imaging.consistency import consistency
 from rayscale.imaging.fidelity import cpsnr, ergas, nrmse, sam
 from rayscale.imaging.fourier import ring_correlation
 from rayscale.imaging.image import Pixels
+from rayscale.imaging.metrics import PROTOCOLS
 
 Suite = Callable[[Pixels, Pixels, Pixels, float], dict[str, float]]
 """``(sr, hr, lr, scale)``, pixels ``(H, W, C)``, to keys of ``MEASURES`` and their values."""
@@ -61,3 +63,10 @@ def medical(sr: Pixels, hr: Pixels, lr: Pixels, scale: float) -> dict[str, float
 
 
 SUITES: dict[str, Suite] = {"satellite": satellite, "medical": medical}
+
+
+def check_measures(protocol: str, suite: str | None = None) -> None:
+    """Raise ConfigError for a protocol or a suite that there is not."""
+    for what, value, known in (("protocol", protocol, PROTOCOLS), ("suite", suite, SUITES)):
+        if value not in list(known) and (value is not None or what == "protocol"):  # of any type
+            raise ConfigError(f"unknown {what} {shown(value)}; use one of {', '.join(known)}")
