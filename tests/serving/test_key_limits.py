@@ -14,6 +14,7 @@ import pytest
 from rayscale.cli.app import run
 from rayscale.errors import ConfigError
 from rayscale.serving import deploy
+from rayscale.serving.api import create_app
 from rayscale.serving.errors import OverloadedError, QuotaError
 from rayscale.serving.fairness import FairQueue
 from rayscale.serving.keys import Key, hash_key, parse_keys, render_keys
@@ -130,17 +131,44 @@ def test_a_key_has_its_requests_and_megapixels(make_app: Any, tools: Any) -> Non
 
 def test_a_bucket_fills_as_its_minute_passes() -> None:
     now = [0.0]
-    quotas = Quotas(share=0.5, clock=lambda: now[0])
-    key = Key("a", "0" * 64, megapixels_per_minute=60)
-    quotas.take_megapixels(key, 100)  # larger than all: once
+    quotas = Quotas(clock=lambda: now[0])
+    key = Key("a", "0" * 64, megapixels_per_minute=30)
+    take = lambda megapixels: asyncio.run(quotas.take_megapixels(key, megapixels))  # noqa: E731
+    take(100)  # larger than all: once
     with pytest.raises(QuotaError) as refused:
-        quotas.take_megapixels(key, 1)
+        take(1)
     assert refused.value.retry_after_s == 142  # 71 at half a megapixel a second
     now[0] = 141.5
     with pytest.raises(QuotaError):
-        quotas.take_megapixels(key, 1)
+        take(1)
     now[0] = 142.0
-    quotas.take_megapixels(key, 1)
+    take(1)
+
+
+def test_a_batch_is_paid_before_the_next_one(tools: Any, tmp_path: Path) -> None:
+    now, limited = [0.0], Key("a", hash_key(A), megapixels_per_minute=60)
+    quotas = Quotas(clock=lambda: now[0])
+    settings = ServeSettings(
+        keys=render_keys([limited, Key("b", hash_key(B))]),
+        batches_uri=str(tmp_path / "records"),
+        batch_prefixes=str(tmp_path),
+    )
+    app = create_app(None, settings, jobs=IdleJobs(), quotas=quotas)  # type: ignore[arg-type]
+    asked = {"source": f"{tmp_path}/in", "target": f"{tmp_path}/out", "model": "bicubic"}
+
+    def submit(key: str) -> httpx.Response:
+        answer: httpx.Response = tools.call(
+            app, "POST", "/v1/batches", json=asked, headers=as_(key)
+        )
+        return answer
+
+    assert submit(A).status_code == 202
+    asyncio.run(quotas.charge(limited, 100))  # 60 were there
+    refused = submit(A)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "40")
+    assert submit(B).status_code == 202
+    now[0] = 40.0
+    assert submit(A).status_code == 202
 
 
 def served(queue: FairQueue, asked: list[tuple[str, float, float]]) -> list[str]:
@@ -236,6 +264,16 @@ def test_places_come_back_from_clients_that_leave() -> None:
         assert (queue.running, queue.waiting) == (0, 0)
 
     asyncio.run(run_it())
+
+
+class IdleJobs:
+    """A cluster whose jobs never begin."""
+
+    def submit(self, job: str, record: str) -> None:
+        pass
+
+    def ended(self, job: str) -> str | None:
+        return None
 
 
 class Slow:

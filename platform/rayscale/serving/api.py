@@ -47,8 +47,11 @@ def create_app(
     settings: ServeSettings,
     drain: Drain | None = None,
     jobs: Jobs | None = None,
+    quotas: Quotas | None = None,
 ) -> FastAPI:
-    """The application over ``backend``, with all limits in front of it; ``drain`` ends it, ``jobs`` run batches."""
+    """The application over ``backend``, with all limits in front of it; ``drain`` ends it, ``jobs`` run batches, and
+    ``quotas`` count for all ingresses together.
+    """
     app = FastAPI(
         title="rayscale",
         version=__version__,
@@ -58,7 +61,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # behind a proxy with a path of its own it would lead elsewhere
     )
-    app.state.service = service = Service(backend, settings, _batches(settings, jobs))
+    app.state.service = service = Service(
+        backend, settings, _batches(settings, jobs), quotas or Quotas()
+    )
     app.include_router(pages.router())
     app.include_router(probes.router(service))
     app.include_router(_version_1(service))
@@ -153,7 +158,7 @@ class RequestCount:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            self.quotas.take_request(key_of(scope))
+            await self.quotas.take_request(key_of(scope))
         await self.app(scope, receive, send)
 
 

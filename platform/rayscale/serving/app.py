@@ -1,10 +1,10 @@
 """The Ray Serve application: ``serve run serve/config.yaml`` or ``serve deploy serve/config.yaml``.
 
-Two deployments. ``Ingress`` speaks HTTP: it takes many requests at once, refuses from headers alone what
+Two deployments, and a third where keys have quotas. ``Ingress`` speaks HTTP: it takes many requests at once, refuses from headers alone what
 cannot be served, and stays free for probes. ``Upscaling`` holds the models: it takes few requests at once,
 has a bounded queue, and is what scales with load and may own a GPU. In one deployment, probes would queue
 behind images and every refusal would cost a place among them; the price of two is one more hop, some
-milliseconds for an image of megabytes.
+milliseconds for an image of megabytes. ``Counting`` counts what keys ask for, once for all ingresses.
 
 Numbers (replicas, queues, resources) are in ``config.yaml`` beside this file, settings in ``settings.py``.
 """
@@ -32,8 +32,10 @@ from rayscale.cluster import await_or_error, raise_error
 from rayscale.errors import RayscaleError
 from rayscale.serving.drain import Drain
 from rayscale.serving.environment import passed_on
-from rayscale.serving.errors import OverloadedError, UnavailableError
+from rayscale.serving.errors import OverloadedError, QuotaError, UnavailableError
+from rayscale.serving.keys import Key
 from rayscale.serving.metrics import Snapshot, take_snapshot
+from rayscale.serving.quotas import Quotas
 from rayscale.serving.settings import get_serve_settings
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ T = TypeVar("T")
 
 _GATHER_S = 5.0
 """For all replicas to tell what they count."""
+
+_COUNT_S = 5.0
+"""For the counter of quotas to answer; it does nothing else."""
 
 _SEEN_S = 60.0
 """For which a replica counts that has answered: it may be gone since."""
@@ -156,12 +161,61 @@ class Replicas:
         return result
 
 
+class Counting:
+    """The one counter of quotas, which every ingress and every batch asks."""
+
+    def __init__(self) -> None:
+        self._quotas = Quotas()
+        self._keys = {key.id: key for key in get_serve_settings().keyring()}
+
+    async def take_request(self, key: Key) -> QuotaError | None:
+        """See ``Quotas``."""
+        return await _error_of(self._quotas.take_request(key))
+
+    async def take_megapixels(self, key: Key, megapixels: float) -> QuotaError | None:
+        """See ``Quotas``."""
+        return await _error_of(self._quotas.take_megapixels(key, megapixels))
+
+    async def charge(self, key: str, megapixels: float) -> None:
+        """See ``Quotas``; a key that was taken away since pays nothing."""
+        if key in self._keys:
+            await self._quotas.charge(self._keys[key], megapixels)
+
+
+class SharedQuotas(Quotas):
+    """The quotas of an ingress: those of ``Counting``. Keys without limits never ask it."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        super().__init__()
+        self._handle = handle
+
+    async def take_request(self, key: Key) -> None:
+        """See ``Quotas``. Raises UnavailableError while the counter is restarted: nothing goes uncounted."""
+        if key.requests_per_minute is not None:
+            await self._ask(self._handle.take_request.remote(key))
+
+    async def take_megapixels(self, key: Key, megapixels: float) -> None:
+        """See ``Quotas`` and :meth:`take_request`."""
+        if key.megapixels_per_minute is not None:
+            await self._ask(self._handle.take_megapixels.remote(key, megapixels))
+
+    async def _ask(self, response: Awaitable[QuotaError | None]) -> None:
+        try:
+            async with asyncio.timeout(_COUNT_S):
+                await _answer(response)
+        except (TimeoutError, UnavailableError) as error:
+            raise UnavailableError("what keys ask for cannot be counted at the moment") from error
+
+
 @serve.ingress()
 class Ingress:
     """The HTTP interface of ``rayscale.serving.api`` over the model replicas."""
 
-    def __init__(self, upscaling: DeploymentHandle) -> None:
+    def __init__(
+        self, upscaling: DeploymentHandle, counting: DeploymentHandle | None = None
+    ) -> None:
         self._backend = Replicas(upscaling)
+        self._quotas = None if counting is None else SharedQuotas(counting)
         self._drain = Drain()
 
     async def metrics(self) -> list[tuple[str, Snapshot]]:
@@ -179,7 +233,9 @@ class Ingress:
         settings = get_serve_settings()
         # A warning, so that no level of logging hides that a service is open.
         log.warning("rayscale serves %s; access: %s", settings.model, settings.access())
-        self._app = create_app(self._backend, settings, self._drain, RayJobs(passed_on()))
+        counted_by = serve.get_replica_context().app_name if self._quotas else None
+        jobs = RayJobs(passed_on(), counted_by)
+        self._app = create_app(self._backend, settings, self._drain, jobs, self._quotas)
         return self._app
 
 
@@ -198,4 +254,25 @@ async def _answer(response: Awaitable[T | RayscaleError]) -> T:
     return raise_error(answer)
 
 
-app = serve.deployment(Ingress).bind(serve.deployment(Upscaling).bind())
+async def _error_of(work: Awaitable[None]) -> QuotaError | None:
+    try:
+        await work
+    except QuotaError as error:
+        return error
+    return None
+
+
+def _build() -> serve.Application:
+    upscaling = serve.deployment(Upscaling).bind()
+    if not any(key.counted for key in get_serve_settings().keyring()):
+        return serve.deployment(Ingress).bind(upscaling)
+    counting = serve.deployment(
+        Counting,
+        num_replicas=1,
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return serve.deployment(Ingress).bind(upscaling, counting.bind())
+
+
+app = _build()

@@ -12,6 +12,7 @@ from rayscale.batch import Progress, upscale_bucket
 from rayscale.errors import RayscaleError
 from rayscale.options import Options
 from rayscale.serving.batches import Record, Records
+from rayscale.serving.rayjobs import charge
 from rayscale.serving.settings import get_serve_settings
 from rayscale.serving.webhook import send
 from rayscale.storage import connect, split
@@ -42,12 +43,14 @@ def run(uri: str) -> int:
 
 
 def _work(record: Record, records: Records) -> tuple[int, dict[str, Any]]:
-    asked, told = record.asked, 0.0
+    asked, told, charged = record.asked, 0.0, 0.0
 
     def progress(now: Progress) -> None:
-        nonlocal told
+        nonlocal told, charged
         if time.monotonic() - told > _EVERY_S or now.finished == now.todo:
             told = time.monotonic()
+            if now.megapixels > charged and charge(record.owner, now.megapixels - charged):
+                charged = now.megapixels
             records.change(record.id, record.attempt, progress=asdict(now))
 
     summary = upscale_bucket(

@@ -68,6 +68,11 @@ class Key:
             if value is not None and not (isinstance(value, int | float) and 0 < value < 1e9):
                 raise ConfigError(f"{name} of the key {self.id} must be above 0, not {value!r}")
 
+    @property
+    def counted(self) -> bool:
+        """Whether anything of it is limited to so much a minute."""
+        return self.requests_per_minute is not None or self.megapixels_per_minute is not None
+
     def check_model(self, reference: str) -> None:
         """Raise ForbiddenError for a model that the key may not name."""
         name = re.split("[@/]", reference)[0]

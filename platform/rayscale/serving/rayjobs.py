@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -11,13 +12,43 @@ from typing import Any
 
 from rayscale.serving.errors import UnavailableError
 
+log = logging.getLogger(__name__)
+
+_CHARGE_S = 10.0
+_COUNTED_BY = "RAYSCALE_BATCH_COUNTED_BY"
+
+
+def charge(key: str, megapixels: float) -> bool:
+    """Charge the key of this id for what the batch of this job has enlarged; whether that was counted, or nobody counts."""
+    application = os.environ.get(_COUNTED_BY)
+    if application is None:
+        return True
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        handle = serve.get_deployment_handle("Counting", application)
+        handle.charge.remote(key, megapixels).result(timeout_s=_CHARGE_S)
+    except (RayServeException, RayError, TimeoutError) as error:
+        log.warning("%.3g megapixels of the key %s are not counted yet: %s", megapixels, key, error)
+        return False
+    return True
+
 
 class RayJobs:
-    """Through the job server of the cluster that this process has joined."""
+    """Through the job server of the cluster that this process has joined.
 
-    def __init__(self, variables: dict[str, str]) -> None:
+    Args:
+        variables: the environment of the jobs.
+        counted_by: the application of Ray Serve that counts megapixels of keys; None where no key has a quota.
+    """
+
+    def __init__(self, variables: dict[str, str], counted_by: str | None = None) -> None:
         path = os.environ.get("PYTHONPATH")  # where the replica found rayscale, the job does
         self._variables = variables | ({"PYTHONPATH": path} if path else {})
+        if counted_by is not None:
+            self._variables[_COUNTED_BY] = counted_by
         self._made: Any = None
 
     def submit(self, job: str, record: str) -> None:

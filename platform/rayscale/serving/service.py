@@ -49,17 +49,16 @@ class Service:
     backend: Backend
     settings: ServeSettings
     batches: Batches | None = None
+    quotas: Quotas = field(default_factory=Quotas)
     readiness: Readiness = field(init=False)
     refusals: Refusals = field(init=False)
 
-    quotas: Quotas = field(init=False)
     queue: FairQueue = field(init=False)
     traces: Traces = field(init=False)
     metrics: IngressMetrics = field(init=False, default_factory=IngressMetrics)
 
     def __post_init__(self) -> None:
         self.traces = Traces(self.settings)
-        self.quotas = Quotas(1 / self.settings.ingresses)
         self.queue = FairQueue(self._places, self.settings.max_waiting, self._spare)
         self.readiness = Readiness(self.backend)
         self.refusals = Refusals(self.settings)
@@ -100,7 +99,7 @@ class Service:
         header = await asyncio.to_thread(probe, asked.data)
         check_size(header, options.scale or 1)
         megapixels = header.pixels / 1e6
-        self.quotas.take_megapixels(key, megapixels)
+        await self.quotas.take_megapixels(key, megapixels)
         cost = megapixels * (options.scale or 2) ** 2 * (8 if options.ensemble else 1)
         began = time.perf_counter()
         try:

@@ -138,6 +138,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         keys = None if asked.keys is None else tuple(asked.keys)
         values = asked.model_dump(exclude={"model", "options", "keys"})
         work = Asked(model=model, options=options, keys=keys, **values)
+        await service.quotas.take_megapixels(key_of(request.scope), 0)
         return await _answer(
             202, lambda: batches.submit(work, key_of(request.scope), idempotency_key)
         )
@@ -186,6 +187,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     )
     async def retry(request: Request, batch: BatchId) -> Response:
         key, batches = key_of(request.scope), _batches(service)
+        await service.quotas.take_megapixels(key, 0)
         return await _answer(202, lambda: batches.retry(batch, key))
 
     return router
