@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import settings
 
 from rayscale.data import PrepareConfig, prepare
+
+# For runs by hand, with --hypothesis-profile=long.
+settings.register_profile("long", max_examples=10_000)
 
 pytest_plugins = ["tests.plugins.stack"]
 

@@ -25,6 +25,8 @@ class Bucket:
     uri: str
 
 
+WEBHOOK_SECRET = "a-secret-that-signs-webhooks"
+
 _SHARED = {"stack_home", "s3_server", "s3", "stack", "moto_server", "moto"}
 
 
@@ -69,7 +71,11 @@ def s3(s3_server: local.Addresses, stack_home: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture(scope="session")
 def stack(s3_server: local.Addresses, stack_home: Path) -> Iterator[local.Addresses]:
     """S3, MLflow and Ray (2 CPUs), their variables set for the rest of the run."""
-    addresses = local.up(stack_home, num_cpus=2, fixed_ports=False)
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # secrets are never handed to a cluster; this is its own
+        patch.setenv("RAYSCALE_SERVE_WEBHOOK_SECRET", WEBHOOK_SECRET)
+        addresses = local.up(stack_home, num_cpus=2, fixed_ports=False)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in local.environment(stack_home).items():
             patch.setenv(name, value)

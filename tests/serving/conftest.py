@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi import FastAPI
-from tests.serving.deployed import KEY, Line, client_of
+from tests.serving.deployed import KEY, NAMED_KEYS, Line, client_of
 
 from rayscale.errors import NotFoundError
 from rayscale.imaging import Image, write_image
@@ -24,7 +24,8 @@ from rayscale.registry import ModelVersion, models
 from rayscale.registry.client import tracking_uri
 from rayscale.serving.api import create_app
 from rayscale.serving.engine import Engine
-from rayscale.serving.settings import ServeSettings
+from rayscale.serving.keys import render_keys
+from rayscale.serving.settings import ServeSettings, get_serve_settings
 from rayscale.settings import get_settings
 
 
@@ -165,14 +166,14 @@ def tools() -> type[Tools]:
     return Tools
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def line(stack: Any) -> Line:
     """What the service has for MLflow."""
     url = urlsplit(stack.mlflow)
     return Line(str(url.hostname), int(url.port or 80))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def service(
     stack: Any, line: Line, tools: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
@@ -186,6 +187,7 @@ def service(
         save_model(tools.tiny_model(seed), path)
         registry.publish(path, "roofs", scores={})
     registry.set_alias("roofs", "prod", 1)
+    get_client().create_bucket(Bucket="batches")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYSCALE_SERVE_REFRESH_S", "0.5")
         # Slow enough to be overloaded, fast enough for a test: one image at a time on one core.
@@ -193,15 +195,17 @@ def service(
         patch.setenv("RAYSCALE_SERVE_PRECISION", "float32")
         patch.setenv("RAYSCALE_SERVE_BODY_IDLE_S", "8")
         patch.setenv("RAYSCALE_SERVE_API_KEYS", KEY)
-        get_client().create_bucket(Bucket="batches")
+        patch.setenv("RAYSCALE_SERVE_KEYS", render_keys(NAMED_KEYS))
         patch.setenv("RAYSCALE_SERVE_BATCHES_URI", "s3://batches/records")
         patch.setenv("RAYSCALE_SERVE_BATCH_PREFIXES", "s3://batches/data")
-        with pytest.MonkeyPatch.context() as told:
-            told.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{line.port}")
-            address = deploy(model="roofs@prod")
-        yield address
-        shutdown()
-        cluster.shutdown()
+        patch.setenv("RAYSCALE_SERVE_WEBHOOK_HOSTS", "127.0.0.1")
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{line.port}")
+        get_serve_settings.cache_clear()
+        address = deploy(model="roofs@prod")
+    get_serve_settings.cache_clear()
+    yield address
+    shutdown()
+    cluster.shutdown()
 
 
 @pytest.fixture

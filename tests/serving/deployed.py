@@ -14,8 +14,15 @@ import httpx
 from rayscale.inference.pipeline import Pipeline
 from rayscale.models.builtin import OpenedModel, open_builtin
 from rayscale.options import Options
+from rayscale.serving.keys import Key, hash_key
 
 KEY = "a-key-of-the-service-under-test"
+COUNTED = "a-key-of-six-requests-a-minute"
+METERED = "a-key-of-very-few-megapixels"
+NAMED_KEYS = (
+    Key("counted", hash_key(COUNTED), requests_per_minute=6),
+    Key("metered", hash_key(METERED), megapixels_per_minute=1e-6),
+)
 
 
 class Line:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 from typing import Any
 
 import pytest
-from fastapi.openapi.models import OpenAPI
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from tests.serving.refusal import refused
 
 from rayscale import __version__
@@ -367,7 +368,7 @@ def test_pages_of_allowed_origins_may_call(make_app: Any, tools: Any) -> None:
 
 def test_the_openapi_document_is_valid_and_complete(make_app: Any, tools: Any) -> None:
     document = tools.call(make_app(api_keys="k"), "GET", "/openapi.json").json()
-    OpenAPI.model_validate(document)
+    OpenAPIV31SpecValidator(document).validate()
     schemas = document["components"]["schemas"]
     for reference in re.findall(r'"\$ref": ?"([^"]+)"', str(document).replace("'", '"')):
         assert reference.removeprefix("#/components/schemas/") in schemas
@@ -379,6 +380,27 @@ def test_the_openapi_document_is_valid_and_complete(make_app: Any, tools: Any) -
     assert names == {"model"} | {each.name for each in choices_of(Options)}
     assert "Retry-After" in upscale["responses"]["429"]["headers"]
     assert "ValidationError" not in schemas  # FastAPI's own form, which is never sent
+
+
+def test_every_kind_of_body_has_an_example_that_works(make_app: Any, tools: Any) -> None:
+    app = make_app()
+    tried = set()
+    for path, methods in tools.call(app, "GET", "/openapi.json").json()["paths"].items():
+        for kind, body in methods.get("post", {}).get("requestBody", {}).get("content", {}).items():
+            schema = body["schema"]
+            name = schema.get("$ref", "").rpartition("/")[2]
+            if name:
+                schema = app.openapi()["components"]["schemas"][name]
+            assert {"example", "examples"} & {*body, *schema}, (path, kind)
+            for example in body.get("examples", {}).values():
+                if "externalValue" in example:
+                    data = base64.b64decode(example["externalValue"].partition("base64,")[2])
+                    answer = tools.call(app, "POST", f"{path}?scale=2", content=data)
+                    assert answer.status_code == 200, (path, kind, answer.text)
+                    if path == "/v1/upscale":
+                        assert answer.headers["content-type"] == kind
+                        tried.add(kind)
+    assert tried == set(MIME.values())
 
 
 def test_the_pages_need_nothing_from_elsewhere(make_app: Any, tools: Any) -> None:

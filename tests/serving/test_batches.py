@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import http.server
 import json
 import logging
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.serving.batchjobs import Jobs
 
 from rayscale.errors import NotFoundError
 from rayscale.serving.api import create_app
-from rayscale.serving.batches import Asked, Record, Records
-from rayscale.serving.errors import SourceNotAllowedError, UnavailableError
+from rayscale.serving.batches import Records
 from rayscale.serving.keys import Key, hash_key, render_keys
 from rayscale.serving.settings import ServeSettings
-from rayscale.serving.webhook import check_webhook, send
 from rayscale.storage import connect
 
 A, B = "a-key-of-somebody-long-enough", "b-key-of-somebody-long-enough"
-
-
-class Jobs:
-    """A cluster that does nothing by itself."""
-
-    def __init__(self) -> None:
-        self.running: dict[str, str] = {}
-        self.over: dict[str, str] = {}
-        self.gone = False
-
-    def submit(self, job: str, record: str) -> None:
-        if self.gone:
-            raise UnavailableError("no job server")
-        assert job not in self.running
-        self.running[job] = record
-
-    def ended(self, job: str) -> str | None:
-        return self.over.get(job) if job in self.running else "the cluster is gone"
-
-    def stop(self, job: str) -> None:
-        self.over[job] = "stopped"
 
 
 @pytest.fixture
@@ -253,45 +227,6 @@ def test_events_until_the_end(make: Any, tools: Any, place: Path) -> None:
     seen = asyncio.run(watch())
     assert seen[-1] == ("end", "done")
     assert ("progress", "running") in seen
-
-
-def test_a_webhook_is_signed_and_goes_to_named_hosts_only() -> None:
-    got: list[Any] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append((self.rfile.read(int(self.headers["Content-Length"])), self.headers))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/told"
-    settings = ServeSettings(webhook_hosts="127.0.0.1, hooks.example", webhook_secret="s" * 20)
-    record = Record("1", "a", Asked("in", "out", "bicubic", webhook=url), state="done")
-    assert send(record, settings)
-    server.shutdown()
-    ((data, headers),) = got
-    moment, signature = (part.split("=")[1] for part in headers["X-Rayscale-Signature"].split(","))
-    expected = hmac.new(b"s" * 20, f"{moment}.".encode() + data, hashlib.sha256).hexdigest()
-    assert signature == expected
-    assert json.loads(data) == {"event": "batch.ended", "id": "1", "state": "done", "target": "out"}
-    for bad in (
-        "http://hooks.example/x",
-        "https://hooks.example.evil/x",
-        "https://user:pw@hooks.example/x",
-        "https://169.254.169.254/x",
-        "ftp://127.0.0.1/x",
-        "https://[x",
-    ):
-        with pytest.raises(SourceNotAllowedError):
-            check_webhook(bad, settings)
-    check_webhook("https://hooks.example/x", settings)
-    with pytest.raises(SourceNotAllowedError, match="SECRET"):
-        check_webhook(url, ServeSettings(webhook_hosts="127.0.0.1"))
 
 
 def test_the_log_names_the_batch(

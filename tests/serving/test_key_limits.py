@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.plugins.web import EndlessJobs
 
 from rayscale.cli.app import run
 from rayscale.errors import ConfigError
@@ -153,7 +154,7 @@ def test_a_batch_is_paid_before_the_next_one(tools: Any, tmp_path: Path) -> None
         batches_uri=str(tmp_path / "records"),
         batch_prefixes=str(tmp_path),
     )
-    app = create_app(None, settings, jobs=IdleJobs(), quotas=quotas)  # type: ignore[arg-type]
+    app = create_app(None, settings, jobs=EndlessJobs(), quotas=quotas)  # type: ignore[arg-type]
     asked = {"source": f"{tmp_path}/in", "target": f"{tmp_path}/out", "model": "bicubic"}
 
     def submit(key: str) -> httpx.Response:
@@ -264,16 +265,6 @@ def test_places_come_back_from_clients_that_leave() -> None:
         assert (queue.running, queue.waiting) == (0, 0)
 
     asyncio.run(run_it())
-
-
-class IdleJobs:
-    """A cluster whose jobs never begin."""
-
-    def submit(self, job: str, record: str) -> None:
-        pass
-
-    def ended(self, job: str) -> str | None:
-        return None
 
 
 class Slow:

@@ -25,7 +25,6 @@ from tests.serving.deployed import KEY, Line, client_of, direct, replicas, resid
 from tests.serving.odd_requests import PLACES, QUERIES
 
 from rayscale.imaging import Image, read_image, write_image
-from rayscale.storage import connect
 
 
 @pytest.mark.parametrize(
@@ -145,41 +144,6 @@ def test_metrics_gather_all_replicas(http: httpx.Client, tools: Any) -> None:
     assert len(seen) >= len(replicas("Ingress")) + len(replicas("Upscaling")) >= 3
     done = re.findall(r'^rayscale_images_total{code="",key="key-1".*} ([\d.]+)', text, re.M)
     assert sum(map(float, done)) >= 4
-
-
-def test_a_batch_goes_from_bucket_to_bucket(http: httpx.Client, tools: Any) -> None:
-    """Asked over HTTP, done by a job of Ray: outputs, a failure in words, its retry."""
-    store = connect("s3://batches/data")
-    images = {f"in/{i}.png": tools.encoded(8 + i, 9, seed=i) for i in range(3)}
-    for key, data in images.items():
-        store.write(key, data)
-    store.write("in/broken.png", b"\x89PNG\r\n\x1a\n")
-    asked = {
-        "source": "s3://batches/data/in",
-        "target": "s3://batches/data/out",
-        "model": "bicubic",
-        "options": {"scale": 2},
-    }
-    made = http.post("/v1/batches", json=asked, headers={"Idempotency-Key": "one"})
-    assert made.status_code == 202, made.text
-    path = f"/v1/batches/{made.json()['id']}"
-
-    def ended() -> bool:
-        return http.get(path).json()["state"] not in ("queued", "running")
-
-    until(ended, 180)
-    told = http.get(path).json()
-    assert (told["state"], told["counts"]["failed"]) == ("partial", 1), told
-    assert [failure["error"] for failure in told["failures"]] == ["bad_image"]
-    for key, data in images.items():
-        larger, expected = store.read(key.replace("in/", "out/")), direct(tools, data, None)
-        np.testing.assert_array_equal(read_image(larger).pixels, read_image(expected).pixels)
-    store.write("in/broken.png", images["in/0.png"])
-    assert http.post(f"{path}/retry", content=b"").status_code == 202
-    until(ended, 180)
-    told = http.get(path).json()
-    assert (told["state"], told["attempt"], told["counts"]["skipped"]) == ("done", 2, 3), told
-    assert [batch["id"] for batch in http.get("/v1/batches").json()["batches"]] == [told["id"]]
 
 
 def test_an_alias_moves_without_a_failed_request(http: httpx.Client, tools: Any) -> None:

@@ -6,12 +6,18 @@ What does the work is a :class:`Backend`: model replicas reached through Ray Ser
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayscale import __version__
+from rayscale.errors import RayscaleError
 from rayscale.serving.accesslog import AccessLog
 from rayscale.serving.backend import Backend
 from rayscale.serving.batches import Batches, Jobs, Records
@@ -41,6 +47,10 @@ from rayscale.serving.settings import ServeSettings
 from rayscale.settings import get_settings
 from rayscale.storage import connect
 
+log = logging.getLogger("ray.serve")
+
+_WATCH_S = 10.0
+
 
 def create_app(
     backend: Backend,
@@ -60,6 +70,7 @@ def create_app(
         docs_url=None,  # FastAPI's page loads scripts from elsewhere; ours is page/docs.html
         redoc_url=None,
         redirect_slashes=False,  # behind a proxy with a path of its own it would lead elsewhere
+        lifespan=_watch_batches,
     )
     app.state.service = service = Service(
         backend, settings, _batches(settings, jobs), quotas or Quotas()
@@ -74,6 +85,25 @@ def create_app(
     service.refusals.install(app)
     _add_limits(app, service, keys, drain or Drain())
     return app
+
+
+@asynccontextmanager
+async def _watch_batches(app: FastAPI) -> AsyncIterator[None]:
+    """Batches are looked after as long as the application runs, whether or not anybody asks for them."""
+    known: Batches | None = app.state.service.batches
+
+    async def watch(batches: Batches) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                await asyncio.to_thread(batches.watch)
+            except RayscaleError as error:
+                log.warning("the batches cannot be looked after: %s", error)
+
+    watching = None if known is None else asyncio.create_task(watch(known))
+    yield
+    if watching is not None:
+        watching.cancel()
 
 
 def _add_limits(app: FastAPI, service: Service, keys: tuple[Key, ...], drain: Drain) -> None:

@@ -7,23 +7,33 @@ again knows every batch; nothing is kept in memory.
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from rayscale import strictjson
-from rayscale.errors import NotFoundError, StorageError
+from rayscale.errors import NotFoundError, RayscaleError, StorageError
 from rayscale.options import Options
 from rayscale.serving.errors import ConflictError, SourceNotAllowedError, UnavailableError
 from rayscale.serving.keys import Key
 from rayscale.serving.settings import ServeSettings
-from rayscale.storage import Store
+from rayscale.serving.webhook import check_webhook, send
+from rayscale.storage import Entry, Store
+
+log = logging.getLogger("ray.serve")
 
 ACTIVE = ("queued", "running")
-"""States that are not the last one; the others are done, partial, failed and cancelled."""
+"""States that are not the last one."""
+STATES = (*ACTIVE, "done", "partial", "failed", "cancelled")
 
+_LEASE_S = 60.0
+"""For whoever ends a batch to tell its webhook; then another may. As long may a job take until the cluster knows it."""
+_TOLD_S = 3600.0
+"""For which a webhook is tried again."""
 _LISTED = 200
 _TRIES = 5
 
@@ -66,6 +76,7 @@ class Record:
         progress: as of ``rayscale.batch.Progress``.
         summary: as of ``rayscale.batch.Summary.to_dict``, its failures cut; of an attempt that came to its end.
         message: why it failed.
+        tell_at: seconds since 1970 from which its webhook may be told of its end; 0 where there is nothing to tell.
     """
 
     id: str
@@ -78,6 +89,7 @@ class Record:
     progress: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
+    tell_at: float = 0.0
 
     @property
     def job(self) -> str:
@@ -133,31 +145,44 @@ class Records:
 
     def change(self, batch: str, at_attempt: int, **values: Any) -> Record:
         """The record with new values; unchanged where it has ended, or is at another attempt."""
+        return self._replace(batch, _works(at_attempt), values)[0]
+
+    def end(self, batch: str, at_attempt: int, **values: Any) -> tuple[Record, bool]:
+        """The record with its last state, and whether it was this call that ended it; that one tells the webhook."""
         return self._replace(
-            batch, lambda old: old.attempt == at_attempt and old.state in ACTIVE, values
+            batch, _works(at_attempt), {"tell_at": time.time() + _LEASE_S, **values}
         )
+
+    def claim_telling(self, record: Record) -> bool:
+        """Whether this call is the one that may tell the webhook now."""
+        fits = lambda old: old.tell_at == record.tell_at  # noqa: E731
+        return self._replace(record.id, fits, {"tell_at": time.time() + _LEASE_S})[1]
+
+    def close(self, record: Record) -> None:
+        """Nothing is left to tell of this attempt."""
+        self._replace(record.id, lambda old: old.attempt == record.attempt, {"tell_at": 0.0})
 
     def put(self, batch: str, **values: Any) -> Record:
         """The record with new values, whatever it is."""
-        return self._replace(batch, lambda old: True, values)
+        return self._replace(batch, lambda old: True, values)[0]
 
     def _replace(
         self, batch: str, fits: Callable[[Record], bool], values: Mapping[str, Any]
-    ) -> Record:
+    ) -> tuple[Record, bool]:
         for _ in range(_TRIES):
             old, tag = self._version(batch)
             if not fits(old):
-                return old
+                return old, False
             new = replace(old, updated=time.time(), **values)
             if self.store.write(f"{batch}.json", new.to_json(), if_match=tag) is not None:
-                return new
+                return new, True
         raise UnavailableError(f"the record of the batch {batch} changes all the time; try again")
 
-    def list(self) -> list[str]:
-        """Ids, the latest first."""
-        keys = (entry.key for entry in self.store.list("2"))  # of this millennium; not the files
-        ids = [key.removesuffix(".json") for key in keys if key.endswith(".json")]
-        return sorted((each for each in ids if "/" not in each), reverse=True)
+    def list(self) -> list[Entry]:
+        """Objects of the latest batches, the latest first."""
+        found = self.store.list("2")  # of this millennium; not the files
+        own = (each for each in found if each.key.endswith(".json") and "/" not in each.key)
+        return sorted(own, key=lambda each: each.key, reverse=True)[:_LISTED]
 
     def _version(self, batch: str) -> tuple[Record, str]:
         try:
@@ -174,6 +199,7 @@ class Batches:
         self.records = records
         self.jobs = jobs
         self.settings = settings
+        self._read: dict[str, tuple[str, Record]] = {}
 
     def submit(self, asked: Asked, key: Key, idempotency: str | None = None) -> Record:
         """Start a batch, or find the one that the same idempotency key has started.
@@ -198,30 +224,64 @@ class Batches:
         record = self.records.read(batch)
         if record.owner != key.id:
             raise NotFoundError(f"there is no batch {batch}")
-        if record.state not in ACTIVE:
-            return record
-        reason = self.jobs.ended(record.job)
-        if reason is None:
-            return record
-        return self.records.change(batch, record.attempt, state="failed", message=reason)
+        return self._settle(record)
 
     def list(self, key: Key, limit: int) -> list[Record]:
         """Those of this key, the latest first."""
-        found: list[Record] = []
-        for batch in self.records.list()[:_LISTED]:
-            record = self.records.read(batch)
-            if record.owner == key.id:
-                found.append(record)
-                if len(found) == limit:
-                    break
-        return found
+        return [record for record in self._latest() if record.owner == key.id][:limit]
+
+    def count(self) -> dict[str, int]:
+        """How many of the latest batches, whosever they are, are in which state."""
+        states = [record.state for record in self._latest()]
+        return {state: states.count(state) for state in STATES}
+
+    def watch(self) -> None:
+        """Look after the latest batches: end those whose job has died, and tell webhooks that nobody has told."""
+        now = time.time()
+        for record in self._latest():
+            starting = record.state == "queued" and now - record.updated < _LEASE_S
+            if record.state in ACTIVE and not starting:
+                self._settle(record)
+            elif 0 < record.tell_at < now and self.records.claim_telling(record):
+                self._tell(record)
+
+    def _latest(self) -> tuple[Record, ...]:
+        """The latest batches; only those that have changed are read."""
+        found: dict[str, tuple[str, Record]] = {}
+        for entry in self.records.list():
+            batch = entry.key.removesuffix(".json")
+            etag, record = self._read.get(batch, ("", None))
+            if record is None or etag != entry.etag:
+                record = self.records.read(batch)
+            found[batch] = (entry.etag, record)
+        self._read = found
+        return tuple(record for _, record in found.values())
+
+    def _settle(self, record: Record) -> Record:
+        """The record, ended where its job is."""
+        if record.state not in ACTIVE:
+            return record
+        reason = self.jobs.ended(record.job)
+        return record if reason is None else self._end(record, state="failed", message=reason)
+
+    def _end(self, record: Record, **values: Any) -> Record:
+        record, ended = self.records.end(record.id, record.attempt, **values)
+        if ended:
+            self._tell(record)
+        return record
+
+    def _tell(self, record: Record) -> None:
+        """Tell the webhook while the caller goes on."""
+        threading.Thread(
+            target=tell, args=(record, self.records, self.settings), daemon=True
+        ).start()
 
     def cancel(self, batch: str, key: Key) -> Record:
         """End its work; what is done stays done."""
         record = self.find(batch, key)
         if record.state not in ACTIVE:
             return record
-        record = self.records.change(batch, record.attempt, state="cancelled")
+        record = self._end(record, state="cancelled")
         self.jobs.stop(record.job)
         return record
 
@@ -231,14 +291,16 @@ class Batches:
         if record.state in ACTIVE:
             raise ConflictError(f"the batch {batch} is {record.state}; cancel it first")
         self._check(record.asked, key)
-        again: dict[str, Any] = {"attempt": record.attempt + 1, "message": "", "progress": {}}
+        again: dict[str, Any] = {
+            "attempt": record.attempt + 1, "message": "", "progress": {}, "tell_at": 0.0
+        }  # fmt: skip
         return self._start(self.records.put(batch, state="queued", **again))
 
     def _start(self, record: Record) -> Record:
         try:
             self.jobs.submit(record.job, self.records.store.locate(f"{record.id}.json"))
         except UnavailableError as error:
-            self.records.change(record.id, record.attempt, state="failed", message=str(error))
+            self._end(record, state="failed", message=str(error))
             raise
         return record
 
@@ -260,8 +322,6 @@ class Batches:
             check_place(uri, allowed)
         key.check_model(asked.model)
         if asked.webhook is not None:
-            from rayscale.serving.webhook import check_webhook
-
             check_webhook(asked.webhook, self.settings)
         Options.parse(**asked.options)
         active = [each for each in self.list(key, _LISTED) if each.state in ACTIVE]
@@ -270,6 +330,24 @@ class Batches:
                 f"active batches of this key: {len(active)}, as many as may be (RAYSCALE_SERVE_MAX_BATCHES); wait for "
                 "one, or cancel it"
             )
+
+
+def tell(record: Record, records: Records, settings: ServeSettings) -> None:
+    """Tell the webhook of a batch, where it has one, of its end; a host that does not answer is tried again for an hour."""
+    try:
+        told = record.asked.webhook is None or send(
+            record.asked.webhook,
+            {"id": record.id, "state": record.state, "target": record.asked.target},
+            settings,
+        )
+        if told or time.time() - record.updated > _TOLD_S:
+            records.close(record)
+    except RayscaleError as error:  # a host that is allowed no longer, or a store that is gone
+        log.warning("the end of the batch %s is not told: %s", record.id, error)
+
+
+def _works(attempt: int) -> Callable[[Record], bool]:
+    return lambda record: record.attempt == attempt and record.state in ACTIVE
 
 
 def own_place(store: Store, key: Key) -> str:

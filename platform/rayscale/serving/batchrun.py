@@ -11,10 +11,9 @@ from rayscale import interruption, strictjson
 from rayscale.batch import Progress, upscale_bucket
 from rayscale.errors import RayscaleError
 from rayscale.options import Options
-from rayscale.serving.batches import Record, Records
+from rayscale.serving.batches import Record, Records, tell
 from rayscale.serving.rayjobs import charge
 from rayscale.serving.settings import get_serve_settings
-from rayscale.serving.webhook import send
 from rayscale.storage import connect, split
 
 _EVERY_S = 2.0
@@ -34,12 +33,16 @@ def run(uri: str) -> int:
     except RayscaleError as error:
         code, values = interruption.FAILED, {"state": "failed", "message": str(error)}
     except BaseException:
-        records.change(record.id, record.attempt, state="failed", message="its job was ended")
+        _end(record, records, {"state": "failed", "message": "its job was ended"})
         raise
-    record = records.change(record.id, record.attempt, **values)
-    if record.asked.webhook is not None:
-        send(record, get_serve_settings())
+    _end(record, records, values)
     return code
+
+
+def _end(record: Record, records: Records, values: dict[str, Any]) -> None:
+    record, ended = records.end(record.id, record.attempt, **values)
+    if ended:
+        tell(record, records, get_serve_settings())
 
 
 def _work(record: Record, records: Records) -> tuple[int, dict[str, Any]]:

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import httpx
@@ -14,9 +14,6 @@ import httpx
 from rayscale import strictjson
 from rayscale.serving.errors import SourceNotAllowedError
 from rayscale.serving.settings import ServeSettings
-
-if TYPE_CHECKING:
-    from rayscale.serving.batches import Record
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +48,19 @@ def sign(body: bytes, secret: str, now: int) -> str:
     return f"t={now},v1={digest}"
 
 
-def send(record: Record, settings: ServeSettings) -> bool:
-    """Whether the end of a batch arrived; a host that does not take it does not fail the batch."""
-    assert record.asked.webhook is not None
-    check_webhook(record.asked.webhook, settings)
+def send(url: str, told: Mapping[str, str], settings: ServeSettings) -> bool:
+    """Whether the end of a batch (its ``id``, ``state`` and ``target``) arrived at ``url``.
+
+    Raises SourceNotAllowedError, see :func:`check_webhook`.
+    """
+    check_webhook(url, settings)
     assert settings.webhook_secret is not None
-    told = {"event": "batch.ended", "id": record.id, "state": record.state}
-    body = strictjson.dumps(told | {"target": record.asked.target}).encode()
+    body = strictjson.dumps({"event": "batch.ended", **told}).encode()
     for attempt in range(_TRIES):
         signature = sign(body, settings.webhook_secret.get_secret_value(), int(time.time()))
         try:
             answer = httpx.post(
-                record.asked.webhook,
+                url,
                 content=body,
                 headers={"Content-Type": "application/json", SIGNATURE: signature},
                 timeout=_TIMEOUT_S,
@@ -71,8 +69,8 @@ def send(record: Record, settings: ServeSettings) -> bool:
             )
             if answer.is_success:
                 return True
-            log.warning("the webhook of the batch %s answered %d", record.id, answer.status_code)
+            log.warning("the webhook of the batch %s answered %d", told["id"], answer.status_code)
         except httpx.HTTPError as error:
-            log.warning("the webhook of the batch %s failed: %s", record.id, type(error).__name__)
+            log.warning("the webhook of the batch %s failed: %s", told["id"], type(error).__name__)
         time.sleep(2**attempt)
     return False

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rayscale.errors import InputError, TooLargeError, UnsupportedError
 from rayscale.imaging import MIME, Header, probe
 from rayscale.options import Options
+from rayscale.serving.bodies import image_bodies
 from rayscale.serving.keys import key_of
 from rayscale.serving.options import query_options
 from rayscale.serving.refusals import describe_invalid, documented
@@ -64,14 +65,13 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     """Below ``/v1``."""
     router = APIRouter()
     asked = Depends(query_options(Options(precision=service.settings.precision)))
-    files = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MIME.values()}
 
     @router.post(
         "/estimate",
         summary="What an image would take",
         response_model=Estimate,
         responses=documented(*refused, 403, 404, 408, 411, 413, 415, 422, 429, 500, 503),
-        openapi_extra={"requestBody": {"required": True, "content": _PICTURE | files}},
+        openapi_extra={"requestBody": {"required": True, "content": _PICTURE | image_bodies()}},
     )
     async def estimate(
         request: Request, options: Options = asked, model: ModelQuery = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 
-from rayscale import __version__
+from rayscale import __version__, strictjson
 from rayscale.errors import UnsupportedError
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.options import Options
@@ -86,6 +86,27 @@ _REQUEST = {
         "outputs": {"type": "array"},
     },
 }
+_HEAD = strictjson.dumps(
+    {
+        "inputs": [
+            {
+                "name": INPUT,
+                "shape": [2, 2, 1],
+                "datatype": "UINT8",
+                "parameters": {"binary_data_size": 4},
+            }
+        ]
+    }
+)
+_BINARY = {
+    "schema": {"type": "string", "format": "binary"},
+    "examples": {
+        "binary": {
+            "summary": f"JSON, whose length is in the header {HEADER} (here {len(_HEAD)}), and the bytes of the tensor",
+            "value": f"{_HEAD}0123",
+        }
+    },
+}
 
 
 def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
@@ -146,7 +167,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
                 "required": True,
                 "content": {
                     "application/json": {"schema": _REQUEST, "example": _EXAMPLE},
-                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                    "application/octet-stream": _BINARY,
                 },
             }
         },

@@ -48,7 +48,9 @@ class Part(BaseModel):
 class UploadParts(BaseModel):
     """All parts."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"parts": [{"number": 1, "etag": "x"}]}]}
+    )
 
     parts: list[Part] = Field(min_length=1, max_length=MOST_PARTS)
 

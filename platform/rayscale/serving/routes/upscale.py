@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -12,6 +12,7 @@ from rayscale.errors import ConfigError, UnsupportedError
 from rayscale.imaging import MIME
 from rayscale.options import Options
 from rayscale.registry.reference import PATTERN
+from rayscale.serving.bodies import image_bodies
 from rayscale.serving.errors import BadParameterError, OverloadedError, UnavailableError
 from rayscale.serving.forms import is_form, read_form
 from rayscale.serving.headers import RESULT_HEADERS, result_headers
@@ -47,12 +48,12 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
             200: {
                 "description": "The image, larger, in the container and depth it came in. To a form, a part or a file of an "
                 "archive for each image: its enlargement, or its refusal as JSON.",
-                "content": _images() | _PARCELS,
+                "content": image_bodies() | _PARCELS,
                 "headers": RESULT_HEADERS,
             },
             **documented(*refused, 403, 404, 408, 411, 413, 415, 422, 429, 500, 503, 504, 507),
         },
-        openapi_extra={"requestBody": {"required": True, "content": _images() | _FORM}},
+        openapi_extra={"requestBody": {"required": True, "content": image_bodies() | _FORM}},
     )
     async def upscale(
         request: Request, options: Options = asked, model: ModelQuery = None
@@ -131,17 +132,14 @@ def _check_encoding(headers: Mapping[str, str]) -> None:
         )
 
 
-def _images() -> dict[str, Any]:
-    return {mime: {"schema": {"type": "string", "format": "binary"}} for mime in MIME.values()}
-
-
 _FORM = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
             "additionalProperties": {"type": "string", "format": "binary"},
             "description": "one file or more; options stand in the query",
-        }
+        },
+        "example": {"a": "the bytes of a.png", "b": "the bytes of b.png"},
     }
 }
 _PARCELS = {
