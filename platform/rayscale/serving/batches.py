@@ -76,7 +76,7 @@ class Record:
         progress: as of ``rayscale.batch.Progress``.
         summary: as of ``rayscale.batch.Summary.to_dict``, its failures cut; of an attempt that came to its end.
         message: why it failed.
-        tell_at: seconds since 1970 from which its webhook may be told of its end; 0 where there is nothing to tell.
+        tell_at: seconds since 1970 from which its webhook may hear of its end; 0 where there is nothing to say.
     """
 
     id: str
