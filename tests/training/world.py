@@ -11,7 +11,7 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,15 +151,18 @@ KINDS: dict[str, Callable[[Path, int, int], None]] = {
 }
 
 
-def main(folder: Path, rank: int, world: int, *kinds: str) -> None:
+Kinds = Mapping[str, Callable[[Path, int, int], None]]
+
+
+def main(folder: Path, rank: int, world: int, *names: str, kinds: Kinds = KINDS) -> None:
     if world > 1:
         torch.set_num_threads(1)
         dist.init_process_group(
             "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
         )
-    for kind in kinds:
-        (folder / kind).mkdir(exist_ok=True)
-        KINDS[kind](folder / kind, rank, world)
+    for name in names:
+        (folder / name).mkdir(exist_ok=True)
+        kinds[name](folder / name, rank, world)
     if world > 1:
         dist.destroy_process_group()
 
@@ -167,13 +170,15 @@ def main(folder: Path, rank: int, world: int, *kinds: str) -> None:
 class Worlds:
     """One worker, in this process, and two, in processes that take the steps of every kind one after the other."""
 
-    def __init__(self, folder: Path, checkout: Path) -> None:
+    def __init__(
+        self, folder: Path, checkout: Path, script: str = "world.py", kinds: Kinds = KINDS
+    ) -> None:
         self.folder = folder
-        environment = os.environ | {"PYTHONPATH": str(checkout / "platform")}
-        script = str(checkout / "tests" / "training" / "world.py")
-        command = [sys.executable, "-W", "error::FutureWarning", script, str(folder)]
+        environment = os.environ | {"PYTHONPATH": f"{checkout / 'platform'}:{checkout}"}
+        path = str(checkout / "tests" / "training" / script)
+        command = [sys.executable, "-W", "error::FutureWarning", path, str(folder)]
         processes = [
-            subprocess.Popen([*command, str(rank), "2", *KINDS], env=environment)
+            subprocess.Popen([*command, str(rank), "2", *kinds], env=environment)
             for rank in range(2)
         ]
         try:
@@ -182,9 +187,9 @@ class Worlds:
             for process in processes:
                 process.kill()
 
-    def one(self, kind: str) -> dict[str, Any]:
+    def one(self, kind: str, kinds: Kinds = KINDS) -> dict[str, Any]:
         """What a worker alone saved."""
-        main(self.folder, 0, 1, kind)
+        main(self.folder, 0, 1, kind, kinds=kinds)
         return torch.load(self.folder / kind / "1-0.pt")
 
     def two(self, kind: str) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from rayscale.models.network import SuperResolver
 from rayscale.training.config import TrainConfig
 from rayscale.training.discriminator import Discriminator
 from rayscale.training.optimizer import make_optimizer
+from rayscale.training.parallel import gathered, load_moments, replicate
 from rayscale.training.perceptual import make_content
-from rayscale.training.step import Trainer, copied, parallel
+from rayscale.training.step import Trainer
 
 
 class AdversarialTrainer(Trainer):
@@ -42,7 +43,7 @@ class AdversarialTrainer(Trainer):
         scale = config.model.scale  # several scales make images of several sizes
         side = None if scale is None else config.data.patch * scale
         self.discriminator = Discriminator(model.channels, side).to(self.device).train()
-        self.judge = parallel(self.discriminator, self.device, world)
+        self.judge = replicate(self.discriminator, self.device, world)
         self.judge_optimizer = make_optimizer(self.discriminator, self.config)
         self._judged = torch.zeros(
             2, device=self.device
@@ -59,14 +60,14 @@ class AdversarialTrainer(Trainer):
 
     def state(self) -> dict[str, Any]:
         return super().state() | {
-            "discriminator": copied(self.discriminator.state_dict()),
-            "judge_optimizer": copied(self.judge_optimizer.state_dict()),
+            "discriminator": gathered(self.discriminator.state_dict()),
+            "judge_optimizer": gathered(self.judge_optimizer.state_dict()),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         super().load(state)
         self.discriminator.load_state_dict(state["discriminator"])
-        self.judge_optimizer.load_state_dict(copied(state["judge_optimizer"]))
+        load_moments(self.judge_optimizer, state["judge_optimizer"])
 
     def _differentiate(
         self, inputs: Tensor, target: Tensor, scale: float | None, share: float
@@ -99,6 +100,10 @@ class AdversarialTrainer(Trainer):
     def _update(self) -> None:
         super()._update()
         self._apply(self.judge_optimizer)
+
+    @property
+    def _replicas(self) -> tuple[torch.nn.Module, ...]:
+        return (self.parallel, self.judge)
 
     @property
     def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:

@@ -174,6 +174,10 @@ class TrainConfig(RunConfig):
                 f"data.batch {self.data.batch} cannot be shared equally by workers.count "
                 f"{self.workers.count}; make the batch a multiple of the workers"
             )
+        if self.workers.strategy == "fsdp" and self.is_adversarial:
+            raise ValueError(
+                f"workers.strategy fsdp: {self.model.name} trains two networks, which are replicated; use ddp"
+            )
         return self
 
     @property

@@ -256,10 +256,10 @@ class _Loop:
             self.metrics.log_metrics(self.figures, step)
 
     def _validate(self, step: int) -> None:
+        weights = self._weights() if self.config.validation.uri else None
         with alone(self.trainer.rank, self.trainer.world):
-            if self.validator is None:
+            if self.validator is None or weights is None:
                 return
-            weights = self._weights()
             self.scores = self.validator.score(weights, step, self.metrics)
             self.history = [*self.history, {"step": float(step), **self.scores}]
             if self.scores["psnr"] > self.best:
@@ -269,20 +269,26 @@ class _Loop:
                 self.run.checkpoints.save_best(step, weights, self.scores, self.benchmark, extra)
 
     def _save(self) -> None:
-        kept = self.trainer.keep()
-        if not self.main:
+        state, weights = self.trainer.keep(), self._weights()
+        if state is None and (self.main or self.trainer.sharded):
+            state = self.trainer.state()
+        if state is None or weights is None:
             return
         self.run.lease.check()
-        state = (kept or self.trainer.state()) | {
+        state = state | {
             "history": self.history,
             "benchmark": self.benchmark,
             "dataset": self.dataset,
             "rng": rng.capture(),
         }
-        self.run.checkpoints.save(self.trainer.step, state, self._weights())
+        self.run.checkpoints.save(self.trainer.step, state, weights)
 
-    def _weights(self) -> SuperResolver:
-        return freeze(self.trainer.model.spec, self.trainer.average_state())
+    def _weights(self) -> SuperResolver | None:
+        """On rank 0 a copy of what is evaluated and published; every rank asks, as it may hold a part of it."""
+        if not (self.main or self.trainer.sharded):
+            return None
+        state = self.trainer.average_state()
+        return freeze(self.trainer.model.spec, state) if self.main else None
 
     def _finish(self) -> TrainResult:
         trainer = self.trainer
@@ -291,12 +297,13 @@ class _Loop:
             self._validate(
                 trainer.step
             )  # stopped after its last scores, and asked for no more steps
+        weights = self._weights()
         with alone(trainer.rank, trainer.world):
-            if not self.main:
+            if weights is None:
                 return self._partial()
             self.run.checkpoints.wait()
             self.run.lease.check()
-            return self.run.finish(self._weights(), {**self._outcome(), "best": self._best()})
+            return self.run.finish(weights, {**self._outcome(), "best": self._best()})
 
     def _partial(self) -> TrainResult:
         return TrainResult(

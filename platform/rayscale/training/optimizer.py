@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from rayscale.training.parallel import local
 from rayscale.training.schedule import lr_at
 from rayscale.training.sections import OptimizerSection
 
@@ -58,7 +59,9 @@ def clip(optimizer: torch.optim.Optimizer, config: OptimizerSection) -> None:
         for lr, graded in groups:
             if graded:  # torch refuses an empty list
                 bound = config.clip_at / (lr if config.clip == "adjustable" else 1.0)
-                nn.utils.clip_grad_value_(graded, bound)
+                gradients = [local(p.grad) for p in graded]
+                torch._foreach_clamp_min_(gradients, -bound)
+                torch._foreach_clamp_max_(gradients, bound)
 
 
 def _groups(model: nn.Module, config: OptimizerSection) -> list[tuple[list[nn.Parameter], float]]:

@@ -219,7 +219,7 @@ class CheckpointSection(Section):
 
 
 class WorkersSection(Section):
-    """How many processes train together; changes the speed, not the result."""
+    """How many processes train together, and how each computes; changes speed and memory, not the result."""
 
     count: int = Field(default=1, ge=1, description="workers of Ray Train")
     gpu: Literal["auto"] | bool = Field(default="auto", description="one GPU for each worker")
@@ -230,6 +230,25 @@ class WorkersSection(Section):
         default=None,
         ge=1,
         description="torch threads of a worker; an equal share of the node by default",
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="what each worker holds: the whole network (ddp), or a shard of weights, gradients and moments (fsdp)",
+    )
+    gradient_accumulation: int = Field(
+        default=1,
+        ge=1,
+        description="micro-batches in which a worker computes its share of a step: less memory, the same gradient",
+    )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="compute what is inside the blocks again in the backward pass: less memory, more time",
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile of the blocks; needs a C++ compiler on CPUs"
+    )
+    channels_last: bool = Field(
+        default=True, description="NHWC in memory: faster convolutions on most hardware"
     )
     wait: bool = Field(
         default=False,

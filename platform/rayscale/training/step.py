@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from rayscale.data import Batch
 from rayscale.inference.device import pick_dtype
@@ -17,6 +16,16 @@ from rayscale.models.network import SuperResolver
 from rayscale.training.config import TrainConfig
 from rayscale.training.guard import Guard, NonFiniteLossError
 from rayscale.training.optimizer import clip, make_optimizer, set_rates
+from rayscale.training.parallel import (
+    gathered,
+    load_moments,
+    load_weights,
+    local,
+    prepare,
+    spread,
+    unsynchronized,
+    whole,
+)
 
 
 class Trainer:
@@ -47,19 +56,25 @@ class Trainer:
         self.synchronous = self.device.type == "cpu"  # looking at a value costs nothing
         self.rank, self.world = rank, world
         self.batch = config.data.batch
-        model = model.to(self.device).train()
-        self.model: SuperResolver = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        workers = config.workers
+        self.micro_batches = workers.gradient_accumulation
+        self.sharded = world > 1 and workers.strategy == "fsdp"
+        self.layout = torch.channels_last if workers.channels_last else torch.contiguous_format
+        self.model: SuperResolver = model.to(self.device).train()
+        if not self.sharded:  # FSDP takes contiguous weights only; the inputs decide
+            self.model = self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.gain = model.spec.value_range / peak
         # As in inference: bfloat16 has 8 bits, so deeper pixels use it only when asked to.
         deep = peak > 255 and config.precision == "auto"
         self.dtype = pick_dtype(config.precision, self.device, 16 if deep else 8)
         # The parts of other scales get no gradient, which DDP has to be told.
         partial = len(model.scales) > 1 and bool(model.scale_bound)
-        self.parallel = parallel(model, self.device, world, partial=partial)
+        self.parallel = prepare(model, workers, self.device, world, partial=partial)
         self.optimizer = make_optimizer(model, self.config)
         # All that is a float moves: weights and, with batch normalisation, running statistics.
         self.live = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
-        self.average = [v.clone() for v in self.live.values()] if self.config.ema else None
+        self._parts = [local(v) for v in self.live.values()]
+        self.average = [v.clone() for v in self._parts] if self.config.ema else None
         self.guard = Guard(config.guard, self.device, world)
         self.step = 0
         self._good: dict[str, Any] | None = None
@@ -111,29 +126,36 @@ class Trainer:
         return figures
 
     def average_state(self) -> dict[str, Tensor]:
-        """The state dict to evaluate and publish: the running mean when there is one, else the weights."""
-        state = dict(self.model.state_dict())
-        if self.average is not None:
-            state.update(zip(self.live, self.average, strict=True))
-        return state
+        """The state dict to evaluate and publish: the running mean when there is one, else the weights.
+
+        Of a ``sharded`` network every rank has to ask, for this and for ``state``.
+        """
+        state = dict(self.model.state_dict()) | dict(zip(self.live, self._mean(), strict=False))
+        return gathered(state) if self.sharded else state
+
+    def _mean(self) -> list[Tensor]:
+        """The running mean of what is in ``live``; nothing without one."""
+        return [whole(*pair) for pair in zip(self.average or [], self.live.values(), strict=False)]
 
     def state(self) -> dict[str, Any]:
         """Copies on the CPU of everything that ``load`` needs."""
         return {
             "step": self.step,
-            "model": copied(self.model.state_dict()),
-            "optimizer": copied(self.optimizer.state_dict()),
-            "average": None if self.average is None else copied(self.average),
+            "model": gathered(dict(self.model.state_dict())),
+            "optimizer": gathered(self.optimizer.state_dict()),
+            "average": None if self.average is None else gathered(self._mean()),
             "guard": self.guard.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from ``state()``."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(copied(state["optimizer"]))
+        load_weights(self.model, state["model"])
+        load_moments(self.optimizer, state["optimizer"])
         if self.average is not None:
-            for mine, saved in zip(self.average, state["average"], strict=True):
-                mine.copy_(saved)
+            for mine, saved, like in zip(
+                self.average, state["average"], self.live.values(), strict=True
+            ):
+                mine.copy_(local(spread(saved, like)))
         self.guard.load(state["guard"])
         self.step = int(state["step"])
 
@@ -150,9 +172,19 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> Tensor:
         """The loss of one scale of this worker's share, its gradients added to those in the parameters."""
-        share = batch.lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
-        inputs, target = self._to_device(batch.lr), self._to_device(batch.hr)
-        return self._differentiate(inputs, target, batch.scale, share)
+        parts = list(
+            zip(batch.lr.chunk(self.micro_batches), batch.hr.chunk(self.micro_batches), strict=True)
+        )
+        losses = []
+        for index, (lr, hr) in enumerate(parts):
+            share = lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
+            with ExitStack() as stack:
+                if index < len(parts) - 1:
+                    for replica in self._replicas:
+                        stack.enter_context(unsynchronized(replica))
+                inputs, target = self._to_device(lr), self._to_device(hr)
+                losses.append(self._differentiate(inputs, target, batch.scale, share))
+        return torch.stack(losses).sum()
 
     @contextmanager
     def _anomaly(self) -> Iterator[None]:
@@ -198,7 +230,7 @@ class Trainer:
         if self.average is not None:
             # Shorter at first, or the initial weights would weigh for thousands of steps.
             decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(self.average, list(self.live.values()), 1.0 - decay)
+            torch._foreach_lerp_(self.average, self._parts, 1.0 - decay)
 
     def _apply(self, optimizer: torch.optim.Optimizer) -> None:
         if not self.synchronous:
@@ -220,35 +252,14 @@ class Trainer:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @property
+    def _replicas(self) -> tuple[torch.nn.Module, ...]:
+        """The networks whose gradients are exchanged."""
+        return (self.parallel,)
+
+    @property
     def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         return (self.optimizer,)
 
     def _to_device(self, pixels: Tensor) -> Tensor:
         moved = pixels.to(self.device, non_blocking=True).to(torch.float32) * self.gain
-        return moved.contiguous(memory_format=torch.channels_last)
-
-
-def parallel(
-    model: nn.Module, device: torch.device, world: int, *, partial: bool = False
-) -> nn.Module:
-    """The model in DDP when there are several workers; ``partial`` when a step leaves some of it unused."""
-    if world == 1:
-        return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        forward_sync_buffers=False,  # statistics are those of each worker's own share
-        gradient_as_bucket_view=True,
-        find_unused_parameters=partial,
-    )
-
-
-def copied(value: Any) -> Any:
-    """The nested value with every tensor as its own CPU tensor."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [copied(item) for item in value]
-    return value
+        return moved.contiguous(memory_format=self.layout)
