@@ -21,7 +21,7 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class Files:
-    """Pairs of input and output (paths, or as texts also objects), and the files of a folder that are no images."""
+    """Pairs of input and output (paths, or as texts also objects), and the files of a folder that are not images."""
 
     pairs: list[tuple[Any, Any]]
     passed_over: list[Path]

@@ -79,7 +79,7 @@ def upscale_object(
 ) -> Written:
     """:func:`upscale_file` from and to any place, ``s3://bucket/key`` or a path, by way of files of this machine.
 
-    Raises NotFoundError for what is no object, and the errors of both stores.
+    Raises NotFoundError where there is no such object, and the errors of both stores.
     """
     (root, key), (home, name) = split(source), split(target)
     store, sink = connect(root), connect(home)
