@@ -20,6 +20,7 @@ from rayscale.models.builtin import OpenedModel, builtin_names, open_builtin
 from rayscale.options import Options
 from rayscale.serving.errors import STATUS, OverloadedError, UnavailableError
 from rayscale.serving.requests import UpscaleRequest
+from rayscale.serving.tensors import HEADER
 
 KINDS = [
     ("png", 8, 3),
@@ -393,9 +394,13 @@ def test_every_kind_of_body_has_an_example_that_works(make_app: Any, tools: Any)
                 schema = app.openapi()["components"]["schemas"][name]
             assert {"example", "examples"} & {*body, *schema}, (path, kind)
             for example in body.get("examples", {}).values():
-                if "externalValue" in example:
+                if "externalValue" in example and "{version}" not in path:
                     data = base64.b64decode(example["externalValue"].partition("base64,")[2])
-                    answer = tools.call(app, "POST", f"{path}?scale=2", content=data)
+                    place, headers = f"{path}?scale=2", {}
+                    if "{name}" in path:
+                        place = path.replace("{name}", "bicubic")
+                        headers = {HEADER: str(data.index(b"0123"))}
+                    answer = tools.call(app, "POST", place, content=data, headers=headers)
                     assert answer.status_code == 200, (path, kind, answer.text)
                     if path == "/v1/upscale":
                         assert answer.headers["content-type"] == kind

@@ -84,6 +84,10 @@ def test_what_fuzzing_has_found(make_app: Any, tools: Any) -> None:
     for path in ("upscale", "estimate"):
         query = f"/v1/{path}?model=bicubic&scale=1.0000000000000002"
         assert tools.call(app, "POST", query, content=tools.encoded(4, 4)).status_code == 422
+    # A variable of a shell that was not set.
+    answer = tools.call(app, "POST", "/v1/upscale?scale=", content=tools.encoded(4, 4))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_parameter")
+    assert "scale is empty" in answer.json()["error"]["message"]
     json = {"Content-Type": "application/json"}
     answer = tools.call(app, "POST", "/v1/batches", content=b"\xff\x11", headers=json)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_parameter")

@@ -26,10 +26,14 @@ def image_bodies() -> dict[str, Any]:
     return {mime: _body(container) for container, mime in MIME.items()}
 
 
+def as_uri(mime: str, data: bytes) -> str:
+    """An example in place, as an address."""
+    return f"data:{mime.replace(' ', '')};base64,{base64.b64encode(data).decode()}"
+
+
 def _body(container: str) -> dict[str, Any]:
     mime, name = MIME[container], _FILES[container]
-    data = base64.b64encode((_HERE / name).read_bytes()).decode()
-    uri = f"data:{mime.replace(' ', '')};base64,{data}"
+    uri = as_uri(mime, (_HERE / name).read_bytes())
     return {
         "schema": {"type": "string", "format": "binary"},
         "examples": {name: {"summary": f"A small {container}", "externalValue": uri}},

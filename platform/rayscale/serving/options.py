@@ -16,7 +16,8 @@ from rayscale.fields import Choice, check_names, choices_of
 from rayscale.options import Options
 from rayscale.serving.errors import BadParameterError
 
-LARGEST_SCALE = 16
+SMALLEST_SCALE, LARGEST_SCALE = 1.01, 16
+"""The former is the first above 1 whose output grid can be followed."""
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -27,6 +28,9 @@ def parse_options(texts: Mapping[str, Any]) -> Options:
     """
     try:
         check_names(Options, texts)
+        for name, text in texts.items():
+            if text == "":  # such as of a variable of a shell that is not set
+                raise ConfigError(f"{name} is empty; give it a value, or leave it out")
         options = Options.parse(**texts)
         for each in _offered():
             each.check(getattr(options, each.name))
@@ -53,24 +57,44 @@ def query_options(defaults: Options) -> Callable[..., Options]:
 def _offered() -> Iterator[Choice]:
     """The choices, in the ranges that the service allows."""
     for each in choices_of(Options):
-        yield replace(each, maximum=LARGEST_SCALE) if each.name == "scale" else each
+        if each.name == "scale":
+            yield replace(each, above=None, minimum=SMALLEST_SCALE, maximum=LARGEST_SCALE)
+        else:
+            yield each
 
 
-def _parameter(choice: Choice) -> inspect.Parameter:
-    """A text for FastAPI, so that the one check is that of the choice; for OpenAPI what the choice may be."""
+def describe_options() -> dict[str, Any]:
+    """The schema of options as an object, for OpenAPI."""
+    return {
+        "type": "object",
+        "properties": {each.name: _describe(each) for each in _offered()},
+        "additionalProperties": False,
+        "description": "as the parameters of /v1/upscale",
+    }
+
+
+def _describe(choice: Choice) -> dict[str, Any]:
+    """What a choice may be."""
     told = {
         "type": _TYPES[choice.kind],
         "minimum": choice.minimum,
         "exclusiveMinimum": choice.above,
         "maximum": choice.maximum,
         "enum": list(choice.choices) or None,
+        "minLength": 1 if choice.kind is str and not choice.choices else None,
     }
-    schema = {word: value for word, value in told.items() if value is not None}
+    return {word: value for word, value in told.items() if value is not None}
+
+
+def _parameter(choice: Choice) -> inspect.Parameter:
+    """A text for FastAPI, so that the one check is that of the choice; for OpenAPI what the choice may be."""
     return inspect.Parameter(
         choice.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[str | None, Query(description=choice.help), WithJsonSchema(schema)],
+        annotation=Annotated[
+            str | None, Query(description=choice.help), WithJsonSchema(_describe(choice))
+        ],
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from rayscale import strictjson
 from rayscale.errors import NotFoundError
@@ -17,7 +17,7 @@ from rayscale.serving.accesslog import BATCH_HEADER
 from rayscale.serving.batches import ACTIVE, Asked, Batches, Record
 from rayscale.serving.errors import UnavailableError
 from rayscale.serving.keys import key_of
-from rayscale.serving.options import parse_options
+from rayscale.serving.options import describe_options, parse_options
 from rayscale.serving.refusals import documented
 from rayscale.serving.requests import check_reference
 from rayscale.serving.service import Service
@@ -25,6 +25,8 @@ from rayscale.serving.service import Service
 T = TypeVar("T")
 
 _POLL_S, _SILENT_S = 1.0, 15.0
+_LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Proxies pass events on as they come; the latter is for nginx."""
 
 BatchId = Annotated[str, Path(pattern=r"^\d{14}-[0-9a-f]{12}$")]
 
@@ -52,8 +54,8 @@ class BatchRequest(BaseModel):
     )
     target: str = Field(max_length=2048, description="s3://bucket/prefix below an allowed place")
     model: str | None = Field(default=None, max_length=256, description="as of /v1/upscale")
-    options: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, description="as the parameters of /v1/upscale"
+    options: Annotated[dict[str, str | int | float | bool], WithJsonSchema(describe_options())] = (
+        Field(default_factory=dict)
     )
     keys: list[str] | None = Field(
         default=None, min_length=1, max_length=100_000, description="of the source, instead of all"
@@ -165,7 +167,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         find = lambda: batches.find(batch, key)  # noqa: E731
         if "text/event-stream" in request.headers.get("accept", ""):
             first = await asyncio.to_thread(find)
-            return StreamingResponse(_events(first, find), media_type="text/event-stream")
+            return StreamingResponse(_events(first, find), 200, _LIVE, "text/event-stream")
         return await _answer(200, find)
 
     @router.delete(

@@ -13,6 +13,7 @@ from rayscale.errors import UnsupportedError
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.options import Options
 from rayscale.registry.reference import PATTERN
+from rayscale.serving.bodies import as_uri
 from rayscale.serving.errors import UnavailableError
 from rayscale.serving.keys import key_of
 from rayscale.serving.options import parse_options
@@ -103,7 +104,7 @@ _BINARY = {
     "examples": {
         "binary": {
             "summary": f"JSON, whose length is in the header {HEADER} (here {len(_HEAD)}), and the bytes of the tensor",
-            "value": f"{_HEAD}0123",
+            "externalValue": as_uri("application/octet-stream", f"{_HEAD}0123".encode()),
         }
     },
 }

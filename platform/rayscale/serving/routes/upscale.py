@@ -136,10 +136,11 @@ _FORM = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
+            "properties": {"image": {"type": "string", "format": "binary"}},
             "additionalProperties": {"type": "string", "format": "binary"},
-            "description": "one file or more; options stand in the query",
+            "description": "one file or more, under any names; options stand in the query",
         },
-        "example": {"a": "the bytes of a.png", "b": "the bytes of b.png"},
+        "example": {"image": "the bytes of a file, with its name"},
     }
 }
 _PARCELS = {
