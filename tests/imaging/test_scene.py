@@ -165,7 +165,7 @@ def test_what_is_a_scene_is_told_by_tags(path, tmp_path):
         assert not is_scene(tmp_path / "other.tif")
 
 
-def test_stacks_classes_and_giants_are_refused_and_files_closed(path, tmp_path):
+def test_bits_classes_and_giants_are_refused_and_files_closed(path, tmp_path):
     def refused(error, match):
         with pytest.raises(error, match=match):
             Scene(path)
@@ -234,3 +234,15 @@ def test_a_disk_that_is_full_is_a_storage_error_and_leaves_nothing(path, tmp_pat
     told = write(200_000, 1_060_000, 1_200_000, size - 1)
     assert told.count(f"{target} c") == 4, told
     assert not list(target.parent.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize(
+    "description", ["ImageJ=1.53t\nimages=5\nslices=5\n", '{"shape": [5, 60, 80], "truncated": true}']
+)
+def test_a_stack_behind_one_directory_is_refused(path, dtype, description):
+    save(path, np.zeros((60, 80, 1), dtype))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(TIFFTAG_IMAGEDESCRIPTION=description)
+    with pytest.raises(UnsupportedError, match="stack of 5 pages"):
+        Scene(path)

@@ -379,3 +379,16 @@ def test_a_shape_of_floats_is_left_out_too():
     )
     with rasterio.MemoryFile(larger) as file, file.open() as made:
         assert "TIFFTAG_IMAGEDESCRIPTION" not in made.tags()
+
+
+def test_a_turned_picture_keeps_no_orientation_in_its_xmp():
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6" tiff:Make="Me"/>'
+        b"</rdf:RDF></x:xmpmeta>"
+    )
+    tags = [(274, 3, 1, 6, True), (700, 7, len(xmp), xmp, True)]
+    data = saved(noise(6, 9, 3, dtype=np.uint8), photometric="rgb", extratags=tags)
+    written = page(write_image(read_image(data))).tags[700].value
+    assert b'tiff:Make="Me"' in written
+    assert b'Orientation="6"' not in written

@@ -172,3 +172,10 @@ def test_who_waits_for_memory_can_be_given_up():
 
 def test_the_budget_is_a_share_of_the_machine():
     assert 0 < budget() < memory_limit()
+
+
+def test_a_quota_of_cpus_means_fewer_processes_that_share_the_memory(monkeypatch):
+    monkeypatch.setattr("rayscale.machine.cpu_count", lambda: 1)
+    whole = budget()
+    monkeypatch.setattr("rayscale.machine.cpu_count", lambda: 4)
+    assert budget() == pytest.approx(whole / 4, abs=4)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from tests.serving.refusal import refused
 
 from rayscale.imaging import MIME
@@ -151,3 +152,30 @@ def test_a_volume_keeps_its_place_and_names_its_model(make_app: Any, tools: Any)
     assert answer.shape == (10, 8, 2)
     np.testing.assert_array_equal(answer.affine[:3, 3], [-0.25, -0.25, 0])
     assert b"bicubic" in answer.header.extensions[-1].get_content()
+
+
+def test_working_memory_is_a_limit_known_from_the_header(
+    make_app: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSCALE_MEMORY_BYTES", "300000000")
+    monkeypatch.setattr(
+        "rayscale.inference.pipeline.read_image", lambda *_a, **_k: pytest.fail("decoded")
+    )
+    data = tools.encoded(1500, 1500)
+    answer = tools.call(make_app(), "POST", "/v1/upscale?model=bicubic&scale=4", content=data)
+    refused(answer, 413, "too_large")
+    message = answer.json()["error"]["message"]
+    assert "1500x1500" in message and "over the 286 MiB" in message
+
+
+def test_a_model_that_yields_no_numbers_is_an_error_and_no_black_image(
+    make_app: Any, tools: Any, registry: Any
+) -> None:
+    registry.add("broken", 1)
+    with torch.no_grad():
+        next(registry.networks["broken/1"].head.parameters()).fill_(float("nan"))
+    answer = tools.call(
+        make_app(), "POST", "/v1/upscale?model=broken", content=tools.encoded(9, 9)
+    )
+    refused(answer, 500)
+    assert "non-finite" in answer.json()["error"]["message"]

@@ -6,12 +6,14 @@ import datetime
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from tests.storage.double import Answer, Double, Request, answer_listing, configure
 
 from rayscale.errors import ConfigError, StorageError
-from rayscale.storage import connect
+from rayscale.storage import connect, presigned
+from rayscale.storage.s3 import S3Store
 
 
 def _use_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,3 +226,18 @@ def test_a_certificate_of_the_bundle_is_trusted(
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate) + ".missing")
     with pytest.raises(ConfigError, match=r"AWS_CA_BUNDLE=.*missing"):
         connect("s3://bucket").read("k")
+
+
+def test_presigned_addresses_need_no_header_and_are_signed_by_version_4(
+    double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(monkeypatch, s3_requester_pays="true", s3_encryption="aws:kms")
+    store = connect("s3://bucket/folder")
+    assert isinstance(store, S3Store)
+    for address in (
+        presigned.object_address(store, "k", 60),
+        presigned.part_address(store, "k", "an-upload", 1, 60),
+    ):
+        query = parse_qs(urlsplit(address).query)
+        assert query["X-Amz-SignedHeaders"] == ["host"]
+        assert query["x-amz-request-payer"] == ["requester"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rayscale import machine
 from rayscale.errors import TooLargeError
 from rayscale.resampling import enlarged
 from rayscale.settings import MIB, get_settings
@@ -76,7 +77,7 @@ def budget() -> int:
 
     There is a process for each core of the container, as batch workers and replicas are made.
     """
-    return get_settings().memory_bytes or int(_SHARE * memory_limit() / (os.cpu_count() or 1))
+    return get_settings().memory_bytes or int(_SHARE * memory_limit() / machine.cpu_count())
 
 
 def check_memory(header: Header, scale: float, *, windowed: bool = False) -> int:

@@ -74,6 +74,8 @@ def _make_client(settings: Settings) -> Any:
     server = endpoint()
     session = boto3.session.Session()
     config: dict[str, Any] = {
+        # boto3 still makes presigned addresses by version 2, which newer regions of AWS and objects under KMS refuse.
+        "signature_version": "s3v4",
         "retries": {"mode": "standard", "total_max_attempts": 1},  # see _retry
         "connect_timeout": min(_CONNECT_TIMEOUT_S, settings.storage_timeout_s),
         "read_timeout": settings.storage_timeout_s,
@@ -96,6 +98,7 @@ def _make_client(settings: Settings) -> Any:
     events = client.meta.events
     events.register_first("needs-retry.s3", _retry)  # type: ignore[arg-type]  # it returns seconds
     events.register("provide-client-params.s3", partial(_add_settings, settings))
+    events.register("before-sign.s3", _put_into_address)
     return client
 
 
@@ -122,6 +125,14 @@ def _add_settings(settings: Settings, params: dict[str, Any], model: Any, **_: o
         params.setdefault("ServerSideEncryption", settings.s3_encryption)
         if settings.s3_kms_key_id:
             params.setdefault("SSEKMSKeyId", settings.s3_kms_key_id)
+
+
+def _put_into_address(request: Any, signature_version: str, **_: object) -> None:
+    """Whoever gets a presigned address sends no headers of S3 with it; asked by botocore."""
+    if signature_version.endswith("-query"):
+        for name in [name for name in request.headers if name.lower().startswith("x-amz-")]:
+            request.params[name.lower()] = request.headers[name]
+            del request.headers[name]
 
 
 def _retry(
