@@ -55,6 +55,21 @@ class OutOfMemoryError(RayscaleError):
     code = "out_of_memory"
 
 
+class NonFiniteOutputError(RayscaleError):
+    """A network whose result holds values that are not finite, so there is no picture to return."""
+
+    code = "non_finite_output"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the network produced non-finite values for this image; its weights are damaged or were trained on another "
+            "value range: use another model or version"
+        )
+
+    def __reduce__(self) -> tuple[type[NonFiniteOutputError], tuple[()]]:
+        return type(self), ()
+
+
 class StorageError(RayscaleError):
     """A store that is unreachable, denies access, or returned damaged bytes."""
 

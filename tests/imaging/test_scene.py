@@ -238,7 +238,8 @@ def test_a_disk_that_is_full_is_a_storage_error_and_leaves_nothing(path, tmp_pat
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 @pytest.mark.parametrize(
-    "description", ["ImageJ=1.53t\nimages=5\nslices=5\n", '{"shape": [5, 60, 80], "truncated": true}']
+    "description",
+    ["ImageJ=1.53t\nimages=5\nslices=5\n", '{"shape": [5, 60, 80], "truncated": true}'],
 )
 def test_a_stack_behind_one_directory_is_refused(path, dtype, description):
     save(path, np.zeros((60, 80, 1), dtype))

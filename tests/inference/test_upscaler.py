@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayscale.errors import ConfigError, InputError, RayscaleError, TooLargeError
+from rayscale.errors import ConfigError, InputError, NonFiniteOutputError, TooLargeError
 from rayscale.imaging import Image
 from rayscale.imaging.levels import Levels
 from rayscale.inference import Predictor, Upscaler
@@ -266,7 +266,7 @@ def test_non_finite_output_is_an_error_not_a_black_image():
     model = create_model("edsr-baseline", scale=2, blocks=1, filters=4)
     with torch.no_grad():
         next(iter(model.head.parameters())).fill_(float("nan"))
-    with pytest.raises(RayscaleError, match="non-finite"):
+    with pytest.raises(NonFiniteOutputError, match="non-finite"):
         Upscaler(model, Options(scale=2)).upscale_pixels(_noise(8, 8, 3))
 
 

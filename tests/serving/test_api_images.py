@@ -165,7 +165,8 @@ def test_working_memory_is_a_limit_known_from_the_header(
     answer = tools.call(make_app(), "POST", "/v1/upscale?model=bicubic&scale=4", content=data)
     refused(answer, 413, "too_large")
     message = answer.json()["error"]["message"]
-    assert "1500x1500" in message and "over the 286 MiB" in message
+    assert "1500x1500" in message
+    assert "over the 286 MiB" in message
 
 
 def test_a_model_that_yields_no_numbers_is_an_error_and_no_black_image(
@@ -174,8 +175,6 @@ def test_a_model_that_yields_no_numbers_is_an_error_and_no_black_image(
     registry.add("broken", 1)
     with torch.no_grad():
         next(registry.networks["broken/1"].head.parameters()).fill_(float("nan"))
-    answer = tools.call(
-        make_app(), "POST", "/v1/upscale?model=broken", content=tools.encoded(9, 9)
-    )
-    refused(answer, 500)
+    answer = tools.call(make_app(), "POST", "/v1/upscale?model=broken", content=tools.encoded(9, 9))
+    refused(answer, 500, "non_finite_output")
     assert "non-finite" in answer.json()["error"]["message"]

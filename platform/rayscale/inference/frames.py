@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rayscale.errors import InputError, RayscaleError
+from rayscale.errors import InputError, NonFiniteOutputError
 from rayscale.imaging import Header
 from rayscale.imaging.levels import Levels
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.missing import Missing
 from rayscale.inference import backprojection
 from rayscale.inference.backprojection import Residual, back_project
-from rayscale.inference.predictor import NON_FINITE, Predictor
+from rayscale.inference.predictor import Predictor
 from rayscale.inference.tiles import Tile
 from rayscale.resampling import enlarged, exact_scale
 
@@ -112,7 +112,7 @@ class FrameUpscaler:
             valid: ``(H, W, 1)`` or ``(H, W, C)``, the pixels that count for the residual, all when None.
             missing: what it reserves is not a value of the output: before the residual is measured.
 
-        Raises InputError for another shape or type; TooLargeError; RayscaleError for values that are not finite.
+        Raises InputError for another shape or type; TooLargeError; NonFiniteOutputError for values that are not finite.
         """
         if pixels.ndim != 3 or (levels is None and pixels.dtype not in (np.uint8, np.uint16)):
             raise InputError(
@@ -192,7 +192,7 @@ class FrameUpscaler:
                 return parts.run((taken.shape[0], taken.shape[1]), read, write)
             except _NonFiniteError:
                 continue
-        raise RayscaleError(NON_FINITE)
+        raise NonFiniteOutputError
 
     def _at_once(
         self, pixels: Pixels, levels: Levels, valid: Mask | None, missing: Missing | None

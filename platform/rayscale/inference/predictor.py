@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rayscale.errors import InputError, RayscaleError, quantity
+from rayscale.errors import InputError, NonFiniteOutputError, quantity
 from rayscale.imaging.levels import Levels
 from rayscale.inference import excess, localmean
 from rayscale.inference.device import pick_device, pick_dtype
@@ -21,11 +21,6 @@ from rayscale.inference.parts import Parts
 from rayscale.models.network import SuperResolver
 from rayscale.options import Options
 from rayscale.resampling import enlarged, upsample
-
-NON_FINITE = (
-    "the network produced non-finite values for this image; its weights are damaged or were trained on another "
-    "value range"
-)
 
 
 class Predictor:
@@ -117,7 +112,7 @@ class Predictor:
         Args:
             keep_means: whether local means are kept; not for those who correct more than these afterwards.
 
-        Raises RayscaleError when the output is not finite in float32 either.
+        Raises NonFiniteOutputError when the output is not finite in float32 either.
         """
         seen, beyond = excess.split(x, self.model.spec.value_range) if self._splits else (x, None)
         for depth in (bits, 16):  # overflow of a narrow type is not a reason to fail
@@ -125,7 +120,7 @@ class Predictor:
             if self.is_sound(y):
                 break
         else:
-            raise RayscaleError(NON_FINITE)
+            raise NonFiniteOutputError
         if self.calibrates:
             flat = self._flat(x.shape[1], pick_dtype(self.options.precision, self.device, bits))
             if flat is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rayscale.errors import (
     InputError,
+    NonFiniteOutputError,
     NotFoundError,
     OutOfMemoryError,
     RayscaleError,
@@ -131,6 +132,7 @@ TABLE: tuple[Row, ...] = (
     _row(429, OverloadedError, "Send it again after the seconds in Retry-After."),
     _row(429, QuotaError, "Send it again after the seconds in Retry-After."),
     Row(431, "headers_too_large", "A request line and headers over their limit.", "Send less."),
+    _row(500, NonFiniteOutputError, "Use another model, or another version of it."),
     Row(500, "internal", "A defect; the log of the service has it.", "Report the request id."),
     _row(503, UnavailableError, "Send it again after the seconds in Retry-After."),
     _row(504, DeadlineError, "Send a smaller image, or use a batch."),
