@@ -17,8 +17,8 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 PROGRAM = re.compile(r"\b(gdal_translate|ray start|curl|mlflow server|rayscale [a-z]+) [^.;]*$")
 """A whole command may have options."""
 
-DOORS = ("cli", "local")
-"""The command line, and what starts programs."""
+DOORS = ("cli", "local", "training/failure.py")
+"""The command line, what starts programs, and the whole command by which a failed run goes on."""
 
 
 def test_messages_name_options_as_every_door_knows_them(checkout: Path) -> None:
@@ -26,7 +26,7 @@ def test_messages_name_options_as_every_door_knows_them(checkout: Path) -> None:
     found = {
         f"{path.relative_to(library)}:{line}": text
         for path in sorted(library.rglob("*.py"))
-        if path.relative_to(library).parts[0] not in DOORS
+        if not path.relative_to(library).as_posix().startswith(DOORS)
         for line, text in _texts(path)
         for option in OPTION.finditer(text)
         if not PROGRAM.search(text[: option.start()])

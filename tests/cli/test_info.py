@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -53,3 +54,29 @@ def test_a_file_beside_it_that_would_refuse_an_upscale_is_found(tmp_path: Path, 
 
 def test_a_file_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
     assert run(tmp_path / "none.png")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("photo.png", ["container png", "48 x 64, 3 channels, ", "as a whole, in about"]),
+        ("scene.tif", ["container geotiff", "crs EPSG:32632", "levels", "64 x 48, by windows"]),
+        ("brain.nii.gz", ["container nifti-gz", "3 slices", "1 channel, int16"]),
+        ("slice.dcm", ["container dicom", "1 channel", "levels"]),
+        ("pages.tif", ["2 pages", "refused: TIFF is a stack of 2 pages"]),
+        ("text.png", ["refused: not an image"]),
+        ("classes.png", ["note", "labels=nearest"]),
+        ("rgba.png", ["3 channels and alpha"]),
+    ],
+)
+def test_every_finding_has_a_row(inputs: Path, name: str, told: list[str]) -> None:
+    """Of each container that is read, of what is refused, and of what is only noted."""
+    Image.new("L", (7, 5)).save("pages.tif", save_all=True, append_images=[Image.new("L", (7, 5))])
+    Path("text.png").write_text("no picture")
+    Image.new("RGBA", (7, 5)).save("rgba.png")
+    fields = np.kron(np.random.default_rng(0).choice([3, 40, 200], (8, 8)), np.ones((9, 9)))
+    Image.fromarray(fields.astype(np.uint8)).save("classes.png")
+    code, out = run(name, "--scale", 2)
+    shown = " ".join(out.split())
+    assert code == 0
+    assert not [each for each in told if each not in shown], shown

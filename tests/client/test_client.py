@@ -231,7 +231,57 @@ def test_a_batch_is_watched_until_its_end(service: Client, place: Path) -> None:
     assert service.retry(made["id"])["attempt"] == 2
     assert service.cancel(made["id"])["state"] == "cancelled"
     assert service.batch(made["id"])["state"] == "cancelled"
-    assert [batch["id"] for batch in service.batches()] == [made["id"]]
+    assert made["id"] in {batch["id"] for batch in service.batches()}
+
+
+def test_batches_with_asyncio(address: str, engine: Busy, place: Path, photo: Path) -> None:
+    """What the client without asyncio does, against the same service."""
+
+    async def work() -> None:
+        async with AsyncClient(address, KEY) as service:
+            assert "bicubic" in {model["reference"] for model in await service.models()}
+            assert (await service.model("edsr-baseline-x2"))["channels"] == 3
+            told = await service.estimate(photo, model="bicubic", scale=3)
+            assert (told["width"], told["height"]) == (51, 63)
+            engine.refusals, seen = 1, []
+            target = photo.with_name("async.tif")
+            asked = {"model": "bicubic", "scale": 2, "progress": lambda *now: seen.append(now)}
+            assert (await service.upscale(photo, target, **asked)).data == b""
+            assert probe(target.read_bytes()).container == "tiff"
+            assert seen[-1] == (target.stat().st_size,) * 2
+            with pytest.raises(ServiceError, match="404, not_found"):
+                await service.upscale(photo, photo.with_name("none.png"), model="nope")
+            assert not photo.with_name("none.png").exists()
+            places = str(place / "async-in"), str(place / "async-out")
+            made = await service.submit(*places, limit=5, scale=3, idempotency_key="async")
+            threading.Thread(target=ending(place, made["id"], "done")).start()
+            states = [batch["state"] async for batch in service.watch(made["id"])]
+            assert (states[0], states[-1]) == ("queued", "done")
+            assert (await service.retry(made["id"]))["attempt"] == 2
+            assert (await service.cancel(made["id"]))["state"] == "cancelled"
+            assert (await service.batch(made["id"]))["state"] == "cancelled"
+            assert made["id"] in {batch["id"] for batch in await service.batches()}
+            with pytest.raises(ServiceError, match="404"):
+                [batch async for batch in service.watch("20200101000000-" + "0" * 12)]
+        with pytest.raises(ServiceError, match=r"does not answer.*running"):
+            await AsyncClient("127.0.0.1:9", attempts=1).models()
+
+    asyncio.run(work())
+
+
+def test_what_a_service_cannot_do_for_a_command(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, big = tmp_path / "w.pt", tmp_path / "big.png"
+    weights.write_bytes(b"")
+    for words, told in (
+        ((photo, big, "--weights", weights), "a service has its own models"),
+        ((photo, big, "--uncertainty"), "leave out --server"),
+        (("s3://a/b.png", big), "rayscale batch submit SOURCE TARGET --server URL"),
+    ):
+        assert run("upscale", *map(str, words), "--server", "127.0.0.1:9") == 2
+        assert told in capsys.readouterr().err
+    assert not big.exists()
 
 
 def test_the_commands(
