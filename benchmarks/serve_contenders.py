@@ -219,8 +219,8 @@ def _whole() -> Any:
 def _over_ray(kind: str, serve: dict[str, Any], image: bytes, out: Any) -> None:
     import yaml
 
-    from rayscale import cluster, local
-    from rayscale.serving.deploy import CONFIG, deploy, shutdown
+    from rayscale import local
+    from rayscale.serving.deploy import CONFIG, deploy
 
     with tempfile.TemporaryDirectory(prefix="serve-load-") as scratch:
         home = Path(scratch).resolve()
@@ -241,8 +241,6 @@ def _over_ray(kind: str, serve: dict[str, Any], image: bytes, out: Any) -> None:
             _first(address, image, start, out)
             for line in sys.stdin:
                 _tell(out, **_replicas(json.loads(line)))
-            shutdown()
-            cluster.shutdown()
         finally:
             local.down(home)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -95,3 +96,35 @@ def resident(pid: int, field: str) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
     (line,) = (line for line in text.splitlines() if line.startswith(field))
     return int(line.split()[1]) << 10
+
+
+async def burst(
+    service: str, path: str, data: bytes, count: int
+) -> tuple[list[tuple[float, float, httpx.Response]], set[int]]:
+    """``count`` requests at once, each with the moments of its begin and end, and the statuses of probes meanwhile."""
+
+    async def ask() -> tuple[float, float, httpx.Response]:
+        begun = time.monotonic()
+        answer = await http.post(path, content=data)
+        return begun, time.monotonic(), answer
+
+    async def probe() -> set[int]:
+        statuses = set()
+        while not stop.is_set():
+            for place in ("/healthz", "/readyz"):
+                statuses.add((await http.get(place)).status_code)
+            await asyncio.sleep(0.2)
+        return statuses
+
+    async with httpx.AsyncClient(
+        base_url=service,
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=300,
+        trust_env=False,
+        limits=httpx.Limits(max_connections=None),
+    ) as http:
+        stop = asyncio.Event()
+        probes = asyncio.create_task(probe())
+        asked = await asyncio.gather(*(ask() for _ in range(count)))
+        stop.set()
+        return asked, await probes

@@ -72,6 +72,7 @@ def test_keys_of_a_file_reach_the_cluster_as_hashes(
     get_serve_settings.cache_clear()
     assert parse_keys(variables["RAYSCALE_SERVE_KEYS"], "x") == parse_keys(file.read_text(), "x")
     assert variables["RAYSCALE_SERVE_INGRESSES"] == "2"
+    assert variables["RAYSCALE_SERVE_SLEEPS"] == "false"  # min_replicas: 1
     assert A not in str(variables)
     told = ServeSettings(keys=variables["RAYSCALE_SERVE_KEYS"], keys_file="/not/on/this/node")
     assert told.access() == "keys: 2"

@@ -117,7 +117,9 @@ class Replicas:
         return math.ceil((settings.threads + 1) * replicas / settings.ingresses)
 
     async def ready(self) -> bool:
-        """Whether a replica has loaded the default model."""
+        """Whether a replica has loaded the default model, or may be absent until it is needed: a question would start one."""
+        if get_serve_settings().sleeps:
+            return True
         return await _answer(self._handle.ready.remote())
 
     async def models(self) -> list[dict[str, Any]]:

@@ -147,13 +147,23 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
     named = get_serve_settings().named_keys()
     if named:
         variables["RAYSCALE_SERVE_KEYS"] = render_keys(named)
-    ingress = next((each for each in application.deployments if each.name == "Ingress"), None)
-    if ingress is not None and isinstance(ingress.num_replicas, int):
-        variables["RAYSCALE_SERVE_INGRESSES"] = str(ingress.num_replicas)
+    variables |= _replicas(application.deployments)
     if model is not None:
         variables["RAYSCALE_SERVE_MODEL"] = model
     application.runtime_env = {**application.runtime_env, "env_vars": variables}
     return schema
+
+
+def _replicas(deployments: list[Any]) -> dict[str, str]:
+    """What the ingresses must know of how many there are of whom."""
+    variables = {}
+    for each in deployments:
+        if each.name == "Ingress" and isinstance(each.num_replicas, int):
+            variables["RAYSCALE_SERVE_INGRESSES"] = str(each.num_replicas)
+        scaling = each.autoscaling_config
+        if each.name == "Upscaling" and isinstance(scaling, dict):
+            variables["RAYSCALE_SERVE_SLEEPS"] = str(scaling.get("min_replicas") == 0).lower()
+    return variables
 
 
 def _prepare_proxies() -> None:

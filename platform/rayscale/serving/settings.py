@@ -70,6 +70,11 @@ class ServeSettings(BaseSettings):
         gt=0,
         description="ingress replicas, which share limits; `rayscale serve` sets it",
     )
+    sleeps: bool = Field(
+        default=False,
+        description="whether there may be no model replica until an image comes (min_replicas: 0); probes then start none. "
+        "`rayscale serve` sets it",
+    )
     max_waiting: int = Field(
         default=16,
         gt=0,
