@@ -36,11 +36,8 @@ class Driver:
     """Answers the queries of LoadGen by requests."""
 
     def __init__(self, address: str, model: str, key: str | None) -> None:
-        headers = {"X-API-Key": key} if key else {}
+        self._address, self._headers = address, {"X-API-Key": key} if key else {}
         self._local = threading.local()
-        self._open = lambda: httpx.Client(
-            base_url=address, headers=headers, timeout=120, trust_env=False
-        )
         self._loadgen: Any = importlib.import_module("mlperf_loadgen")
         self._path = PATH.format(model=model)
         self._images = list(make_images(_IMAGES, 256).values())
@@ -57,7 +54,9 @@ class Driver:
 
     def _answer(self, identity: int, index: int) -> None:
         if not hasattr(self._local, "http"):
-            self._local.http = self._open()
+            self._local.http = httpx.Client(
+                base_url=self._address, headers=self._headers, timeout=120, trust_env=False
+            )
         answer = self._local.http.post(self._path, content=self._images[index])
         self.failed += answer.status_code != 200
         done = self._loadgen.QuerySampleResponse(identity, 0, 0)

@@ -1,4 +1,5 @@
-"""How the deployed service behaves over time and under too much: one contender of ``serve_contenders.py``, by default ``ray``.
+"""How the deployed service behaves over time and under too much: one contender of ``serve_contenders.py``, by default ``ray``;
+fairness compares several, of which ``ray:PYTHONPATH=OLD/platform`` is another checkout.
 
 python benchmarks/serve_load.py --overload          # 20 times what it can do: refusals, admitted requests, probes
 python benchmarks/serve_load.py --soak 10000        # memory of its processes over so many requests
@@ -38,22 +39,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, image: Path) -> bool:
     """Whether one of these was asked for, and done."""
-    asked: list[tuple[object, Callable[[argparse.Namespace, Contender, Path], None]]] = [
+    asked = [
         (options.overload, overload),
         (options.soak, soak),
-        (options.fairness, fairness),
         (options.autoscale, autoscale),
     ]
-    for wanted, measure in asked:
-        if not wanted:
-            continue
-        name = (options.contender or ["ray"])[0]
+    measure = next((measure for wanted, measure in asked if wanted), None)
+    if measure is not None or options.fairness:
+        names = options.contender or ["ray"]
         variables = {"RAYSCALE_SERVE_API_KEYS": ",".join(KEYS)} if options.fairness else {}
         serve: dict[str, object] = dict(_TO_NONE) if options.autoscale else {}
         if options.fairness or options.soak:
             serve = {"autoscaling_config": None, "num_replicas": 1}
-        with running([name], variables, serve, image) as contenders:
-            measure(options, contenders[name], image)
+        with running(names, variables, serve, image) as contenders:
+            if options.fairness:
+                fairness(options, contenders, image)
+            elif measure is not None:
+                measure(options, contenders[names[0]], image)
         return True
     return False
 
@@ -148,18 +150,23 @@ async def _repeat(address: str, body: bytes, count: int, look: Callable[[int], N
     await asyncio.gather(*(client() for _ in range(4)))
 
 
-def fairness(options: argparse.Namespace, contender: Contender, image: Path) -> None:
+def fairness(options: argparse.Namespace, contenders: dict[str, Contender], image: Path) -> None:
     """Rounds alone and rounds beside the other, in turn."""
-    alone: list[float] = []
-    beside: list[float] = []
-    for _ in range(options.rounds):
-        alone += asyncio.run(_one_by_one(contender.address, image.read_bytes(), 0, 12.0))
-        beside += asyncio.run(_one_by_one(contender.address, image.read_bytes(), 32, 12.0))
-    _print_times("alone", alone)
-    _print_times("beside a client with 32 images under way", beside)
-    for percent in (50, 95):
-        ratio = percentile(beside, percent) / percentile(alone, percent)
-        print(f"p{percent}: {ratio:.2f} times that of alone")
+    data = image.read_bytes()
+    taken: dict[tuple[str, int], list[float]] = {}
+    for number in range(options.rounds):
+        for name in list(contenders)[:: -1 if number % 2 else 1]:
+            for others in (0, 32):
+                made = asyncio.run(_one_by_one(contenders[name].address, data, others, 12.0))
+                taken.setdefault((name, others), []).extend(made)
+    for name in contenders:
+        alone, beside = taken[name, 0], taken[name, 32]
+        print(name)
+        _print_times("alone", alone)
+        _print_times("beside a client with 32 images under way", beside)
+        for percent in (50, 95):
+            ratio = percentile(beside, percent) / percentile(alone, percent)
+            print(f"p{percent}: {ratio:.2f} times that of alone")
 
 
 async def _one_by_one(address: str, body: bytes, others: int, seconds: float) -> list[float]:
