@@ -276,7 +276,9 @@ def _first(address: str, image: bytes, start: float, out: Any) -> None:
     """Wait for the first answer by a network and tell of it."""
     import httpx
 
-    with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
+    key = os.environ.get("RAYSCALE_SERVE_API_KEYS", "").partition(",")[0]
+    headers = {"X-API-Key": key} if key else {}
+    with httpx.Client(base_url=address, headers=headers, timeout=120, trust_env=False) as client:
         while True:
             try:
                 answer = client.post(PATH.format(model="edsr-baseline"), content=image)

@@ -58,7 +58,7 @@ def compare(options: argparse.Namespace, image: Path) -> None:
         for name, contender in contenders.items():
             print(f"{name}: first answer after {contender.first_s:.1f} s", flush=True)
         for contender in contenders.values():
-            for model in MODELS:
+            for model in options.model or MODELS:
                 measure(contender, model, 8, 8, data)
         for number in range(options.rounds):
             for model in options.model or MODELS:
