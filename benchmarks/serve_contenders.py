@@ -163,7 +163,7 @@ class _Alone:
             while sent < count:
                 sent += 1
                 begun = time.perf_counter()
-                await self.engine.upscale(job)
+                await self.engine.upscale(asked)
                 taken.append(time.perf_counter() - begun)
 
         await asyncio.gather(*(client() for _ in range(concurrency)))
