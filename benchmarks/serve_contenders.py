@@ -154,7 +154,7 @@ class _Alone:
         from rayscale.options import Options
         from rayscale.serving.requests import UpscaleRequest
 
-        job = UpscaleRequest(self.image, model, Options(scale=SCALE))
+        asked = UpscaleRequest(self.image, model, Options(scale=SCALE))
         taken: list[float] = []
         sent = 0
 
