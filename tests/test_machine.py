@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
+import rayscale
 from rayscale import machine
+from rayscale.batch import forecast
+from rayscale.cli.images import open_named
 
 V2, V1 = "0::{}\n", "12:memory:{0}\n4:cpu,cpuacct:{0}\n0::/\n"
 
@@ -51,6 +56,28 @@ def test_quotas_bound_the_cpus(
 
 def test_the_cpus_of_this_machine() -> None:
     assert 1 <= machine.cpu_count() <= 8
+
+
+def test_nothing_counts_cpus_by_itself() -> None:
+    """Whoever asks the system sees the cores of the host, not the quota."""
+    asks = re.compile(r"\b(os|psutil|multiprocessing|joblib)\.cpu_count\b|sched_getaffinity")
+    package = Path(rayscale.__file__).parent
+    found = {path.name for path in package.rglob("*.py") if asks.search(path.read_text())}
+    assert found == {"machine.py"}
+
+
+def test_who_asks_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_count", lambda: 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        open_named("bicubic", None, 2)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert forecast._workers("cpu") == 1
+    monkeypatch.setattr(machine, "cpu_count", lambda: 3)
+    assert forecast._workers("cpu") == 3
 
 
 def test_the_identity_stays() -> None:

@@ -46,6 +46,21 @@ def test_limits_reach_the_workers_and_keys_do_not(monkeypatch: pytest.MonkeyPatc
     assert "secret" not in str(told)
 
 
+def test_each_user_of_a_machine_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A common one would belong to whoever came first."""
+    import ray
+
+    nodes = [{"Alive": True}, {"Alive": False}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    folders = set()
+    for user in (1000, 1001):
+        monkeypatch.setattr("os.getuid", lambda user=user: user)
+        folders.add(connection.scratch("s3://runs/a/"))
+    assert len(folders) == 2
+    nodes.append({"Alive": True})
+    assert connection.scratch("s3://runs/a/") == "s3://runs/a/ray"
+
+
 @pytest.mark.usefixtures("_not_connected")
 def test_an_address_that_is_none() -> None:
     with pytest.raises(ConfigError, match="HOST:PORT"):

@@ -78,12 +78,3 @@ def test_an_impossible_setting_is_named_without_its_value(monkeypatch: pytest.Mo
     monkeypatch.setenv("RAYSCALE_SERVE_PEER_SHARE", "7")
     with pytest.raises(ConfigError, match=r"RAYSCALE_SERVE_PEER_SHARE: .*less than or equal to 1"):
         get_serve_settings()
-
-
-def test_replicas_get_the_address_of_mlflow_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://somebody:a-password@mlflow.example.org/x")
-    assert told()["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org/x"
-    assert "MLFLOW_TRACKING_PASSWORD" in caplog.text
-    assert "a-password" not in caplog.text

@@ -75,7 +75,7 @@ def _enlarged_bytes(header: Header, scale: float) -> int:
 def budget() -> int:
     """Bytes that one process may take for pictures: ``RAYSCALE_MEMORY_BYTES``, or its share of the container or machine.
 
-    There is a process for each core of the container, as batch workers and replicas are made.
+    There is a process for each CPU of the container, as batch workers and replicas are made.
     """
     return get_settings().memory_bytes or int(_SHARE * memory_limit() / machine.cpu_count())
 

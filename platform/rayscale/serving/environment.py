@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 
+from rayscale.errors import without_passwords
 from rayscale.registry.client import split_password
+from rayscale.settings import shared_variables
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +18,7 @@ _SECRET = ("KEY", "TOKEN", "PASSWORD", "SECRET")
 
 def passed_on() -> dict[str, str]:
     """The variables of this shell that replicas get; Ray shows them to everybody, so never keys and passwords."""
-    passed = {
+    passed = shared_variables() | {
         name: value
         for name, value in os.environ.items()
         if (name.startswith("RAYSCALE_") or name == "MLFLOW_TRACKING_URI")
@@ -29,4 +31,10 @@ def passed_on() -> dict[str, str]:
             "MLFLOW_TRACKING_PASSWORD on the nodes of the cluster"
         )
         passed["MLFLOW_TRACKING_URI"] = uri
+    for name in [name for name, value in passed.items() if without_passwords(value) != value]:
+        log.warning(
+            "the replicas do not get %s, which holds a password; set it on the nodes of the cluster",
+            name,
+        )
+        del passed[name]
     return passed

@@ -89,11 +89,11 @@ def _make_client(settings: Settings) -> Any:
         # Servers older than 2025 refuse the checksums that boto3 adds for AWS by default.
         if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
             config["request_checksum_calculation"] = "when_required"
-        if style == "auto":  # names of buckets are in the DNS of few servers but AWS
-            profile: dict[str, Any] = session._session.get_scoped_config().get("s3") or {}
-            style = profile.get("addressing_style") or "path"
-    if style != "auto":
-        config["s3"] = {"addressing_style": style}
+    if style == "auto":
+        profile: dict[str, Any] = session._session.get_scoped_config().get("s3") or {}
+        # Names of buckets are in the DNS of few servers but AWS; there, "auto" presigns addresses without the region.
+        style = profile.get("addressing_style") or ("path" if server else "virtual")
+    config["s3"] = {"addressing_style": style}
     client = session.client("s3", endpoint_url=server, region_name=region, config=Config(**config))
     events = client.meta.events
     events.register_first("needs-retry.s3", _retry)  # type: ignore[arg-type]  # it returns seconds
