@@ -96,3 +96,22 @@ def test_a_request_is_a_line_of_json_without_its_query(
     assert (told["path"], told["status"], told["code"]) == ("/v1/upscale", 404, "not_found")
     assert told["key"] == "anyone"
     assert "QXZ" not in lines[0]
+
+
+def test_no_log_and_no_count_holds_a_key(
+    make_app: Any, tools: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    app = make_app(keys=render_keys([Key("maps", hash_key(KEY))]))
+    given, wrong = {"Authorization": f"Bearer {KEY}"}, {"X-API-Key": f"{KEY}-and-more"}
+    told = [
+        tools.call(app, "POST", "/v1/upscale", content=tools.encoded(4, 4), headers=headers).headers
+        for headers in (given, wrong)
+    ]
+    told.append(tools.call(app, "GET", f"/v1/models?key={KEY}", headers=given).headers)
+    text = tools.call(app, "GET", "/metrics", headers=given).text
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("ray")]
+    assert len(logged) == 4
+    for shown in (*logged, text, *map(str, told)):
+        assert KEY not in shown
+        assert hash_key(KEY) not in shown

@@ -12,8 +12,8 @@ FORMS = "NAME, NAME@ALIAS or NAME/VERSION"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _ALIAS = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 _REFERENCE = re.compile(rf"({_NAME})(?:@({_ALIAS})|/([1-9][0-9]{{0,8}}))?")
-PATTERN = f"^{_REFERENCE.pattern}$"
-"""For descriptions of interfaces."""
+PATTERN, NAME_PATTERN = f"^{_REFERENCE.pattern}$", f"^{_NAME}$"
+"""Of references and of names alone, for descriptions of interfaces."""
 
 _RESERVED_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)  # MLflow's own rule
 

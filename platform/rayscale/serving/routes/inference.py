@@ -12,7 +12,7 @@ from rayscale import __version__, strictjson
 from rayscale.errors import UnsupportedError
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.options import Options
-from rayscale.registry.reference import PATTERN
+from rayscale.registry.reference import NAME_PATTERN, PATTERN
 from rayscale.serving.bodies import as_uri
 from rayscale.serving.errors import UnavailableError
 from rayscale.serving.keys import key_of
@@ -38,6 +38,14 @@ ModelName = Annotated[
         max_length=256,
         description="name or name@alias, see /v1/models",
         json_schema_extra={"pattern": PATTERN.replace("|/([1-9][0-9]{0,8})", "")},
+    ),
+]
+VersionedName = Annotated[
+    str,
+    Path(
+        max_length=256,
+        description="name, without an alias",
+        json_schema_extra={"pattern": NAME_PATTERN},
     ),
 ]
 Version = Annotated[
@@ -141,7 +149,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     @router.get(
         "/models/{name}/versions/{version}", summary="The same of a version", responses=looked
     )
-    async def metadata_of(name: ModelName, version: Version) -> dict[str, Any]:
+    async def metadata_of(name: VersionedName, version: Version) -> dict[str, Any]:
         return _describe(await find(name, version))
 
     @router.get("/models/{name}/ready", summary="Whether there is a model", responses=looked)
@@ -153,7 +161,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         summary="Whether there is a version",
         responses=looked,
     )
-    async def version_ready(name: ModelName, version: Version) -> dict[str, Any]:
+    async def version_ready(name: VersionedName, version: Version) -> dict[str, Any]:
         return {"name": (await find(name, version))["name"], "ready": True}
 
     about: dict[str, Any] = {
@@ -182,7 +190,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     @router.post(
         "/models/{name}/versions/{version}/infer", summary="Enlarge tensors by a version", **about
     )
-    async def infer_by(request: Request, name: ModelName, version: Version) -> Response:
+    async def infer_by(request: Request, name: VersionedName, version: Version) -> Response:
         """The same by a version of a registered model."""
         return await _infer(service, request, _reference(name, version))
 
