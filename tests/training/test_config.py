@@ -121,8 +121,9 @@ def test_places_and_names_are_filled_in() -> None:
 
 
 def test_the_batch_must_fit_the_workers() -> None:
-    with pytest.raises(ConfigError, match=r"data\.batch 16 cannot be shared equally .* 3"):
-        load_config(None, ["workers.count=3"])
+    with pytest.raises(ConfigError, match=r"data\.batch 16 cannot be shared .* 17"):
+        load_config(None, ["workers.count=17"])
+    assert load_config(None, ["workers.count=3"]).workers.count == 3
 
 
 def test_files_of_weights_are_independent_of_the_working_directory(

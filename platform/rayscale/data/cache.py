@@ -20,6 +20,10 @@ from rayscale.storage.local import LocalStore
 _STALE_S = 3600.0  # a download that has not grown for so long was killed
 
 
+class DamagedShardError(StorageError):
+    """A shard whose stored bytes are not those of the manifest, also when they were fetched again."""
+
+
 class ShardCache:
     """Files named by their sha256 below ``folder``; the least recently opened go when ``limit`` bytes are full.
 
@@ -34,7 +38,7 @@ class ShardCache:
     def get(self, store: Store, column: Column) -> Path:
         """A local file with the bytes of ``column``, their digest just verified.
 
-        Shards of a local store are used in place. A damaged copy is fetched once more; ``StorageError`` when the
+        Shards of a local store are used in place. A damaged copy is fetched once more; ``DamagedShardError`` when the
         stored object itself is damaged.
         """
         if isinstance(store, LocalStore):
@@ -44,16 +48,32 @@ class ShardCache:
                 raise _damage(store, column)
             return path
         path = self.folder / f"{column.sha256}.arrow"
-        for _ in range(2):
-            if _intact(path, column):
-                with suppress(FileNotFoundError):
-                    os.utime(path)
+        if found := self._find(path, column):
+            return found
+        with self._turn(column):  # one worker of a node fetches it, the others wait for the file
+            for _ in range(2):
+                if found := self._find(path, column):
+                    return found
+                self._fetch(store, column, path)
+                if _intact(path, column):
                     return path
-            self._fetch(store, column, path)
-            if _intact(path, column):
-                return path
-        path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         raise _damage(store, column)
+
+    def _find(self, path: Path, column: Column) -> Path | None:
+        """The file, now the most recently used, if it is there and whole."""
+        if _intact(path, column):
+            with suppress(FileNotFoundError):
+                os.utime(path)
+                return path
+        return None
+
+    @contextmanager
+    def _turn(self, column: Column) -> Iterator[None]:
+        (self.folder / "incoming").mkdir(parents=True, exist_ok=True)
+        with (self.folder / "incoming" / f"{column.sha256}.turn").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def size(self) -> int:
         """Bytes held now, downloads under way included at their full size."""
@@ -124,8 +144,8 @@ def _intact(path: Path, column: Column) -> bool:
         return False
 
 
-def _damage(store: Store, column: Column) -> StorageError:
-    return StorageError(
+def _damage(store: Store, column: Column) -> DamagedShardError:
+    return DamagedShardError(
         f"{store.locate(column.key)} does not have the sha256 of its manifest ({column.sha256[:12]}...); "
         "it was changed or damaged: delete it and prepare the dataset again"
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -13,22 +13,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayscale.data.cache import ShardCache
+from rayscale.data.cache import DamagedShardError, ShardCache
 from rayscale.data.manifest import Column, Manifest, dataset_store
+from rayscale.data.ranged import RangedColumn
 from rayscale.data.shards import open_shard
 from rayscale.errors import ConfigError
 from rayscale.storage.local import LocalStore
 
 Pixels = npt.NDArray[Any]
 
-_DOWNLOADS = 4  # at a time; more would only share the same link
+_DOWNLOADS = 4  # files at a time; more would only share the same link
+_READS = 8  # rows at a time
 
 
 @dataclass(frozen=True)
 class _Open:
-    lr: list[Pixels]
-    hr: list[Pixels]
-    files: tuple[Path, Path]
+    lr: Sequence[Pixels]
+    hr: Sequence[Pixels]
+    files: tuple[Path, ...]
 
 
 class Dataset:
@@ -55,6 +57,12 @@ class Dataset:
         self.cache = cache or ShardCache()
         self._ends = list(accumulate(shard.rows for shard in self.manifest.shards))
         self._open: dict[int, _Open] = {}
+        self._coming: dict[int, Future[_Open]] = {}
+        self._ranged: set[str] = set()
+        self._workers = ThreadPoolExecutor(_DOWNLOADS, "rayscale-shards")
+        self._readers = ThreadPoolExecutor(_READS, "rayscale-rows")
+        self.damaged: set[int] = set()
+        """Shards whose stored bytes are damaged, as far as they were asked for."""
 
     @property
     def cached(self) -> bool:
@@ -85,39 +93,97 @@ class Dataset:
         return self.pairs([row])[0]
 
     def pairs(self, rows: Iterable[int]) -> list[tuple[Pixels, Pixels]]:
-        """Several rows; shards that are missing are fetched side by side."""
+        """Several rows; shards that are missing are fetched side by side.
+
+        Raises ``DamagedShardError``, after which ``damaged`` holds the shards that cannot be read.
+        """
         places = [self.place(row) for row in rows]
         shards = self._require({shard for shard, _ in places})
-        return [(shards[shard].lr[index], shards[shard].hr[index]) for shard, index in places]
+        if self._ranged:
+            return list(self._readers.map(lambda place: _row(shards[place[0]], place[1]), places))
+        return [_row(shards[shard], index) for shard, index in places]
+
+    def expect(self, rows: Iterable[int]) -> None:
+        """Begin to fetch the shards of rows that will be asked for, in this order."""
+        for shard in dict.fromkeys(self.place(row)[0] for row in rows):
+            if not (shard in self._open or shard in self.damaged):
+                self._begin(shard)
+
+    def read_by_range(self, keys: Iterable[str]) -> None:
+        """Read rows of these files from the store one by one, because the files do not fit into the cache."""
+        self._ranged |= set(keys)
+
+    def close(self) -> None:
+        """Give up what is fetched ahead; nothing can be asked for any longer."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Rows that cannot be read, by the name of their damaged shard."""
+        shards = self.manifest.shards
+        return {shards[shard].name: shards[shard].rows for shard in sorted(self.damaged)}
 
     def _require(self, wanted: set[int]) -> dict[int, _Open]:
         missing = sorted(wanted - self._open.keys())
-        if missing:
-            kept = {shard: self._open[shard] for shard in wanted if shard in self._open}
-            with ThreadPoolExecutor(_DOWNLOADS) as pool:
-                self._open.update(zip(missing, pool.map(self._map, missing), strict=True))
-            kept.update({shard: self._open[shard] for shard in missing})
-            # A mapping would hold the disk space of a file that the cache has given up.
-            for shard, opened in list(self._open.items()):
-                if not all(file.exists() for file in opened.files):
-                    del self._open[shard]
-            return kept
-        return self._open
+        if not missing:
+            return self._open
+        kept = {shard: self._open[shard] for shard in wanted if shard in self._open}
+        futures = {}
+        for shard in missing:
+            self._begin(shard)
+            futures[shard] = self._coming.pop(shard)
+        damage: DamagedShardError | None = None
+        for shard, future in futures.items():
+            try:
+                kept[shard] = self._open[shard] = future.result()
+            except DamagedShardError as error:
+                self.damaged.add(shard)
+                damage = damage or error
+        if damage is not None:
+            raise damage
+        # A mapping would hold the disk space of a file that the cache has given up.
+        for shard, opened in list(self._open.items()):
+            if not all(file.exists() for file in opened.files):
+                del self._open[shard]
+        return kept
+
+    def _begin(self, shard: int) -> None:
+        if shard not in self._coming:
+            self._coming[shard] = self._workers.submit(self._map, shard)
 
     def _map(self, shard: int) -> _Open:
         lr_column, hr_column = self._columns(shard)
-        hr, hr_file = self._map_column(hr_column)
-        lr, lr_file = (hr, hr_file) if lr_column == hr_column else self._map_column(lr_column)
-        return _Open(lr, hr, (lr_file, hr_file))
+        hr, hr_file = self._map_column(shard, hr_column, 1)
+        if lr_column == hr_column:
+            return _Open(hr, hr, hr_file)
+        lr, lr_file = self._map_column(shard, lr_column, self.scale)
+        return _Open(lr, hr, (*lr_file, *hr_file))
 
-    def _map_column(self, column: Column) -> tuple[list[Pixels], Path]:
+    def _map_column(
+        self, shard: int, column: Column, scale: int
+    ) -> tuple[Sequence[Pixels], tuple[Path, ...]]:
+        if self.cached and (column.key in self._ranged or column.bytes > self.cache.limit):
+            self._ranged.add(column.key)
+            runs = self.manifest.shards[shard].sizes
+            sizes = [(h // scale, w // scale) for h, w, count in runs for _ in range(count)]
+            manifest = self.manifest
+            ranged = RangedColumn(
+                self._store, column, channels=manifest.channels, bits=manifest.bits, sizes=sizes
+            )
+            return ranged, ()
         while True:
             path = self.cache.get(self._store, column)
             try:
-                return open_shard(path), path
+                return open_shard(path), (path,)
             except FileNotFoundError:  # another process made room between the check and the mapping
                 continue
 
     def _columns(self, shard: int) -> tuple[Column, Column]:
         columns = self.manifest.shards[shard].columns
         return columns[str(self.scale) if self.has_lr else "1"], columns["1"]
+
+
+def _row(opened: _Open, index: int) -> tuple[Pixels, Pixels]:
+    hr = opened.hr[index]
+    return (hr if opened.lr is opened.hr else opened.lr[index]), hr

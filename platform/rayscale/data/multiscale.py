@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -49,8 +49,10 @@ class ScaleStream:
     A dataset of pairs has integer scales only, and so has any degradation but bicubic; ``degradation`` as in
     ``PatchStream``.
 
+    ``neighbours`` are the workers that share the cache, each of which gets an equal part of it.
+
     Raises ``ConfigError`` like ``Dataset`` and ``PatchStream``, for a patch that is not whole at a scale, and for a mixed
-    batch that scales and workers cannot share equally.
+    batch that scales and workers cannot share.
     """
 
     def __init__(
@@ -66,12 +68,13 @@ class ScaleStream:
         mixed: bool = False,
         cache: ShardCache | None = None,
         degradation: Degradation | None = None,
+        neighbours: int = 1,
     ) -> None:
         self.scales, self.seed, self.mixed = tuple(scales), seed, mixed
-        if mixed and batch % (len(scales) * world):
+        if mixed and (batch % len(scales) or batch < len(scales) * world):
             raise ConfigError(
-                f"a batch of {batch} patches cannot be shared equally by {len(scales)} scales and {world} workers; make "
-                f"data.batch a multiple of {len(scales) * world}, or data.mixed false"
+                f"a batch of {batch} patches cannot be shared by {len(scales)} scales and {world} workers; make data.batch a "
+                f"multiple of {len(scales)} and at least {len(scales) * world}, or data.mixed false"
             )
         sides = _mixed_sides(patch, self.scales) if mixed else dict.fromkeys(self.scales, patch)
         cache = cache or ShardCache()
@@ -88,9 +91,11 @@ class ScaleStream:
                 "integer scales, or data.degradation=bicubic"
             )
         self._sources: dict[float, _Source] = {}
+        self._datasets: list[Dataset] = []
         files: dict[str, int] = {}
         for index, (scale, lr_side) in enumerate(sides.items()):
             dataset = hr or _open(uri, int(scale), cache, degradation)
+            self._datasets.append(dataset)
             stream = PatchStream(
                 dataset,
                 patch=lr_side if hr is None else _whole_side(lr_side, scale, self.scales),
@@ -104,13 +109,42 @@ class ScaleStream:
             files |= stream.shards()
         self.manifest: Manifest = dataset.manifest
         self.degradation = str(degradation or self.manifest.degradation_name)
-        if dataset.cached and sum(files.values()) > cache.limit:
-            logger.warning(
-                "this worker's shards hold %d bytes, the cache only %d: they will be fetched again and again; "
-                "raise RAYSCALE_CACHE_BYTES or train with more workers",
-                sum(files.values()),
-                cache.limit,
-            )
+        if dataset.cached:
+            self._fit(files, cache.limit // neighbours)
+
+    def _fit(self, files: Mapping[str, int], budget: int) -> None:
+        """Let rows of the files that do not fit into this worker's share of the cache be read one by one."""
+        held, ranged = 0, []
+        for key, size in files.items():
+            if held + size <= budget:
+                held += size
+            else:
+                ranged.append(key)
+        if not ranged:
+            return
+        logger.warning(
+            "this worker's shards hold %d bytes, its share of the cache only %d: rows of %d of the %d files are read from "
+            "storage at every use; raise RAYSCALE_CACHE_BYTES or train with more nodes",
+            sum(files.values()),
+            budget,
+            len(ranged),
+            len(files),
+        )
+        for dataset in self._datasets:
+            dataset.read_by_range(ranged)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Sub-images that cannot be read, by the name of their damaged shard, as far as this worker knows."""
+        found: dict[str, int] = {}
+        for dataset in self._datasets:
+            found |= dataset.left_out
+        return found
+
+    def close(self) -> None:
+        """Give up what is fetched ahead."""
+        for dataset in self._datasets:
+            dataset.close()
 
     def batches(self, step: int) -> list[Batch]:
         """This worker's part of the batch of ``step`` (from 0): of the scale that was drawn, or of each."""

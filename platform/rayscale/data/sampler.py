@@ -7,7 +7,7 @@ holds state: resuming at a step is asking for that step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -17,7 +17,15 @@ import numpy.typing as npt
 
 Scale = TypeVar("Scale", int, float)
 
-_PERMUTE, _AUGMENT, _SCALE = 1, 2, 3  # independent streams of one seed
+_PERMUTE, _AUGMENT, _SCALE, _STAND_IN = (
+    1,
+    2,
+    3,
+    5,
+)  # independent streams of one seed; 4 is that of degradations
+
+
+_STAND_INS = 64  # random rows that are tried before all
 
 
 def _random(seed: int, purpose: int, step: int, slot: int = 0) -> np.random.Generator:
@@ -49,10 +57,21 @@ def row_at(seed: int, step: int, slot: int, *, rows: int, batch: int) -> int:
     In each epoch every row comes once; where shares are uneven, the last step is filled up by slots that
     start over in their permutation.
     """
+    return next(rows_from(seed, step, slot, rows=rows, batch=batch))
+
+
+def rows_from(seed: int, step: int, slot: int, *, rows: int, batch: int) -> Iterator[int]:
+    """The row that ``slot`` draws at ``step``, and those that take its place, in their order, where it cannot be read.
+
+    First the others of its share, so that a worker keeps to its shards, then random ones, at last all.
+    """
     first, last = share(rows, batch, slot)
     epoch, position = divmod(step, steps_per_epoch(rows, batch))
     order = _permutation(seed, epoch, slot, last - first)
-    return first + int(order[position % (last - first)])
+    for turn in range(last - first):
+        yield first + int(order[(position + turn) % (last - first)])
+    yield from _random(seed, _STAND_IN, step, slot).integers(rows, size=_STAND_INS).tolist()
+    yield from range(rows)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from rayscale.data.cache import DamagedShardError
 from rayscale.data.dataset import Dataset
-from rayscale.data.sampler import draws, row_at, share
+from rayscale.data.sampler import draws, row_at, rows_from, share
 from rayscale.degradations import Degradation, draw
-from rayscale.errors import ConfigError
+from rayscale.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_AHEAD = 16
+"""Steps whose shards are fetched before they are asked for."""
 
 Pixels = npt.NDArray[Any]
 Random = np.random.Generator
@@ -31,13 +35,18 @@ class PatchStream:
     """Random aligned patches of a dataset, flipped and transposed alike: a pure function of ``(seed, step)``.
 
     ``patch`` is the LR side in pixels, ``batch`` the global number of patches in a step, of which worker ``rank``
-    of ``world`` makes an equal, contiguous part: put together, the parts are the same batch for any ``world``.
-    Sub-images smaller than the patch are left out, and a warning counts them.
+    of ``world`` makes a contiguous part, equal within one patch: put together, the parts are the same batch for any
+    ``world``. Sub-images smaller than the patch are left out, and a warning counts them. The shards of the next steps
+    are fetched ahead.
+
+    Where a shard is damaged in storage (it was fetched again), another row takes the place of each of its rows: of the
+    same slot where it has one. That depends on what is stored alone, so that all workers and a resumed run leave out the same; ``dataset``
+    counts it.
 
     LR is what the dataset stores. With ``degradation``, and where that of the dataset draws, it is made of HR for each
     patch anew, with its surroundings as far as the sub-image has them and with the draw of (seed, step, slot).
 
-    Raises ``ConfigError`` when ``world`` does not divide ``batch``, no sub-image is large enough, or patches cannot be
+    Raises ``ConfigError`` when there are more workers than patches, no sub-image is large enough, or patches cannot be
     degraded. Not for use by several threads at once.
     """
 
@@ -54,10 +63,10 @@ class PatchStream:
     ) -> None:
         if patch < 1 or batch < 1:
             raise ConfigError(f"patch {patch} and batch {batch} must both be at least 1")
-        if world < 1 or batch % world:
+        if not 1 <= world <= batch:
             raise ConfigError(
-                f"a batch of {batch} patches cannot be shared equally by {world} workers; "
-                f"make the batch a multiple of {world} or change the number of workers"
+                f"a batch of {batch} patches cannot be shared by {world} workers; make data.batch at least {world}, or take "
+                "fewer workers"
             )
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is not one of {world} workers (0 to {world - 1})")
@@ -78,6 +87,7 @@ class PatchStream:
             )  # fmt: skip
         self.dataset, self.patch, self.batch_size, self.seed = dataset, patch, batch, seed
         self.slots = range(rank * batch // world, (rank + 1) * batch // world)
+        self._expected = 0  # steps before this one were looked at
 
     @property
     def rows(self) -> int:
@@ -92,17 +102,49 @@ class PatchStream:
         return self.dataset.shards(self._rows[shares[0][0] : shares[1][1]])
 
     def rows_at(self, step: int) -> list[int]:
-        """The dataset rows that this worker draws at ``step``, in slot order."""
-        return [
-            self._rows[row_at(self.seed, step, slot, rows=self.rows, batch=self.batch_size)]
-            for slot in self.slots
-        ]
+        """The dataset rows that this worker draws at ``step``, in slot order; without those known to be damaged."""
+        if not self.dataset.damaged:
+            return [
+                self._rows[row_at(self.seed, step, slot, rows=self.rows, batch=self.batch_size)]
+                for slot in self.slots
+            ]
+        return [self._readable_row(step, slot) for slot in self.slots]
+
+    def _readable_row(self, step: int, slot: int) -> int:
+        damaged = self.dataset.damaged
+        for number in rows_from(self.seed, step, slot, rows=self.rows, batch=self.batch_size):
+            if self.dataset.place(self._rows[number])[0] not in damaged:
+                return self._rows[number]
+        raise StorageError(
+            f"every shard of {self.dataset.uri} is damaged; prepare the dataset again"
+        )
+
+    def _read(self, step: int) -> list[tuple[Pixels, Pixels]]:
+        """The rows of ``step``, with others in the place of those that are damaged; those of later steps are on their way."""
+        while True:
+            try:
+                pairs = self.dataset.pairs(self.rows_at(step))
+                break
+            except DamagedShardError as error:
+                lost = self.dataset.left_out
+                logger.warning(
+                    "%s; left out: %d shards with %d sub-images",
+                    error,
+                    len(lost),
+                    sum(lost.values()),
+                )
+        if not step < self._expected <= step + _AHEAD + 1:
+            self._expected = step + 1
+        for later in range(self._expected, step + _AHEAD + 1):
+            self.dataset.expect(self.rows_at(later))
+        self._expected = step + _AHEAD + 1
+        return pairs
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """This worker's part of the batch of ``step`` (from 0).
 
         Returns LR ``(n, C, patch, patch)`` and HR ``(n, C, s patch, s patch)``, contiguous, uint8 or uint16 as
-        stored, n = batch / world.
+        stored; n is ``batch / world``, rounded up or down.
         """
         import torch
 
@@ -113,7 +155,7 @@ class PatchStream:
         lr_batch = np.empty((count, manifest.channels, patch, patch), dtype)
         hr_batch = np.empty((count, manifest.channels, wide, wide), dtype)
         chosen = draws(self.seed, step, self.batch_size)[self.slots.start : self.slots.stop]
-        pairs = self.dataset.pairs(self.rows_at(step))
+        pairs = self._read(step)
         for index, ((lr, hr), drawn) in enumerate(zip(pairs, chosen, strict=True)):
             y, x = drawn.offset(hr.shape[1] // scale, hr.shape[2] // scale, patch)
             if self._degradation is None:

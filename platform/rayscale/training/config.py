@@ -169,10 +169,10 @@ class TrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _check_shares(self) -> TrainConfig:
-        if self.data.batch % self.workers.count:
+        if self.data.batch < self.workers.count:
             raise ValueError(
-                f"data.batch {self.data.batch} cannot be shared equally by workers.count "
-                f"{self.workers.count}; make the batch a multiple of the workers"
+                f"data.batch {self.data.batch} cannot be shared by workers.count {self.workers.count}; make the batch at "
+                "least as large as the number of workers"
             )
         if self.workers.strategy == "fsdp" and self.is_adversarial:
             raise ValueError(

@@ -52,6 +52,7 @@ def train(
     stop: Ask = _never,
     preempted: Ask = _never,
     generation: int | None = None,
+    neighbours: int = 1,
 ) -> TrainResult:
     """Train as ``config`` says, from the newest committed checkpoint of the run when there is one.
 
@@ -65,6 +66,7 @@ def train(
             ``complete``. On several GPUs that is at the next step whose figures are looked at.
         preempted: asked by every rank at the steps whose figures are looked at; true once the machine is about to be
             taken away: a checkpoint is saved, and the run goes on.
+        neighbours: workers of this node, which share its cache.
         generation: of the run's lease, where the caller holds it; otherwise rank 0 takes it for itself.
 
     Raises ConfigError, BusyError, StorageError, NonFiniteLossError, UnstableError and what the dataset
@@ -101,19 +103,21 @@ def train(
             world=world,
             mixed=config.data.mixed,
             degradation=config.data.degradation,
+            neighbours=neighbours,
         )
         trainer = make_trainer(config, stream.manifest, rank=rank, world=world, device=device)
-        loop = _Loop(config, run, trainer, validator, metrics=metrics, report=report)
-        loop.dataset["degradation"] = stream.degradation
+        loop = _Loop(config, run, trainer, validator, stream, metrics=metrics, report=report)
         loop.resume()
         try:
-            return loop.run_to_end(stream, stop, preempted)
+            return loop.run_to_end(stop, preempted)
         except UnstableError as error:
             raise UnstableError(f"{error}. {way_on(run)}") from None
         except NonFiniteLossError as error:
             step = trainer.step if error.step is None else error.step
             more = explain(run, trainer, step, stream.batches(step))
             raise NonFiniteLossError(f"{error}. {more}", step) from None
+        finally:
+            stream.close()
 
 
 def _validator(config: TrainConfig, device: torch.device) -> Validator:
@@ -136,6 +140,7 @@ class _Loop:
         run: Run,
         trainer: Trainer,
         validator: Validator | None,
+        stream: ScaleStream,
         *,
         metrics: MetricLogger,
         report: Report | None,
@@ -143,7 +148,12 @@ class _Loop:
         self.config, self.run, self.trainer = config, run, trainer
         self.metrics, self.report = metrics, report
         self.main = trainer.rank == 0
-        self.dataset = {"uri": config.data.uri, "digest": config.data.digest}
+        self.stream = stream
+        self.dataset = {
+            "uri": config.data.uri,
+            "digest": config.data.digest,
+            "degradation": stream.degradation,
+        }
         self.validator = validator
         self.benchmark = validator.benchmark if validator else {}
         self.figures: dict[str, float] = {}
@@ -196,7 +206,7 @@ class _Loop:
             return None
         return best
 
-    def run_to_end(self, stream: ScaleStream, stop: Ask, preempted: Ask) -> TrainResult:
+    def run_to_end(self, stop: Ask, preempted: Ask) -> TrainResult:
         if self.main:
             benchmark = self.validator.params if self.validator else {}
             self.metrics.log_params(self.config.flat() | benchmark)
@@ -204,7 +214,7 @@ class _Loop:
         stopped = False
         with (
             self.run.checkpoints.committing(),
-            Prefetch(stream.batches, self.trainer.step, steps) as steps_ahead,
+            Prefetch(self.stream.batches, self.trainer.step, steps) as steps_ahead,
         ):
             while self.trainer.step < steps and not stopped:
                 started = time.perf_counter()
@@ -250,10 +260,24 @@ class _Loop:
             **self.trainer.figures(),
             "lr": lr_at(step - 1, self.config.optimizer),
             **self.clock.figures(batch),
+            **self._left_out(),
         }
         self.clock = _Clock()
         if self.main:
             self.metrics.log_metrics(self.figures, step)
+
+    def _left_out(self) -> dict[str, float]:
+        """Damaged shards that any worker found, and their sub-images; called by all of them together."""
+        shards = self.stream.manifest.shards
+        own = self.stream.left_out
+        seen = torch.tensor([shard.name in own for shard in shards], device=self.trainer.device)
+        if self.trainer.world > 1:
+            seen = seen.to(torch.uint8)
+            dist.all_reduce(seen, dist.ReduceOp.MAX)
+        lost = [shard.rows for shard, found in zip(shards, seen.tolist(), strict=True) if found]
+        if not lost:
+            return {}
+        return {"left_out_shards": float(len(lost)), "left_out_sub_images": float(sum(lost))}
 
     def _validate(self, step: int) -> None:
         weights = self._weights() if self.config.validation.uri else None

@@ -353,6 +353,7 @@ def _work(job: dict[str, Any]) -> TrainResult:
             stop=_Listener(job["switch"]),
             preempted=lambda: ray.train.get_preemption_info() is not None,
             generation=job["generation"],
+            neighbours=context.get_local_world_size(),
         )
     finally:
         metrics.close()

@@ -252,6 +252,11 @@ def describe(result: TrainResult) -> dict[str, str]:
         )
     if "degradation" in result.dataset:
         rows["degradation"] = result.dataset["degradation"]
+    if metrics.get("left_out_shards"):
+        rows["left out"] = (
+            f"{metrics['left_out_shards']:.0f} damaged shards with "
+            f"{metrics['left_out_sub_images']:.0f} sub-images"
+        )
     rows["precision"] = result.precision
     rows["weights"] = result.weights or "none: the run is not complete; start it again to resume"
     return rows
