@@ -208,4 +208,5 @@ def test_a_file_that_is_gone_is_let_go(dataset: Dataset) -> None:
     for path in Path(dataset.uri, "shards").glob("00000-*.arrow"):
         path.unlink()
     dataset.pair(len(dataset) - 1)
-    assert not mapped()
+    while mapped():  # until the thread that opened it has gone on
+        time.sleep(0.01)

@@ -169,10 +169,12 @@ class TrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _check_shares(self) -> TrainConfig:
-        if self.data.batch < self.workers.count:
+        least = self.workers.count * self.workers.gradient_accumulation
+        least *= len(self.model.drawn) if self.data.mixed else 1
+        if self.data.batch < least:
             raise ValueError(
-                f"data.batch {self.data.batch} cannot be shared by workers.count {self.workers.count}; make the batch at "
-                "least as large as the number of workers"
+                f"data.batch {self.data.batch} cannot be shared by workers.count {self.workers.count} (with "
+                f"workers.gradient_accumulation {self.workers.gradient_accumulation}); make the batch at least {least}"
             )
         if self.workers.strategy == "fsdp" and self.is_adversarial:
             raise ValueError(

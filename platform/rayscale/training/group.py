@@ -23,6 +23,15 @@ def agree(value: int, world: int, device: torch.device) -> int:
     return int(shared)
 
 
+def join(flags: list[bool], world: int, device: torch.device) -> list[bool]:
+    """Each flag that is set on any rank, on every rank."""
+    if world == 1:
+        return flags
+    shared = torch.tensor(flags, dtype=torch.uint8, device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in shared.tolist()]
+
+
 @contextmanager
 def alone(rank: int, world: int) -> Iterator[None]:
     """Around what rank 0 does alone, such as validation: the others wait at the end of the block, for as long as it takes.

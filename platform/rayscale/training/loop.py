@@ -23,7 +23,7 @@ from rayscale.training.assembly import make_trainer
 from rayscale.training.checkpoint import Best
 from rayscale.training.config import TrainConfig
 from rayscale.training.failure import explain, way_on
-from rayscale.training.group import agree, alone
+from rayscale.training.group import agree, alone, join
 from rayscale.training.guard import NonFiniteLossError, UnstableError
 from rayscale.training.metrics import Loggers, MetricLogger
 from rayscale.training.run import Run, TrainResult, labels
@@ -268,13 +268,10 @@ class _Loop:
 
     def _left_out(self) -> dict[str, float]:
         """Damaged shards that any worker found, and their sub-images; called by all of them together."""
-        shards = self.stream.manifest.shards
-        own = self.stream.left_out
-        seen = torch.tensor([shard.name in own for shard in shards], device=self.trainer.device)
-        if self.trainer.world > 1:
-            seen = seen.to(torch.uint8)
-            dist.all_reduce(seen, dist.ReduceOp.MAX)
-        lost = [shard.rows for shard, found in zip(shards, seen.tolist(), strict=True) if found]
+        shards, own = self.stream.manifest.shards, self.stream.left_out
+        flags = [shard.name in own for shard in shards]
+        seen = join(flags, self.trainer.world, self.trainer.device)
+        lost = [shard.rows for shard, found in zip(shards, seen, strict=True) if found]
         if not lost:
             return {}
         return {"left_out_shards": float(len(lost)), "left_out_sub_images": float(sum(lost))}

@@ -172,9 +172,9 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> Tensor:
         """The loss of one scale of this worker's share, its gradients added to those in the parameters."""
-        parts = list(
-            zip(batch.lr.chunk(self.micro_batches), batch.hr.chunk(self.micro_batches), strict=True)
-        )
+        # As many parts on every rank, or those with fewer would leave the others waiting in a collective.
+        count = self.micro_batches
+        parts = list(zip(batch.lr.tensor_split(count), batch.hr.tensor_split(count), strict=True))
         losses = []
         for index, (lr, hr) in enumerate(parts):
             share = lr.shape[0] * self.world / self.batch  # DDP takes the mean over workers
