@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ray.serve._private.utils import call_function_from_import_path
 from starlette.responses import JSONResponse, PlainTextResponse
 from tests.plugins.web import listening
 
+from rayscale.local import ray
 from rayscale.serving import front
 from rayscale.serving.requestid import RequestId
 from rayscale.serving.settings import get_serve_settings
@@ -182,3 +184,12 @@ def test_answers_of_the_proxy_itself(connect: Any, path: str, status: int, code:
         headers["x-request-id"],
     )
     assert ("retry-after" in headers) == (status in (429, 503))
+
+
+def test_every_way_to_start_a_node_sets_up_its_proxies(checkout: Path, tmp_path: Path) -> None:
+    ports = dict.fromkeys(("ray", "dashboard", "serve", "agent", "client"), 1)
+    image = (checkout / "infra/docker/Dockerfile").read_text()
+    stack = ray.service(tmp_path, ports, None).environment
+    for name, value in front.ENVIRONMENT.items():
+        assert stack[name] == value
+        assert f"    {name}={value} \\\n" in image

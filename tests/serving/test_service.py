@@ -59,6 +59,15 @@ def test_a_large_picture_of_one_colour_takes_little_memory(http: httpx.Client, t
     assert 150 << 20 < growth < 350 << 20
 
 
+def test_an_answer_of_many_megabytes(http: httpx.Client, tools: Any) -> None:
+    """Larger than a message of gRPC may be where nobody raises its limit (4 MiB)."""
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    data = write_image(Image(noise))
+    answer = http.post("/v1/upscale?model=bicubic&scale=2", content=data)
+    assert answer.content == direct(tools, data, None)
+    assert len(answer.content) > 5 << 20
+
+
 def test_64_clients_get_their_own_images(service: str, tools: Any) -> None:
     """Row 7: mixed sizes, depths, bands, containers and models; each answer equal to the serial one, byte for byte."""
     kinds = [

@@ -80,8 +80,10 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         # A busy machine may need longer than the default of 30 s until the node is known to its own head.
         "RAY_raylet_start_wait_time_s": "120",
         "PYTHONUNBUFFERED": "1",
-        # The proxies of Ray Serve get their limits on headers from there.
+        # The proxies of Ray Serve: rayscale.serving.front.ENVIRONMENT.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rayscale.serving.front.middlewares",
+        "RAY_SERVE_PROXY_USE_GRPC": "1",
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "2147483647",
         # `ray job submit -- python ...` means the python of this installation, activated or not.
         "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
     }

@@ -17,8 +17,8 @@ import yaml
 
 from rayscale import cluster
 from rayscale.errors import ConfigError, RayscaleError
+from rayscale.serving import front
 from rayscale.serving.environment import passed_on
-from rayscale.serving.front import CALLBACK
 from rayscale.serving.keys import render_keys
 from rayscale.serving.settings import ServeSettings, get_serve_settings
 from rayscale.settings import checkout
@@ -168,7 +168,8 @@ def _replicas(deployments: list[Any]) -> dict[str, str]:
 
 def _prepare_proxies() -> None:
     """Environment of a Ray that is started here: its proxies load ``front``. A cluster that is joined has its own."""
-    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
+    for name, value in front.ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _key_hashes(settings: ServeSettings) -> tuple[str, ...]:

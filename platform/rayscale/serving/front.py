@@ -3,7 +3,7 @@
 Ray Serve reads headers of any size for as long as they come, and answers with plain text where a replica is lost.
 It calls :func:`middlewares` in every proxy whose environment has
 ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=rayscale.serving.front.middlewares``: the images of ``infra/docker``, the
-local stack and ``rayscale serve`` set it.
+local stack and ``rayscale serve`` set it, with the rest of ``ENVIRONMENT``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ from rayscale.serving.requestid import RequestId
 from rayscale.serving.settings import get_serve_settings
 
 CALLBACK = "rayscale.serving.front.middlewares"
+
+ENVIRONMENT = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
+    # From proxy to ingress by gRPC instead of calls of actors, which take a fifth longer for a small image; whole images are
+    # messages.
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+}
+"""Of every node whose proxies serve; also in ``rayscale.local.ray`` and ``infra/docker/Dockerfile``."""
 
 
 def middlewares() -> list[Middleware]:
