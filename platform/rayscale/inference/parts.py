@@ -46,7 +46,7 @@ class Parts:
         path: of the model for images of these channels, folded; None to run it by tiles.
         dtype: of the convolutions, by autocast where it is not float32.
         side: of a tile, or columns of a panel, in source pixels, halo not counted; None is the default of each.
-        watch: called, unless None, before each strip or tile; what it raises ends the work.
+        watch: called, unless None, before each tile and each stage of a strip; what it raises ends the work.
     """
 
     model: SuperResolver
@@ -114,6 +114,8 @@ class Parts:
         return False
 
     def _tile(self, read: Read, write: Write, tile: Tile) -> None:
+        if self.watch is not None:
+            self.watch()
         rows, columns = tile.rows, tile.columns
         part = self._take(read(slice(rows.low, rows.high), slice(columns.low, columns.high)))
         y = self.model(part, self.scale)
@@ -131,7 +133,7 @@ class Parts:
         )
         core = self._larger(*columns.core)
         pixels = side * (_ROWS if self.device.type == "cpu" else _ROWS_ELSEWHERE)
-        strips = Strips(path, pixels)
+        strips = Strips(path, pixels, self.watch)
         top = 0
         for rows, last in _strips(panel.shape, pixels):
             for y in strips.push(self._take(read(rows, seen)), last):
@@ -141,8 +143,6 @@ class Parts:
 
     def _take(self, x: Tensor) -> Tensor:
         """The next strip or tile, on the device."""
-        if self.watch is not None:
-            self.watch()
         return x.to(self.device).contiguous(memory_format=torch.channels_last)
 
     def _larger(self, start: int, stop: int) -> slice:

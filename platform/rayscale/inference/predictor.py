@@ -32,7 +32,8 @@ class Predictor:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         calibrate: keep the radiometry of the source (``flatfield``, ``localmean``, ``excess``). Without it the network
             is taken as it is, as published figures are.
-        watch: called, unless None, before each strip or tile, in the thread of the call; what it raises ends the work.
+        watch: called, unless None, before each tile and each stage of a strip, in the thread of the call; what it raises
+            ends the work.
 
     Raises ConfigError for a scale that the model does not serve, and for a device that is not there.
     """

@@ -36,14 +36,16 @@ class Strips:
             layers (``rayscale.inference.folding``).
         most: pixels of a strip, at every stage and on its own grid; what an enlargement makes larger is cut again, and so
             are the rows that were held back and come together at the bottom.
+        watch: called, unless None, before each stage of a strip; what it raises ends the run.
 
     Under autocast the weights of the convolutions are cast once, not at every strip. Raises TypeError for a stage whose
     reach is not known: better no result than a wrong one.
     """
 
-    def __init__(self, path: nn.Module, most: int) -> None:
+    def __init__(self, path: nn.Module, most: int, watch: Callable[[], None] | None = None) -> None:
         self._steps = list(_steps(path))
         self._most = most
+        self._watch = watch
 
     def push(self, rows: Tensor, last: bool) -> Iterator[Tensor]:
         """The next rows ``(N, C, rows, W)`` of the image, to the rows of the output that are now known, in order."""
@@ -54,6 +56,8 @@ class Strips:
             if index == len(self._steps):
                 yield rows
                 continue
+            if self._watch is not None:
+                self._watch()
             made = self._steps[index](rows, last)
             if made is not None:
                 pieces = self._cut(made)
