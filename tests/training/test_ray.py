@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from rayscale.models.weights import load_model
 from rayscale.training.config import TrainConfig
 from rayscale.training.guard import NonFiniteLossError
 from rayscale.training.loop import train
-from rayscale.training.ray import _interface_of, _resources, fit
+from rayscale.training.network import interface_of
+from rayscale.training.ray import _resources, fit
 from rayscale.training.run import Run
 
 Make = Callable[..., TrainConfig]
@@ -75,6 +78,20 @@ def kill_after_checkpoint(run: Run, folder: Path, stop: threading.Event) -> None
             return
 
 
+def assert_exported(run: str, steps: int) -> None:
+    """The node serves the last figures of a run to Prometheus, once Ray has collected them."""
+    node = ray.nodes()[0]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    wanted = rf'ray_rayscale_train_step\{{.*run="{run}".*\}} {steps}\.0'
+    for _ in range(600):
+        text = urllib.request.urlopen(url, timeout=30).read().decode()
+        if re.search(wanted, text):
+            break
+        time.sleep(0.1)
+    for name in ("loss", "steps_per_s", "data_wait", "grad_norm", "slowest_rank", "seconds_left"):
+        assert re.search(rf'ray_rayscale_train_{name}\{{.*run="{run}"', text), name
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_worker_costs_nothing_but_time(
@@ -96,6 +113,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert result.complete
     assert result.workers == 2
     assert result.run_id == "slow"
+    assert_exported(config.identified().run.name or "", steps=40)
     pids = (tmp_path / "pids").read_text().split()
     assert len(pids) == 2, "the worker was not replaced"
     steps = [int(step) for step in (tmp_path / "steps").read_text().split()]
@@ -110,7 +128,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     benchmark = [f"validation.uri={small_world / 'validation'}", "workers.count=2"]
     scored = fit(make_config("run.name=killed", *benchmark, *overrides), verbose=False)
     assert (scored.sha256, scored.history[-1]["psnr"]) == (result.sha256, scored.metrics["psnr"])
-    assert (tmp_path / "interface").read_text() == _interface_of("127.0.0.1"), "both on one node"
+    assert (tmp_path / "interface").read_text() == interface_of("127.0.0.1"), "both on one node"
     # Ray Train's cleaner asks the cluster of this variable: without it, any other of the machine.
     assert (tmp_path / "cluster").read_text() == ray.get_runtime_context().gcs_address
     assert os.environ.get("RAY_ADDRESS") == address, "a Ray that is started later is another"
@@ -144,12 +162,12 @@ def test_workers_that_fail_to_start_are_started_again_but_a_final_error_is_raise
 
 
 def test_an_address_belongs_to_an_interface() -> None:
-    assert _interface_of("127.0.0.1") == _interface_of("127.0.0.2") == _interface_of("::1") == "lo"
-    assert _interface_of("203.0.113.254") is None
+    assert interface_of("127.0.0.1") == interface_of("127.0.0.2") == interface_of("::1") == "lo"
+    assert interface_of("203.0.113.254") is None
     for name, entries in psutil.net_if_addrs().items():
         for entry in entries:
             if entry.family == socket.AF_INET and name != "lo":
-                assert _interface_of(entry.address) == name
+                assert interface_of(entry.address) == name
 
 
 @pytest.mark.slow

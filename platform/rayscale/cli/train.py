@@ -52,7 +52,12 @@ def train(
     ] = None,
     overrides: OverridesOption = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", help="The same as --set workers.count=N.")
+        str | None,
+        typer.Option(
+            metavar="N|MIN:MAX",
+            help="The same as --set workers.count=N. MIN:MAX trains with as many workers as the cluster has room for, and "
+            "follows it as nodes come and go (workers.minimum).",
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete what this run has trained and start over.")
@@ -71,6 +76,14 @@ def train(
             "images there are only the last."
         ),
     ] = "best",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Train nothing: print steps, samples, bytes, memory, time and energy, from a few seconds of steps on this "
+            "machine. What cannot fit is an error.",
+        ),
+    ] = False,
     list_options: Annotated[
         bool,
         typer.Option(
@@ -83,6 +96,14 @@ def train(
             "--anomaly",
             help="Check every gradient and name the operation whose gradient is not finite: slow. The same as --set "
             "guard.anomaly=true.",
+        ),
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Keep a trace of five steps of rank 0 in profile/ of the run, for https://ui.perfetto.dev. The same as "
+            "--set logging.profile=5.",
         ),
     ] = False,
     default_system: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -102,21 +123,40 @@ def train(
     Exit code: 0 complete, 1 failed, 2 wrong usage or configuration.
     """
     overrides = [*(overrides or []), *(["guard.anomaly=true"] if anomaly else [])]
+    overrides += ["logging.profile=5"] if profile else []
     asked = configuration(config, overrides, system, workers, default_system)
     if list_options:
         from rayscale.training.config import options_table
 
         print(options_table(asked))
         return
+    if dry_run:
+        print_cost(asked)
+        return
     use_registry(asked, register, alias)
     train_and_publish(asked, fresh, register, alias, checkpoint)
+
+
+def print_cost(config: TrainConfig | APlusConfig) -> None:
+    """What a run will take, as a table."""
+    from rayscale.training.aplus import APlusConfig
+
+    if isinstance(config, APlusConfig):
+        raise ConfigError(
+            "--dry-run: aplus takes minutes and no steps; its memory is 1 GB at x2 and 2 GB at x4 for 5 million samples"
+        )
+    from rayscale.training.cost import estimate
+
+    rows = estimate(config).rows()
+    width = max(map(len, rows))
+    print("\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
 
 
 def configuration(
     file: str | None,
     overrides: list[str],
     system: str | None = None,
-    workers: int | None = None,
+    workers: str | int | None = None,
     default_system: str | None = None,
 ) -> TrainConfig | APlusConfig:
     """The configuration of a command line; ``default_system`` is that where nothing names one."""
@@ -135,7 +175,7 @@ def configuration(
             )
         return APlusConfig.load(file, overrides)
     if workers is not None:
-        overrides.append(f"workers.count={workers}")
+        overrides += _count_workers(str(workers))
     config = load_config(file, overrides, default_system)
     systems = trained_systems()
     if config.model.name in model_names() and config.model.name not in systems:
@@ -143,6 +183,19 @@ def configuration(
             f"{config.model.name} has no weights to train; the systems are {', '.join(systems)}"
         )
     return config
+
+
+def _count_workers(text: str) -> list[str]:
+    """The settings of ``--workers``."""
+    first, colon, last = text.partition(":")
+    numbers = [first, last] if colon else [first]
+    if not all(number.isdecimal() and int(number) for number in numbers):
+        raise ConfigError(
+            f"--workers {text}: give a number, such as 2, or the fewest and the most, such as 1:8"
+        )
+    if not colon:
+        return [f"workers.count={first}"]
+    return [f"workers.minimum={first}", f"workers.count={last}"]
 
 
 def use_registry(config: RunConfig, name: str | None, alias: str | None) -> None:

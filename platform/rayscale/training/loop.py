@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from rayscale.training.failure import explain, way_on
 from rayscale.training.group import agree, alone, join
 from rayscale.training.guard import NonFiniteLossError, UnstableError
 from rayscale.training.metrics import Loggers, MetricLogger
+from rayscale.training.progress import Progress, step_flops, traced
 from rayscale.training.run import Run, TrainResult, labels
 from rayscale.training.schedule import lr_at
 from rayscale.training.step import Trainer
@@ -161,8 +161,11 @@ class _Loop:
         self.history: list[dict[str, float]] = []
         self.best = -math.inf  # the highest PSNR so far
         self.notice = False  # whether the machine is about to be taken away
-        self.clock = _Clock()
-        self.total = _Clock()
+        work = 0.0
+        if self.main and not config.is_adversarial:  # of one network
+            spec, data = trainer.model.spec, config.data
+            work = step_flops(spec, config.model.drawn, data.patch, data.batch)
+        self.work = work
 
     def resume(self) -> None:
         """Load the newest committed checkpoint on every rank; rank 0 says which. Without one, start."""
@@ -212,7 +215,10 @@ class _Loop:
             self.metrics.log_params(self.config.flat() | benchmark)
         steps = self.config.optimizer.steps
         stopped = False
+        traces = self.config.logging.profile if self.main else 0
+        self.progress = Progress(self.trainer, self.work, steps)
         with (
+            traced(self.run.store, traces, self.trainer.step, self.trainer.device) as trace,
             self.run.checkpoints.committing(),
             Prefetch(self.stream.batches, self.trainer.step, steps) as steps_ahead,
         ):
@@ -221,8 +227,8 @@ class _Loop:
                 batches = next(steps_ahead)
                 ready = time.perf_counter()
                 stopped = self.trainer.advance(*batches, stop=stop())
-                for clock in (self.clock, self.total):
-                    clock.add(ready - started, time.perf_counter() - started)
+                self.progress.add(ready - started, time.perf_counter() - started)
+                trace()
                 stopped = self._after(self.trainer.step, stopped, preempted)
         if stopped:
             self._save()
@@ -240,8 +246,7 @@ class _Loop:
             started = time.perf_counter()
             stopped = self.trainer.check() or stopped
             waited = time.perf_counter() - started
-            for clock in (self.clock, self.total):
-                clock.add(0.0, waited, steps=0)
+            self.progress.add(0.0, waited, steps=0)
             notice, self.notice = self.notice, preempted()
             saving = saving or (self.notice and not notice)
         if scoring or step % config.logging.every == 0:
@@ -255,14 +260,12 @@ class _Loop:
         return stopped and not last
 
     def _log(self, step: int) -> None:
-        batch = self.config.data.batch
         self.figures = {
             **self.trainer.figures(),
             "lr": lr_at(step - 1, self.config.optimizer),
-            **self.clock.figures(batch),
+            **self.progress.figures(),
             **self._left_out(),
         }
-        self.clock = _Clock()
         if self.main:
             self.metrics.log_metrics(self.figures, step)
 
@@ -336,7 +339,8 @@ class _Loop:
         )
 
     def _outcome(self) -> dict[str, Any]:
-        measured = self.total.figures(self.config.data.batch) if self.total.steps else {}
+        total = self.progress.total
+        measured = total.figures(self.config.data.batch) if total.steps else {}
         return {
             "steps": self.trainer.step,
             "metrics": {**self.figures, **measured, **self.scores},
@@ -357,25 +361,3 @@ class _Loop:
         return {
             "step": best.step, "weights": weights, "sha256": best.sha256, "scores": best.scores
         }  # fmt: skip
-
-
-@dataclass
-class _Clock:
-    """Seconds of training (validation and checkpoints excluded), and of them waiting for data."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    waiting: float = 0.0
-
-    def add(self, waiting: float, seconds: float, steps: int = 1) -> None:
-        self.steps += steps
-        self.seconds += seconds
-        self.waiting += waiting
-
-    def figures(self, batch: int) -> dict[str, float]:
-        seconds = max(self.seconds, 1e-9)
-        return {
-            "steps_per_s": self.steps / seconds,
-            "patches_per_s": self.steps * batch / seconds,
-            "data_wait": self.waiting / seconds,
-        }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -35,7 +36,7 @@ class ConsoleLogger:
         self._steps = steps
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        values = "  ".join(_words(dict(metrics)))
         # Not print(), which Ray Train replaces in its workers by one that shows every line twice.
         sys.stdout.write(f"step {step}/{self._steps}  {values}\n")
         sys.stdout.flush()
@@ -71,3 +72,39 @@ class Loggers:
     def close(self) -> None:
         for logger in self._loggers:
             logger.close()
+
+
+def _words(metrics: dict[str, float]) -> Iterator[str]:
+    """A few words for each figure, with its unit; those that belong together as one."""
+    share, lag = metrics.pop("peak_share", None), metrics.pop("slowest_lag", None)
+    for name, value in metrics.items():
+        match name:
+            case "steps_per_s":
+                yield f"{value:.3g} steps/s"
+            case "patches_per_s":
+                yield f"{value:.3g} patches/s"
+            case "flops":
+                of_peak = f" ({100 * share:.0f} % of peak)" if share is not None else ""
+                yield f"{value / 1e12:.3g} TFLOP/s{of_peak}"
+            case "data_wait":
+                yield f"data {100 * value:.1f} %"
+            case "memory_bytes":
+                yield f"{value / 2**30:.2f} GiB"
+            case "grad_norm":
+                yield f"gradient {value:.3g}"
+            case "slowest_rank":
+                yield f"slowest rank {value:.0f}" + (f" (+{100 * lag:.0f} %)" if lag else "")
+            case "seconds_left":
+                yield f"{duration(value)} left"
+            case _:
+                yield f"{name} {value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that they fill, as ``1 d 4 h``."""
+    whole = max(0, round(seconds))
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    for (name, size), (smaller, part) in pairwise(units):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // part} {smaller}"
+    return f"{whole} s"

@@ -27,12 +27,11 @@ def prepare(
 
     ``partial`` when a step leaves some of the network unused.
     """
-    if config.activation_checkpointing:
-        for block in blocks_of(model):
+    for block in blocks_of(model):
+        if config.compile:  # one graph for all blocks, in place of a large one
+            block.forward = torch.compile(block.forward)
+        if config.activation_checkpointing:
             block.forward = functools.partial(_recompute, block, block.forward)
-    if config.compile:
-        for block in blocks_of(model):  # one graph for all of them, in place of a large one
-            block.compile()
     if world > 1 and config.strategy == "fsdp":
         return _shard(model, device, world)
     return replicate(model, device, world, partial=partial)

@@ -1,18 +1,15 @@
 """The plain loop on Ray Train: workers, their resources, what happens when one is lost or all are told to stop.
 
-The only file of this room that knows Ray. Resuming does not use Ray's checkpoints: a new group of workers
+Resuming does not use Ray's checkpoints: a new group of workers
 calls the same ``train``, which goes on from the run's own committed checkpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import os
-import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +18,7 @@ from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleErro
 from rayscale.interruption import Interrupted, attend
 from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig
+from rayscale.training.network import PrometheusLogger, named_cluster, torch_config, trainer_class
 from rayscale.training.run import Run, TrainResult, erase
 
 if TYPE_CHECKING:
@@ -113,7 +111,7 @@ def _fit(
     # The attempts are counted here and not in FailureConfig, which would also repeat what is final.
     for left in reversed(range(config.workers.max_failures + 1)):
         try:
-            with _named_cluster():
+            with named_cluster():
                 trainer = _trainer(run, logger_factory, callbacks, verbose, switch)
                 result: TrainResult = trainer.fit().return_value
             return result
@@ -134,47 +132,6 @@ def _fit(
             what = "a worker was lost" if lost else "the workers could not be started"
             print(f"{what} ({reason}); resuming from the last checkpoint", flush=True)
     raise AssertionError("unreachable")
-
-
-@contextmanager
-def _named_cluster() -> Iterator[None]:
-    """Tell Ray Train's cleaner which cluster it is in.
-
-    It gives back what the workers had reserved when their controller was killed, as Ray Tune does to a trial that it
-    stops early. It looks its own cluster up by RAY_ADDRESS, finds none or several on a machine with more than one, and
-    dies (Ray 2.60): what was reserved stays so.
-    """
-    import ray
-    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
-
-    before = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["RAY_ADDRESS"]
-        else:
-            os.environ["RAY_ADDRESS"] = before
-
-
-def _trainer_class() -> Any:
-    """``TorchTrainer``; without its cleaner where there is no dashboard to ask, of which it would complain every second."""
-    from ray._private.worker import get_dashboard_url
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.placement_group_callback import (
-        PlacementGroupCleanerCallback,
-    )
-
-    class Trainer(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            if get_dashboard_url():
-                return list(callbacks)
-            return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
-
-    return Trainer
 
 
 class Switch:
@@ -244,11 +201,13 @@ def _trainer(
     from rayscale import cluster
 
     config = run.config
+    workers = config.workers
+    least = workers.minimum or workers.count
     gpus = ray.cluster_resources().get("GPU", 0)
-    gpu = cluster.wants_gpus(config.workers.gpu, gpus, config.workers.count)
+    gpu = cluster.wants_gpus(workers.gpu, gpus, least)
     resources = _resources(config, gpu, ray.nodes())
-    cluster.check_room(config.workers.count, resources, _WAY_OUT, wait=config.workers.wait)
-    return _trainer_class()(
+    cluster.check_room(least, resources, _WAY_OUT, wait=workers.wait)
+    return trainer_class()(
         _work,
         train_loop_config={
             "config": config.model_dump(mode="json"),
@@ -258,9 +217,10 @@ def _trainer(
             "switch": switch,
             "gpu": gpu,
         },
-        torch_config=_torch_config(),
+        torch_config=torch_config(),
         scaling_config=ScalingConfig(
-            num_workers=config.workers.count,
+            num_workers=(least, workers.count) if workers.minimum else workers.count,
+            elastic_resize_monitor_interval_s=workers.resize_every_s,
             use_gpu=gpu,
             resources_per_worker=resources,
         ),
@@ -273,53 +233,6 @@ def _trainer(
             callbacks=list(callbacks),
         ),
     )
-
-
-def _torch_config() -> Any:
-    """How the workers find each other: gloo would ask the host name for an address, which often has none or a loopback's.
-
-    Workers of one node talk over loopback, others over the interface by which Ray knows their nodes.
-    """
-    import ray
-    from ray.train.torch import TorchConfig
-    from ray.train.torch.config import _TorchBackend
-
-    class Backend(_TorchBackend):  # type: ignore[misc]
-        def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            addresses = worker_group.execute(ray.util.get_node_ip_address)
-            alone = len(set(addresses)) == 1
-            for rank, address in enumerate(addresses):
-                worker_group.execute_single(rank, _bind_gloo, "127.0.0.1" if alone else address)
-            super().on_start(worker_group, backend_config)
-
-    class Config(TorchConfig):  # type: ignore[misc]
-        @property
-        def backend_cls(self) -> type[Backend]:
-            return Backend
-
-    return Config()
-
-
-def _bind_gloo(address: str) -> None:
-    """In a worker: gloo takes the interface of ``address``, unless the node says another."""
-    name = _interface_of(address)
-    if name:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-
-
-def _interface_of(address: str) -> str | None:
-    """The network interface of this machine that has ``address``, or None; every loopback address is the loopback's."""
-    import psutil
-
-    wanted = ipaddress.ip_address(address)
-    for name, entries in psutil.net_if_addrs().items():
-        for entry in entries:
-            if entry.family not in (socket.AF_INET, socket.AF_INET6):
-                continue
-            found = ipaddress.ip_address(entry.address.partition("%")[0])
-            if found == wanted or (found.is_loopback and wanted.is_loopback):
-                return str(name)
-    return None
 
 
 def _work(job: dict[str, Any]) -> TrainResult:
@@ -338,7 +251,8 @@ def _work(job: dict[str, Any]) -> TrainResult:
     torch.set_num_threads(config.workers.threads or max(1, share))
     loggers: list[MetricLogger] = []
     if rank == 0:
-        loggers = [ConsoleLogger(config.optimizer.steps)] if job["verbose"] else []
+        loggers = [PrometheusLogger(config.run.name or "")]
+        loggers += [ConsoleLogger(config.optimizer.steps)] if job["verbose"] else []
         if job["logger_factory"] is not None:
             loggers.append(job["logger_factory"](config))
     metrics = Loggers(*loggers)
@@ -370,7 +284,8 @@ def _resources(config: TrainConfig, gpu: bool, nodes: list[dict[str, Any]]) -> d
     if cpus is None:
         alive = [node["Resources"] for node in nodes if node["Alive"]]
         cpus = 1.0
-        if len(alive) == 1 and (have := alive[0].get("CPU", 0.0)):
+        # Of workers that come and go, as many as there are whole CPUs.
+        if not config.workers.minimum and len(alive) == 1 and (have := alive[0].get("CPU", 0.0)):
             cpus = min(1.0, int(100 * have / config.workers.count) / 100)
     return {"CPU": cpus, "GPU": 1.0} if gpu else {"CPU": cpus}
 

@@ -35,6 +35,7 @@ MODEL = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 LEASE = "lease/"
 FAILURES = "failures"
+PROFILES = "profile"
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,9 @@ def erase(uri: str) -> None:
     store = connect(uri)
     for key in (RESULT, MODEL, CONFIG):
         store.delete(key)
-    for entry in list(store.list(FAILURES + "/")):
-        store.delete(entry.key)
+    for folder in (FAILURES, PROFILES):
+        for entry in list(store.list(folder + "/")):
+            store.delete(entry.key)
     for entry in sorted(
         store.list(CHECKPOINTS + "/"), key=lambda entry: not entry.key.endswith("/COMMITTED")
     ):

@@ -221,7 +221,17 @@ class CheckpointSection(Section):
 class WorkersSection(Section):
     """How many processes train together, and how each computes; changes speed and memory, not the result."""
 
-    count: int = Field(default=1, ge=1, description="workers of Ray Train")
+    count: int = Field(
+        default=1, ge=1, description="workers of Ray Train; the most, with a minimum"
+    )
+    minimum: int | None = Field(
+        default=None,
+        ge=1,
+        description="elastic: train with as many workers as the cluster has room for, from this number up to count",
+    )
+    resize_every_s: float = Field(
+        default=60.0, gt=0, description="elastic: seconds between looks for room for more workers"
+    )
     gpu: Literal["auto"] | bool = Field(default="auto", description="one GPU for each worker")
     cpus: float | None = Field(
         default=None, gt=0, description="CPUs reserved in Ray for each worker; 1 by default"
@@ -260,6 +270,14 @@ class WorkersSection(Section):
         description="lost workers after which the run gives up; each resumes by itself",
     )
 
+    @model_validator(mode="after")
+    def _check_minimum(self) -> WorkersSection:
+        if self.minimum is not None and self.minimum > self.count:
+            raise ValueError(
+                f"workers.minimum {self.minimum} is above workers.count {self.count}, the most"
+            )
+        return self
+
 
 class TrackingSection(Section):
     """Where the figures go."""
@@ -284,3 +302,8 @@ class LoggingSection(TrackingSection):
     """Where the figures go, and how many."""
 
     every: int = Field(default=100, ge=1, description="steps between logged means")
+    profile: int = Field(
+        default=0,
+        ge=0,
+        description="steps of which rank 0 keeps a trace, after three others, in profile/ of the run; 0 is none",
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
@@ -77,6 +79,7 @@ class Trainer:
         self.average = [v.clone() for v in self._parts] if self.config.ema else None
         self.guard = Guard(config.guard, self.device, world)
         self.step = 0
+        self.forward_seconds = 0.0  # of the host, in forward passes
         self._good: dict[str, Any] | None = None
 
     def advance(self, *batches: Batch, stop: bool = False) -> bool:
@@ -96,7 +99,7 @@ class Trainer:
             set_rates(optimizer, self.step, self.config)
             optimizer.zero_grad(set_to_none=True)
         with self._anomaly():
-            losses = [self._learn(batch) for batch in batches]
+            losses = [self._learn(batch, len(batches)) for batch in batches]
         # Losses are compared with those of like steps: of one scale, or of the mixture.
         kind = batches[0].scale if len(batches) == 1 else None
         self.guard.watch(torch.stack(losses).sum(), stop, self.step, kind)
@@ -119,11 +122,20 @@ class Trainer:
         return self.guard.mean_loss()
 
     def figures(self) -> dict[str, float]:
-        """What to log: means since the last call; waits for the device."""
-        figures = {"loss": self.mean_loss()}
+        """What to log: means since the last call, and the norm of the last gradient; every rank asks together."""
+        figures = {"loss": self.mean_loss(), "grad_norm": self._gradient_norm()}
         if self.guard.config.spike:
             figures["rollbacks"] = float(self.guard.rollbacks)
         return figures
+
+    def _gradient_norm(self) -> float:
+        """Of the last update, after clipping."""
+        parts = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
+        squares = [norm.square() for norm in torch._foreach_norm(parts)] if parts else []
+        total = torch.stack(squares).sum() if squares else torch.zeros((), device=self.device)
+        if self.sharded:
+            dist.all_reduce(total)
+        return float(total.sqrt())
 
     def average_state(self) -> dict[str, Tensor]:
         """The state dict to evaluate and publish: the running mean when there is one, else the weights.
@@ -170,10 +182,10 @@ class Trainer:
         with self._autocast():
             return self.parallel(self.model.training_view(self._to_device(batch.lr)), batch.scale)  # type: ignore[no-any-return]
 
-    def _learn(self, batch: Batch) -> Tensor:
-        """The loss of one scale of this worker's share, its gradients added to those in the parameters."""
-        # As many parts on every rank, or those with fewer would leave the others waiting in a collective.
-        count = self.micro_batches
+    def _learn(self, batch: Batch, scales: int) -> Tensor:
+        """The loss of one of ``scales`` of this worker's share, its gradients added to those in the parameters."""
+        # As many on every worker, whatever its share: of shards each takes part in all.
+        count = min(self.micro_batches, max(1, self.batch // scales // self.world))
         parts = list(zip(batch.lr.tensor_split(count), batch.hr.tensor_split(count), strict=True))
         losses = []
         for index, (lr, hr) in enumerate(parts):
@@ -208,8 +220,10 @@ class Trainer:
     ) -> Tensor:
         """The loss of some of this worker's share, its gradients added to those in the parameters."""
         view = self.model.training_view
+        started = time.perf_counter()
         with self._autocast():
             output = self.parallel(view(inputs), scale)
+        self.forward_seconds += time.perf_counter() - started
         loss = self._loss(output.float(), view(target)) * share
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
