@@ -68,7 +68,7 @@ class ServeSettings(BaseSettings):
     ingresses: int = Field(
         default=1,
         gt=0,
-        description="ingress replicas, which share limits; `rayscale serve` sets it",
+        description="ingress replicas, which share the model replicas evenly; `rayscale serve` sets it",
     )
     sleeps: bool = Field(
         default=False,
