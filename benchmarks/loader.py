@@ -240,13 +240,23 @@ def write_all(uri: str, count: int, python: str) -> tuple[list[str], float]:
             names = ["rayscale"]
             for name in FORMS:
                 command = [python, __file__, "-", "--write", name, file.name, f"{uri}/{name}"]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, env=environment()
+                )
                 if done.returncode == 0:
                     names.append(name)
                 else:
                     reason = (done.stderr.strip() or "?").splitlines()[-1]
                     print(f"{name} is left out: {reason}", file=sys.stderr, flush=True)
     return names, speed
+
+
+def environment() -> dict[str, str]:
+    """Of the processes that write and measure: one thread, and the rayscale of this process."""
+    import rayscale
+
+    package = Path(rayscale.__file__).parents[1]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
 
 
 def write_one(name: str, file: str, uri: str) -> None:
@@ -268,9 +278,8 @@ def run(name: str, uri: str, steps: int, python: str) -> dict[str, dict[str, flo
         found = {}
         for state in ("cold", "warm"):
             command = [python, __file__, f"{uri}/{name}", "--measure", name, cache, str(steps)]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             done = subprocess.run(
-                command, capture_output=True, text=True, check=False, env=environment
+                command, capture_output=True, text=True, check=False, env=environment()
             )
             if done.returncode:
                 raise SystemExit(f"{name} {state}: {done.stderr[-2000:]}")
