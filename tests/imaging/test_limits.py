@@ -24,7 +24,7 @@ def test_the_pixels_of_all_slices_count() -> None:
 def test_many_bands_count_by_their_bytes() -> None:
     """400 pixels of n bands of 16 bit against 1000 of 8 bytes."""
     check_output(Header("geotiff", 10, 10, 10, 16), 2)
-    with pytest.raises(TooLargeError, match=r"11 channels of 16 bit, 8800 bytes.*8000.*split"):
+    with pytest.raises(TooLargeError, match=r"11 channels of 16 bits, 8800 bytes.*8000.*split"):
         check_output(Header("geotiff", 10, 10, 11, 16), 2)
 
 
