@@ -225,6 +225,19 @@ def test_the_second_signal_ends_at_once(cleaning: float, leaving: float) -> None
     assert "Traceback" not in err
 
 
+def test_a_third_signal_changes_no_code() -> None:
+    process, child = start(60, 0)
+    assert process.stdout is not None
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "cleaning\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    child.wait(timeout=30)
+    assert "Traceback" not in err
+
+
 def test_a_command_under_nohup_hears_no_hangup() -> None:
     code = (
         "import os, signal, time; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"

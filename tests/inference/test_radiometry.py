@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from rayscale.imaging.levels import Levels
 from rayscale.inference import Upscaler
 from rayscale.inference.flatfield import FlatField
 from rayscale.inference.localmean import keep_local_means, reach
-from rayscale.models.builtin import open_builtin
+from rayscale.models.builtin import bundled_names, open_builtin, read_spec
 from rayscale.models.network import SuperResolver
 from rayscale.models.systems import SYSTEMS, create_model
 from rayscale.options import Options
@@ -240,18 +241,56 @@ def test_local_means_are_kept_within_their_reach_alone() -> None:
     assert touched.max() < 42 + far
 
 
-SCENES = ("eurosat/SeaLake_3.tif", "eurosat/Highway_3.tif", "eurosat/Industrial_1.tif")
+NETWORKS = [
+    (name, scale)
+    for name in bundled_names()
+    for scale in read_spec(name)[0].scales or (2, 3, 4)
+    if scale in (2, 3, 4)
+]
 
 
-@pytest.mark.parametrize("name", ["edsr-baseline-x2", "mdsr-baseline-x234", "srcnn-955-x2"])
-def test_scenes_of_the_field_keep_their_means(shared_data: Path, name: str) -> None:
-    upscaler = Upscaler(open_builtin(name).network, Options(scale=2, precision="float32"))
-    for scene in SCENES:
-        image = read_image((shared_data / "domain" / "satellite" / scene).read_bytes())
-        image = image.of_channels((3, 2, 1))
-        larger = upscaler.upscale(image).pixels
-        drift = larger.astype(float).mean((0, 1)) / image.pixels.astype(float).mean((0, 1)) - 1
-        assert np.abs(drift).max() < 1e-3
+def crops(data: Path) -> Iterator[np.ndarray]:
+    """Parts of real files, in three channels: Sentinel-2, Landsat, and slices of scanners."""
+    satellite = data / "domain" / "satellite"
+    for path in sorted(satellite.glob("eurosat/*_1.tif"))[::2]:
+        yield read_image(path.read_bytes()).pixels[:24, :24, (3, 2, 1)]
+    bands = [next(satellite.glob(f"landsat8/{band}_*")) for band in ("red", "green", "blue")]
+    yield np.dstack([read_image(path.read_bytes()).pixels[:24, :24] for path in bands])
+    for name in ("CT_small", "MR_small"):
+        pixels = read_image(
+            (data / "domain" / "medical" / "dicom" / f"{name}.dcm").read_bytes()
+        ).pixels
+        yield np.repeat(pixels[20:44, 20:44, :1], 3, axis=2)
+
+
+def enlarge(upscaler: Upscaler, pixels: np.ndarray) -> np.ndarray:
+    levels = Levels.of_measured(pixels.dtype, [(pixels, True)], (0, 1), "", pixels[..., 0].size)
+    return upscaler.upscale_pixels(pixels, levels).astype(float)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "scale"), NETWORKS)
+def test_every_bundled_network_keeps_the_means_of_real_files(
+    shared_data: Path, name: str, scale: int
+) -> None:
+    upscaler = Upscaler(open_builtin(name).network, Options(scale=scale, precision="float32"))
+    for pixels in crops(shared_data):
+        means = pixels.astype(float).mean((0, 1))
+        drift = enlarge(upscaler, pixels.astype(np.float32)).mean((0, 1)) - means
+        assert np.abs(drift / means).max() < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "scale"), NETWORKS)
+def test_types_and_factors_change_nothing_else_of_a_real_file(
+    shared_data: Path, name: str, scale: int
+) -> None:
+    upscaler = Upscaler(open_builtin(name).network, Options(scale=scale, precision="float32"))
+    pixels = next(crops(shared_data))
+    first = enlarge(upscaler, pixels.astype(np.float64))
+    for dtype, factor, unit in (("u2", 1, 0.5), ("i2", 3, 1 / 6), ("f4", 1e-4, 0)):
+        other = enlarge(upscaler, (pixels * float(factor)).astype(dtype)) / factor
+        assert np.abs(other - first).max() <= unit + 1e-4 * np.ptp(first)
 
 
 def test_the_default_model_keeps_the_colours_of_a_scene_in_16_bits(shared_data: Path) -> None:

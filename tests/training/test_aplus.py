@@ -17,6 +17,7 @@ from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model
 from rayscale.options import Options
 from rayscale.storage.lease import BusyError
+from rayscale.training import task
 from rayscale.training.aplus import APlusConfig, train
 from rayscale.training.run import lease_of, read_result
 
@@ -46,6 +47,15 @@ def make(small_world: Path, tmp_path: Path) -> Make:
         )
 
     return make
+
+
+def test_a_task_without_its_cpus_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    monkeypatch.setattr(ray, "remote", lambda _: pytest.fail("it began"))
+    with pytest.raises(ConfigError, match=r"1 x 9 CPU is needed.*lower workers.cpus"):
+        task.fit(make("workers.cpus=9"))
 
 
 def test_the_defaults_are_the_papers():

@@ -56,6 +56,18 @@ def test_the_plan_keeps_the_recipe_and_shortens_the_trials() -> None:
     assert best.run.name is None
 
 
+def test_a_sweep_without_its_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr("rayscale.cluster.connect", lambda **_: "embedded")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    monkeypatch.setattr("rayscale.training.ray.make_switch", lambda: pytest.fail("it began"))
+    sweep = plan(None, ["data.uri=s3://b/d", "workers.gpu=true"], steps=400)
+    with pytest.raises(ConfigError, match=r"1 GPU (is|are) needed.*change workers.count"):
+        search.search(sweep)
+
+
 def test_the_spaces_name_keys_of_the_configuration() -> None:
     for space in SPACES.values():
         for key, domain in space().items():
