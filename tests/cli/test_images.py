@@ -29,7 +29,7 @@ def test_upscale_writes_the_bicubic_image(rayscale, photo, tmp_path):
     assert np.abs(_read(tmp_path / "big.png").astype(int) - expected).max() <= 1
 
 
-def test_set_levels_are_named_in_the_output(rayscale, tmp_path):
+def test_levels_are_named_in_the_output(rayscale, tmp_path):
     for size in (16, 20):  # a whole image and a scene by windows take them alike
         path = tmp_path / "scene.tif"
         pixels = np.arange(size * size, dtype=np.uint16).reshape(size, size)
@@ -39,6 +39,9 @@ def test_set_levels_are_named_in_the_output(rayscale, tmp_path):
         code, _, err = rayscale("upscale", path, out, "-m", "bicubic", "--levels", "-5..10000")
         assert code == 0, err
         assert b"-5 to 10000, as set" in out.read_bytes()
+        code, _, err = rayscale("upscale", path, out, "-m", "bicubic")
+        assert code == 0, err
+        assert b"0.1% to 99.9% of the values" in out.read_bytes()
     code, _, err = rayscale("upscale", path, out, "-m", "bicubic", "--levels", "9")
     assert code == 2
     assert "BLACK..WHITE" in err
