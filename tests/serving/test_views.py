@@ -174,6 +174,17 @@ def test_results_are_found_by_another_ingress_and_end(
     assert "RAYSCALE_SERVE_RESULTS_S" in gone.json()["error"]["message"]
 
 
+def test_ingresses_share_results_in_a_bucket(make_app: Any, tools: Any, s3: Any) -> None:
+    first, second = (make_app(results=f"{s3.uri}/results") for _ in range(2))
+    view = tools.call(first, "POST", "/v1/views", content=tools.encoded(20, 24)).json()
+    path = f"/v1/views/{view['id']}"
+    assert tools.call(second, "GET", path).json()["after"] == view["after"]
+    for place in ("files/after", "layers/after"):
+        shown = [tools.call(app, "GET", f"{path}/{place}") for app in (first, second)]
+        assert [answer.status_code for answer in shown] == [200, 200]
+        assert shown[0].content == shown[1].content
+
+
 def test_the_oldest_results_make_room(make: Any, tools: Any, tmp_path: Path) -> None:
     data = tools.encoded(20, 24)
     folder = tmp_path / "results"
