@@ -71,10 +71,10 @@ def main() -> None:
     torch.manual_seed(0)
     model = create_model(options.system, scale=2)
     side, wide = options.patch, 2 * options.patch
-    batch = Batch(
-        *(torch.randint(0, 256, (options.batch, 3, n, n), dtype=torch.uint8) for n in (side, wide)),
-        2,
+    lr, hr = (
+        torch.randint(0, 256, (options.batch, 3, n, n), dtype=torch.uint8) for n in (side, wide)
     )
+    batch = Batch(lr, hr, 2)
     theirs = official(model, batch, device)
     trainer = Trainer(config, model, peak=255, device=device)
 

@@ -122,7 +122,7 @@ class PrometheusLogger:
         return self._gauges[name]
 
     def log_image(self, name: str, pixels: Any, step: int) -> None:
-        """Pictures are no metrics."""
+        """Prometheus takes numbers only."""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """The run is the label."""
