@@ -176,7 +176,7 @@ def test_pairs_by_the_command_line(checkout: Path, folder: Path, tmp_path: Path)
     ("options", "code", "message"),
     [
         (["--size", "100"], 2, "take 96 or 108"),
-        (["--size", "many"], 2, "valid integer"),
+        (["--size", "many"], 2, "size must be a whole number, not 'many'"),
         (["--exclude", "*"], 1, "has no image (6 other objects)"),
         (["--exclude", "image*"], 1, "no image of "),
     ],
