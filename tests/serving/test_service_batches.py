@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from tests.serving.batchjobs import Host, host_of_webhooks
-from tests.serving.deployed import COUNTED, METERED, direct, replicas, until
+from tests.serving.deployed import COUNTED, METERED, client_of, direct, replicas, until
 
 from rayscale.imaging import read_image
 from rayscale.serving.batches import Records
@@ -45,6 +46,24 @@ def test_two_ingresses_count_a_quota_once(service: str, tools: Any) -> None:
     assert 6 <= granted <= 6 + came + 1
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.json()["error"]["code"] == "quota_exceeded"
+
+
+def test_both_ingresses_show_a_result_of_the_page(service: str, tools: Any) -> None:
+    with client_of(service) as http:
+        made = http.post("/v1/views?model=bicubic&scale=2", content=tools.encoded(9, 9)).json()
+    shown: set[str] = set()
+
+    def shown_by_both() -> bool:
+        with client_of(
+            service
+        ) as http:  # on a connection of its own, so that the proxy spreads them
+            assert http.get(f"/v1/views/{made['id']}").status_code == 200
+            text = http.get("/metrics").text
+        found = r'^rayscale_requests_total{.*path="other",replica="([^"]+)",status="200"'
+        shown.update(re.findall(found, text, re.MULTILINE))
+        return len(shown) == 2
+
+    until(shown_by_both)
 
 
 def test_a_batch_goes_from_bucket_to_bucket(http: httpx.Client, tools: Any) -> None:
