@@ -332,6 +332,12 @@ def test_a_burst_of_ten_times_the_places(service: str, tools: Any) -> None:
     # An ingress that learns how long its queue is lets some more in.
     together = max(sum(begun <= moment < ended for begun, ended in done) for moment, _ in done)
     assert places // 4 <= together <= 2 * places
+    # Nothing of the burst stays: the queues are empty, and the next image is taken at once.
+    with client_of(service) as http:
+        gauges = re.compile(r"^rayscale_images_(?:waiting|running)(?:\{.*\})? (.+)$", re.M)
+        until(lambda: {float(n) for n in gauges.findall(http.get("/metrics").text)} == {0.0})
+        answer = http.post("/v1/upscale?model=edsr-baseline&scale=2", content=data)
+        assert answer.status_code == 200, answer.text
 
 
 def test_a_lost_ingress_leaves_another_and_answers_in_form(
