@@ -175,13 +175,13 @@ def test_help_and_openapi_show_the_ranges(checkout: Path) -> None:
     asked = document["paths"]["/v1/upscale"]["post"]["parameters"]
     schemas = {each["name"]: each["schema"] for each in asked}
     assert (schemas["tile"]["type"], schemas["tile"]["minimum"]) == ("integer", 16)
-    assert (schemas["scale"]["exclusiveMinimum"], schemas["scale"]["maximum"]) == (1, 16)
+    assert (schemas["scale"]["minimum"], schemas["scale"]["maximum"]) == (1.01, 16)
     assert schemas["labels"]["enum"] == ["refuse", "nearest"]
 
 
 def test_the_service_has_a_largest_scale() -> None:
     assert parse_options({"scale": 16}) == Options(scale=16)
-    with pytest.raises(BadParameterError, match="scale must be above 1 and at most 16, not 17"):
+    with pytest.raises(BadParameterError, match="scale must be at least 1.01 and at most 16, not 17"):
         parse_options({"scale": 17})
     with pytest.raises(BadParameterError, match="'scal' is not an option"):
         parse_options({"scal": 2})
