@@ -181,7 +181,9 @@ def test_help_and_openapi_show_the_ranges(checkout: Path) -> None:
 
 def test_the_service_has_a_largest_scale() -> None:
     assert parse_options({"scale": 16}) == Options(scale=16)
-    with pytest.raises(BadParameterError, match="scale must be at least 1.01 and at most 16, not 17"):
+    with pytest.raises(
+        BadParameterError, match=r"scale must be at least 1.01 and at most 16, not 17"
+    ):
         parse_options({"scale": 17})
     with pytest.raises(BadParameterError, match="'scal' is not an option"):
         parse_options({"scal": 2})
