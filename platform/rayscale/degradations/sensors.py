@@ -34,8 +34,7 @@ SENSORS = {
     ),
     "landsat-oli": Sensor(
         {f"B{band}": 0.30 for band in range(1, 10)},
-        "Landsat 8 and 9 OLI: the gain of a Gaussian with the edge slope that the mission requires, 0.027 per m for the "
-        "30 m bands and 0.054 per m for B8 (LDCM OLI requirements; Knight and Kvaran 2014, Remote Sensing 6): a lower "
-        "bound, since the instruments exceed it",
+        "an assumption for Landsat 8 and 9 OLI, not a measurement: about the gain of a Gaussian whose edges are as steep as "
+        "such missions require; give the gain of your own product where you know it",
     ),
 }
