@@ -24,6 +24,7 @@ import pytest
 from rayscale import local
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.local import mlflow, processes
+from rayscale.local import stack as stacks
 from rayscale.storage import connect
 
 pytestmark = pytest.mark.slow
@@ -351,3 +352,17 @@ def test_the_whole_stack(
     assert Path(python).parent == Path(sys.executable).parent
     assert Path(package).is_relative_to(checkout / "platform")
     assert connect("s3://rayscale/jobs").read("seen") == b"yes"
+
+
+def test_a_folder_that_somebody_else_has_made_first_is_not_used(tmp_path: Path) -> None:
+    """Names below a folder for all users can be guessed: a link that another one put there would lead Ray to his files."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "kept").touch()
+    guessed = tmp_path / "ray"
+    guessed.symlink_to(tmp_path / "theirs")
+    with pytest.raises(RayscaleError, match="another user may own it"):
+        stacks._own_folder(guessed)
+    assert (tmp_path / "theirs" / "kept").exists()
+    guessed.unlink()
+    stacks._own_folder(guessed)
+    assert stat.S_IMODE(guessed.stat().st_mode) == 0o700

@@ -12,7 +12,8 @@ import torch
 from tests.serving.deployed import until
 
 from rayscale.errors import NotFoundError, OutOfMemoryError
-from rayscale.imaging import read_image
+from rayscale.imaging import probe, read_image
+from rayscale.inference.memory import working_bytes
 from rayscale.options import Options
 from rayscale.registry import models
 from rayscale.serving.engine import Engine
@@ -215,3 +216,32 @@ def test_a_short_image_overtakes_a_long_one_of_another(
         return strips
 
     assert len(asyncio.run(run())) > 1
+
+
+def test_pictures_in_work_share_the_memory(
+    registry: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fits; both do not, so the second waits for the first although a thread is free."""
+    registry.add("roofs", 1)
+    data = tools.encoded(64, 64)
+    monkeypatch.setenv("RAYSCALE_MEMORY_BYTES", str(int(1.5 * working_bytes(probe(data), 2))))
+    engine = Engine(ServeSettings(threads=2, refresh_s=60))
+    at_once, most = [], []
+
+    def watch(*_: Any) -> None:
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.2)
+        at_once.pop()
+
+    registry.networks["roofs/1"].sub_mean.register_forward_pre_hook(watch)
+
+    async def both() -> None:
+        asked = UpscaleRequest(data, "roofs", Options(scale=2))
+        await asyncio.gather(engine.upscale(asked), engine.upscale(asked))
+
+    try:
+        asyncio.run(both())
+    finally:
+        engine.close()
+    assert max(most) == 1
