@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rayscale import strictjson
 from rayscale.storage import connect
 
 SCALE, PATCH, BATCH, SEED = 2, 48, 16, 0
@@ -284,7 +284,7 @@ def run(name: str, uri: str, steps: int, python: str) -> dict[str, dict[str, flo
             )
             if done.returncode:
                 raise RuntimeError(f"{name} {state}: {done.stderr[-500:]}")
-            found[state] = json.loads(done.stdout.strip().splitlines()[-1])
+            found[state] = strictjson.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
@@ -306,7 +306,7 @@ def main() -> None:
         return
     if options.measure:
         name, cache, steps = options.measure
-        print(json.dumps(measure(name, options.uri, Path(cache), int(steps))))
+        print(strictjson.dumps(measure(name, options.uri, Path(cache), int(steps))))
         return
     names, speed = write_all(options.uri, options.images, options.python)
     rounds: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in names}

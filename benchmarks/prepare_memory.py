@@ -11,7 +11,6 @@ among it; MB are of HR pixels that were read.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -25,6 +24,8 @@ import PIL.Image
 import rasterio
 from rasterio.transform import from_origin
 from rasterio.windows import Window
+
+from rayscale import strictjson
 
 STRIP = 512
 LIMIT_MIB = 1024
@@ -101,7 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.cut:
         key, channels, bits = options.cut
-        print(json.dumps(cut(options.folder, key, int(channels), int(bits))))
+        print(strictjson.dumps(cut(options.folder, key, int(channels), int(bits))))
         return
     square = math.isqrt(round(options.megapixels * 1e6))
     sources = {
@@ -122,7 +123,7 @@ def main() -> None:
                 [*command, key, str(channels), str(bits)],
                 check=True, capture_output=True, text=True, env={**os.environ, **limit},
             )  # fmt: skip
-            row = json.loads(done.stdout)
+            row = strictjson.loads(done.stdout)
         print(
             f"| {key} | {side} x {side} | {row['seconds']:.1f} | {row['mb'] / row['seconds']:.1f} "
             f"| {row['peak']:.0f} | {row['shards']:.0f} |",

@@ -12,7 +12,6 @@ Every contender works with two image threads of one core each, as a model replic
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import subprocess
@@ -27,6 +26,8 @@ from typing import Any, cast
 
 import psutil
 from fastapi import FastAPI, Request, Response
+
+from rayscale import strictjson
 
 SCALE = 2
 PATH = "/v1/upscale?model={model}&scale=2"
@@ -61,7 +62,7 @@ class Contender:
     def ask(self, **command: Any) -> dict[str, Any]:
         """One line to it, one line back."""
         assert self.process.stdin is not None
-        print(json.dumps(command), file=self.process.stdin, flush=True)
+        print(strictjson.dumps(command), file=self.process.stdin, flush=True)
         return _line(self.process)
 
 
@@ -69,7 +70,7 @@ def _line(process: subprocess.Popen[str]) -> dict[str, Any]:
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("{"):
-            return cast(dict[str, Any], json.loads(line))
+            return cast(dict[str, Any], strictjson.loads(line))
     raise SystemExit(f"a contender ended: {process.args!r}")
 
 
@@ -95,7 +96,7 @@ def running(
                 **variables,
                 **extra,
             }
-            command = [sys.executable, __file__, kind, json.dumps(serve), str(image)]
+            command = [sys.executable, __file__, kind, strictjson.dumps(serve), str(image)]
             process = stack.enter_context(
                 subprocess.Popen(
                     command, text=True, stdin=-1, stdout=-1, env=environment, stderr=_log(name)
@@ -117,7 +118,7 @@ def _log(name: str) -> Any:
 
 def main() -> None:
     """A contender: the first argument says which."""
-    kind, serve, image = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]).read_bytes()
+    kind, serve, image = sys.argv[1], strictjson.loads(sys.argv[2]), Path(sys.argv[3]).read_bytes()
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is not an answer
     if kind == "engine":
         _Alone(image).obey(out)
@@ -145,7 +146,7 @@ class _Alone:
         asyncio.run(self._load("edsr-baseline", 1, 1))
         _tell(out, address="", first_s=time.perf_counter() - start)
         for line in sys.stdin:
-            asked = json.loads(line)
+            asked = strictjson.loads(line)
             begun = time.perf_counter()
             taken = asyncio.run(self._load(**asked))
             _tell(out, taken=taken, elapsed=time.perf_counter() - begun)
@@ -240,7 +241,7 @@ def _over_ray(kind: str, serve: dict[str, Any], image: bytes, out: Any) -> None:
             address = deploy(path)
             _first(address, image, start, out)
             for line in sys.stdin:
-                _tell(out, **_replicas(json.loads(line)))
+                _tell(out, **_replicas(strictjson.loads(line)))
         finally:
             local.down(home)
 
@@ -294,7 +295,7 @@ def _first(address: str, image: bytes, start: float, out: Any) -> None:
 
 
 def _tell(out: Any, **values: Any) -> None:
-    print(json.dumps(values), file=out, flush=True)
+    print(strictjson.dumps(values), file=out, flush=True)
 
 
 if __name__ == "__main__":

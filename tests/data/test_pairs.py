@@ -116,7 +116,7 @@ def test_pairs_that_do_not_fit_are_listed(
     assert "registration=trust" in messages["HR/other.png"]
     assert "does not show what its HR image shows" in messages["HR/other.png"]
     assert "LR 60x48 at x2 makes 120x96" in messages["HR/large.png"]
-    assert "1 channels" in messages["HR/grey.png"]
+    assert "1 channel " in messages["HR/grey.png"]
     assert messages["HR/alone.png"] == "has no LR image of its name"
     trusted = prepare(folder, tmp_path / "set", PrepareConfig(**SMALL, registration="trust"))
     assert trusted.counts.images == 3

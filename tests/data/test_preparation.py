@@ -186,7 +186,7 @@ def test_what_cannot_be_used_is_listed(
     failures = {failure.key: failure for failure in manifest.failures}
     assert set(failures) == {"cut.jpg", "empty.png", "grey.png", "deep.tif", "text.png"}
     assert failures["grey.png"].error == "UnsupportedError"
-    assert "1 channels of 8 bits" in failures["grey.png"].message
+    assert "1 channel of 8 bits" in failures["grey.png"].message
     assert "as 2 of the 4 images looked at" in failures["grey.png"].message
     assert "16 bits" in failures["deep.tif"].message
     assert [item.key for item in manifest.skipped] == ["small.png"]
@@ -263,7 +263,7 @@ def test_most_images_decide_the_kind(images: Images, make_noise: Noise, tmp_path
     assert (manifest.channels, manifest.counts.images) == (3, 7)
     (failure,) = manifest.failures
     assert failure.key == "0.png"
-    assert "1 channels of 8 bits in a dataset of 3 channels" in failure.message
+    assert "1 channel of 8 bits in a dataset of 3 channels" in failure.message
     grey = prepare(folder, tmp_path / "grey", SMALL.model_copy(update={"channels": 1}))
     assert (grey.channels, grey.counts.images, grey.counts.failed) == (1, 1, 7)
 

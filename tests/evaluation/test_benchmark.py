@@ -113,7 +113,7 @@ def test_the_first_use_of_a_network_is_before_the_clock(benchmark_folder, monkey
 
 
 def test_mismatches_are_named(benchmark_folder):
-    with pytest.raises(InputError, match="--scale"):
+    with pytest.raises(InputError, match="is the scale right"):
         list(read_pairs(str(benchmark_folder), 3))
     (benchmark_folder / "LR" / "grey_LR.png").unlink()
     with pytest.raises(NotFoundError, match="grey"):

@@ -51,6 +51,8 @@ def test_every_kind_of_step_is_calibrated(make_config: Make, system: list[str]) 
 
 def test_memory_grows_with_the_patches_and_falls_with_micro_batches(make_config: Make) -> None:
     """The activations of 64 patches of 48 x 48 in 8 x 64 feature maps, in float32, kept once at least for each layer."""
+    for _ in range(2):  # of an earlier life of the process, freed to its heap and not to the system
+        del [torch.ones(1 << 22) for _ in range(40)][:]
     wide = ("model.filters=64", "model.blocks=8", "data.patch=48")
     large = estimate(make_config(*wide, "data.batch=64")).memory
     layers = 16 * 64 * 48 * 48 * 4 * 64
