@@ -51,8 +51,11 @@ def test_every_kind_of_step_is_calibrated(make_config: Make, system: list[str]) 
 
 def test_memory_grows_with_the_patches_and_falls_with_micro_batches(make_config: Make) -> None:
     """The activations of 64 patches of 48 x 48 in 8 x 64 feature maps, in float32, kept once at least for each layer."""
-    for _ in range(2):  # of an earlier life of the process, freed to its heap and not to the system
-        del [torch.ones(1 << 22) for _ in range(40)][:]
+    # Of an earlier life of the process: freed, but not to the system, as small blocks that are kept lie between.
+    for _ in range(2):  # glibc takes from the heap what it has once freed to the system
+        earlier = [torch.ones(1 << (12 if n % 2 else 22)) for n in range(160)]
+        kept = earlier[1::2]
+        del earlier
     wide = ("model.filters=64", "model.blocks=8", "data.patch=48")
     large = estimate(make_config(*wide, "data.batch=64")).memory
     layers = 16 * 64 * 48 * 48 * 4 * 64
@@ -60,6 +63,7 @@ def test_memory_grows_with_the_patches_and_falls_with_micro_batches(make_config:
     assert 0.8 * layers < large - base < 4 * layers
     parts = estimate(make_config(*wide, "data.batch=64", "workers.gradient_accumulation=8")).memory
     assert parts - base < 0.3 * (large - base)
+    del kept
 
 
 def test_what_cannot_fit_is_refused_before_it_is_tried(
