@@ -153,6 +153,7 @@ def test_options_for_stored_values_are_not_ignored() -> None:
     np.testing.assert_array_equal(model.upscale(swapped), model.upscale(pixels.astype(np.uint16)))
 
 
+@pytest.mark.slow
 def test_the_uncertainty_has_a_way_out(photo: Path, tmp_path: Path) -> None:
     """As in the file that the command line writes beside the output, for all kinds of images."""
     asked = {"scale": 2, "uncertainty": True, "precision": "float32"}

@@ -129,6 +129,7 @@ def test_the_zoo_shows_what_the_cards_say():
             assert f"{row['psnr']:.2f}" in line, (name, row)
 
 
+@pytest.mark.slow
 def test_generated_pages_are_up_to_date():
     answer = subprocess.run(
         [sys.executable, DOCS / "pages.py", "--check"], capture_output=True, text=True, check=False

@@ -206,6 +206,7 @@ def test_a_command_cleans_up_and_ends_with_the_code_of_its_signal(number: signal
     child.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cleaning", "leaving"), [(60, 0), (0, 60)])
 def test_the_second_signal_ends_at_once(cleaning: float, leaving: float) -> None:
     """While the command cleans up, and while the interpreter or Ray does after it; the code is that of the first.

@@ -62,6 +62,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_an_option_that_is_added_in_one_place_is_at_every_door(checkout: Path) -> None:
     told = subprocess.run(
         [sys.executable, "-c", THROWN_AWAY],
@@ -122,6 +123,7 @@ def test_what_cannot_be_is_named(texts: dict[str, str], named: str) -> None:
         Options.parse(**texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [

@@ -125,6 +125,7 @@ def test_the_wheel_holds_the_package_and_its_licences_and_nothing_else(
     assert set(metadata.get_all("Provides-Extra", [])) >= {"local", "geo", "medical"}
 
 
+@pytest.mark.slow
 def test_every_command_says_what_it_does(environment: Environment) -> None:
     shown = environment.run("python", "-c", ALL_HELPS)
     assert shown.count("Usage: rayscale ") == len(app.registered_commands)
@@ -134,6 +135,7 @@ def test_every_command_says_what_it_does(environment: Environment) -> None:
     assert "--model" in environment.run("rayscale", "serve", "--help")
 
 
+@pytest.mark.slow
 def test_settings_and_models(environment: Environment) -> None:
     settings = environment.run("rayscale", "settings")
     for name in Settings.model_fields:
@@ -143,6 +145,7 @@ def test_settings_and_models(environment: Environment) -> None:
     assert all(name in models for name in (*model_names(), *builtin_names()))
 
 
+@pytest.mark.slow
 def test_an_upscale_by_python_and_by_command(environment: Environment) -> None:
     environment.run("rayscale", "upscale", "photo.png", "line.png", "-m", "edsr-baseline-x2")
     home = environment.bin.parent

@@ -60,6 +60,7 @@ def test_every_header_of_a_few_is_read(source: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "scale", "limit"),
     [("max_input_pixels", 2, 59_999), ("max_output_pixels", 3, 9 * 59_999)],
@@ -86,6 +87,7 @@ def test_what_consistency_refuses_is_no_work(source: Store, tmp_path: Path) -> N
     assert result.unreadable == 2  # the text and the JPEG
 
 
+@pytest.mark.slow
 def test_the_limits_of_scenes_are_those_of_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_nothing_to_do_costs_nothing(tmp_path: Path) -> None:
     assert (result.missing, result.todo, result.seconds, result.megapixels) == (1, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_one_object_is_all_that_is_done(source: Store, tmp_path: Path) -> None:
     one = f"{source.uri}/a.png"
     result = forecast_bucket(
@@ -218,6 +221,7 @@ def test_it_refuses_what_the_run_refuses(source: Store, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("big", [False, True], ids=["classic", "big"])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_the_directory_of_a_large_tiff_is_found(

@@ -40,6 +40,7 @@ class Brittle(Pool):
         return "".join(item for item in items if item not in left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("items", "deadly", "passes"),
     [

@@ -241,6 +241,7 @@ def test_parts_of_inputs_that_a_run_is_not_about_stay(
     assert not list(target.list())
 
 
+@pytest.mark.slow
 def test_the_row_of_a_scene_has_the_seconds_of_its_windows(
     places: tuple[Store, Store], pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

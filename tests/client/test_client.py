@@ -168,6 +168,7 @@ def test_refusals_in_words(service: Client, address: str, photo: Path, tmp_path:
         Client("127.0.0.1:9", attempts=1).models()
 
 
+@pytest.mark.slow
 def test_a_full_service_is_asked_again(engine: Busy, service: Client, photo: Path) -> None:
     engine.refusals = 2
     assert service.upscale(photo, model="bicubic", scale=2).data == direct(photo, scale=2)

@@ -133,6 +133,7 @@ def use(data: bytes) -> None:
 
 
 # rasterio cannot decode messages of GDAL that quote bytes of the file, and Python says so.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("samples", [pictures, scenes, volumes, scans])
 def test_a_damaged_file_is_an_image_or_one_error(

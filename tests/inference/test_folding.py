@@ -160,6 +160,7 @@ def test_in_bfloat16_it_is_nearer_to_the_truth(scale):
     assert 0 < (made - exact).abs().mean() <= 1.02 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_upscales_as_its_network_does(name):
     """Through the Upscaler, which folds: once per number of channels."""

@@ -62,6 +62,7 @@ def test_only_strips_of_a_large_picture_are_floats():
     assert growth < 2 * written + (32 << 20)  # as float32 alone the output is four times its bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"ensemble": True}, {"consistency": True}, {"uncertainty": True, "consistency": True}],

@@ -382,6 +382,7 @@ for name in ("small", "large"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_memory_does_not_grow_with_the_scene(tmp_path):
     side = 600

@@ -91,6 +91,7 @@ def _small(name: str, scale: float) -> SuperResolver:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("name", "scale"), ZOO)
 def test_tiles_equal_the_whole_for_every_system_and_scale(name, scale):

@@ -94,6 +94,7 @@ def test_folders_partial_failed_and_complete(
     assert PIL.Image.open(tmp_path / "out/good.png").size == (24, 24)
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_and_touches_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

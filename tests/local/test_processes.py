@@ -35,6 +35,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_orphans_are_found_and_ended(tmp_path: Path) -> None:
     """Children in sessions of their own, deaf to TERM, with their parent dead: all of them go."""
     script = "trap '' TERM; setsid sleep 1000 & sleep 1000 & echo $GREETING; touch ready; wait"

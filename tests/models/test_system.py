@@ -87,6 +87,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_system_of_another_package(tmp_path: Path, dataset: Path) -> None:
     package = tmp_path / "site"
     info = package / "foreign_sr-1.0.dist-info"

@@ -38,6 +38,7 @@ def test_without_a_server_the_variable_is_named(monkeypatch: pytest.MonkeyPatch)
         registry.MlflowLogger("experiment", "run")
 
 
+@pytest.mark.slow
 def test_a_dead_server_is_named_soon() -> None:
     with pytest.raises(registry.RegistryError, match=r"http://127\.0\.0\.1:9 does not answer"):
         registry.resolve("edsr")
@@ -62,6 +63,7 @@ def test_a_password_in_the_address_goes_its_own_way(
     assert tuple(map(os.environ.get, names)) == (login or (None, None))
 
 
+@pytest.mark.slow
 def test_no_message_holds_a_password(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

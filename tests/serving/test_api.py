@@ -222,6 +222,7 @@ def test_unknown_models(make_app: Any, tools: Any, reference: str) -> None:
     assert reference in refused(response, 404, "not_found")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "named"),
     [

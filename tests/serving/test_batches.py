@@ -133,6 +133,7 @@ def test_without_a_job_server_nothing_is_lost(
     assert tools.call(app, "POST", path, content=b"").json()["state"] == "queued"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "uri",
     [

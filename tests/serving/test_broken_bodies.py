@@ -97,6 +97,7 @@ def held() -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files_are_answered_and_leave_nothing(
     post: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

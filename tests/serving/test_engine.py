@@ -218,6 +218,7 @@ def test_a_short_image_overtakes_a_long_one_of_another(
     assert len(asyncio.run(run())) > 1
 
 
+@pytest.mark.slow
 def test_pictures_in_work_share_the_memory(
     registry: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

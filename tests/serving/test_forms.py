@@ -205,6 +205,7 @@ class Counting:
         return []
 
 
+@pytest.mark.slow
 def test_results_are_sent_as_they_come_and_not_kept(make_app: Any, tools: Any) -> None:
     backend = Counting()
     body, kind = form(*[(f"{i}.png", tools.encoded(4, 4, seed=i)) for i in range(20)])
@@ -217,6 +218,7 @@ def test_results_are_sent_as_they_come_and_not_kept(make_app: Any, tools: Any) -
     )  # two at work or waiting to be sent, and the one that is being sent
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses_the_form_or_makes_its_later_images_wait(
     make_app: Any, tools: Any
 ) -> None:

@@ -126,6 +126,7 @@ def tensor(**more: Any) -> dict[str, Any]:
     return {"name": "image", "shape": [2, 2, 1], "datatype": "UINT8", "data": [1, 2, 3, 4], **more}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "status", "named"),
     [

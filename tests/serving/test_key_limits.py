@@ -35,6 +35,7 @@ def as_(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+@pytest.mark.slow
 def test_a_made_key_is_let_in_and_a_removed_one_is_not(
     make_app: Any, tools: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -185,6 +185,7 @@ def test_ingresses_share_results_in_a_bucket(make_app: Any, tools: Any, s3: Any)
         assert shown[0].content == shown[1].content
 
 
+@pytest.mark.slow
 def test_the_oldest_results_make_room(make: Any, tools: Any, tmp_path: Path) -> None:
     data = tools.encoded(20, 24)
     folder = tmp_path / "results"

@@ -212,6 +212,7 @@ def test_an_answer_is_no_reason_to_ask_again(status: int, code: str) -> None:
     assert _retry(1, caught_exception=ValueError()) is None
 
 
+@pytest.mark.slow
 def test_data_and_keys_survive_a_killed_server(tmp_path: Path, monkeypatch) -> None:
     first = local.up(tmp_path, services=("s3",), fixed_ports=False)
     try:
@@ -288,6 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tricks",
     [["503", "503"], ["cut"], ["cut", "cut"], ["flip"], ["cut", "changed"], ["cut", "503", "flip"]],

@@ -242,6 +242,7 @@ def test_features_are_refused_for_bands(tmp_path: Path) -> None:
         AdversarialTrainer(load_config(None, [*GAN, *features]), model, peak=255)
 
 
+@pytest.mark.slow
 def test_two_workers_move_alike(worlds: Worlds) -> None:
     """Statistics of a batch are local, so two are not one; but both workers hold the same two networks."""
     one, other = worlds.two("gan")

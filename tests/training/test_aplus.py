@@ -132,6 +132,7 @@ def test_a_complete_run_is_scored_on_the_benchmark_of_today(make, small_world, t
         train(make())
 
 
+@pytest.mark.slow
 def test_a_second_start_is_refused(make):
     refused = []
 

@@ -136,6 +136,7 @@ checkpoints.wait()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "step"),
     [("best-00000002.safetensors", 1), ("best.json", 1), ("best-00000001.safetensors", 2)],

@@ -49,6 +49,7 @@ def test_every_kind_of_step_is_calibrated(make_config: Make, system: list[str]) 
     assert estimate(make_config(*system)).seconds > 0
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_patches_and_falls_with_micro_batches(make_config: Make) -> None:
     """The activations of 64 patches of 48 x 48 in 8 x 64 feature maps, in float32, kept once at least for each layer."""
     # Of an earlier life of the process: freed, but not to the system, as small blocks that are kept lie between.

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import os, sys, time
 from datetime import timedelta
@@ -35,6 +37,7 @@ except RuntimeError:
 """
 
 
+@pytest.mark.slow
 def test_a_validation_longer_than_the_limit_of_collectives_hinders_nobody(
     tmp_path: Path, checkout: Path
 ) -> None:

@@ -197,6 +197,7 @@ def test_another_dataset_at_the_same_address_is_another_run(
         train(pinned, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_second_start_of_a_run_is_refused_with_who_trains_it(make_config: Make) -> None:
     config = make_config()
     refused: list[BusyError] = []

@@ -44,6 +44,7 @@ def close(a: Any, b: Any, tolerance: float = 2e-5) -> None:
         assert a == b
 
 
+@pytest.mark.slow
 def test_every_way_takes_the_steps_of_one_process(spreads: Worlds) -> None:
     """DDP, FSDP2, micro-batches and recomputed activations: losses, weights, moments and running mean."""
     alone = spreads.one("ways", KINDS)["ddp"]
