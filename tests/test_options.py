@@ -108,7 +108,7 @@ def test_text_forms_give_the_same_value(options: Options) -> None:
 @pytest.mark.parametrize(
     ("texts", "named"),
     [
-        ({"scale": "0.5"}, "scale must be above 1, not 0.5"),
+        ({"scale": "0.5"}, "scale must be at least 1.01, not 0.5"),
         ({"scale": "two"}, "scale must be a number, not 'two'"),
         ({"scale": "1.23456"}, "too many digits"),
         ({"tile": "3"}, "tile must be at least 16, not 3"),
@@ -130,10 +130,10 @@ def test_what_cannot_be_is_named(texts: dict[str, str], named: str) -> None:
         ("tile", "15", "tile must be at least 16, not 15"),
         ("tile", "-" + "9" * 400, f"tile must be at least 16, not -{'9' * 79}..."),
         ("tile", "64.5", "tile must be a whole number, not '64.5'"),
-        ("scale", "1", "scale must be above 1, not 1.0"),
-        ("scale", "1.0000000001", "scale must be above 1, not 1.0000000001"),
-        ("scale", "-2", "scale must be above 1, not -2.0"),
-        ("scale", "nan", "scale must be above 1, not nan"),
+        ("scale", "1", "scale must be at least 1.01, not 1.0"),
+        ("scale", "1.0000000001", "scale must be at least 1.01, not 1.0000000001"),
+        ("scale", "-2", "scale must be at least 1.01, not -2.0"),
+        ("scale", "nan", "scale must be at least 1.01, not nan"),
         ("scale", "abc", "scale must be a number, not 'abc'"),
         ("precision", "half", "precision must be one of auto, float32, bfloat16, not 'half'"),
         ("levels", "x" * 200, f"levels '{'x' * 79}... must be BLACK..WHITE, such as 0..10000"),
@@ -172,7 +172,7 @@ def test_help_and_openapi_show_the_ranges(checkout: Path) -> None:
         if line.startswith("| `--")
     }
     assert "At least 16." in table["--tile"]
-    assert "Above 1." in table["--scale"]
+    assert "At least 1.01." in table["--scale"]
     document = create_app(None, ServeSettings()).openapi()  # type: ignore[arg-type]
     asked = document["paths"]["/v1/upscale"]["post"]["parameters"]
     schemas = {each["name"]: each["schema"] for each in asked}

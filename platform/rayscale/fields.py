@@ -29,7 +29,6 @@ class Choice:
         kind: ``bool``, ``int``, ``float`` or ``str``, the type of what a command line or a query carries.
         choices: the only values, where they are words.
         minimum: the least number.
-        above: a number that is just too small.
         maximum: the largest number.
         metavar: how the text form is named, such as ``BLACK..WHITE``.
         read: makes the value of its text form, where that is not just a number or a word; raises ConfigError.
@@ -44,7 +43,6 @@ class Choice:
     kind: type
     choices: tuple[str, ...] = ()
     minimum: float | None = None
-    above: float | None = None
     maximum: float | None = None
     metavar: str | None = None
     read: Callable[[str], Any] | None = None
@@ -80,15 +78,13 @@ class Choice:
     @property
     def range(self) -> str:
         """The numbers that are possible, in words; "" where all are."""
-        words = (("at least", self.minimum), ("above", self.above), ("at most", self.maximum))
+        words = (("at least", self.minimum), ("at most", self.maximum))
         return " and ".join(f"{word} {end:g}" for word, end in words if end is not None)
 
     def _contains(self, value: Any) -> bool:
         """Whether a number lies in the range, which NaN never does."""
-        return (
-            (self.minimum is None or value >= self.minimum)
-            and (self.above is None or value > self.above)
-            and (self.maximum is None or value <= self.maximum)
+        return (self.minimum is None or value >= self.minimum) and (
+            self.maximum is None or value <= self.maximum
         )
 
     def _error(self, needed: str, value: Any) -> ConfigError:

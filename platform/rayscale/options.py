@@ -23,6 +23,9 @@ Format = Literal["png", "jpeg", "webp", "tiff"]
 SMALLEST_TILE = 16
 """Source pixels; below, parts are not halved any longer either."""
 
+SMALLEST_SCALE = 1.01
+"""The first above 1 that an output grid can follow: a fraction whose denominator is at most 100."""
+
 
 def parse_levels(text: str) -> tuple[float, float]:
     """``BLACK..WHITE`` as two numbers.
@@ -129,7 +132,7 @@ class Options(Handling):
     """How to upscale. Equal options, the same weights and the same source give the same bytes at every door.
 
     Args:
-        scale: above 1, with at most the digits that an output grid can follow. None is 2, or the smallest scale
+        scale: at least 1.01, a fraction that an output grid can follow (``resampling.exact_scale``). None is 2, or the smallest scale
             of a model that does not serve 2.
         ensemble: average over the eight flips and transpositions (the "+" of the papers), at eight times the cost.
         consistency: correct the output by back-projection until it gives the source when shrunk.
@@ -146,7 +149,7 @@ class Options(Handling):
         None,
         "How many times larger; fractions such as 2.5 where the model can. Default: 2, or the smallest scale of the model.",
         float,
-        above=1,
+        minimum=SMALLEST_SCALE,
         letter="s",
     )
     ensemble: bool = choice(
@@ -187,8 +190,6 @@ class Options(Handling):
             from rayscale.resampling import exact_scale  # and with it numpy
 
             exact = exact_scale(self.scale)
-            if exact == 1:  # 1.0000000001 is
-                raise ConfigError(f"scale must be above 1, not {self.scale!r}")
             # What is whole stays as it is, which the ids of batches hold.
             if exact.denominator == 1 and exact != self.scale:
                 object.__setattr__(self, "scale", float(exact))

@@ -152,7 +152,7 @@ def tensor(**more: Any) -> dict[str, Any]:
         ({"inputs": [tensor()], "outputs": [{"name": "x"}]}, 422, "one output"),
         ({"inputs": [tensor()], "parameters": {"sharpness": 2}}, 422, "not an option"),
         ({"inputs": [tensor()], "parameters": {"scale": [2]}}, 422, "neither text nor"),
-        ({"inputs": [tensor()], "parameters": {"scale": 0.5}}, 422, "above 1"),
+        ({"inputs": [tensor()], "parameters": {"scale": 0.5}}, 422, "at least 1.01"),
     ],
 )
 def test_what_is_not_an_inference(

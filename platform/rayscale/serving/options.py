@@ -16,8 +16,7 @@ from rayscale.fields import Choice, check_names, choices_of
 from rayscale.options import Options
 from rayscale.serving.errors import BadParameterError
 
-SMALLEST_SCALE, LARGEST_SCALE = 1.01, 16
-"""The former is the first above 1 whose output grid can be followed."""
+LARGEST_SCALE = 16
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -58,7 +57,7 @@ def _offered() -> Iterator[Choice]:
     """The choices, in the ranges that the service allows."""
     for each in choices_of(Options):
         if each.name == "scale":
-            yield replace(each, above=None, minimum=SMALLEST_SCALE, maximum=LARGEST_SCALE)
+            yield replace(each, maximum=LARGEST_SCALE)
         else:
             yield each
 
@@ -78,7 +77,6 @@ def _describe(choice: Choice) -> dict[str, Any]:
     told = {
         "type": _TYPES[choice.kind],
         "minimum": choice.minimum,
-        "exclusiveMinimum": choice.above,
         "maximum": choice.maximum,
         "enum": list(choice.choices) or None,
         "minLength": 1 if choice.kind is str and not choice.choices else None,
