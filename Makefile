@@ -36,9 +36,10 @@ test: install-dev                    ## Lint, types, import rules and every test
 	$(MAKE) lint
 	$(MAKE) -j 2 test-pure test-stack
 
-# What needs S3, MLflow and Ray shares one stack in one process, which often waits; the others, less urgent, fill its pauses.
+# What needs S3, MLflow and Ray shares one stack in one process, which often waits; the others fill its pauses. They are
+# the least urgent of all, as Ray gives its workers a niceness of 15.
 test-pure: install-dev
-	nice -n 10 $(PARALLEL) -m "not stack"
+	nice -n 19 $(PARALLEL) -m "not stack"
 
 test-stack: install-dev
 	$(BIN)/pytest -m stack

@@ -163,6 +163,8 @@ def check(
                 fault(f"the row of {key} does not tell its object")
         elif row["status"] != "failed" or not row["message"]:
             fault(f"{key} is corrupt and has no failure row")
+        elif key in expected:
+            fault(f"{key} failed: {row['error']}: {row['message']}")
     failures = [
         json.loads(line)["key"] for line in target.read("_rayscale/failures.jsonl").splitlines()
     ]

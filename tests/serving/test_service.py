@@ -319,7 +319,7 @@ def test_a_burst_of_ten_times_the_places(service: str, tools: Any) -> None:
     )  # the queues of two ingresses, and the places of all replicas there may be
     data = tools.encoded(96, 96)  # about half a second of EDSR on a core
 
-    path = "/v1/upscale?model=edsr-baseline&scale=2"
+    path = "/v1/upscale?model=edsr-baseline-x2&scale=2"
     asked, probes = asyncio.run(burst(service, path, data, 10 * places))
     refused = [answer for _, _, answer in asked if answer.status_code == 429]
     done = [(begun, ended) for begun, ended, answer in asked if answer.status_code == 200]
@@ -334,7 +334,7 @@ def test_a_burst_of_ten_times_the_places(service: str, tools: Any) -> None:
     with client_of(service) as http:
         gauges = re.compile(r"^rayscale_images_(?:waiting|running)(?:\{.*\})? (.+)$", re.M)
         until(lambda: {float(n) for n in gauges.findall(http.get("/metrics").text)} == {0.0})
-        answer = http.post("/v1/upscale?model=edsr-baseline&scale=2", content=data)
+        answer = http.post("/v1/upscale?model=edsr-baseline-x2&scale=2", content=data)
         assert answer.status_code == 200, answer.text
 
 
