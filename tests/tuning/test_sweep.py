@@ -251,7 +251,7 @@ def test_a_signal_saves_the_trials(checkout: Path, dataset: Path) -> None:
             said = list(
                 itertools.takewhile(lambda line: not line.startswith("tracking"), process.stdout)
             )
-            while (run := newest(dataset)) is None or run.steps()[-1] in saved:
+            while (run := newest(dataset)) is None or not set(run.steps()) - set(saved):
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.2)
             rest = interrupt(process, number, 200)
