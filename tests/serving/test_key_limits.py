@@ -304,3 +304,56 @@ def test_a_client_with_many_images_does_not_starve_another(make_app: Any, tools:
             return [answer, *await asyncio.gather(*tasks)]
 
     assert {answer.status_code for answer in asyncio.run(together())} == {200}
+
+
+class Stuck(Slow):
+    """Ends no image before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def upscale(self, job: UpscaleRequest) -> Result:
+        await self.gate.wait()
+        return await super().upscale(job)
+
+
+@pytest.mark.parametrize("path", ["/v1/upscale", "/v1/views", "/v2/models/bicubic/infer"])
+def test_a_full_queue_refuses_before_the_body_is_read(make_app: Any, tools: Any, path: str) -> None:
+    async def run_it() -> tuple[list[int], int, bytes]:
+        backend = Stuck()
+        app = make_app(backend, keys=keys(), max_waiting=1)
+        queue, data = app.state.service.queue, tools.encoded(8, 8)
+        async with tools.client(app) as http:
+            ask = lambda: http.post("/v1/upscale", content=data, headers=as_(A))  # noqa: E731
+            tasks = [asyncio.create_task(ask()) for _ in range(2)]
+            while not queue.waiting:  # one is at work
+                await asyncio.sleep(0.001)
+            status, body = await ask_without_body(app, path)
+            backend.gate.set()
+            return [answer.status_code for answer in await asyncio.gather(*tasks)], status, body
+
+    admitted, status, body = asyncio.run(run_it())
+    assert admitted == [200] * 2
+    assert status == 429
+    assert b"RAYSCALE_SERVE_MAX_WAITING" in body
+
+
+async def ask_without_body(app: Any, path: str) -> tuple[int, bytes]:
+    """The answer to a request whose announced body never comes."""
+    told: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    headers = [(b"content-length", b"999"), (b"authorization", f"Bearer {A}".encode())]
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": path, "raw_path": path.encode(),
+        "root_path": "", "query_string": b"", "headers": headers, "client": ("192.0.2.1", 5), "server": ("service", 80),
+    }  # fmt: skip
+    async with asyncio.timeout(20):
+        await app(scope, receive, send)
+    return told[0]["status"], told[1]["body"]

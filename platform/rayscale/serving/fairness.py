@@ -63,7 +63,7 @@ class FairQueue:
         self, owner: str, *, weight: float = 1.0, cost: float = 1.0
     ) -> AsyncIterator[None]:
         """The time of one piece of work, when it is its turn. Raises OverloadedError when the queue is full of its owner's."""
-        if self.waiting >= self._most_waiting and not self._has_place(owner):
+        if self._is_full(owner):
             self._make_room(owner)
         start = max(self._virtual, self._finish.get(owner, 0.0))
         self._finish[owner] = start + cost / weight
@@ -87,6 +87,14 @@ class FairQueue:
             yield
         finally:
             self._leave(owner)
+
+    def check(self, owner: str) -> None:
+        """Raise OverloadedError where :meth:`turn` would, before anything is done for the work."""
+        if self._is_full(owner):
+            self._find_most(owner)
+
+    def _is_full(self, owner: str) -> bool:
+        return self.waiting >= self._most_waiting and not self._has_place(owner)
 
     def _leave(self, owner: str) -> None:
         self._at_work[owner] -= 1
@@ -120,13 +128,17 @@ class FairQueue:
         return min((turn for turn in open_ones if turn is not None), default=None)
 
     def _make_room(self, owner: str) -> None:
-        """End the latest turn of whoever waits with the most; that is ``owner`` where all wait with as much."""
+        """End the latest turn of whoever waits with the most. Raises OverloadedError where that is ``owner``."""
+        latest = self._waiting[self._find_most(owner)][-1]
+        self._forget(latest)
+        latest.granted.set_exception(self._full())
+
+    def _find_most(self, owner: str) -> str:
+        """Who waits with the most. Raises OverloadedError where that is ``owner``, also where all wait with as much."""
         most = max(self._waiting, key=lambda each: len(self._waiting[each]))
         if len(self._waiting[most]) <= len(self._waiting.get(owner, ())) + 1:
             raise self._full()
-        latest = self._waiting[most][-1]
-        self._forget(latest)
-        latest.granted.set_exception(self._full())
+        return most
 
     def _full(self) -> OverloadedError:
         return OverloadedError(

@@ -75,6 +75,15 @@ class Service:
     def _spare(self) -> int:
         return math.ceil(self.backend.places() / 2)
 
+    def check_room(self, caller: Caller) -> None:
+        """Raise OverloadedError where an image of ``caller`` would be refused for want of room: before its body is read,
+        which costs more than the refusal."""
+        try:
+            self.queue.check(caller.owner)
+        except OverloadedError as error:
+            self.metrics.note_refusal(error.code, caller.key)
+            raise
+
     async def upscale(self, asked: UpscaleRequest, caller: Caller) -> Result:
         """The enlarged image, counted; see :meth:`_upscale`."""
         try:

@@ -220,6 +220,7 @@ async def _infer(service: Service, request: Request, reference: str) -> Response
     settings = service.settings
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedError("send the request without Content-Encoding")
+    service.check_room(Caller.of(request))
     asked = read_inference(
         await request.body(),
         request.headers.get(HEADER),

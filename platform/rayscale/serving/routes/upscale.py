@@ -70,6 +70,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
             check_reference(model)
         check_options(options)
         _check_encoding(request.headers)
+        service.check_room(Caller.of(request))
         if is_form(request.headers.get("content-type", "")):
             return await _answer_form(service, request, options, model)
         result = await service.upscale(

@@ -113,6 +113,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     ) -> dict[str, Any]:
         if model is not None:
             check_reference(model)
+        service.check_room(Caller.of(request))
         data = await request.body()
         result = await service.upscale(UpscaleRequest(data, model, options), Caller.of(request))
         return await viewer.run(partial(viewer.keep, data, result, options, _owner(request)))
