@@ -14,6 +14,7 @@ from rayscale.cli import (
     images,
     info,
     keys,
+    operations,
     pipeline,
     prepare,
     remote,
@@ -111,6 +112,7 @@ for group, commands in (
             remote.retry,
         ),
     ),
+    ("Operations", (operations.doctor, operations.gc)),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
 ):
     for command in commands:

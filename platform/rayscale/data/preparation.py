@@ -37,7 +37,8 @@ from rayscale.data.tasks import FOLDER, ShardRecord, ShardTask, record_key, writ
 from rayscale.errors import InputError, NotFoundError, StorageError, expect
 from rayscale.storage import Store, connect
 
-_SHARD = re.compile(rf"{FOLDER}(?P<name>\d{{5,}}-[0-9a-f]{{12}})\.(json|(\d+\.)?(hr|x\d+)\.arrow)")
+SHARD = re.compile(rf"{FOLDER}(?P<name>\d{{5,}}-[0-9a-f]{{12}})\.(json|(\d+\.)?(hr|x\d+)\.arrow)")
+"""Of what lies in the folder of shards, whatever preparation made it."""
 _LIST = re.compile(rf"{LISTS}({'|'.join(TABLES)})-\d{{5,}}-[0-9a-f]{{12}}\.parquet")
 _READERS = 8  # records read at a time
 
@@ -119,7 +120,7 @@ def _delete_others(store: Store, names: list[str], manifest: Manifest) -> None:
     """Delete the shards and lists of older preparations, which no manifest names any longer."""
     kept = set(names)
     for entry in list(store.list(FOLDER)):
-        match = _SHARD.fullmatch(entry.key)
+        match = SHARD.fullmatch(entry.key)
         if match and match["name"] not in kept:
             store.delete(entry.key)
     lists = {part.key for part in manifest.parts}

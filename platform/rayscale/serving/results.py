@@ -27,7 +27,7 @@ from rayscale.storage.uri import connect
 
 log = logging.getLogger("ray.serve")
 
-_NAME = re.compile(r"[0-9a-f]{10}-[A-Za-z0-9_-]{22}")
+NAME = re.compile(r"[0-9a-f]{10}-[A-Za-z0-9_-]{22}")
 _RECORD = "record.json"
 
 LAYERS = ("before", "after", "uncertainty")
@@ -89,7 +89,7 @@ class Results:
 
     def get(self, name: str, owner: str) -> Record:
         """What is known of a result. Raises NotFoundError for one that has ended, or is of somebody else."""
-        if _NAME.fullmatch(name) and _end(name) > time.time():
+        if NAME.fullmatch(name) and end_of(name) > time.time():
             with suppress(NotFoundError):
                 record = Record(**strictjson.loads(self.store.read(f"{name}/{_RECORD}")))
                 if record.owner == owner:
@@ -111,12 +111,12 @@ class Results:
         keys: dict[str, list[str]] = {}
         for entry in self.store.list():
             name = entry.key.partition("/")[0]
-            if _NAME.fullmatch(name):
+            if NAME.fullmatch(name):
                 sizes[name] = sizes.get(name, 0) + entry.size
                 keys.setdefault(name, []).append(entry.key)
         total, now = sum(sizes.values()) + size, time.time()
         for name in sorted(sizes):
-            if _end(name) > now and total <= self.settings.results_bytes:
+            if end_of(name) > now and total <= self.settings.results_bytes:
                 break
             # The record first: without it nobody looks for the rest.
             for key in sorted(keys[name], key=lambda key: not key.endswith(_RECORD)):
@@ -143,7 +143,8 @@ class Results:
             log.warning("results of the page that have ended were not deleted: %s", error)
 
 
-def _end(name: str) -> int:
+def end_of(name: str) -> int:
+    """The second since 1970 at which the result of this name ends."""
     return int(name[:10], 16)
 
 

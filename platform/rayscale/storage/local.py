@@ -49,7 +49,7 @@ class LocalStore(Store):
             status = path.stat()
             if not path.is_file():
                 raise IsADirectoryError(errno.EISDIR, "a folder", str(path))
-        return Entry(key, status.st_size, _etag(status), _mark(path))
+        return Entry(key, status.st_size, _etag(status), _mark(path), status.st_mtime)
 
     def read_version(self, key: str) -> tuple[bytes, str]:
         with self._errors(key), self._path(key).open("rb") as file:

@@ -60,7 +60,8 @@ class S3Store(Store):
             for item in self._items(self._prefix + prefix):
                 if folders or item["Size"] or not item["Key"].endswith("/"):
                     key = item["Key"][len(self._prefix) :]
-                    yield Entry(key, item["Size"], item["ETag"].strip('"'))
+                    modified = item["LastModified"].timestamp()
+                    yield Entry(key, item["Size"], item["ETag"].strip('"'), modified=modified)
 
     def _items(self, prefix: str) -> Iterator[dict[str, Any]]:
         """All pages of a listing, also of servers that know the first version of it only."""
@@ -98,8 +99,8 @@ class S3Store(Store):
         address = self._address(key)
         with self._errors(key):
             answer = get_client().head_object(**address)
-        mark = answer["Metadata"].get(_MARK, "")
-        return Entry(key, answer["ContentLength"], answer["ETag"].strip('"'), mark)
+        mark, modified = answer["Metadata"].get(_MARK, ""), answer["LastModified"].timestamp()
+        return Entry(key, answer["ContentLength"], answer["ETag"].strip('"'), mark, modified)
 
     def read_version(self, key: str) -> tuple[bytes, str]:
         buffer = io.BytesIO()
@@ -223,6 +224,18 @@ class S3Store(Store):
                     )
                 elif code_of(error) != "NoSuchUpload":  # finished or aborted meanwhile
                     raise
+
+    def list_unfinished(self) -> Iterator[Entry]:
+        with self._errors("", listing=True):
+            client = get_client()
+            pages = client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix):
+                for upload in page.get("Uploads", ()):
+                    place = {"Bucket": self.bucket, "Key": upload["Key"]}
+                    parts = client.list_parts(**place, UploadId=upload["UploadId"])
+                    size = sum(part["Size"] for part in parts.get("Parts", ()))
+                    begun = upload["Initiated"].timestamp()
+                    yield Entry(upload["Key"][len(self._prefix) :], size, "", modified=begun)
 
     def _settle(
         self, key: str, send: Callable[..., Any], condition: dict[str, str], writer: str

@@ -24,13 +24,14 @@ class Entry:
 
     ``etag`` changes whenever the object is written again; it is an opaque text, compared for equality only.
     ``mark`` is what its writer gave, "" when it gave none; None where that is not known, as in a listing of S3 and on
-    a file system without attributes.
+    a file system without attributes. ``modified`` is when it was written, in seconds since 1970 by the clock of the store.
     """
 
     key: str
     size: int
     etag: str
     mark: str | None = field(default=None, compare=False)
+    modified: float = field(default=0.0, compare=False)
 
 
 class Store(ABC):
@@ -121,6 +122,13 @@ class Store(ABC):
         For who alone writes the key: an upload of another that is on its way would fail. Here for stores that have
         nothing of the kind; one that denies it stays as it is.
         """
+
+    def list_unfinished(self) -> Iterator[Entry]:
+        """Uploads in parts that were begun and not ended, with what they hold so far; no ``list`` shows them.
+
+        ``forget_unfinished`` deletes those of a key. None here for stores that have nothing of the kind.
+        """
+        return iter(())
 
     def tidy(self, prefix: str = "", *, folders: bool = False) -> None:  # noqa: B027 - nothing to do is the rule
         """Delete the unfinished files that killed writers left below ``prefix``, and with ``folders`` empty folders.
