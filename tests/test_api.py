@@ -310,6 +310,9 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
     assert (report.protocol, len(report.images)) == ("edsr-paper-y", 1)
     with pytest.raises(ConfigError, match="unknown protocol 'y'"):
         rayscale.evaluate("bicubic", tmp_path, protocol="y")
+    for unscored in ({"uncertainty": True}, {"format": "png"}):
+        with pytest.raises(ConfigError, match="is not possible here: scores are of the images"):
+            rayscale.evaluate("bicubic", tmp_path, scale=2, **unscored)
 
 
 def test_models_have_names_and_cards() -> None:

@@ -335,6 +335,8 @@ def evaluate(
         raise ConfigError(
             f"the model is open already: give {', '.join(options)} to rayscale.open_model"
         )
+    for name in ("uncertainty", "format"):
+        model.options.refuse(name, "scores are of the images as the network makes them")
     upscaler = Upscaler(model._pipeline.upscaler.predictor.model, model.options, calibrate=False)
     pairs = read_pairs(data, upscaler.scale, degradation=parse_degradation(degradation))
     return score(upscaler, pairs, name=model.name, protocol=PROTOCOLS[protocol])

@@ -164,6 +164,8 @@ def test_a_batch_stays_in_its_places(make: Any, tools: Any, place: Path, uri: st
     [
         ({"options": {"sharpness": 1}}, 422),
         ({"options": {"scale": "many"}}, 422),
+        ({"options": {"uncertainty": True}}, 422),
+        ({"options": {"format": "png"}}, 422),
         ({"model": "s3://a/b"}, 403),
         ({"limit": 0}, 422),
         ({"keys": []}, 422),

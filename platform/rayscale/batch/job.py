@@ -85,6 +85,20 @@ def open_job(
     return Job(origin, sink, pattern, wanted, network, method)
 
 
+ONE_BY_ONE = ("uncertainty", "format")
+"""Options that no batch can honour."""
+
+
+def check_options(options: Options) -> None:
+    """Raise ConfigError for what no batch can do."""
+    expect(options, Options, "rayscale.Options, such as rayscale.Options(scale=2)")
+    for name in ONE_BY_ONE:
+        options.refuse(
+            name,
+            "a batch writes one output for each input, of its name and format; upscale such files one by one",
+        )
+
+
 def open_method(
     name: str, options: Options, weights: str | Path | None = None
 ) -> tuple[SuperResolver, Method]:
@@ -92,10 +106,7 @@ def open_method(
     from rayscale.inference import Upscaler
     from rayscale.registry import open_model
 
-    expect(options, Options, "rayscale.Options, such as rayscale.Options(scale=2)")
-    one_to_one = "a batch writes one output for each input, of its name and format; upscale such files one by one"
-    options.refuse("uncertainty", one_to_one)
-    options.refuse("format", one_to_one)
+    check_options(options)
     opened = open_model(name, weights=weights, scale=options.scale)
     upscaler = Upscaler(opened.network, options, device="cpu")
     options = replace(options, scale=upscaler.scale, labels=upscaler.handling.labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -20,8 +20,11 @@ LARGEST_SCALE = 16
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
-def parse_options(texts: Mapping[str, Any]) -> Options:
-    """The options of a request from their text forms, or from JSON, by name.
+def parse_options(
+    texts: Mapping[str, Any], check: Callable[[Options], None] | None = None
+) -> Options:
+    """The options of a request from their text forms, or from JSON, by name; ``check`` raises ConfigError for what a route
+    cannot do.
 
     Raises BadParameterError, which names the value and what it must be, also for a name that there is not.
     """
@@ -33,6 +36,8 @@ def parse_options(texts: Mapping[str, Any]) -> Options:
         options = Options.parse(**texts)
         for each in _offered():
             each.check(getattr(options, each.name))
+        if check is not None:
+            check(options)
     except ConfigError as error:
         raise BadParameterError(str(error)) from None
     return options
@@ -62,11 +67,13 @@ def _offered() -> Iterator[Choice]:
             yield each
 
 
-def describe_options() -> dict[str, Any]:
+def describe_options(without: Collection[str]) -> dict[str, Any]:
     """The schema of options as an object, for OpenAPI."""
     return {
         "type": "object",
-        "properties": {each.name: _describe(each) for each in _offered()},
+        "properties": {
+            each.name: _describe(each) for each in _offered() if each.name not in without
+        },
         "additionalProperties": False,
         "description": "as the parameters of /v1/upscale",
     }

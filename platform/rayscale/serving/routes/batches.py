@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from rayscale import strictjson
+from rayscale.batch import ONE_BY_ONE, check_options
 from rayscale.errors import NotFoundError
 from rayscale.serving.accesslog import BATCH_HEADER
 from rayscale.serving.batches import ACTIVE, Asked, Batches, Record
@@ -54,9 +55,9 @@ class BatchRequest(BaseModel):
     )
     target: str = Field(max_length=2048, description="s3://bucket/prefix below an allowed place")
     model: str | None = Field(default=None, max_length=256, description="as of /v1/upscale")
-    options: Annotated[dict[str, str | int | float | bool], WithJsonSchema(describe_options())] = (
-        Field(default_factory=dict)
-    )
+    options: Annotated[
+        dict[str, str | int | float | bool], WithJsonSchema(describe_options(without=ONE_BY_ONE))
+    ] = Field(default_factory=dict)
     keys: list[str] | None = Field(
         default=None, min_length=1, max_length=100_000, description="of the source, instead of all"
     )
@@ -136,7 +137,7 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         batches = _batches(service)
         model = asked.model or service.settings.model
         check_reference(model)
-        options = parse_options(asked.options).to_texts()
+        options = parse_options(asked.options, check_options).to_texts()
         keys = None if asked.keys is None else tuple(asked.keys)
         values = asked.model_dump(exclude={"model", "options", "keys"})
         work = Asked(model=model, options=options, keys=keys, **values)
