@@ -11,6 +11,7 @@ import io
 import json
 import weakref
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -205,7 +206,16 @@ class Counting:
         return []
 
 
-@pytest.mark.slow
+@pytest.fixture
+def little_garbage() -> Iterator[None]:
+    """What is there already is not collected again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("little_garbage")
 def test_results_are_sent_as_they_come_and_not_kept(make_app: Any, tools: Any) -> None:
     backend = Counting()
     body, kind = form(*[(f"{i}.png", tools.encoded(4, 4, seed=i)) for i in range(20)])
@@ -218,7 +228,7 @@ def test_results_are_sent_as_they_come_and_not_kept(make_app: Any, tools: Any) -
     )  # two at work or waiting to be sent, and the one that is being sent
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("little_garbage")
 def test_a_full_queue_refuses_the_form_or_makes_its_later_images_wait(
     make_app: Any, tools: Any
 ) -> None:
