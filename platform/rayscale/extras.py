@@ -11,6 +11,8 @@ _FOR = {
     "geo": "GeoTIFF needs",
     "medical": "DICOM and NIfTI need",
     "local": "the local stack needs",
+    "onnx": "ONNX needs",
+    "openvino": "OpenVINO needs",
 }
 
 

@@ -18,6 +18,7 @@ from rayscale.fields import check_choices, check_names, choice, choices_of, pars
 LabelPolicy = Literal["refuse", "nearest"]
 MetadataPolicy = Literal["keep", "strip"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Backend = Literal["auto", "torch", "openvino", "onnxruntime"]
 Format = Literal["png", "jpeg", "webp", "tiff"]
 
 SMALLEST_TILE = 16
@@ -138,6 +139,7 @@ class Options(Handling):
         consistency: correct the output by back-projection until it gives the source when shrunk.
         uncertainty: the standard deviation over the eight of the ensemble, before any correction; implies ``ensemble``.
         precision: ``auto`` uses bfloat16 for 8-bit images on hardware that has it, float32 otherwise.
+        backend: what computes the layers of the network; results agree up to the rounding of the precision.
         tile: columns of a panel, or side of a tile for a network without a path, in source pixels; None is what is
             fast. Less takes less memory.
         format: of the output; None is that of the source, or of the ending of the output's name.
@@ -169,6 +171,12 @@ class Options(Handling):
     )
     precision: Precision = choice(
         "auto", "auto: bfloat16 for 8-bit images where the hardware has it.", choices=Precision
+    )
+    backend: Backend = choice(
+        "auto",
+        "What computes the layers of the network: torch, or openvino or onnxruntime (extras, on the CPU). auto: torch, or "
+        "what exported weights are for.",
+        choices=Backend,
     )
     tile: int | None = choice(
         None,

@@ -11,6 +11,7 @@ from rayscale import __version__, interruption
 from rayscale.cli import (
     batch,
     compare,
+    export,
     images,
     info,
     keys,
@@ -98,7 +99,10 @@ for group, commands in (
             images.models,
         ),
     ),
-    ("From data to a model", (prepare.prepare, train.train, sweep.sweep, pipeline.register)),
+    (
+        "From data to a model",
+        (prepare.prepare, train.train, sweep.sweep, pipeline.register, export.export),
+    ),
     (
         "Serving",
         (

@@ -9,14 +9,18 @@ source's. The correction of an output pixel depends on one source pixel, so halo
 
 from __future__ import annotations
 
+import base64
+import zlib
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rayscale import strictjson
 from rayscale.resampling import exact_scale
 
 if TYPE_CHECKING:
@@ -86,6 +90,25 @@ class FlatField:
             return None
         table = differences(_colours(nodes, together, value_range))
         return cls(table, together, nodes, value_range, period, (p, q))
+
+    def to_text(self) -> str:
+        """What :meth:`from_text` makes the same flat field of."""
+        facts = {name: value for name, value in vars(self).items() if name != "table"}
+        table = self.table.contiguous().numpy().astype("<f4")
+        packed = base64.b85encode(zlib.compress(table.tobytes())).decode()
+        return strictjson.dumps({**facts, "table": packed})
+
+    @classmethod
+    def from_text(cls, text: str) -> FlatField:
+        """The inverse of :meth:`to_text`; ValueError, KeyError or TypeError for any other text."""
+        facts = strictjson.loads(text)
+        period, channels, nodes = (int(facts[name]) for name in ("period", "channels", "nodes"))
+        rows = len(_colours(nodes, channels, 1.0))
+        size = rows * period**2 * channels
+        content = zlib.decompressobj().decompress(base64.b85decode(facts.pop("table")), 4 * size)
+        table = torch.from_numpy(np.frombuffer(content, "<f4", size).astype(np.float32))
+        p, q = facts.pop("factor")
+        return cls(table=table.reshape(rows, -1), factor=(int(p), int(q)), **facts)
 
     def averaged(self) -> FlatField:
         """That of the self-ensemble: the mean over the eight flips and turns of the output grid."""

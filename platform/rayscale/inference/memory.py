@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from rayscale.imaging import Header
 
 # The CPU allocator of torch has no class of its own for it, nor have the libraries below torch.
-_SIGNS = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a primitive")
+_SIGNS = (
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "allocate memory",
+    "could not create a primitive",
+)
 
 # Bytes held at the peak of writing, for each byte of the decoded output, which is one of them. The rest is
 # the encoder's: its output, which noise does not shrink, and copies of it.

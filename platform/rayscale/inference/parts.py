@@ -24,8 +24,6 @@ from rayscale.resampling import enlarged, exact_scale
 
 PANEL = 1024
 """Columns of a panel, halo not counted."""
-TILE = 192
-"""Side of a tile, halo not counted."""
 _ROWS = 48
 """Rows of a strip as wide as a panel on a CPU, the fastest measured of 12 to 96; narrower strips have as many pixels."""
 _ROWS_ELSEWHERE = 256
@@ -79,7 +77,7 @@ class Parts:
         Raises OutOfMemoryError as :meth:`enlarge`.
         """
         halo, grain = self.model.halo(self.scale), exact_scale(self.scale).denominator
-        side = self.side or (TILE if self.path is None else PANEL)
+        side = self.side or (self.model.tile if self.path is None else PANEL)
         waiting = [Tile.whole(*size)]
         while waiting:
             part = waiting.pop()

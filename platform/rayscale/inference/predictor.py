@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rayscale.errors import InputError, NonFiniteOutputError, quantity
 from rayscale.imaging.levels import Levels
 from rayscale.inference import excess, localmean
+from rayscale.inference.compiled import Compiled, compile_network, needs_cpu
 from rayscale.inference.device import pick_device, pick_dtype
 from rayscale.inference.ensemble import ensemble_moments, pad, self_ensemble
 from rayscale.inference.flatfield import FlatField
@@ -28,7 +29,7 @@ class Predictor:
 
     Args:
         model: the network; moved to the device and set to evaluation mode. Its weights must not change any longer.
-        options: of which scale, precision, tile, ensemble and uncertainty matter here.
+        options: of which scale, precision, backend, tile, ensemble and uncertainty matter here.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         calibrate: keep the radiometry of the source (``flatfield``, ``localmean``, ``excess``). Without it the network
             is taken as it is, as published figures are.
@@ -50,7 +51,9 @@ class Predictor:
         scale = model.default_scale if options.scale is None else options.scale
         self.options = options
         self.scale = model.resolve_scale(scale)
-        self.device = pick_device(device)
+        on_cpu = device == "auto" and needs_cpu(model, options.backend)
+        self.device = pick_device("cpu" if on_cpu else device)
+        model = compile_network(model, self.scale, options.backend, self.device)
         self.calibrates = calibrate and not model.keeps_means
         self._splits = calibrate and not model.linear
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -162,7 +165,10 @@ class Predictor:
     def _flat(self, channels: int, dtype: torch.dtype) -> FlatField | None:
         """The flat field of the network for images of ``channels`` channels, measured once and kept."""
         if (channels, dtype) not in self._flats:
-            flat = FlatField.measure(self.model, self.scale, channels, dtype)
+            if isinstance(self.model, Compiled):
+                flat = self.model.flat(channels, dtype)
+            else:
+                flat = FlatField.measure(self.model, self.scale, channels, dtype)
             if flat is not None and self.options.ensemble:
                 flat = flat.averaged()
             self._flats[channels, dtype] = flat

@@ -56,11 +56,16 @@ class PreUpsampled(LumaResolver, ABC):
         """The stages from the bicubic enlargement of luma ``(N, 1, H, W)`` to what it should be, in ``[0, value_range]``."""
 
     def path(self, scale: float, channels: int) -> nn.Sequential:
+        return self.around(self.refine(), scale, channels)
+
+    def core(self, scale: float) -> nn.Module:
+        """What follows bicubic, on luma at the target size."""
+        return self.refine()
+
+    def around(self, core: nn.Module, scale: float, channels: int) -> nn.Sequential:
         if channels == 3:
-            return nn.Sequential(
-                Interpolate(scale), RefineLuma(self.refine(), self.spec.value_range)
-            )
-        return nn.Sequential(Planes(1), Interpolate(scale), self.refine(), Planes(channels))
+            return nn.Sequential(Interpolate(scale), RefineLuma(core, self.spec.value_range))
+        return nn.Sequential(Planes(1), Interpolate(scale), core, Planes(channels))
 
 
 class Luma(Pointwise):

@@ -33,6 +33,8 @@ class SuperResolver(nn.Module):
     keeps_means: ClassVar[bool] = False
     # Whether the output is a linear function of the input, so that no value is too large for it.
     linear: ClassVar[bool] = False
+    # Side of a tile in source pixels, halo not counted, where there is no path.
+    tile: ClassVar[int] = 192
     # (low, high) where every scale in (low, high] is served besides ``scales``; see ``exact_scale``.
     scale_range: ClassVar[tuple[float, float] | None] = None
 
@@ -104,6 +106,17 @@ class SuperResolver(nn.Module):
         Made anew at each call around the network's own layers, whose places in the state dict stay what they are.
         """
         return None
+
+    def core(self, scale: float) -> nn.Module | None:
+        """The part of ``path`` that is layers alone, as other libraries compute it; None where there is no path.
+
+        It takes and gives ``(N, C, H, W)`` of ``channels`` channels, black at 0 and white at ``value_range``.
+        """
+        return self.path(scale, self.channels)
+
+    def around(self, core: nn.Module, scale: float, channels: int) -> nn.Module:
+        """The enlargement of images of ``channels`` channels, given what computes the core."""
+        return core
 
     def enlarge(self, x: Tensor, scale: float) -> Tensor:
         """The computation of ``forward``, its arguments already checked; it may stay narrow under autocast."""

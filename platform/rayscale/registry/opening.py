@@ -94,8 +94,11 @@ def open_model(
     check_named(name)
     if weights is not None:
         expect(weights, (str, PathLike), "the path of a file of weights")
+        from rayscale.inference.exported import is_export, open_export
         from rayscale.models.weights import read_weights
 
+        if is_export(weights):
+            return open_export(weights, name=name)
         read = read_weights(weights, name=name, scale=scale)
         return OpenedModel(read.model, read.sha256, name)
     try:
