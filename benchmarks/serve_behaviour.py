@@ -1,5 +1,5 @@
-"""How the deployed service behaves over time and under too much: one contender of ``serve_contenders.py``, by default ``ray``;
-fairness compares several, of which ``ray:PYTHONPATH=OLD/platform`` is another checkout.
+"""How the deployed service behaves over time and under too much: contenders of ``serve_contenders.py``, by default ``ray``;
+``ray:PYTHONPATH=OLD/platform`` is another checkout. Fairness takes them in turn, the others one after the other.
 
 python benchmarks/serve_load.py --overload          # 20 times what it can do: refusals, admitted requests, probes
 python benchmarks/serve_load.py --soak 10000        # memory of its processes over so many requests
@@ -55,7 +55,9 @@ def run(options: argparse.Namespace, image: Path) -> bool:
             if options.fairness:
                 fairness(options, contenders, image)
             elif measure is not None:
-                measure(options, contenders[names[0]], image)
+                for name in names:
+                    print(name, flush=True)
+                    measure(options, contenders[name], image)
         return True
     return False
 
@@ -153,27 +155,44 @@ async def _repeat(address: str, body: bytes, count: int, look: Callable[[int], N
 def fairness(options: argparse.Namespace, contenders: dict[str, Contender], image: Path) -> None:
     """Rounds alone and rounds beside the other, in turn."""
     data = image.read_bytes()
-    taken: dict[tuple[str, int], list[float]] = {}
+    found: dict[tuple[str, int], list[tuple[float, str]]] = {}
     for number in range(options.rounds):
         for name in list(contenders)[:: -1 if number % 2 else 1]:
             for others in (0, 32):
                 made = asyncio.run(_one_by_one(contenders[name].address, data, others, 12.0))
-                taken.setdefault((name, others), []).extend(made)
+                found.setdefault((name, others), []).extend(made)
     for name in contenders:
-        alone, beside = taken[name, 0], taken[name, 32]
+        alone, beside = ([taken for taken, _ in found[name, others]] for others in (0, 32))
         print(name)
         _print_times("alone", alone)
+        _print_stages([told for _, told in found[name, 0]])
         _print_times("beside a client with 32 images under way", beside)
+        _print_stages([told for _, told in found[name, 32]])
         for percent in (50, 95):
             ratio = percentile(beside, percent) / percentile(alone, percent)
             print(f"p{percent}: {ratio:.2f} times that of alone")
 
 
-async def _one_by_one(address: str, body: bytes, others: int, seconds: float) -> list[float]:
+def _print_stages(told: list[str]) -> None:
+    """Medians of what ``Server-Timing`` says."""
+    stages: dict[str, list[float]] = {}
+    for line in told:
+        for part in line.split(", "):
+            name, _, taken = part.partition(";dur=")
+            stages.setdefault(name, []).append(float(taken))
+    print(
+        "  "
+        + ", ".join(f"{name} {statistics.median(each):.0f} ms" for name, each in stages.items())
+    )
+
+
+async def _one_by_one(
+    address: str, body: bytes, others: int, seconds: float
+) -> list[tuple[float, str]]:
     url = address + PATH.format(model="edsr-baseline")
     end = time.perf_counter() + seconds
     mine, theirs = (f"Authorization: Bearer {key}\r\n" for key in KEYS)
-    taken: list[float] = []
+    taken: list[tuple[float, str]] = []
 
     async def other() -> None:
         async with Connection(address) as connection:
@@ -187,8 +206,8 @@ async def _one_by_one(address: str, body: bytes, others: int, seconds: float) ->
             await asyncio.sleep(3.0 if others else 0.5)
             while time.perf_counter() < end:
                 begun = time.perf_counter()
-                status, _, _ = await connection.post(url, body, mine)
-                taken.append(time.perf_counter() - begun)
+                status, headers, _ = await connection.post(url, body, mine)
+                taken.append((time.perf_counter() - begun, headers.get("server-timing", "")))
                 if status != 200:
                     raise SystemExit(f"status {status}")
                 await asyncio.sleep(0.05)

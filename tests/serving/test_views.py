@@ -75,6 +75,54 @@ def test_a_stretch_is_linear_between_black_and_white(page: Any, tools: Any) -> N
     np.testing.assert_allclose(inverted, 255.0 - shown, atol=1.01)
 
 
+def slice_of(spacing: tuple[float, float], height: int, width: int) -> bytes:
+    """A made-up DICOM slice of random pixels, its spacing of rows and columns in millimetres."""
+    dataset = pydicom.dcmread("slice.dcm")
+    dataset.PixelSpacing = list(spacing)
+    dataset.Rows, dataset.Columns = height, width
+    values = np.random.default_rng(5).integers(0, 1000, (height, width), dtype=np.uint16)
+    dataset.PixelData = values.tobytes()
+    out = io.BytesIO()
+    dataset.save_as(out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shown"), [((2, 0.5), (100, 320)), ((0.5, 1), (200, 80)), ((1, 1.0001), (100, 80))]
+)
+def test_pixels_are_shown_as_long_as_they_are_in_the_patient(
+    page: Any, inputs: Path, spacing: tuple[float, float], shown: tuple[int, int]
+) -> None:
+    view = page("/v1/views", slice_of(spacing, 40, 50), scale=2).json()
+    assert (view["after"]["width"], view["after"]["height"]) == (100, 80)
+    assert (view["after"]["shown_width"], view["after"]["shown_height"]) == shown
+    at, stretch = f"/v1/views/{view['id']}", {"black": "0", "white": "1000"}
+    tile = pixels_of(page(f"{at}/tiles/after/0/0/0", **stretch))
+    assert tile.shape == shown[::-1]
+    for row, column in ((0, 0), (79, 99), (40, 50)):
+        value = page(f"{at}/point", row=row, column=column).json()["after"][0]
+        # The middle of the pixel, where its neighbours have no part; a stretched one begins there only nearly.
+        y, x = int((row + 0.5) * shown[1] / 80), int((column + 0.5) * shown[0] / 100)
+        assert tile[y, x] == pytest.approx(np.clip(value, 0, 1000) * 0.255, abs=45)
+
+
+def test_a_stretched_picture_of_several_tiles_has_no_seams(page: Any, inputs: Path) -> None:
+    """Tiles together are the whole picture stretched at once by Pillow."""
+    view = page("/v1/views", slice_of((3, 1), 150, 280), scale=2).json()
+    at, stretch = f"/v1/views/{view['id']}", {"black": "0", "white": "1000"}
+    after = view["after"]
+    assert (after["shown_width"], after["shown_height"], after["levels"]) == (560, 900, 2)
+    rows = [
+        np.hstack([pixels_of(page(f"{at}/tiles/after/1/{x}/{y}", **stretch)) for x in range(2)])
+        for y in range(2)
+    ]
+    larger = read_image(page(f"{at}/files/after").content).pixels[..., 0]
+    painted = np.rint(larger.clip(0, 1000) * 0.255).astype(np.uint8)
+    whole = PIL.Image.fromarray(painted).resize((560, 900), PIL.Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(np.vstack(rows), np.asarray(whole), atol=1)
+    assert page(f"{at}/tiles/after/1/0/2", **stretch).status_code == 404
+
+
 def test_points_of_a_scene_lie_where_rasterio_puts_them(page: Any, inputs: Path) -> None:
     view = page("/v1/views", Path("scene.tif").read_bytes(), scale=2).json()
     assert view["container"] == "geotiff"

@@ -14,7 +14,10 @@ from rayscale.imaging.containers.dicom_file import discreetly
 from rayscale.imaging.containers.elements import several
 from rayscale.imaging.containers.geometadata import GeoMetadata
 from rayscale.imaging.containers.nifti import NiftiMetadata
-from rayscale.imaging.image import Metadata
+from rayscale.imaging.image import Image, Metadata
+
+_SQUARE, _ODD = math.log(1.01), math.log(32)
+"""Aspects of pixels nearer to 1 count as 1, and so do farther ones."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,42 @@ def locate(metadata: Metadata | None, index: int, row: int, column: int) -> Plac
     if isinstance(metadata, NiftiMetadata):
         return _in_scanner(metadata, index, row, column)
     return None
+
+
+def aspect_of(image: Image) -> float:
+    """Height over width of a pixel as it lies on the map, in the patient or on paper; 1 where the file says nothing sound."""
+    metadata, aspect = image.metadata, 1.0
+    if isinstance(metadata, GeoMetadata):
+        if metadata.transform is not None:
+            a, b, _, d, e, _ = metadata.transform[:6]
+            aspect = _ratio(math.hypot(b, e), math.hypot(a, d))
+    elif isinstance(metadata, DicomMetadata):
+        with discreetly("the geometry of the DICOM object is damaged"):
+            aspect = _dicom_aspect(metadata.dataset)
+    elif isinstance(metadata, NiftiMetadata):
+        affine = metadata.affine()
+        if affine is not None:
+            across, down = np.linalg.norm(affine[:3, :2], axis=0).tolist()
+            aspect = _ratio(down, across)
+    elif image.dpi is not None:
+        aspect = _ratio(*image.dpi)
+    return aspect
+
+
+def _dicom_aspect(dataset: Any) -> float:
+    """DICOM PS3.3 10.7.1.1: spacing of rows, then of columns; without one the aspect, C.7.6.3.1.7, in the same order."""
+    spacing = _ask(dataset, 0, "PixelMeasuresSequence", "PixelSpacing")
+    for name in ("ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        spacing = spacing or _ask(dataset, 0, "", name)
+    return 1.0 if spacing is None or len(spacing) < 2 else _ratio(spacing[0], spacing[1])
+
+
+def _ratio(high: float, wide: float) -> float:
+    """1 also for what only rounding keeps from it, and for what no scanner makes."""
+    if not (math.isfinite(high) and math.isfinite(wide) and high > 0 and wide > 0):
+        return 1.0
+    ratio = high / wide
+    return ratio if _SQUARE < abs(math.log(ratio)) < _ODD else 1.0
 
 
 def is_bottom_up(metadata: Metadata | None) -> bool:

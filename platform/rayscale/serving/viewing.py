@@ -6,6 +6,7 @@ The levels lie in files that are mapped into memory, so a tile of 100 megapixels
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import sys
@@ -24,7 +25,14 @@ from numpy.typing import NDArray
 
 from rayscale.errors import InputError, NotFoundError
 from rayscale.imaging import Image
-from rayscale.imaging.coordinates import channel_names, is_bottom_up, locate, units_of, window_of
+from rayscale.imaging.coordinates import (
+    aspect_of,
+    channel_names,
+    is_bottom_up,
+    locate,
+    units_of,
+    window_of,
+)
 from rayscale.imaging.levels import Levels
 from rayscale.resampling import downsample
 from rayscale.serving.errors import UnavailableError
@@ -85,10 +93,38 @@ class Stretch:
         return PIL.Image.fromarray(np.dstack([shown, alpha]), "RGBA")
 
 
+@dataclass(frozen=True)
+class _Span:
+    """What a tile shows along one side.
+
+    Attributes:
+        stored: the pixels that it is made of, with neighbours where it is stretched.
+        start, stop: of these, what it shows. shown: its own pixels.
+    """
+
+    stored: slice
+    start: float
+    stop: float
+    shown: int
+
+    @classmethod
+    def of(cls, part: int, stored: int, shown: int) -> _Span:
+        """Of tile ``part`` of a side that shows ``stored`` pixels as ``shown``; beyond the picture it shows none."""
+        first, last = part * TILE, min((part + 1) * TILE, shown)
+        if part < 0 or last <= first:
+            return cls(slice(0, 0), 0, 0, 0)
+        low, high = first * stored / shown, last * stored / shown
+        margin = 0 if stored == shown else 1
+        begin = max(math.floor(low) - margin, 0)
+        end = min(math.ceil(high) + margin, stored)
+        return cls(slice(begin, end), low - begin, high - begin, last - first)
+
+
 class Picture:
     """A decoded picture or volume and its levels, in a folder that goes with it.
 
-    Levels and tiles are upright; rows are counted as in the file, of which those of a NIfTI go up (``flipped``).
+    Levels and tiles are upright; rows are counted as in the file, of which those of a NIfTI go up (``flipped``). Tiles show
+    pixels as they lie in space: where these are not square, the longer side is stretched (``aspect`` is height over width).
 
     Args:
         image: its pixels are let go of.
@@ -98,15 +134,18 @@ class Picture:
         self._folder = Path(tempfile.mkdtemp(prefix="rayscale-view-"))
         self._end = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.metadata = image.metadata
+        self.dpi = image.dpi
         self.levels_of_file = image.levels
         self.flipped = is_bottom_up(image.metadata)
+        self.aspect = aspect_of(image)
         self.bytes = 0
+        self._exact = bool(image.labels)
         pixels = image.pixels if image.pixels.ndim == 4 else image.pixels[None]
         coverage = _coverage(image)
         if self.flipped:
             pixels = pixels[:, ::-1]
             coverage = None if coverage is None else coverage[:, ::-1]
-        self.levels = self._build("pixels", pixels, exact=bool(image.labels))
+        self.levels = self._build("pixels", pixels, exact=self._exact)
         self.coverage = None if coverage is None else self._build("coverage", coverage, exact=True)
 
     @property
@@ -115,6 +154,12 @@ class Picture:
         slices, height, width, channels = self.levels[0].shape
         return slices, height, width, channels
 
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Height and width that its tiles make together."""
+        _, height, width, _ = self.shape
+        return round(height * max(self.aspect, 1)), round(width * max(1 / self.aspect, 1))
+
     def describe(self) -> dict[str, Any]:
         """Sizes, channels and the stretches to choose from, as the page takes them."""
         slices, height, width, channels = self.shape
@@ -122,6 +167,8 @@ class Picture:
             "slices": slices,
             "width": width,
             "height": height,
+            "shown_width": self.shown[1],
+            "shown_height": self.shown[0],
             "levels": len(self.levels),
             "flipped": self.flipped,
             "type": str(self.levels[0].dtype),
@@ -169,13 +216,23 @@ class Picture:
         if not all(0 <= band < channels for band in stretch.bands):
             raise NotFoundError(f"bands are counted from 0 to {channels - 1}")
         at = len(self.levels) - 1 - level
-        rows, columns = (slice(part * TILE, (part + 1) * TILE) for part in (row, column))
-        values = self.levels[at][index, rows, columns]
-        if row < 0 or column < 0 or 0 in values.shape:
+        sides = zip((row, column), self.levels[at].shape[1:3], self.shown, strict=True)
+        down, across = (_Span.of(part, stored, -(-shown >> at)) for part, stored, shown in sides)
+        if min(down.shown, across.shown) < 1:
             raise NotFoundError(f"there is no tile {column}, {row} at level {level}")
-        alpha = None if self.coverage is None else self.coverage[at][index, rows, columns, 0]
+        values = self.levels[at][index, down.stored, across.stored]
+        alpha = None
+        if self.coverage is not None:
+            alpha = self.coverage[at][index, down.stored, across.stored, 0]
+        picture = stretch.paint(np.asarray(values), alpha)
+        if (across.shown, down.shown) != picture.size:
+            resample = (
+                PIL.Image.Resampling.NEAREST if self._exact else PIL.Image.Resampling.BILINEAR
+            )
+            box = (across.start, down.start, across.stop, down.stop)
+            picture = picture.resize((across.shown, down.shown), resample, box)
         out = io.BytesIO()
-        stretch.paint(np.asarray(values), alpha).save(out, "png", compress_level=1)
+        picture.save(out, "png", compress_level=1)
         return out.getvalue()
 
     def values(self, index: int, row: int, column: int) -> list[float | None]:
@@ -264,7 +321,7 @@ def disagreement(before: Picture, after: Picture, scale: float) -> Image:
             out[index, ..., 0] = np.fmax(out[index, ..., 0], apart)
     top = float(np.nanmax(out)) if np.isfinite(out).any() else 1.0
     levels = Levels((0.0,), (max(top, 1e-9),), "to the largest")
-    return Image(out, container="tiff", levels=levels, metadata=before.metadata)
+    return Image(out, container="tiff", levels=levels, metadata=before.metadata, dpi=before.dpi)
 
 
 class Pictures:

@@ -83,7 +83,7 @@ export class Compare {
     });
   }
 
-  source({ layer, width, height, levels }, values) {
+  source({ layer, shown_width: width, shown_height: height, levels }, values) {
     const id = this.view.id;
     const text = new URLSearchParams(values).toString();
     return {
@@ -129,9 +129,12 @@ export class Compare {
     const { x, y } = item.viewportToImageCoordinates(this.viewer.viewport.pointFromPixel(position, true));
     const size = item.getContentSize();
     const inside = x >= 0 && y >= 0 && x < size.x && y < size.y;
+    // Pixels that are not square are shown longer than they are stored.
+    const { width, height, flipped } = this.view.after;
+    const column = Math.floor((x * width) / size.x);
+    const down = Math.floor((y * height) / size.y);
     // Rows are counted as in the file, and some files begin at the bottom.
-    const row = this.view.after.flipped ? size.y - 1 - Math.floor(y) : Math.floor(y);
-    return inside ? { column: Math.floor(x), row } : null;
+    return inside ? { column, row: flipped ? height - 1 - down : down } : null;
   }
 
   zoom(factor) {
