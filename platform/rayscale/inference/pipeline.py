@@ -112,17 +112,27 @@ class Pipeline:
         return write_image(larger.image, self.provenance.with_measures(**larger.measures))
 
     def run(
-        self, data: bytes, container: str | None = None, *, max_pixels: int | None = None
+        self,
+        data: bytes,
+        container: str | None = None,
+        *,
+        max_pixels: int | None = None,
+        enlarge: Callable[[Image], Upscaled] | None = None,
     ) -> Output:
-        """From file to file; arguments as in :meth:`read`."""
+        """From file to file; ``enlarge`` as in :meth:`run_image`, other arguments as in :meth:`read`."""
         start = time.perf_counter()
         image = self.read(data, container, max_pixels=max_pixels)
-        return self.run_image(image, time.perf_counter() - start)
+        return self.run_image(image, time.perf_counter() - start, enlarge)
 
-    def run_image(self, image: Image, decode_s: float = 0.0) -> Output:
-        """From an image that another pipeline of the same options has read."""
+    def run_image(
+        self,
+        image: Image,
+        decode_s: float = 0.0,
+        enlarge: Callable[[Image], Upscaled] | None = None,
+    ) -> Output:
+        """From an image that another pipeline of the same options has read; ``enlarge`` stands in for :meth:`enlarge`."""
         clock = [time.perf_counter()]
-        larger = self.enlarge(image)
+        larger = (enlarge or self.enlarge)(image)
         clock.append(time.perf_counter())
         data = self.write(larger)
         uncertainty = None

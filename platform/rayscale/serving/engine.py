@@ -21,6 +21,7 @@ import numpy as np
 
 from rayscale.errors import OutOfMemoryError, quantity
 from rayscale.imaging import Header, probe
+from rayscale.inference.device import pick_device
 from rayscale.inference.memory import Budget, check_memory, is_out_of_memory
 from rayscale.inference.pipeline import Pipeline
 from rayscale.models.builtin import builtin_names
@@ -29,6 +30,7 @@ from rayscale.resampling import enlarged
 from rayscale.serving.cards import card, entry
 from rayscale.serving.errors import UnavailableError
 from rayscale.serving.metrics import ReplicaMetrics, Snapshot, take_snapshot
+from rayscale.serving.packs import PACK, Packs
 from rayscale.serving.rates import Rates
 from rayscale.serving.requests import EstimateRequest, Result, UpscaleRequest, check_size
 from rayscale.serving.shelf import Loaded, Shelf
@@ -68,6 +70,7 @@ class Engine:
         self._listing = ThreadPoolExecutor(1, thread_name_prefix="listing")
         self._registered = _Loader("registered", most=_LOADS)
         self._built_in = _Loader("built-in")
+        self._packs = Packs(_pack_size(settings))
         self._memory = Budget()
         self._rates = Rates()
         self._ready = False
@@ -192,7 +195,11 @@ class Engine:
             self.turns.take(asked.owner, asked.weight) as pause,
         ):
             _current.pause = pause
-            output = pipeline.run(asked.data, max_pixels=limits.max_input_pixels)
+            output = pipeline.run(
+                asked.data,
+                max_pixels=limits.max_input_pixels,
+                enlarge=partial(self._packs.enlarge, pipeline),
+            )
         self._rates.note(
             _kind(loaded, asked.options, header),
             seconds=sum(output.seconds.values()),
@@ -278,6 +285,14 @@ class Engine:
                 if not self._ready:
                     self._load_default()
                 self.shelf.refresh()
+
+
+def _pack_size(settings: ServeSettings) -> int:
+    """Pictures that go through a network together: never more than there are threads to bring them."""
+    size = settings.pack
+    if size is None:
+        size = PACK if pick_device(settings.device).type == "cuda" else 1
+    return min(size, settings.threads)
 
 
 def _kind(loaded: Loaded, options: Options, header: Header) -> object:

@@ -121,6 +121,13 @@ class ServeSettings(BaseSettings):
     threads: int = Field(
         default=2, gt=0, description="images one replica works on at once (the rest of it waits)"
     )
+    pack: int | None = Field(
+        default=None,
+        gt=0,
+        le=64,
+        description="small pictures of one shape that go through a network together, as many as there are threads at most; unset: "
+        "8 on a GPU, each alone elsewhere",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 for 8-bit images on hardware that has it"
