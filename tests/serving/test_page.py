@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 import httpx
 import numpy as np
 import PIL.Image
+import pydicom
 import pytest
+from tests.imaging.dicom_objects import saved, scan
 from tests.plugins.web import listening
 
 from rayscale.serving.api import create_app
@@ -182,10 +185,47 @@ def test_a_scene_and_a_volume_have_places_and_slices(
     with page.expect_response(lambda answer: "slice=2" in answer.url and "/tiles/" in answer.url):
         pass
     keep(page, "volume")
-    upscale(page, "slices/1.dcm", "slices/2.dcm")
+    upscale(page, "slices/2.dcm", "slices/1.dcm")
     page.wait_for_selector("#values:has-text('patient (LPS)')")
-    assert page.locator("#list li").count() == 4
+    assert page.locator("#list li").count() == 3
+    assert page.inner_text("#slice-shown") == "2 of 2"
     keep(page, "series")
+    with page.expect_download() as saved:
+        page.click("#download")
+    assert saved.value.suggested_filename == "2-x2.zip"
+    with zipfile.ZipFile(saved.value.path()) as archive:
+        larger = [pydicom.dcmread(archive.open(name)) for name in archive.namelist()]
+    assert [each.InstanceNumber for each in larger] == [1, 2]
+    assert larger[0].Rows == 2 * pydicom.dcmread("slices/1.dcm").Rows
+
+
+def test_a_zip_of_a_series_and_a_picture(service: str, look: Any, keep: Any, inputs: Path) -> None:
+    with zipfile.ZipFile("all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("slices/1.dcm", "photo.png", "slices/2.dcm"):
+            archive.write(name)
+    page = look(service)
+    page.set_input_files("#files", "all.zip")
+    page.wait_for_selector("#go:has-text('Upscale 2 images')")
+    assert "1.dcm and 1 more slice" in page.inner_text("#list")
+    page.wait_for_selector("#estimate:has-text('2 slices')")
+    page.click("#go")
+    page.wait_for_selector(READY)
+    page.wait_for_selector("#progress", state="hidden")
+    assert page.inner_text("#slice-shown") == "2 of 2"
+    # A pixel of 0.7 x 0.5 mm is shown that long.
+    across, down = page.evaluate(
+        """() => { const at = OpenSeadragon.getViewer('viewer').world.getItemAt(0).getContentSize(); return [at.x, at.y]; }"""
+    )
+    source = pydicom.dcmread("slices/1.dcm")
+    assert down / across == pytest.approx(0.7 / 0.5 * source.Rows / source.Columns, rel=0.05)
+    check_access(page)
+    keep(page, "zip")
+    Path("slices/3.dcm").write_bytes(saved(scan(SOPInstanceUID="1.2.3.9", PixelSpacing=[0.7, 0.6])))
+    page.set_input_files("#files", ["slices/1.dcm", "slices/3.dcm"])
+    page.wait_for_selector("#go:has-text('Upscale'):not([disabled])")
+    page.click("#go")
+    page.wait_for_selector("#problem:has-text('another pixel spacing')")
+    assert page.locator("#list li").count() == 4
 
 
 def test_a_phone_in_the_dark(service: str, look: Any, keep: Any, photo: Path) -> None:
@@ -275,6 +315,7 @@ def test_problems_are_told_in_words(look: Any, keep: Any, photo: Path, tmp_path:
         text = tmp_path / "text.png"
         text.write_text("no picture")
         page.set_input_files("#files", text)
+        page.wait_for_selector("#list:has-text('text.png')")
         page.click("#go")
         page.wait_for_selector("#problem:has-text('text.png: ')")
         check_access(page)

@@ -9,7 +9,7 @@ import io
 import re
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol
@@ -131,6 +131,16 @@ class Zip:
         self._archive.writestr(zipfile.ZipInfo("results.json"), _json(self._summaries))
         self._archive.close()
         return self._sink.take()
+
+
+def zip_files(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    """An archive of files by their names, part by part; none of them is held longer than it takes to pass it on."""
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files:
+            archive.writestr(zipfile.ZipInfo(name), data)
+            yield sink.take()
+    yield sink.take()
 
 
 class _Sink(io.RawIOBase):

@@ -12,7 +12,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from os import getuid
@@ -42,12 +42,14 @@ class Record:
         owner: who may see it, as ``keys.owner_of`` names callers with a key; "" for everyone.
         containers: of each of its files.
         facts: what the page shows.
+        slices: the results that it is made of, in their order, where it is a series; it has no files of its own.
     """
 
     id: str
     owner: str
     containers: dict[str, str]
     facts: dict[str, Any] = field(default_factory=dict)
+    slices: list[str] = field(default_factory=list)
 
 
 class Results:
@@ -64,8 +66,10 @@ class Results:
         files: Mapping[str, tuple[bytes, str]],
         owner: str,
         facts: Mapping[str, Any],
+        slices: Sequence[str] = (),
     ) -> Record:
         """Keep files, each its bytes and container, by the name of their layer; the oldest results make room.
+        ``slices`` are results that this one joins.
 
         Raises TooLargeError for more bytes than all results may have, and the errors of a store.
         """
@@ -79,7 +83,7 @@ class Results:
         ends = int(time.time() + self.settings.results_s)
         name = f"{ends:010x}-{secrets.token_urlsafe(16)}"
         containers = {layer: container for layer, (_, container) in files.items()}
-        record = Record(name, owner, containers, dict(facts))
+        record = Record(name, owner, containers, dict(facts), list(slices))
         for layer, (data, _) in files.items():
             self.store.write(f"{name}/{layer}", data)
         # Last: a result is there when its record is.

@@ -33,6 +33,7 @@ from rayscale.imaging.coordinates import (
     units_of,
     window_of,
 )
+from rayscale.imaging.image import Metadata
 from rayscale.imaging.levels import Levels
 from rayscale.resampling import downsample
 from rayscale.serving.errors import UnavailableError
@@ -128,9 +129,11 @@ class Picture:
 
     Args:
         image: its pixels are let go of.
+        slices: the metadata of each slice, where each is a file of its own.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, slices: Sequence[Metadata | None] = ()) -> None:
+        self._slices = slices
         self._folder = Path(tempfile.mkdtemp(prefix="rayscale-view-"))
         self._end = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.metadata = image.metadata
@@ -253,7 +256,10 @@ class Picture:
 
     def place(self, index: int, row: int, column: int) -> dict[str, Any] | None:
         """Coordinates of a pixel."""
-        place = locate(self.metadata, index, row, column)
+        if self._slices:
+            place = locate(self._slices[index], 0, row, column)
+        else:
+            place = locate(self.metadata, index, row, column)
         return None if place is None else asdict(place)
 
     def _sample(self) -> list[NDArray[Any]]:
@@ -306,7 +312,7 @@ def reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def disagreement(before: Picture, after: Picture, scale: float) -> Image:
+def disagreement(before: Picture, after: Picture, scale: float) -> Picture:
     """``|down(after) - before|`` in stored units, slice by slice, shrunk by MATLAB's bicubic; the largest of the channels."""
     slices, height, width, channels = before.shape
     out = np.zeros((slices, height, width, 1), np.float32)
@@ -321,7 +327,8 @@ def disagreement(before: Picture, after: Picture, scale: float) -> Image:
             out[index, ..., 0] = np.fmax(out[index, ..., 0], apart)
     top = float(np.nanmax(out)) if np.isfinite(out).any() else 1.0
     levels = Levels((0.0,), (max(top, 1e-9),), "to the largest")
-    return Image(out, container="tiff", levels=levels, metadata=before.metadata, dpi=before.dpi)
+    image = Image(out, container="tiff", levels=levels, metadata=before.metadata, dpi=before.dpi)
+    return Picture(image)
 
 
 class Pictures:
@@ -333,7 +340,7 @@ class Pictures:
         self._lock = threading.Lock()
         self._decoding = threading.Lock()
 
-    def get(self, key: tuple[str, str], make: Callable[[], Image]) -> Picture:
+    def get(self, key: tuple[str, str], make: Callable[[], Picture]) -> Picture:
         """The picture of a result and layer, made by ``make`` where it is not kept."""
         found = self._find(key)
         if found is not None:
@@ -341,7 +348,7 @@ class Pictures:
         with self._decoding:  # decoded pixels are large: those of one at a time are in memory
             found = self._find(key)
             if found is None:
-                found = Picture(make())
+                found = make()
                 with self._lock:
                     self._kept[key] = found
                     while len(self._kept) > 1 and self._bytes() > self._most:

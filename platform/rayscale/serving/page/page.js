@@ -4,6 +4,7 @@ import { Refusal, address, call, query, send, setKey } from "./api.js";
 import { Batches } from "./batches.js";
 import { Display, showPoint } from "./display.js";
 import { $, bytes, choose, fill, later, make, number, say, seconds } from "./dom.js";
+import { filesOf, groupFiles, unpackAll } from "./series.js";
 import { largerName, showSnippets } from "./snippets.js";
 import { Compare } from "./viewer.js";
 
@@ -79,8 +80,9 @@ const askEstimate = later(async () => {
   try {
     const head = image.file.slice(0, 65536);
     const found = await (await call(`v1/estimate${query({ ...asked, ensemble: asked.ensemble || uncertainty })}`, { body: head })).json();
-    image.estimate = found.seconds;
-    $("estimate").textContent = `${found.width} × ${found.height} pixels, ${seconds(found.seconds)}, `
+    const slices = image.files.length;
+    image.estimate = found.seconds * slices;
+    $("estimate").textContent = `${found.width} × ${found.height} pixels${slices > 1 ? `, ${slices} slices` : ""}, ${seconds(image.estimate)}, `
       + `${bytes(found.memory_bytes)} of memory`;
   } catch (error) {
     // Some headers are not at the start of a file; a refusal is told when the image is sent.
@@ -91,11 +93,17 @@ const askEstimate = later(async () => {
 
 // Images.
 
-function addFiles(files) {
-  for (const file of files) images.push({ file, state: "", view: null });
+/** An image is a file, or the slices of a series. */
+const makeImage = (files) => ({
+  file: files[0], files, state: "", view: null, name: files.length > 1 ? `${files[0].name} and ${files.length - 1} more slice${files.length > 2 ? "s" : ""}` : files[0].name,
+});
+
+async function addFiles(files) {
+  const added = (await groupFiles(files)).map(makeImage);
+  images.push(...added);
   if (!images.length) return;
   if (!shown) shown = images[0];
-  else if (files.length) shown = images[images.length - files.length];
+  else if (added.length) [shown] = added;
   batches.show(false);
   showList();
   show();
@@ -113,7 +121,8 @@ function showList() {
       type: "button", "aria-current": String(image === shown),
       onclick: () => { shown = image; batches.show(false); showList(); show(); askEstimate(); },
     });
-    button.append(make("span", image.file.name, { class: "name" }), make("span", image.state || bytes(image.file.size), { class: "state" }));
+    const size = image.files.reduce((sum, file) => sum + file.size, 0);
+    button.append(make("span", image.name, { class: "name" }), make("span", image.state || bytes(size), { class: "state" }));
     const item = make("li");
     item.append(button);
     return item;
@@ -126,7 +135,7 @@ async function upscaleAll() {
   work = new AbortController();
   $("progress").hidden = false;
   showList();
-  for (const [at, image] of images.entries()) {
+  for (const [at, image] of [...images].entries()) {
     if (isDone(image, asked)) continue;
     try {
       await upscale(image, asked, images.length > 1 ? `Image ${at + 1} of ${images.length}: ` : "");
@@ -135,7 +144,7 @@ async function upscaleAll() {
       if (error.name === "AbortError") break;
       image.problem = error;
       const ours = [0, 401, 429, 503].includes(error.status);
-      showProblem(error, upscaleAll, images.length > 1 && !ours ? image.file.name : "");
+      showProblem(error, upscaleAll, images.length > 1 && !ours ? image.name : "");
       if (ours) break;
     }
   }
@@ -147,41 +156,72 @@ async function upscaleAll() {
 
 async function upscale(image, asked, place) {
   const began = performance.now();
-  let sent = 0;
-  let arrived = 0;
   image.state = "working";
   showList();
+  try {
+    const views = [];
+    const several = image.files.length > 1;
+    for (const [at, file] of image.files.entries()) {
+      const told = several ? `${place}slice ${at + 1} of ${image.files.length}, ` : place;
+      views.push(await upscaleFile(file, asked, told, at / image.files.length, 1 / image.files.length, image.estimate / image.files.length));
+    }
+    image.view = several ? await joinSlices(image, views, asked) : views[0];
+    image.options = asked;
+    image.state = `× ${asked.scale}`;
+    say(`${image.name} is ready`);
+    if (shown === image || !shown.view) {
+      shown = image;
+      show();
+    }
+  } finally {
+    image.took = (performance.now() - began) / 1000;
+  }
+}
+
+/** Send one file and show how far it is; `from` and `share` say which part of the bar is its. */
+async function upscaleFile(file, asked, place, from, share, estimate) {
+  let sent = 0;
+  let arrived = 0;
   const tick = () => {
     const passed = arrived ? (performance.now() - arrived) / 1000 : 0;
-    const total = image.estimate ? Math.max(image.estimate * 1.3, 0.5) : null;
+    const total = estimate ? Math.max(estimate * 1.3, 0.5) : null;
     if (sent < 1) {
-      $("bar").value = sent * 0.3;
+      $("bar").value = from + share * sent * 0.3;
       $("stage-of-work").textContent = `${place}sending, ${Math.round(sent * 100)} %`;
     } else if (total && passed < total) {
-      $("bar").value = 0.3 + 0.65 * (passed / total);
+      $("bar").value = from + share * (0.3 + 0.65 * (passed / total));
       $("stage-of-work").textContent = `${place}enlarging, about ${seconds(total - passed)} left`;
     } else {
-      $("bar").removeAttribute("value");
+      if (share === 1) $("bar").removeAttribute("value");
       $("stage-of-work").textContent = `${place}enlarging, ${seconds(passed)} so far`;
     }
   };
   const timer = setInterval(tick, 200);
   tick();
   try {
-    image.view = await send(`v1/views${query(asked)}`, image.file, (share) => {
-      sent = share;
-      if (share === 1) arrived = performance.now();
+    return await send(`v1/views${query(asked)}`, file, (part) => {
+      sent = part;
+      if (part === 1) arrived = performance.now();
     }, work.signal);
-    image.options = asked;
-    image.state = `× ${asked.scale}`;
-    say(`${image.file.name} is ready`);
-    if (shown === image || !shown.view) {
-      shown = image;
-      show();
-    }
   } finally {
     clearInterval(timer);
-    image.took = (performance.now() - began) / 1000;
+  }
+}
+
+/** The slices as one volume; what is no volume becomes an image for each slice. */
+async function joinSlices(image, views, asked) {
+  try {
+    const body = JSON.stringify({ views: views.map((view) => view.id) });
+    return await (await call("v1/views/series", { body, type: "application/json" })).json();
+  } catch (error) {
+    if (error.status !== 422 && error.status !== 413) throw error;
+    const [first, ...others] = image.files.map((file, at) => ({
+      ...makeImage([file]), view: views[at], options: asked, state: `× ${asked.scale}`,
+    }));
+    images.splice(images.indexOf(image) + 1, 0, ...others);
+    Object.assign(image, { ...first, problem: error });
+    showProblem(error, () => showList(), "The slices are shown one by one");
+    return first.view;
   }
 }
 
@@ -189,7 +229,7 @@ async function upscale(image, asked, place) {
 
 function lead() {
   if (!shown) return "Drop an image to enlarge it";
-  return shown.state === "failed" ? `${shown.file.name} could not be enlarged` : `${shown.file.name} is ready to be enlarged`;
+  return shown.state === "failed" ? `${shown.name} could not be enlarged` : `${shown.name} is ready to be enlarged`;
 }
 
 function show() {
@@ -220,7 +260,7 @@ function show() {
   $("reference").value = "";
   $("column").max = after.width - 1;
   $("row").max = after.height - 1;
-  showSnippets(shown.file.name, shown.options);
+  showSnippets(shown.files.map((file) => file.name), shown.options);
 }
 
 function repaint() {
@@ -265,10 +305,11 @@ async function probe(at) {
 }
 
 async function download(layer) {
-  const { view, file } = shown;
+  const { view, file, files } = shown;
   try {
     const blob = await (await call(`v1/views/${view.id}/files/${layer}`)).blob();
-    const name = largerName(file.name, view.scale);
+    const single = largerName(file.name, view.scale);
+    const name = files.length > 1 ? `${single.replace(/\.[^.]+$/, "")}.zip` : single;
     const link = make("a");
     link.href = URL.createObjectURL(blob);
     const plain = name.replace(/(\.nii)?(\.[^.]+)?$/, "");
@@ -325,7 +366,11 @@ function openKey(open) {
 
 // Events.
 
-$("files").addEventListener("change", (event) => { addFiles([...event.target.files]); event.target.value = ""; });
+$("files").addEventListener("change", async (event) => {
+  const files = [...event.target.files];
+  event.target.value = "";
+  addFiles(await unpackAll(files));
+});
 $("sample").addEventListener("click", async () => {
   const blob = await (await fetch(address("page/sample.png"))).blob();
   addFiles([new File([blob], "sample.png", { type: "image/png" })]);
@@ -358,10 +403,10 @@ $("key-box").addEventListener("submit", (event) => {
 });
 document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
 document.addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dropping"));
-document.addEventListener("drop", (event) => {
+document.addEventListener("drop", async (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  addFiles([...event.dataTransfer.files]);
+  addFiles(await filesOf(event.dataTransfer.items));
 });
 
 loadModels();

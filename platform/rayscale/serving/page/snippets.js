@@ -11,7 +11,9 @@ export function largerName(name, scale) {
   return found ? `${found[1]}-x${scale}${found[2]}` : `${name}-x${scale}`;
 }
 
-export function showSnippets(name, options) {
+/** How the files of an image are sent; of a series, all of its slices. */
+export function showSnippets(names, options) {
+  const [name] = names;
   const larger = largerName(name, options.scale);
   const flags = ["ensemble", "consistency", "uncertainty"].filter((flag) => options[flag]);
   const sent = { ...options, uncertainty: false };
@@ -22,6 +24,12 @@ export function showSnippets(name, options) {
     Python: `import rayscale\n\nrayscale.upscale(\n    ${JSON.stringify(name)}, ${JSON.stringify(larger)},\n    model=${JSON.stringify(options.model)}, scale=${options.scale}${given},\n)`,
     "Command line": `rayscale upscale ${quoted(name)} ${quoted(larger)} \\\n  -m ${quoted(options.model)} -s ${options.scale}${flags.map((flag) => ` --${flag}`).join("")}`,
   };
+  if (names.length > 1) {
+    const all = names.map(quoted).join(" ");
+    texts.curl = `for slice in ${all}; do\n  curl --data-binary @"$slice"${key} -o "larger-$slice" \\\n    '${address("v1/upscale")}${query(sent)}'\ndone`;
+    texts.Python = `import rayscale\n\nfor name in ${JSON.stringify(names)}:\n    rayscale.upscale(\n        name, f"larger-{name}",\n        model=${JSON.stringify(options.model)}, scale=${options.scale}${given},\n    )`;
+    texts["Command line"] = `for slice in ${all}; do\n  rayscale upscale "$slice" "larger-$slice" \\\n    -m ${quoted(options.model)} -s ${options.scale}${flags.map((flag) => ` --${flag}`).join("")}\ndone`;
+  }
   $("snippets").replaceChildren(...Object.entries(texts).flatMap(([title, text]) => {
     const head = make("h3", title);
     head.append(make("button", "Copy", {

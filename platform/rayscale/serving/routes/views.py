@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from rayscale.errors import InputError, TooLargeError
-from rayscale.imaging import MIME, Image, probe, read_image
+from rayscale.imaging import MIME, Header, Image, probe, read_image
+from rayscale.imaging.limits import check_output
 from rayscale.imaging.metrics import EDSR_PAPER, RGB, psnr, ssim
+from rayscale.imaging.series import order_slices, stack_slices
 from rayscale.options import Handling, Options
 from rayscale.serving.errors import BadParameterError
 from rayscale.serving.keys import ANYONE, key_of
 from rayscale.serving.options import query_options
+from rayscale.serving.parcels import zip_files
 from rayscale.serving.requests import Result, UpscaleRequest, check_reference
 from rayscale.serving.results import LAYERS, Record, Results
 from rayscale.serving.routes.upscale import ModelQuery
@@ -31,8 +37,18 @@ _THREADS = 4
 _MOST_COMPARED = 25_000_000
 """Pixels: SSIM takes a hundred bytes for each."""
 
+_MOST_SLICES = 4096
+
 _Numbers = Annotated[str, Query(max_length=200)]
 _KEPT = {"Cache-Control": "private, max-age=3600, immutable"}
+
+
+class Series(BaseModel):
+    """Results to be joined."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    views: list[str] = Field(min_length=2, max_length=_MOST_SLICES)
 
 
 class Viewer:
@@ -83,18 +99,37 @@ class Viewer:
     def picture(self, record: Record, layer: str) -> Picture:
         """A layer, decoded."""
 
-        def make() -> Image:
+        def make() -> Picture:
             if layer == DISAGREEMENT:
                 return disagreement(before, after, record.facts["scale"])
-            handling = Handling.parse(**record.facts["reading"])
-            data = self.results.read(record, layer)
-            limits = get_settings()
-            most = max(limits.max_input_pixels, limits.max_output_pixels)
-            return read_image(data, max_pixels=most, handling=handling)
+            if not record.slices:
+                return Picture(self._decode(record, layer))
+            images = [self._decode(part, layer) for part in self.slices(record)]
+            return Picture(stack_slices(images), [image.metadata for image in images])
 
         if layer == DISAGREEMENT:
             before, after = (self.picture(record, name) for name in ("before", "after"))
         return self.pictures.get((record.id, layer), make)
+
+    def slices(self, record: Record) -> list[Record]:
+        """The results that a series is made of."""
+        return [self.results.get(name, record.owner) for name in record.slices]
+
+    def join(self, names: list[str], owner: str) -> dict[str, Any]:
+        """Keep a series of results of single slices; what the page needs to show it. Raises InputError."""
+        records = [self.results.get(name, owner) for name in names]
+        images = [self._decode(record, "before") for record in records]
+        facts = join_facts([record.facts for record in records])
+        records = [records[at] for at in order_slices(images)]
+        check_output(replace(_header(images[0]), slices=len(images)), facts["scale"])
+        del images
+        return self.describe(self.results.put({}, owner, facts, [each.id for each in records]))
+
+    def _decode(self, record: Record, layer: str) -> Image:
+        limits = get_settings()
+        most = max(limits.max_input_pixels, limits.max_output_pixels)
+        handling = Handling.parse(**record.facts["reading"])
+        return read_image(self.results.read(record, layer), max_pixels=most, handling=handling)
 
     def find(self, request: Request, name: str) -> Record:
         """The record of a result that the caller may see."""
@@ -117,6 +152,11 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         data = await request.body()
         result = await service.upscale(UpscaleRequest(data, model, options), Caller.of(request))
         return await viewer.run(partial(viewer.keep, data, result, options, _owner(request)))
+
+    @router.post("/series")
+    async def join(request: Request, series: Series) -> dict[str, Any]:
+        """Results of the slices of one DICOM series as one volume; each stays what it is."""
+        return await viewer.run(lambda: viewer.join(series.views, _owner(request)))
 
     @router.get("/{name}")
     async def show(request: Request, name: str) -> dict[str, Any]:
@@ -153,6 +193,13 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     @router.get("/{name}/files/{layer}")
     async def file(request: Request, name: str, layer: str) -> Response:
         record = await viewer.run(lambda: viewer.find(request, name))
+        if record.slices:
+            parts = await viewer.run(lambda: viewer.slices(record))
+            files = (
+                (f"{number:04d}.dcm", viewer.results.read(part, layer))
+                for number, part in enumerate(parts, 1)
+            )
+            return StreamingResponse(zip_files(files), media_type="application/zip")
         data = await viewer.run(lambda: viewer.results.read(record, layer))
         return Response(data, media_type=MIME[record.containers[layer]], headers=_KEPT)
 
@@ -163,6 +210,31 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         return await viewer.run(lambda: _compare(viewer, viewer.find(request, name), data))
 
     return router
+
+
+def join_facts(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is known of a series, from what is known of its slices. Raises InputError where they were not made alike."""
+    first = facts[0]
+    alike = ("weights_sha256", "scale", "reading", "container")
+    if any(each[name] != first[name] for each in facts for name in alike):
+        raise InputError("the slices were enlarged by different models, scales or options")
+    residuals = [each["residual"] for each in facts if each["residual"] is not None]
+    residual = None
+    if len(residuals) == len(facts):
+        squares = sum(each["rms"] ** 2 for each in residuals) / len(residuals)
+        residual = {"max": max(each["max"] for each in residuals), "rms": squares**0.5}
+    seconds = {name: sum(each["seconds"][name] for each in facts) for name in first["seconds"]}
+    return {
+        **first,
+        "seconds": seconds,
+        "notes": list(dict.fromkeys(note for each in facts for note in each["notes"])),
+        "residual": residual,
+        "bytes": sum(each["bytes"] for each in facts),
+    }
+
+
+def _header(image: Image) -> Header:
+    return Header(image.container, image.width, image.height, image.channels, image.bits)
 
 
 def _owner(request: Request) -> str:
