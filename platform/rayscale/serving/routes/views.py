@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -115,6 +115,13 @@ class Viewer:
         """The results that a series is made of."""
         return [self.results.get(name, record.owner) for name in record.slices]
 
+    def archive(self, record: Record, layer: str) -> Iterator[bytes]:
+        """The files of a series, in their order."""
+        return zip_files(
+            (f"{number:04d}.dcm", self.results.read(part, layer))
+            for number, part in enumerate(self.slices(record), 1)
+        )
+
     def join(self, names: list[str], owner: str) -> dict[str, Any]:
         """Keep a series of results of single slices; what the page needs to show it. Raises InputError."""
         records = [self.results.get(name, owner) for name in names]
@@ -168,6 +175,13 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
             lambda: viewer.picture(viewer.find(request, name), layer).describe()
         )
 
+    _add_pictures(router, viewer)
+    return router
+
+
+def _add_pictures(router: APIRouter, viewer: Viewer) -> None:
+    """What is seen of a result, and its files."""
+
     @router.get("/{name}/tiles/{layer}/{level}/{column}/{row}")
     async def tile(
         request: Request, name: str, layer: str, level: int, column: int, row: int,
@@ -194,12 +208,8 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
     async def file(request: Request, name: str, layer: str) -> Response:
         record = await viewer.run(lambda: viewer.find(request, name))
         if record.slices:
-            parts = await viewer.run(lambda: viewer.slices(record))
-            files = (
-                (f"{number:04d}.dcm", viewer.results.read(part, layer))
-                for number, part in enumerate(parts, 1)
-            )
-            return StreamingResponse(zip_files(files), media_type="application/zip")
+            archive = await viewer.run(partial(viewer.archive, record, layer))
+            return StreamingResponse(archive, media_type="application/zip")
         data = await viewer.run(lambda: viewer.results.read(record, layer))
         return Response(data, media_type=MIME[record.containers[layer]], headers=_KEPT)
 
@@ -208,8 +218,6 @@ def router(service: Service, refused: tuple[int, ...]) -> APIRouter:
         """PSNR and SSIM of the result against a picture of its size."""
         data = await request.body()
         return await viewer.run(lambda: _compare(viewer, viewer.find(request, name), data))
-
-    return router
 
 
 def join_facts(facts: list[dict[str, Any]]) -> dict[str, Any]:
