@@ -117,6 +117,11 @@ def bundle(options: argparse.Namespace) -> None:
             "history": trained.history,
             "figures": figures(read.model, benchmarks, PROTOCOLS[options.protocol]),
         }
+        before = BUNDLED / f"{options.name}.json"
+        if before.is_file():  # what an equal network costs does not depend on its weights
+            known = json.loads(before.read_text())
+            if known["specification"] == facts["specification"] and "cost" in known:
+                facts["cost"] = known["cost"]
         card.write_text(strictjson.dumps(facts, indent=1) + "\n", encoding="utf-8")
         weights.replace(BUNDLED / f"{options.name}.safetensors")
         card.replace(BUNDLED / f"{options.name}.json")
