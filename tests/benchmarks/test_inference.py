@@ -31,6 +31,20 @@ def test_the_best_size_counts():
     assert contestant.rate == 2.5
 
 
+def test_ratios_are_of_pairs():
+    """A machine that becomes twice as slow in the third round changes no ratio."""
+    fast, slow = [4.0, 4.0, 2.0, 2.0], [2.0, 2.0, 1.0, 1.0]
+    assert inference.quartiles(fast, slow) == (2.0, 2.0, 2.0)
+    assert inference.quartiles([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]) == (1.5, 2.0, 2.5)
+
+
+def test_the_multiplications_are_those_of_the_folded_path():
+    """By hand: 3 to 64 maps, 33 times 64 to 64, and the folded 5x5 from 64 to 12."""
+    model = create_model("edsr-baseline", scale=2)
+    path = inference.fold(model.path(2, 3))
+    assert inference.multiplications(path) == 9 * 3 * 64 + 33 * 9 * 64**2 + 25 * 64 * 12
+
+
 def test_a_network_that_hides_its_path_gives_the_same():
     model = create_model("edsr-baseline", scale=2, blocks=1, filters=4)
     x = torch.rand(1, 3, 40, 30) * 255
