@@ -6,8 +6,9 @@ A choice is a field of a frozen dataclass, made by :func:`choice`. Nothing here 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from typing import Any, get_args
 
@@ -125,11 +126,18 @@ def choice(default: Any, help: str, kind: type = str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata={_KEY: described})
 
 
-def choices_of(owner: Any) -> Iterator[Choice]:
+def choices_of(owner: Any) -> tuple[Choice, ...]:
     """The choices of a dataclass or of one of its values, in their order."""
-    for field in dataclasses.fields(owner):
-        if (described := field.metadata.get(_KEY)) is not None:
-            yield dataclasses.replace(described, name=field.name)
+    return _describe(owner if isinstance(owner, type) else type(owner))
+
+
+@cache
+def _describe(owner: Any) -> tuple[Choice, ...]:
+    """Once for each class: a service reads the options of every request."""
+    described = [(each.name, each.metadata.get(_KEY)) for each in dataclasses.fields(owner)]
+    return tuple(
+        dataclasses.replace(each, name=name) for name, each in described if each is not None
+    )
 
 
 def check_choices(value: Any) -> None:

@@ -357,3 +357,24 @@ async def ask_without_body(app: Any, path: str) -> tuple[int, bytes]:
     async with asyncio.timeout(20):
         await app(scope, receive, send)
     return told[0]["status"], told[1]["body"]
+
+
+def test_no_dependency_of_a_route_takes_a_thread(
+    make_app: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FastAPI gives each plain function a thread for each request, which takes as long as all the rest."""
+
+    def refuse(call: Any, **_: Any) -> None:
+        raise AssertionError(f"{call} is a plain function")
+
+    monkeypatch.setattr("fastapi.dependencies.utils.run_in_threadpool", refuse)
+    app = make_app(Slow(), keys=keys())
+    for path in ("/v1/upscale", "/v1/estimate"):
+        answer = tools.call(
+            app, "POST", path, content=tools.encoded(8, 8), headers=as_(A), params={"scale": "x"}
+        )
+        assert "scale" in answer.json()["error"]["message"]
+    answer = tools.call(
+        app, "POST", "/v1/upscale", content=tools.encoded(8, 8), headers=as_(A), params={"scale": 2}
+    )
+    assert answer.status_code == 200

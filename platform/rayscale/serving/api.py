@@ -221,7 +221,7 @@ def _version_1(service: Service) -> APIRouter:
     return router
 
 
-def _check_query(request: Request) -> None:
+async def _check_query(request: Request) -> None:
     """Every parameter is known and given once: a misspelt one must not be taken for its default."""
     known = list(parameters_of(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -43,13 +44,15 @@ def parse_options(
     return options
 
 
-def query_options(defaults: Options) -> Callable[..., Options]:
+def query_options(defaults: Options) -> Callable[..., Awaitable[Options]]:
     """A dependency of FastAPI that reads the options of a request; what it does not name is as in ``defaults``.
 
     Errors as in :func:`parse_options`.
     """
 
-    def options(**given: Any) -> Options:
+    async def options(
+        **given: Any,
+    ) -> Options:  # a plain function would take a thread for each request
         texts = {name: value for name, value in given.items() if value is not None}
         return parse_options({**defaults.to_texts(), **texts})
 
@@ -58,13 +61,13 @@ def query_options(defaults: Options) -> Callable[..., Options]:
     return options
 
 
-def _offered() -> Iterator[Choice]:
+@cache
+def _offered() -> tuple[Choice, ...]:
     """The choices, in the ranges that the service allows."""
-    for each in choices_of(Options):
-        if each.name == "scale":
-            yield replace(each, maximum=LARGEST_SCALE)
-        else:
-            yield each
+    return tuple(
+        replace(each, maximum=LARGEST_SCALE) if each.name == "scale" else each
+        for each in choices_of(Options)
+    )
 
 
 def describe_options(without: Collection[str]) -> dict[str, Any]:
