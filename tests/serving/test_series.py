@@ -77,7 +77,9 @@ def test_slices_become_a_volume_in_the_order_of_the_patient(ask: Any) -> None:
         ({"PixelSpacing": [9, 9]}, "another pixel spacing"),
     ],
 )
-def test_what_is_no_volume_is_not_joined(ask: Any, other: dict[str, Any], reason: str) -> None:
+def test_slices_that_do_not_fit_together_are_not_joined(
+    ask: Any, other: dict[str, Any], reason: str
+) -> None:
     views = upscaled(ask, slice_at(0, 1), slice_at(5, 2, **other))
     answer = ask("/series", "POST", json={"views": [view["id"] for view in views]})
     assert answer.status_code == 422

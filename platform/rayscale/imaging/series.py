@@ -25,7 +25,7 @@ def order_slices(images: Sequence[Image]) -> list[int]:
     """The places of slices in the order in which they lie in the patient, along their normal.
 
     Slices at one place follow their instance numbers. Raises InputError for images that are not slices of one series, and
-    for slices of different sizes, orientations or units, which are no volume.
+    for slices of different sizes, orientations or units, which make no volume.
     """
     first = images[0]
     keys = []

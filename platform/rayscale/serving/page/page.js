@@ -208,7 +208,7 @@ async function upscaleFile(file, asked, place, from, share, estimate) {
   }
 }
 
-/** The slices as one volume; what is no volume becomes an image for each slice. */
+/** The slices as one volume; those that do not fit together become an image each. */
 async function joinSlices(image, views, asked) {
   try {
     const body = JSON.stringify({ views: views.map((view) => view.id) });
