@@ -163,6 +163,13 @@ def test_a_photograph_from_choice_to_file(
     page.click("#compare-box summary")
     page.set_input_files("#reference", saved.value.path())
     page.wait_for_selector("#scores:has-text('equal')")
+    page.uncheck("#uncertainty")
+    page.click(
+        "#card-sample"
+    )  # enlarged at once by the model of the card, and no other image with it
+    page.wait_for_selector("#list li:has-text('sample.png'):has-text('× 2')")
+    assert page.locator("#list li").count() == 2
+    assert page.inner_text("#go") == "Upscale"
 
 
 def test_a_scene_and_a_volume_have_places_and_slices(

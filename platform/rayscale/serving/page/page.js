@@ -110,6 +110,14 @@ async function addFiles(files) {
   askEstimate();
 }
 
+function select(image) {
+  shown = image;
+  batches.show(false);
+  showList();
+  show();
+  askEstimate();
+}
+
 const isDone = (image, asked) => Boolean(image.view) && JSON.stringify(image.options) === JSON.stringify(asked);
 
 function showList() {
@@ -119,7 +127,7 @@ function showList() {
   $("list").replaceChildren(...images.map((image) => {
     const button = make("button", "", {
       type: "button", "aria-current": String(image === shown),
-      onclick: () => { shown = image; batches.show(false); showList(); show(); askEstimate(); },
+      onclick: () => select(image),
     });
     const size = image.files.reduce((sum, file) => sum + file.size, 0);
     button.append(make("span", image.name, { class: "name" }), make("span", image.state || bytes(size), { class: "state" }));
@@ -129,22 +137,23 @@ function showList() {
   }));
 }
 
-async function upscaleAll() {
+async function upscaleAll(chosen = images) {
   clearProblem();
   const asked = options();
   work = new AbortController();
   $("progress").hidden = false;
   showList();
-  for (const [at, image] of [...images].entries()) {
+  const all = [...chosen];
+  for (const [at, image] of all.entries()) {
     if (isDone(image, asked)) continue;
     try {
-      await upscale(image, asked, images.length > 1 ? `Image ${at + 1} of ${images.length}: ` : "");
+      await upscale(image, asked, all.length > 1 ? `Image ${at + 1} of ${all.length}: ` : "");
     } catch (error) {
       image.state = error.name === "AbortError" ? "cancelled" : "failed";
       if (error.name === "AbortError") break;
       image.problem = error;
       const ours = [0, 401, 429, 503].includes(error.status);
-      showProblem(error, upscaleAll, images.length > 1 && !ours ? image.name : "");
+      showProblem(error, () => upscaleAll(chosen), images.length > 1 && !ours ? image.name : "");
       if (ours) break;
     }
   }
@@ -371,9 +380,22 @@ $("files").addEventListener("change", async (event) => {
   event.target.value = "";
   addFiles(await unpackAll(files));
 });
-$("sample").addEventListener("click", async () => {
-  const blob = await (await fetch(address("page/sample.png"))).blob();
-  addFiles([new File([blob], "sample.png", { type: "image/png" })]);
+let sample = null;
+
+/** The image of the sample, shown; it comes into the list once. */
+async function showSample() {
+  if (!sample) {
+    const blob = await (await fetch(address("page/sample.png"))).blob();
+    await addFiles([new File([blob], "sample.png", { type: "image/png" })]);
+    sample = shown;
+  }
+  select(sample);
+}
+
+$("sample").addEventListener("click", showSample);
+$("card-sample").addEventListener("click", async () => {
+  await showSample();
+  if (!work) upscaleAll([sample]);
 });
 $("batches-open").addEventListener("click", () => batches.show($("batches").hidden));
 $("model").addEventListener("change", showScales);
