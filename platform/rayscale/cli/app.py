@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from rayscale import __version__, interruption
 from rayscale.cli import (
+    adapt,
     batch,
     compare,
     export,
@@ -101,7 +102,7 @@ for group, commands in (
     ),
     (
         "From data to a model",
-        (prepare.prepare, train.train, sweep.sweep, pipeline.register, export.export),
+        (prepare.prepare, train.train, sweep.sweep, adapt.adapt, pipeline.register, export.export),
     ),
     (
         "Serving",
