@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A process per core, each with one thread.
 PARALLEL = env OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
-.PHONY: help install install-dev demo test test-pure test-stack test-fast coverage lint docs docs-pages up down status lock clean
+.PHONY: help install install-dev demo test test-pure test-stack test-hosts test-fast coverage lint docs docs-pages up down status lock clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/'
@@ -35,22 +35,27 @@ demo: install                        ## Run the whole product once on embedded d
 test: install-dev                    ## Lint, types, import rules and every test
 	$(MAKE) lint
 	$(MAKE) -j 2 test-pure test-stack
+	$(MAKE) test-hosts
 
 # What needs S3, MLflow and Ray shares one stack in one process, which often waits; the others fill its pauses. They are
 # the least urgent of all, as Ray gives its workers a niceness of 15.
 test-pure: install-dev
-	nice -n 19 $(PARALLEL) -m "not stack"
+	nice -n 19 $(PARALLEL) -m "not stack and not hosts"
 
 test-stack: install-dev
-	$(BIN)/pytest -m stack
+	$(BIN)/pytest -m "stack and not hosts"
+
+# They share one lab, and have the cores to themselves, as most of them wait for each other's clocks.
+test-hosts: install-dev              ## The tests on several hosts, which are namespaces of this machine; they need root
+	$(BIN)/pytest -m hosts --durations=0 tests/hosts
 
 test-fast: install-dev               ## The tests without those that need the stack or take long
-	$(PARALLEL) -m "not stack and not slow"
+	$(PARALLEL) -m "not stack and not hosts and not slow"
 
 coverage: install-dev                ## Branch coverage of the library by every test: a table, and htmlcov/
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n logical --dist worksteal -m "not stack"
-	$(BIN)/coverage run -m pytest -m stack
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n logical --dist worksteal -m "not stack and not hosts"
+	$(BIN)/coverage run -m pytest -m "stack or hosts"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage html -q
 	$(BIN)/coverage report

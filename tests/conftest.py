@@ -16,7 +16,7 @@ from rayscale.data import PrepareConfig, prepare
 # For runs by hand, with --hypothesis-profile=long.
 settings.register_profile("long", max_examples=10_000)
 
-pytest_plugins = ["tests.plugins.stack"]
+pytest_plugins = ["tests.plugins.stack", "tests.plugins.hosts"]
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -57,6 +57,7 @@ def test_each_user_of_a_machine_has_a_folder(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("os.getuid", lambda user=user: user)
         folders.add(connection.scratch("s3://runs/a/"))
     assert len(folders) == 2
+    assert connection.scratch("s3://runs/a/", grows=True) == "s3://runs/a/ray"
     nodes.append({"Alive": True})
     assert connection.scratch("s3://runs/a/") == "s3://runs/a/ray"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 _BLOCK = 16  # inputs of one Ray task at most: what a kill may cost
 _TASK_RETRIES = 2  # after the death of an actor
 _SMALL_CLUSTER = 4  # CPUs up to which other services may hold all of them
+_LOOK_S = 5.0  # between looks for nodes that joined
 _GROWTH = 4  # by how much a joined cluster may grow before workers wait for the blocks of others
 
 
@@ -194,6 +197,8 @@ class Pool:
                     max_task_retries=retries,
                     **self._resources,
                 )
+        looking = threading.Event()
+        threading.Thread(target=_look_around, args=(looking,), name="nodes", daemon=True).start()
         try:
             # Rows are for the manifest and the progress at once: one read ahead would hold each back until the next.
             for batch in dataset.iter_batches(
@@ -205,6 +210,19 @@ class Pool:
                 f"the workers failed: {str(error).strip().splitlines()[-1][:300]}. What is done is kept; "
                 "run the same command again to resume"
             ) from error
+        finally:
+            looking.set()
+
+
+def _look_around(end: threading.Event) -> None:
+    """Let Ray Data see nodes that join and go, until the end."""
+    from ray.exceptions import RayError
+
+    from rayscale import cluster
+
+    while not end.wait(_LOOK_S):
+        with suppress(RayError):
+            cluster.see_nodes()
 
 
 def _head_works() -> bool:

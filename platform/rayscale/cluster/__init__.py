@@ -6,7 +6,7 @@ for the user back from a task. Importing this package imports no Ray.
 
 from rayscale.cluster.connection import connect, scratch, shutdown
 from rayscale.cluster.errors import await_or_error, raise_error, return_error
-from rayscale.cluster.resources import check_room, take_gpus, wants_gpus
+from rayscale.cluster.resources import check_room, see_nodes, take_gpus, wants_gpus
 
 __all__ = [
     "await_or_error",
@@ -15,6 +15,7 @@ __all__ = [
     "raise_error",
     "return_error",
     "scratch",
+    "see_nodes",
     "shutdown",
     "take_gpus",
     "wants_gpus",

@@ -98,15 +98,15 @@ def _join(
     return target
 
 
-def scratch(uri: str) -> str:
+def scratch(uri: str, *, grows: bool = False) -> str:
     """Where Ray keeps its own bookkeeping of the runs below ``uri``.
 
-    A folder of this machine when it is the only node; else a folder beside the runs, because Ray wants a place
-    that all nodes share. Nothing in it is needed afterwards.
+    A folder of this machine when it is the only node, and will be (not ``grows``); else a folder beside the runs, because
+    Ray wants a place that all nodes share. Nothing in it is needed afterwards.
     """
     import ray
 
-    if sum(node["Alive"] for node in ray.nodes()) > 1:
+    if grows or sum(node["Alive"] for node in ray.nodes()) > 1:
         return f"{uri.rstrip('/')}/ray"
     return str(Path(tempfile.gettempdir()) / f"rayscale-ray-{os.getuid()}")  # others have theirs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from rayscale.errors import ConfigError, quantity
 
@@ -40,6 +41,18 @@ def take_gpus(device: str) -> bool:
             "this cluster has no GPU yet; the work waits until its autoscaler adds one (device=auto does without)"
         )
     return wanted
+
+
+def see_nodes() -> Any:
+    """Let Ray Train and Ray Data see the nodes that are there now; a reference that is there when they do.
+
+    Both plan with what one actor of the cluster knows, which by itself looks every 20 s (Ray 2.60): long for a node that
+    joins, and a group of workers planned with a node that is lost waits for it until its time is over.
+    """
+    from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+
+    coordinator = get_or_create_autoscaling_coordinator()
+    return coordinator.get_reserved_resources.remote("rayscale", recompute=True)
 
 
 def check_room(count: int, need: Mapping[str, float], way_out: str, *, wait: bool = False) -> None:

@@ -201,8 +201,18 @@ def _start(schema: Any) -> str:
             f"Ray Serve already listens on port {running.port} of this cluster, not {options['port']}; "
             "use that port, or stop it first (`serve shutdown`)"
         )
-    host = "127.0.0.1" if running.host in ("0.0.0.0", "::", None) else running.host
-    return f"http://{host}:{running.port}"
+    return f"http://{_reachable(running.host)}:{running.port}"
+
+
+def _reachable(host: str | None) -> str:
+    """Where a proxy that listens on ``host`` is found: of several nodes, the head always has one, and this one may not."""
+    import ray
+
+    if host not in ("0.0.0.0", "::", None):
+        return host
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    heads = [node for node in alive if "node:__internal_head__" in node["Resources"]]
+    return str(heads[0]["NodeManagerAddress"]) if heads and len(alive) > 1 else "127.0.0.1"
 
 
 def _await_running(name: str, deadline: float) -> None:

@@ -18,6 +18,7 @@ from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleErro
 from rayscale.interruption import Interrupted, attend
 from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig
+from rayscale.training.elastic import follow_cluster
 from rayscale.training.network import PrometheusLogger, named_cluster, torch_config, trainer_class
 from rayscale.training.run import Run, TrainResult, erase
 
@@ -135,11 +136,14 @@ def _fit(
 
 
 class Switch:
-    """An actor: the process that was told to stop turns it, and workers that listen end together after a step."""
+    """An actor: whoever turns it lets the workers that listen end together after a step, with a checkpoint.
+
+    The process that was told to stop turns it for good; the controller only until there is another group of workers.
+    """
 
     def __init__(self) -> None:
-        self._stop = asyncio.Event()
-        self._begun = False
+        self._off = asyncio.Event()
+        self._begun = self._final = False
 
     async def begin(self) -> None:
         """A worker is at its first step."""
@@ -150,12 +154,22 @@ class Switch:
         return self._begun
 
     async def stop(self) -> None:
-        """Let the workers end."""
-        self._stop.set()
+        """Let the workers end, and those after them."""
+        self._final = True
+        self._off.set()
+
+    async def pause(self) -> None:
+        """Let the workers of now end."""
+        self._off.set()
+
+    async def resume(self) -> None:
+        """From now on workers go on, unless all of them have to stop."""
+        if not self._final:
+            self._off = asyncio.Event()
 
     async def stopped(self) -> None:
         """Returns when the workers have to end."""
-        await self._stop.wait()
+        await self._off.wait()
 
 
 def make_switch() -> Any:
@@ -203,6 +217,9 @@ def _trainer(
     config = run.config
     workers = config.workers
     least = workers.minimum or workers.count
+    if workers.minimum:
+        with suppress(ray.exceptions.RayError):
+            ray.get(cluster.see_nodes(), timeout=_ANSWER_S)
     gpus = ray.cluster_resources().get("GPU", 0)
     gpu = cluster.wants_gpus(workers.gpu, gpus, least)
     resources = _resources(config, gpu, ray.nodes())
@@ -227,12 +244,19 @@ def _trainer(
         run_config=RunConfig(
             name=config.run.name,
             # Ray leaves only a marker here: checkpoints and results are the run's own business.
-            storage_path=cluster.scratch(config.run.uri or ""),
+            storage_path=cluster.scratch(config.run.uri or "", grows=workers.minimum is not None),
             failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, *_elastic(config, switch)],
         ),
     )
+
+
+def _elastic(config: TrainConfig, switch: Any) -> list[Any]:
+    """What more the controller does for workers that come and go."""
+    if not config.workers.minimum:
+        return []
+    return [follow_cluster(switch, config.workers.resize_every_s)]
 
 
 def _work(job: dict[str, Any]) -> TrainResult:
