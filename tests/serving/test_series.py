@@ -12,6 +12,8 @@ import pydicom
 import pytest
 from tests.imaging.dicom_objects import saved, scan
 
+from rayscale.settings import get_settings
+
 
 def slice_at(depth: float, number: int, **elements: Any) -> bytes:
     """A coronal slice, random, at a depth in millimetres: its normal is x times minus z, which is y."""
@@ -99,3 +101,14 @@ def test_results_of_different_scales_and_pictures_are_not_joined(ask: Any, tools
         answer = ask("/series", "POST", json={"views": pair})
         assert answer.status_code in (404, 422)
         assert reason in answer.json()["error"]["message"]
+
+
+def test_a_series_over_the_limit_of_a_volume_is_refused(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = upscaled(ask, slice_at(0, 1), slice_at(5, 2))
+    monkeypatch.setenv("RAYSCALE_MAX_OUTPUT_PIXELS", "900")
+    get_settings.cache_clear()
+    answer = ask("/series", "POST", json={"views": [view["id"] for view in views]})
+    assert answer.status_code == 413
+    assert "RAYSCALE_MAX_OUTPUT_PIXELS" in answer.json()["error"]["message"]

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayscale.errors import InputError, TooLargeError
-from rayscale.imaging import MIME, Header, Image, probe, read_image
+from rayscale.imaging import MIME, Image, probe, read_image
 from rayscale.imaging.limits import check_output
 from rayscale.imaging.metrics import EDSR_PAPER, RGB, psnr, ssim
 from rayscale.imaging.series import order_slices, stack_slices
@@ -125,10 +125,11 @@ class Viewer:
     def join(self, names: list[str], owner: str) -> dict[str, Any]:
         """Keep a series of results of single slices; what the page needs to show it. Raises InputError."""
         records = [self.results.get(name, owner) for name in names]
-        images = [self._decode(record, "before") for record in records]
         facts = join_facts([record.facts for record in records])
+        header = probe(self.results.read(records[0], "before"))
+        check_output(replace(header, slices=len(records)), facts["scale"])  # before any is decoded
+        images = [self._decode(record, "before") for record in records]
         records = [records[at] for at in order_slices(images)]
-        check_output(replace(_header(images[0]), slices=len(images)), facts["scale"])
         del images
         return self.describe(self.results.put({}, owner, facts, [each.id for each in records]))
 
@@ -239,10 +240,6 @@ def join_facts(facts: list[dict[str, Any]]) -> dict[str, Any]:
         "residual": residual,
         "bytes": sum(each["bytes"] for each in facts),
     }
-
-
-def _header(image: Image) -> Header:
-    return Header(image.container, image.width, image.height, image.channels, image.bits)
 
 
 def _owner(request: Request) -> str:
