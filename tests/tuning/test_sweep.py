@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,9 @@ from rayscale.training.config import load_config
 from rayscale.training.loop import train
 from rayscale.training.run import lease_of, read_result
 from rayscale.tuning import search
-from rayscale.tuning.search import log_best
-from rayscale.tuning.spaces import SPACES
+from rayscale.tuning.search import Tracker
 from rayscale.tuning.sweep import best_config, plan, rank, room
+from rayscale.tuning.trials import Trial
 
 
 def main(arguments: list[str]) -> int:
@@ -68,12 +67,6 @@ def test_a_sweep_without_its_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         search.search(sweep)
 
 
-def test_the_spaces_name_keys_of_the_configuration() -> None:
-    for space in SPACES.values():
-        for key, domain in space().items():
-            load_config(None, [f"{key}={domain.sample()}"])
-
-
 @pytest.mark.parametrize(
     ("cluster", "workers", "concurrent", "expected"),
     [
@@ -82,6 +75,7 @@ def test_the_spaces_name_keys_of_the_configuration() -> None:
         ({"CPU": 2.0}, 1, 2, (2, 0.9, 1)),
         ({"CPU": 16.0}, 1, None, (8, 1.0, 2)),
         ({"CPU": 16.0, "GPU": 4.0}, 2, None, (2, 1.0, 4)),
+        ({"CPU": 160.0}, 1, None, (8, 1.0, 20)),
     ],
 )
 def test_trials_and_their_workers_fit_together(
@@ -115,6 +109,13 @@ def test_a_second_start_of_a_sweep_is_refused(
     assert f"process {os.getpid()}" in capsys.readouterr().err
 
 
+def make_row(error: str = "", **figures: float) -> dict[str, Any]:
+    """A row of the result of a sweep over the space ``edsr``."""
+    values = {"optimizer.lr": 1e-3, "model.residual_scaling": 0.1}
+    state = "failed" if error else "complete"
+    return {"values": values, "error": error, "state": state, "run": "a", "step": 8, **figures}
+
+
 def make_benchmark(folder: Path, side: int) -> str:
     """A benchmark of one image of a dataset's source."""
     pixels = np.asarray(PIL.Image.open(folder / "source" / "0.png"))[:side, :side]
@@ -129,7 +130,7 @@ def test_trials_that_were_scored_on_different_images_are_not_compared(
 ) -> None:
     best = dataset.parent / "best.yaml"
     uri = make_benchmark(dataset.parent, 48)
-    row = {"values": {"optimizer.lr": 1.0}, "error": "", "step": 8, "psnr": 30.0}
+    row = make_row(psnr=30.0)
     arguments = ["--set", f"data.uri={dataset}", "--set", f"validation.uri={uri}"]
     for side, code in ((48, 0), (96, 1)):
         best.unlink(missing_ok=True)
@@ -147,10 +148,7 @@ def test_trials_that_were_scored_on_different_images_are_not_compared(
 def test_the_code_says_how_many_trials_failed(
     dataset: Path, monkeypatch: pytest.MonkeyPatch, errors: str, code: int
 ) -> None:
-    rows = [
-        {"values": {"optimizer.lr": 1.0}, "error": error.strip(), "step": 8, "loss": 3.0}
-        for error in errors or " "
-    ]
+    rows = [make_row(error.strip(), loss=3.0) for error in errors or " "]
     monkeypatch.setattr(search, "search", lambda sweep: rows)
     best = dataset.parent / "best.yaml"
     assert main(["--set", f"data.uri={dataset}", "--output", str(best)]) == code
@@ -163,13 +161,12 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert "data.uri" in capsys.readouterr().err
 
 
-@dataclass
-class Trial:
-    """What Tune's results have."""
-
-    config: dict[str, float]
-    metrics: dict[str, float] | None
-    error: Exception | None = None
+def make_trial(lr: float, *reports: dict[str, float], error: str = "", state: Any = None) -> Trial:
+    """A trial of one value."""
+    state = state or ("failed" if error else "complete")
+    trial = Trial(int(lr), f"run-{lr:g}", {"optimizer.lr": lr}, 8, state, error=error)
+    trial.reports = list(reports)
+    return trial
 
 
 @pytest.mark.parametrize(
@@ -184,17 +181,18 @@ def test_a_trial_that_failed_is_never_the_best(
     assert sweep.metric == metric
     fair, good, better = ({"step": 8, metric: figure} for figure in figures)
     trials = [
-        Trial({"optimizer.lr": 1.0}, better, RuntimeError("x\nthe loss is not finite at step 9")),
-        Trial({"optimizer.lr": 2.0}, None, RuntimeError("the worker died")),
-        Trial({"optimizer.lr": 3.0}, fair),
-        Trial({"optimizer.lr": 4.0}, better | {metric: math.nan}),
-        Trial({"optimizer.lr": 5.0}, {}),
-        Trial({"optimizer.lr": 6.0}, good),
+        make_trial(1.0, better, error="x\nthe loss is not finite at step 9"),
+        make_trial(2.0, error="the worker died"),
+        make_trial(3.0, fair),
+        make_trial(4.0, better | {metric: math.nan}),
+        make_trial(5.0),
+        make_trial(6.0, good),
+        make_trial(7.0, better | {"step": 2}, state="stopped"),
     ]
     for order in (trials, trials[::-1]):
         rows = rank(sweep, order)
-        assert [row["values"]["optimizer.lr"] for row in rows[:2]] == [6.0, 3.0]
-        assert [row["error"] == "" for row in rows] == [True, True, False, False, False, False]
+        assert [row["values"]["optimizer.lr"] for row in rows[:3]] == [6.0, 3.0, 7.0]
+        assert [row["error"] == "" for row in rows] == [True, True, True] + [False] * 4
     errors = {row["values"]["optimizer.lr"]: row["error"] for row in rows}
     assert errors[1.0] == "the loss is not finite at step 9"
     assert errors[4.0] == f"no finite {metric}: nan"
@@ -204,8 +202,12 @@ def test_a_trial_that_failed_is_never_the_best(
 class Parent:
     """The sweep's run in MLflow."""
 
+    run_id = "a"
+
     def __init__(self) -> None:
         self.told: list[Any] = []
+
+    def flush(self) -> None: ...
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         self.told.append((metrics, step))
@@ -217,12 +219,13 @@ class Parent:
 def test_the_parent_run_gets_the_best_there_is() -> None:
     parent = Parent()
     sweep = plan(None, ["data.uri=s3://b/d"])
-    failed = Trial({"optimizer.lr": 1.0}, {"loss": 1.0}, RuntimeError("diverged"))
-    (only,) = rank(sweep, [failed])
-    log_best(sweep, parent, only)
+    tracker = Tracker(sweep, parent)
+    parent.told.clear()
+    failed = make_trial(1.0, {"step": 8, "loss": 1.0}, error="diverged")
+    tracker.log_best(rank(sweep, [failed])[0])
     assert parent.told == []
-    log_best(sweep, parent, rank(sweep, [failed, Trial({"optimizer.lr": 2.0}, {"loss": 4.0})])[0])
-    assert parent.told == [({"best/loss": 4.0}, 8), {"best.optimizer.lr": 2.0}]
+    tracker.log_best(rank(sweep, [failed, make_trial(2.0, {"step": 8, "loss": 4.0})])[0])
+    assert parent.told[:2] == [({"best/loss": 4.0}, 8), {"best.optimizer.lr": 2.0}]
 
 
 def small_sweep(dataset: Path, *arguments: str) -> list[str]:

@@ -198,20 +198,22 @@ def _count_workers(text: str) -> list[str]:
     return [f"workers.minimum={first}", f"workers.count={last}"]
 
 
-def use_registry(config: RunConfig, name: str | None, alias: str | None) -> None:
+def use_registry(
+    config: RunConfig, name: str | None, alias: str | None, *, option: str = "--register"
+) -> None:
     """Make the tracking server that of this process; ConfigError for a name or alias that cannot be published."""
     tracking = config.logging.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if tracking:
         os.environ["MLFLOW_TRACKING_URI"] = tracking
     elif name:
-        raise ConfigError("--register needs MLFLOW_TRACKING_URI, the server with the registry")
+        raise ConfigError(f"{option} needs MLFLOW_TRACKING_URI, the server with the registry")
     if name:
         from rayscale.registry import check_name
 
         check_name(name, alias)  # before the training, not after it
     elif alias is not None:
         raise ConfigError(
-            f"--alias {alias} needs --register NAME, the model that the alias points to"
+            f"--alias {alias} needs {option} NAME, the model that the alias points to"
         )
 
 

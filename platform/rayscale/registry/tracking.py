@@ -172,21 +172,13 @@ class MlflowLogger:
 
     def _open(self, client: Any) -> str:
         experiment = ensure_experiment(client, self.experiment)
-        mark = self.run
-        if not _QUOTABLE.fullmatch(mark):  # MLflow's filters have no escape for quotes
-            mark = hashlib.sha256(mark.encode()).hexdigest()
-        found = client.search_runs(
-            [experiment],
-            f"tags.`{RUN_TAG}` = '{mark}'",
-            max_results=1,
-            order_by=["start_time DESC"],
-        )
+        found = _search(client, experiment, self.run)
         if found:
             run_id = str(found[0].info.run_id)
             client.update_run(run_id, status="RUNNING")
         else:
             run = client.create_run(
-                experiment, run_name=self.run, tags={RUN_TAG: mark, **self._tags}
+                experiment, run_name=self.run, tags={RUN_TAG: _mark(self.run), **self._tags}
             )
             run_id = str(run.info.run_id)
         return run_id
@@ -313,3 +305,50 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[metric_name(f"{prefix}{key}")] = str(value)[:_PARAM_LENGTH]
     return flat
+
+
+def find_run(experiment: str, run: str) -> str | None:
+    """The id of the MLflow run that a ``MlflowLogger`` of these names has made, or None."""
+    client = connect()
+    found = _search(client, ensure_experiment(client, experiment), run)
+    return str(found[0].info.run_id) if found else None
+
+
+def conclude(experiment: str, run: str, status: str, tags: Mapping[str, str]) -> None:
+    """End the MLflow run of a process that could not, with tags that say why; a server that is gone is a warning."""
+    try:
+        run_id = find_run(experiment, run)
+        if run_id is not None:
+            client = connect()
+            for key, value in tags.items():
+                client.set_tag(run_id, key, value[:_PARAM_LENGTH])
+            client.set_terminated(run_id, status)
+    except Exception as error:  # the trial is kept in storage: its state here is for those who look
+        logger.warning("MLflow was not told how %s ended: %s", run, _brief(error))
+
+
+def add_files(run_id: str, folder: Path) -> None:
+    """Put the files of a folder among the artifacts of a run; a server that is gone is a warning."""
+    try:
+        connect().log_artifacts(run_id, str(folder))
+    except Exception as error:  # they are in storage too
+        logger.warning("MLflow did not take the files of %s: %s", run_id, _brief(error))
+
+
+def _search(client: Any, experiment: str, run: str) -> Any:
+    """The newest MLflow run of a name, as a list of at most one."""
+    return client.search_runs(
+        [experiment],
+        f"tags.`{RUN_TAG}` = '{_mark(run)}'",
+        max_results=1,
+        order_by=["start_time DESC"],
+    )
+
+
+def _mark(run: str) -> str:
+    """The value of the tag that finds a run: MLflow's filters have no escape for quotes."""
+    return run if _QUOTABLE.fullmatch(run) else hashlib.sha256(run.encode()).hexdigest()
+
+
+def _brief(error: Exception) -> str:
+    return without_passwords(str(error).partition("\n")[0])[:200]

@@ -120,6 +120,18 @@ class Checkpoints:
         folder = self.store.child(_name(step))
         _fetch(folder, WEIGHTS, self._marker(folder)[WEIGHTS], path)
 
+    def adopt(self, other: Checkpoints, step: int) -> None:
+        """Copy the checkpoint of ``step`` of another run, verified, unless there is one already; errors as by ``load``."""
+        if step in self.steps():
+            return
+        theirs, mine = other.store.child(_name(step)), self.store.child(_name(step))
+        with tempfile.TemporaryDirectory(prefix="rayscale-") as temporary:
+            for name, committed in other._marker(theirs).items():
+                path = Path(temporary, name)
+                _fetch(theirs, name, committed, path)
+                mine.write_file(name, path)
+        mine.write(MARKER, theirs.read(MARKER))
+
     def save(self, step: int, state: dict[str, Any], weights: SuperResolver) -> None:
         """Start to save copies that nobody changes any longer; waits for the checkpoint before it.
 

@@ -221,7 +221,7 @@ def _trainer(
         with suppress(ray.exceptions.RayError):
             ray.get(cluster.see_nodes(), timeout=_ANSWER_S)
     gpus = ray.cluster_resources().get("GPU", 0)
-    gpu = cluster.wants_gpus(workers.gpu, gpus, least)
+    gpu = cluster.wants_gpus(workers.gpu, gpus / workers.gpu_share, least)
     resources = _resources(config, gpu, ray.nodes())
     cluster.check_room(least, resources, _WAY_OUT, wait=workers.wait)
     return trainer_class()(
@@ -311,7 +311,7 @@ def _resources(config: TrainConfig, gpu: bool, nodes: list[dict[str, Any]]) -> d
         # Of workers that come and go, as many as there are whole CPUs.
         if not config.workers.minimum and len(alive) == 1 and (have := alive[0].get("CPU", 0.0)):
             cpus = min(1.0, int(100 * have / config.workers.count) / 100)
-    return {"CPU": cpus, "GPU": 1.0} if gpu else {"CPU": cpus}
+    return {"CPU": cpus, "GPU": config.workers.gpu_share} if gpu else {"CPU": cpus}
 
 
 def _cause(error: Exception) -> Exception:

@@ -233,6 +233,12 @@ class WorkersSection(Section):
         default=60.0, gt=0, description="elastic: seconds between looks for room for more workers"
     )
     gpu: Literal["auto"] | bool = Field(default="auto", description="one GPU for each worker")
+    gpu_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="part of a GPU that a worker takes; trials of a sweep that have one worker each can share one",
+    )
     cpus: float | None = Field(
         default=None, gt=0, description="CPUs reserved in Ray for each worker; 1 by default"
     )
@@ -271,7 +277,12 @@ class WorkersSection(Section):
     )
 
     @model_validator(mode="after")
-    def _check_minimum(self) -> WorkersSection:
+    def _check_counts(self) -> WorkersSection:
+        if self.gpu_share < 1 and self.count > 1:
+            raise ValueError(
+                f"workers.gpu_share {self.gpu_share:g}: {self.count} workers of one training need a GPU each, as NCCL does not "
+                "let two share one; set workers.count=1 or workers.gpu_share=1"
+            )
         if self.minimum is not None and self.minimum > self.count:
             raise ValueError(
                 f"workers.minimum {self.minimum} is above workers.count {self.count}, the most"

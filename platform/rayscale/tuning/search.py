@@ -1,203 +1,182 @@
-"""The trials of a sweep on a Ray cluster: Tune draws and stops them, each is a run of Ray Train."""
+"""The trials of a sweep on a Ray cluster: Tune runs and stops them, each is a run of Ray Train."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from rayscale.interruption import attend
-from rayscale.training.config import TrainConfig
-from rayscale.tuning.spaces import SPACES
-from rayscale.tuning.sweep import TRIAL_CPU, Sweep, override, rank, room
+from rayscale.storage import connect
+from rayscale.tuning.course import Course, follow
+from rayscale.tuning.population import Member, first_generation, next_generation
+from rayscale.tuning.sweep import Sweep, override, rank, room
+from rayscale.tuning.trial import run_trial
+from rayscale.tuning.trials import Journal, Trial
+from rayscale.tuning.tune import fit_trials, make_rungs, prepare_tune
 
 
 def search(sweep: Sweep) -> list[dict[str, Any]]:
-    """Run the trials; one row each, as ``rank`` orders them."""
+    """Run the trials; one row each, as ``rank`` orders them.
+
+    Trials that have ended in an earlier start stay as they are, and those that were stopped too; others go on.
+    """
     from rayscale import cluster
 
-    print(f"sweep: {sweep.name} below {sweep.base.run.uri}")
+    print(f"sweep: {sweep.uri}")
     print(f"ray: {cluster.connect(dashboard=True, log_to_driver=False)}", flush=True)
-    # Tune's own tables and tracebacks: `progress` and `show` are shorter.
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    prepare_tune()
     import ray
-    from ray import tune
 
     from rayscale.training.ray import make_switch
 
     concurrent, shares = room(sweep, ray.cluster_resources())
-    need = {"CPU": shares["workers.cpus"]} | ({"GPU": 1.0} if shares["workers.gpu"] else {})
     workers = sweep.trial.workers
+    need = {"CPU": shares["workers.cpus"]}
+    need |= {"GPU": workers.gpu_share} if shares["workers.gpu"] else {}
     cluster.check_room(
         workers.count, need, "change workers.count or workers.gpu", wait=workers.wait
     )
+    journal = Journal(connect(sweep.uri), sweep.benchmark)
+    journal.load()
     tracking = sweep.base.logging.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    parent = open_parent(sweep, tracking)
-    switch, watcher = make_switch(), watch_trials(sweep)
-    trainable = tune.with_resources(
-        functools.partial(
+    with tracked(sweep, tracking) as tracker:
+        job = functools.partial(
             run_trial,
-            switch=switch,
-            sweep=sweep.name,
+            switch=(switch := make_switch()),
             base=override(sweep.trial, shares).model_dump(mode="json"),
             tracking=tracking,
-            parent=getattr(parent, "run_id", None),
-        ),
-        {"CPU": TRIAL_CPU},
-    )
-    tuner = make_tuner(sweep, trainable, concurrent, watcher)
-
-    def stop(number: int) -> None:
-        print("stopping: the trials end after their current steps ...", flush=True)
-        watcher.stop = True
-        switch.stop.remote()
-
-    try:
-        rows = rank(sweep, attend(tuner.fit, stop))
-        if parent is not None:
-            log_best(sweep, parent, rows[0])
-    finally:
-        if parent is not None:
-            parent.close()
+            parent=tracker.run_id,
+        )
+        crew = Crew(sweep, journal, job, switch, concurrent, tracker)
+        trials = crew.run_population() if sweep.scheduler == "pbt" else crew.run()
+        rows = rank(sweep, trials)
+        tracker.log_best(rows[0])
     return rows
 
 
-def make_tuner(sweep: Sweep, trainable: Any, concurrent: int, watcher: Any) -> Any:
-    """Tune's search: random draws, bad trials stopped early (ASHA)."""
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
-    from ray.tune.search.basic_variant import BasicVariantGenerator
+class Crew:
+    """What runs trials: how many at a time, by which function, and what stops them all."""
 
-    from rayscale import cluster
+    def __init__(
+        self, sweep: Sweep, journal: Journal, job: Any, switch: Any, concurrent: int, tracker: Any
+    ) -> None:
+        self.sweep, self.journal, self.job = sweep, journal, job
+        self.switch, self.concurrent, self.tracker = switch, concurrent, tracker
 
-    return tune.Tuner(
-        trainable,
-        param_space=SPACES[sweep.space](),
-        tune_config=tune.TuneConfig(
-            metric=sweep.metric,
-            mode=sweep.mode,
-            num_samples=sweep.samples,
-            search_alg=BasicVariantGenerator(random_state=sweep.seed, max_concurrent=concurrent),
-            scheduler=ASHAScheduler(
-                time_attr="step",
-                max_t=sweep.trial.optimizer.steps,
-                grace_period=sweep.trial.validation.every,
-                reduction_factor=2,
-            ),
-        ),
-        run_config=tune.RunConfig(
-            name=sweep.name,
-            # Trials keep their state in their own runs; Tune's bookkeeping is not needed afterwards.
-            storage_path=cluster.scratch(sweep.base.run.uri or ""),
-            verbose=0,
-            callbacks=[watcher],
-            stop=watcher,
-        ),
-    )
+    def run(self) -> list[Trial]:
+        """The trials of a sweep that do not depend on each other."""
+        rungs = make_rungs(self.sweep) if self.sweep.scheduler == "asha" else None
+        course = follow(self.sweep, self.journal, rungs, self.tracker.conclude)
+        left = self.sweep.samples - sum(trial.has_ended for trial in self.journal.listed())
+        self._fit(course, left, rungs)
+        return self.journal.listed()
 
+    def run_population(self) -> list[Trial]:
+        """A generation after the other; gives the trials of the last."""
+        sweep = self.sweep
+        members = first_generation(sweep.space, sweep.seed, sweep.samples)
+        trials: list[Trial] = []
+        for generation in range(sweep.generations):
+            if generation:
+                figures = [(trial.values, trial.figure(sweep.metric)) for trial in trials]
+                members = next_generation(sweep.space, sweep.seed, generation, figures, sweep.mode)
+            trials = self._members(generation, members, trials)
+            course = Course(
+                self.journal,
+                iter([trial for trial in trials if not trial.has_ended]),
+                on_end=self.tracker.conclude,
+            )
+            self._fit(course, sum(not trial.has_ended for trial in trials), None)
+        return trials
 
-def log_best(sweep: Sweep, parent: Any, best: Mapping[str, Any]) -> None:
-    """The best trial's figure and values in the sweep's MLflow run; nothing where all failed."""
-    if not best["error"]:
-        parent.log_metrics({f"best/{sweep.metric}": best[sweep.metric]}, sweep.samples)
-        parent.log_params({f"best.{key}": value for key, value in best["values"].items()})
+    def _members(self, generation: int, members: list[Member], before: list[Trial]) -> list[Trial]:
+        """The trials of a generation, as the journal has them."""
+        sweep, trials = self.sweep, []
+        steps = sweep.trial.optimizer.steps // sweep.generations * (generation + 1)
+        for index, member in enumerate(members):
+            parent = None
+            if member.parent is not None:
+                parent = (before[member.parent].name, before[member.parent].steps)
+            number = generation * sweep.samples + index
+            digest = override(sweep.trial, member.values).digest[:8]
+            name = f"{sweep.name}-{generation}-{index:03d}-{digest}"
+            made = Trial(number, name, member.values, steps, parent=parent)
+            found = self.journal.trials.get(number)
+            same = found and (found.values, found.parent) == (made.values, made.parent)
+            trials.append(found if found and same else made)
+        return trials
 
+    def _fit(self, course: Course, count: int, rungs: Any) -> None:
+        if count <= 0:
+            return
+        watcher, fit = fit_trials(
+            self.sweep, course, self.job, count, concurrent=self.concurrent, rungs=rungs
+        )
 
-def run_trial(
-    values: dict[str, Any],
-    *,
-    switch: Any,
-    sweep: str,
-    base: dict[str, Any],
-    tracking: str | None,
-    parent: str | None,
-) -> None:
-    """One trial, in its own process: a training run named after its configuration."""
-    from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
+        def stop(number: int) -> None:
+            print("stopping: the trials end after their current steps ...", flush=True)
+            watcher.stop = True
+            self.switch.stop.remote()
 
-    from rayscale import cluster
-    from rayscale.training.ray import fit
-
-    cluster.connect()  # sets Ray Train's switches for this process
-    config = override(TrainConfig.parse(base), values)
-    config = override(config, {"run.name": f"{sweep}-{config.digest[:8]}"})
-
-    class ReportUntilTheLast(TuneReportCallback):  # type: ignore[misc]
-        """ASHA ends a trial at its last report: that one waits until the run's result is in storage."""
-
-        def after_report(
-            self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
-        ) -> None:
-            if metrics[0]["step"] < config.optimizer.steps:
-                super().after_report(run_context, metrics, checkpoint)
-
-    factory = functools.partial(child_logger, tracking, parent) if tracking else None
-    result = fit(
-        config,
-        logger_factory=factory,
-        callbacks=[ReportUntilTheLast()],
-        verbose=False,
-        switch=switch,
-    )
-    tune.report({**result.metrics, "step": result.steps})
+        attend(fit, stop)
 
 
-def open_parent(sweep: Sweep, tracking: str | None) -> Any:
-    """The MLflow run that the trials' runs belong to, or None."""
-    if not tracking:
+class Tracker:
+    """The sweep's run in MLflow, which those of the trials belong to; without a server it does nothing."""
+
+    run_id: str | None = None
+
+    def __init__(self, sweep: Sweep, logger: Any = None) -> None:
+        self.sweep, self.logger = sweep, logger
+        self._telling = ThreadPoolExecutor(1, "mlflow")  # a slow server keeps no trial waiting
+        if logger is not None:
+            logger.log_params(sweep.trial.flat() | sweep.settings())
+            logger.flush()  # the trials need to know its id
+            self.run_id = logger.run_id
+
+    def conclude(self, trial: Trial) -> None:
+        """Say in the trial's run how it ended: a trial that Tune stops cannot do so itself."""
+        if self.logger is not None and trial.state != "complete":
+            from rayscale.registry.tracking import conclude
+
+            status = "KILLED" if trial.state == "stopped" else "FAILED"
+            tags = {"rayscale.trial": trial.state, "rayscale.error": trial.error}
+            name = trial.name
+            self._telling.submit(conclude, self.sweep.base.logging.experiment, name, status, tags)
+
+    def log_best(self, best: dict[str, Any]) -> None:
+        """The best trial's figure and values; nothing where all failed."""
+        if self.logger is not None and not best["error"]:
+            self.logger.log_metrics(
+                {f"best/{self.sweep.metric}": best[self.sweep.metric]}, self.sweep.samples
+            )
+            self.logger.log_params({f"best.{key}": value for key, value in best["values"].items()})
+            self.logger.log_params({"best.run": best["run"]})
+
+    def close(self) -> None:
+        """Deliver the rest."""
+        self._telling.shutdown(wait=True)
+        if self.logger is not None:
+            self.logger.close()
+
+
+@contextmanager
+def tracked(sweep: Sweep, tracking: str | None) -> Iterator[Tracker]:
+    """The tracker of a sweep, closed at the end."""
+    logger = None
+    if tracking:
+        os.environ["MLFLOW_TRACKING_URI"] = tracking
+        from rayscale.registry import MlflowLogger
+
+        logger = MlflowLogger(sweep.base.logging.experiment, sweep.name)
+    else:
         print("tracking: none (MLFLOW_TRACKING_URI is not set)")
-        return None
-    os.environ["MLFLOW_TRACKING_URI"] = tracking
-    from rayscale.registry import MlflowLogger
-
-    logger = MlflowLogger(sweep.base.logging.experiment, sweep.name)
-    logger.log_params(sweep.trial.flat() | {"space": sweep.space, "samples": sweep.samples})
-    logger.flush()  # the trials need to know its id
-    return logger
-
-
-def child_logger(tracking: str, parent: str | None, config: TrainConfig) -> Any:
-    """The logger of a trial, in rank 0's process."""
-    os.environ["MLFLOW_TRACKING_URI"] = tracking
-    from rayscale.registry import MlflowLogger
-
-    tags = {"mlflow.parentRunId": parent} if parent else {}
-    return MlflowLogger(config.logging.experiment, config.run.name or "", tags=tags)
-
-
-def watch_trials(sweep: Sweep) -> Any:
-    """A Tune callback that prints a line per report, and a stopper: once its ``stop`` is set, when no trial runs any longer."""
-    from ray import tune
-
-    class Watcher(tune.Callback, tune.Stopper):  # type: ignore[misc]
-        stop = False
-        trials: Sequence[Any] = ()
-
-        def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-            self.trials = trials
-
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            return self.stop and not any(trial.status == "RUNNING" for trial in self.trials)
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
-        ) -> None:
-            if sweep.metric in result:
-                values = "  ".join(f"{k.split('.')[-1]} {v:.3g}" for k, v in trial.config.items())
-                print(
-                    f"{trial.trial_id}  {values}  step {int(result['step'])}  "
-                    f"{sweep.metric} {result[sweep.metric]:.4g}",
-                    flush=True,
-                )
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            print(f"{trial.trial_id}  failed", flush=True)
-
-    return Watcher()
+    tracker = Tracker(sweep, logger)
+    try:
+        yield tracker
+    finally:
+        tracker.close()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from rayscale import strictjson
 from rayscale.cluster import wants_gpus
@@ -14,28 +13,46 @@ from rayscale.errors import ConfigError, quantity
 from rayscale.fields import check_counts
 from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.validation import read_digests
-from rayscale.tuning.spaces import SPACES
+from rayscale.tuning import population
+from rayscale.tuning.samplers import SAMPLERS, Draws
+from rayscale.tuning.spaces import Space, describe, draw, grid, make_space
+from rayscale.tuning.trials import Trial
 
 TRIAL_CPU = 0.1  # of the process that waits for the workers of its trial
+
+Scheduler = Literal["asha", "none", "pbt"]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is searched: the base of every trial, and how trials are compared."""
+    """What is searched: the base of every trial, what proposes and stops them, and how they are compared.
+
+    ``samples`` are the trials, or the population; ``generations`` are those of population based training.
+    """
 
     base: TrainConfig
     trial: TrainConfig
-    space: str
+    space: Space
     samples: int
     seed: int
     concurrent: int | None
+    sampler: str = "random"
+    scheduler: Scheduler = "asha"
+    generations: int = 1
 
     @property
     def name(self) -> str:
-        """A hash of what decides the trials."""
-        what = [self.trial.digest, self.space, self.seed, self.trial.optimizer.steps]
+        """A hash of what decides the trials; more of them are the same sweep, gone on with."""
+        what: list[Any] = [self.trial.digest, describe(self.space), self.seed]
+        what += [self.trial.optimizer.steps, self.sampler, self.scheduler, self.generations]
+        what += [self.samples] if self.scheduler == "pbt" else []
         digest = hashlib.sha256(strictjson.dumps(what).encode()).hexdigest()[:8]
         return f"sweep-{self.base.title}-{digest}"
+
+    @property
+    def uri(self) -> str:
+        """Where the sweep keeps its trials and pictures; their runs lie beside it."""
+        return f"{self.base.run.uri}/{self.name}"
 
     def identified(self) -> Sweep:
         """Named after the dataset itself, wherever it lies."""
@@ -54,14 +71,27 @@ class Sweep:
     def mode(self) -> str:
         return "max" if self.base.validation.uri else "min"
 
+    def run_name(self, values: Mapping[str, Any]) -> str:
+        """The name of the run of a trial, made of its configuration."""
+        return f"{self.name}-{override(self.trial, values).digest[:8]}"
+
+    def settings(self) -> dict[str, Any]:
+        """What a tracker stores of the sweep."""
+        asked = {"sampler": self.sampler, "scheduler": self.scheduler, "samples": self.samples}
+        return asked | {f"search.{key}": text for key, text in describe(self.space).items()}
+
 
 def plan(
     file: str | None,
     overrides: Sequence[str],
     *,
-    space: str = "edsr",
-    samples: int = 8,
+    space: str | None = None,
+    ranges: Sequence[str] = (),
+    sampler: str = "random",
+    scheduler: str = "asha",
+    samples: int | None = None,
     steps: int = 1000,
+    generations: int = 4,
     seed: int = 1,
     concurrent: int | None = None,
 ) -> Sweep:
@@ -69,18 +99,35 @@ def plan(
 
     Args:
         file, overrides: the base, as in ``load_config``.
-        space: a name of ``rayscale.tuning.spaces.SPACES``.
-        samples: trials. steps: of a whole trial. seed: of the draws.
+        space, ranges: as in ``make_space``; without either, ``edsr``, or ``lr`` of a population.
+        sampler: ``random``, ``grid``, ``tpe`` or ``gp``. scheduler: ``asha``, ``none`` or ``pbt``.
+        samples: trials; None is 8, or all of a grid. steps: of a whole trial. seed: of the draws.
+        generations: parts of the steps, between which a population is chosen anew.
         concurrent: trials at a time; None is what the cluster holds.
 
-    Raises ConfigError for an invalid configuration, an unknown space, and numbers below 1.
+    Raises ConfigError for an invalid configuration, an unknown space, keys that cannot be searched, and numbers below 1.
     """
-    check_counts(samples=samples, steps=steps)
-    if space not in SPACES:
-        raise ConfigError(f"unknown space {space!r}; use one of {', '.join(SPACES)}")
+    for name, value, choices in (
+        ("sampler", sampler, tuple(SAMPLERS)),
+        ("scheduler", scheduler, get_args(Scheduler)),
+    ):
+        if value not in choices:
+            raise ConfigError(f"unknown {name} {value!r}; use one of {', '.join(choices)}")
+    is_population = scheduler == "pbt"
+    default = "" if ranges else "lr" if is_population else "edsr"
+    searched = make_space(default if space is None else space, ranges)
+    if samples is None:
+        samples = len(grid(searched)) if sampler == "grid" else 8
+    check_counts(samples=samples, steps=steps, generations=generations)
     base = load_config(file, overrides).resolved()
+    if is_population:
+        if sampler != "random":
+            raise ConfigError(f"a population starts at random; leave out --sampler {sampler}")
+        if steps % generations:
+            raise ConfigError(f"steps {steps} cannot be divided into {generations} generations")
+        population.check_space(searched, base.optimizer.schedule)
     # Eight reports let ASHA stop a trial at an eighth of its steps; each costs a validation.
-    often = max(1, steps // 8)
+    often = steps // generations if is_population else max(1, steps // 8)
     trial = override(
         base,
         {
@@ -92,7 +139,43 @@ def plan(
             "workers.max_failures": 1,
         },
     )
-    return Sweep(base, trial, space, samples, seed, concurrent)
+    check_keys(trial, searched, seed)
+    return Sweep(
+        base, trial, searched, samples, seed, concurrent, sampler,
+        cast(Scheduler, scheduler), generations if is_population else 1,
+    )  # fmt: skip
+
+
+def check_keys(trial: TrainConfig, space: Space, seed: int) -> None:
+    """Raise ConfigError where the configuration does not take what may be drawn: an unknown key, an end out of limits."""
+    values = draw(space, Draws(seed))
+    for parameter in space:
+        section, _, name = parameter.key.partition(".")
+        if section in ("run", "logging", "workers", "validation", "checkpoint") or not name:
+            raise ConfigError(f"{parameter.key} cannot be searched: it does not decide the weights")
+        ends = parameter.choices or (parameter.draw(Lowest()), parameter.draw(Highest()))
+        for end in ends:
+            override(trial, {**values, parameter.key: end})
+
+
+class Lowest(Draws):
+    """Draws the first of every range."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return low
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        return low
+
+
+class Highest(Draws):
+    """Draws the last of every range."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return high
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        return high
 
 
 def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
@@ -100,7 +183,10 @@ def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     nested = config.model_dump(mode="json")
     for key, value in values.items():
         section, _, name = key.partition(".")
-        nested[section][name] = value
+        if name:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[section] = value
     return TrainConfig.parse(nested)
 
 
@@ -121,33 +207,49 @@ def room(sweep: Sweep, cluster: Mapping[str, float]) -> tuple[int, dict[str, Any
     workers = sweep.trial.workers.count
     cpus = max(cluster.get("CPU", 1.0), 0.5)
     gpus = cluster.get("GPU", 0)
-    gpu = wants_gpus(sweep.trial.workers.gpu, gpus, workers)
-    fitting = gpus if gpu else cpus / 2
-    concurrent = sweep.concurrent or max(1, int(fitting // workers))
+    part = sweep.trial.workers.gpu_share
+    gpu = wants_gpus(sweep.trial.workers.gpu, gpus / part, workers)
+    fitting = gpus / part + 1e-6 if gpu else cpus / 2
+    concurrent = sweep.concurrent or max(1, min(sweep.samples, int(fitting // workers)))
     share = (cpus / concurrent - TRIAL_CPU) / workers
     if share < 0.01:
         raise ConfigError(
             f"too few CPUs ({cpus:g}) for {quantity(concurrent, 'trial')} of {quantity(workers, 'worker')} at once; run fewer (concurrent)"
         )
     reserved = {"workers.cpus": min(1.0, int(100 * share) / 100), "workers.gpu": gpu}
-    return concurrent, reserved | {"workers.threads": max(1, int(cpus / concurrent / workers))}
+    threads = sweep.trial.workers.threads or max(1, int(cpus / concurrent / workers))
+    return concurrent, reserved | {"workers.threads": threads}
 
 
-def rank(sweep: Sweep, results: Iterable[Any]) -> list[dict[str, Any]]:
-    """A row per trial (the sampled values, the last figures, ``error``): the best first, those that failed last.
+def rank(sweep: Sweep, trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """A row per trial (the values, the last figures, ``state``, ``error``, ``run``): the best first, those that failed last.
 
-    A trial that failed after good figures (a loss that became NaN) has failed: its values cannot be trained with.
+    Figures after fewer steps are not compared with those after all: trials that were stopped come after those that are
+    complete. A trial that failed after good figures (a loss that became NaN) has failed: its values cannot be trained
+    with.
     """
     sign = -1 if sweep.mode == "max" else 1
-    rows = [row_of(result, sweep.metric) for result in results]
-    return sorted(rows, key=lambda row: (1, 0.0) if row["error"] else (0, sign * row[sweep.metric]))
+    rows = [row_of(trial, sweep.metric) for trial in trials]
+    order = ("complete", "stopped", "running", "failed")
+    return sorted(
+        rows,
+        key=lambda row: (
+            order.index(row["state"]),
+            0.0 if row["error"] else sign * row[sweep.metric],
+        ),
+    )
 
 
-def row_of(result: Any, metric: str) -> dict[str, Any]:
+def row_of(trial: Trial, metric: str) -> dict[str, Any]:
     """What became of a trial; without a finite ``metric`` it has failed."""
-    figures = result.metrics or {}
-    kept = {key: figures[key] for key in ("step", "loss", "psnr", "ssim") if key in figures}
-    lines = str(result.error).strip().splitlines() if result.error else []
-    if not lines and not math.isfinite(kept.get(metric, math.nan)):
-        lines = [f"no finite {metric}: {kept.get(metric, 'it was not measured')}"]
-    return {"values": dict(result.config or {}), "error": lines[-1] if lines else "", **kept}
+    last = trial.reports[-1] if trial.reports else {}
+    lines = trial.error.strip().splitlines() or [""]
+    error, state = lines[-1], trial.state
+    if state == "failed" and not error:
+        error = "it ended without a reason"
+    if state != "failed" and trial.figure(metric) is None:
+        error, state = f"no finite {metric}: {last.get(metric, 'it was not measured')}", "failed"
+    return {
+        "values": dict(trial.values), "error": error, "state": state, "run": trial.name,
+        "number": trial.number, **last,
+    }  # fmt: skip
