@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from rayscale.tuning.samplers import SAMPLERS
 from rayscale.tuning.sweep import Sweep
@@ -41,6 +41,10 @@ class Course:
         self.journal, self.following = journal, following
         self.learn, self.on_end = learn, on_end
         self.running: dict[str, Trial] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves what it is given, and what it saves is never read, as the journal has it all."""
+        return {}
 
     def take(self, name: str) -> Trial | None:
         """The next trial, known as ``name`` from now on; None when there is none."""
