@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import tempfile
 import threading
 import time
 from collections import deque
@@ -234,8 +235,6 @@ class MlflowLogger:
     def _send_image(
         self, client: Any, run_id: str, name: str, pixels: npt.NDArray[Any], step: int
     ) -> None:
-        import tempfile
-
         import PIL.Image
 
         if pixels.dtype == np.uint16:
@@ -327,12 +326,17 @@ def conclude(experiment: str, run: str, status: str, tags: Mapping[str, str]) ->
         logger.warning("MLflow was not told how %s ended: %s", run, _brief(error))
 
 
-def add_files(run_id: str, folder: Path) -> None:
-    """Put the files of a folder among the artifacts of a run; a server that is gone is a warning."""
+def add_files(experiment: str, run: str, files: Mapping[str, bytes]) -> None:
+    """Put files, by their names, among the artifacts of a run; a server that is gone is a warning."""
     try:
-        connect().log_artifacts(run_id, str(folder))
+        run_id = find_run(experiment, run)
+        with tempfile.TemporaryDirectory(prefix="rayscale-") as folder:
+            for name, content in files.items():
+                Path(folder, name).write_bytes(content)
+            if run_id is not None:
+                connect().log_artifacts(run_id, folder)
     except Exception as error:  # they are in storage too
-        logger.warning("MLflow did not take the files of %s: %s", run_id, _brief(error))
+        logger.warning("MLflow did not take the files of %s: %s", run, _brief(error))
 
 
 def _search(client: Any, experiment: str, run: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,10 +25,15 @@ _LEAST = 4  # trials with a figure that importance and a surface need
 
 
 def keep(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """Write ``trials.csv`` and the pictures beside the trials; gives the place."""
+    """Write ``trials.csv`` and the pictures beside the trials, and into the sweep's MLflow run; gives the place."""
     store = connect(sweep.uri)
-    for name, content in draw_all(sweep, rows).items():
+    files = draw_all(sweep, rows)
+    for name, content in files.items():
         store.write(name, content)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        from rayscale.registry.tracking import add_files
+
+        add_files(sweep.base.logging.experiment, sweep.name, files)
     return store.uri
 
 
