@@ -16,6 +16,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 LONG = {
     "platform/rayscale/cli/batch.py::batch": "the options of a command, which calls one function",
     "platform/rayscale/cli/prepare.py::prepare": "the options of a command, which calls one function",
+    "platform/rayscale/cli/sweep.py::sweep": "the options of a command, which calls one function",
     "platform/rayscale/cli/train.py::train": "the options of a command, which calls one function",
     "platform/rayscale/serving/routes/batches.py::router": "the endpoints of a path, each a function of a few lines",
     "platform/rayscale/serving/routes/inference.py::router": "the endpoints of a protocol, each a function of a few lines",

@@ -149,7 +149,7 @@ def make_space(named: str, ranges: Iterable[str] = ()) -> Space:
         texts = dict(_flat(merge(named, ())))
     elif named:
         raise ConfigError(
-            f"unknown space {named!r}; use one of {', '.join(SPACES)}, a file, or --search KEY=RANGE"
+            f"unknown space {named!r}; use one of {', '.join(SPACES)}, a file, or ranges (search)"
         )
     for item in ranges:
         key, equals, text = item.partition("=")
@@ -157,7 +157,7 @@ def make_space(named: str, ranges: Iterable[str] = ()) -> Space:
             raise ConfigError(f"{item!r} is not of the form KEY=RANGE; RANGE is {_FORMS}")
         texts[key.strip()] = text.strip()
     if not texts:
-        raise ConfigError("there is nothing to search; give --search KEY=RANGE or a space")
+        raise ConfigError("there is nothing to search; give a range (search) or a space")
     return _ordered([Parameter.parse(key, str(text)) for key, text in texts.items()])
 
 

@@ -122,7 +122,9 @@ def plan(
     base = load_config(file, overrides).resolved()
     if is_population:
         if sampler != "random":
-            raise ConfigError(f"a population starts at random; leave out --sampler {sampler}")
+            raise ConfigError(
+                f"a population starts at random, not by {sampler}; use sampler=random"
+            )
         if steps % generations:
             raise ConfigError(f"steps {steps} cannot be divided into {generations} generations")
         population.check_space(searched, base.optimizer.schedule)

@@ -1,4 +1,4 @@
-"""One trial in its own process: a training run, told of to Ray Tune."""
+"""One trial in its own process: a training run that reports to Ray Tune."""
 
 from __future__ import annotations
 
