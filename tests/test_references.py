@@ -28,6 +28,14 @@ KEYS = {
     "rayscale.run",
     "rayscale.systems",
     "rayscale.degradation",
+    # What an exported file knows (rayscale.inference.exported).
+    "rayscale.flatfield",
+    "rayscale.halo",
+    "rayscale.input",
+    "rayscale.json",
+    "rayscale.levels",
+    "rayscale.precision",
+    "rayscale.weights",
 }
 """Keys of metadata, tags and entry points, which look like names of the package."""
 

@@ -102,7 +102,7 @@ def _judge_disk(check: str, name: str, disk: dict[str, Any]) -> Finding:
         return Finding(check, "failed", f"{disk['path']} cannot be written", "give it to this user")
     if name == "shared memory":
         if disk["total"] < GIB // 2:
-            advice = "give the container more (docker run --shm-size, RAY_SHM_SIZE of compose)"
+            advice = "give the container more (`docker run` with a larger shm-size, RAY_SHM_SIZE of compose)"
             return Finding(check, "warning", found, advice)
     elif disk["free"] < GIB or disk["free"] < (1 - _FULL) * disk["total"]:
         way_out = "RAYSCALE_CACHE_DIR" if name == "cache" else "TMPDIR"
