@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -33,6 +34,19 @@ def test_colour_reads_as_pillow_does(progressive, subsampling):
     np.testing.assert_array_equal(image.pixels, np.asarray(Pillow.open(io.BytesIO(data))))
     header = probe(data)
     assert (header.height, header.width, header.channels, header.bits) == (40, 56, 3, 8)
+
+
+def test_a_picture_is_read_without_a_second_copy_of_it():
+    """Pillow's own picture is not counted by tracemalloc: what is beside it is the array, and a strip."""
+    pixels = np.tile(smooth(64, 64), (16, 16, 1))
+    data = saved(pixels, quality=60)
+    read_image(data)  # what is imported once
+    tracemalloc.start()
+    image = read_image(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(image.pixels, np.asarray(Pillow.open(io.BytesIO(data))))
+    assert peak < 1.8 * pixels.nbytes
 
 
 def test_grey_stays_grey():

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rayscale.data import PrepareConfig, prepare
-from rayscale.errors import ConfigError, StorageError
+from rayscale.errors import ConfigError, NotFoundError, StorageError
 from rayscale.models.systems import create_model
 from rayscale.models.weights import load_model
 from rayscale.resampling import degrade
@@ -26,6 +26,7 @@ from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.loop import train
 from rayscale.training.ray import fit
 from rayscale.training.run import Run, describe, erase, read_result, record
+from rayscale.tuning.trial import adopt
 
 Make = Callable[..., TrainConfig]
 
@@ -133,6 +134,22 @@ def test_training_longer_continues_the_same_curve(make_config: Make) -> None:
     at_once = train(make_config("run.name=b"), device="cpu")
     assert longer.steps == 6
     assert same(weights(str(longer.weights)), weights(str(at_once.weights)))
+
+
+def test_a_run_that_adopts_a_checkpoint_goes_on_as_its_parent_would(make_config: Make) -> None:
+    """Population based training: weights, moments and running mean come along, and the new rate holds from there."""
+    options = ("optimizer.ema=0.9", "optimizer.steps=4")
+    train(make_config("run.name=parent", *options), device="cpu")
+    whole = train(make_config("run.name=whole", options[0]), device="cpu")
+    for rate in (1e-3, 2e-3):
+        child = make_config(f"run.name=child-{rate:g}", options[0], f"optimizer.lr={rate}")
+        adopt(child, ("parent", 4))
+        result = train(child, device="cpu")
+        adopt(child, ("parent", 4))  # a second start finds its own
+        assert same(weights(str(whole.weights)), weights(str(result.weights))) == (rate == 1e-3)
+        assert Run(child.identified()).checkpoints.steps()[0] == 4
+    with pytest.raises(NotFoundError):
+        adopt(make_config("run.name=orphan"), ("nobody", 4))
 
 
 def test_a_finished_run_is_not_repeated(make_config: Make, memory: Any) -> None:

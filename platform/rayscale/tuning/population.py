@@ -36,7 +36,7 @@ def check_space(space: Space, schedule: str) -> None:
     if wrong:
         raise ConfigError(
             f"population based training changes values while it trains, which {', '.join(wrong)} cannot; search keys of "
-            "optimizer, such as --space lr"
+            "optimizer, such as space=lr"
         )
     if schedule != "step":
         raise ConfigError(

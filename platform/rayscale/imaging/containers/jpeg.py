@@ -312,11 +312,15 @@ def _decode(lean: bytes, ended: bool) -> np.ndarray:
 
 
 def _decode_whole(lean: bytes) -> np.ndarray:
+    """By Pillow's plug-in, as ``Image.open`` has limits and warnings of its own; in strips, as it makes two copies of a whole."""
     from PIL import JpegImagePlugin
 
-    # The plug-in is called directly: Image.open would apply Pillow's own pixel limit and warnings.
     with JpegImagePlugin.JpegImageFile(io.BytesIO(lean)) as picture:
-        return np.asarray(picture)
+        (width, height), bands = picture.size, len(picture.getbands())
+        pixels = np.empty((height, width, bands) if bands > 1 else (height, width), np.uint8)
+        for y in range(0, height, 256):
+            pixels[y : y + 256] = np.asarray(picture.crop((0, y, width, min(height, y + 256))))
+        return pixels
 
 
 def _end_of_segment(data: bytes, at: int) -> int:
