@@ -35,6 +35,8 @@ KEYS = {
     "rayscale.json",
     "rayscale.levels",
     "rayscale.precision",
+    "rayscale.scale",
+    "rayscale.spec",
     "rayscale.weights",
 }
 """Keys of metadata, tags and entry points, which look like names of the package."""
