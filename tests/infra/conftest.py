@@ -23,7 +23,7 @@ def infra() -> Path:
     return ROOT / "infra"
 
 
-@pytest.fixture(scope="session", params=["base", "overlays/gpu"])
+@pytest.fixture(scope="session", params=["base", "overlays/gpu", "overlays/production"])
 def variant(request: pytest.FixtureRequest) -> str:
     """Each kustomization, by its folder under ``infra/kuberay``."""
     return str(request.param)

@@ -1,6 +1,6 @@
 """Renders the kustomizations of ``infra/kuberay`` without kustomize.
 
-Only what they use: resources (files and folders), namespace, labels, images, JSON 6902 patches from files, and
+Only what they use: resources (files and folders), components, namespace, labels, images, JSON 6902 patches from files, and
 replacements of whole fields. Anything else in a kustomization is an error, so that a new feature is not silently
 ignored; ``test_kustomize.py`` compares the result with ``kubectl kustomize`` where that is installed.
 """
@@ -19,12 +19,13 @@ FIELDS = {
     "kind",
     "namespace",
     "resources",
+    "components",
     "labels",
     "images",
     "patches",
     "replacements",
 }
-CLUSTER_SCOPED = {"Namespace"}
+CLUSTER_SCOPED = {"Namespace", "PriorityClass"}
 
 
 def render(folder: Path) -> list[Resource]:
@@ -34,16 +35,7 @@ def render(folder: Path) -> list[Resource]:
     if unknown:
         raise NotImplementedError(f"{folder}: this renderer does not know {sorted(unknown)}")
     resources: list[Resource] = []
-    for name in config["resources"]:
-        path = folder / name
-        if path.is_dir():
-            resources += render(path)
-        else:
-            documents = yaml.safe_load_all(path.read_text())
-            # A YAML anchor gives one object to several places: a patch of one must not change the others.
-            resources += [_unshared(document) for document in documents if document]
-    for patch in config.get("patches", []):
-        _patch(resources, patch["target"], yaml.safe_load((folder / patch["path"]).read_text()))
+    _gather(folder, config, resources)
     for resource in resources:
         if "namespace" in config and resource["kind"] not in CLUSTER_SCOPED:
             resource["metadata"]["namespace"] = config["namespace"]
@@ -54,6 +46,25 @@ def render(folder: Path) -> list[Resource]:
     for replacement in config.get("replacements", []):
         _replace(resources, replacement)
     return resources
+
+
+def _gather(folder: Path, config: dict[str, Any], resources: list[Resource]) -> None:
+    """Add what a kustomization or component has, and patch all there is."""
+    for name in config.get("resources", []):
+        path = folder / name
+        if path.is_dir():
+            resources += render(path)
+        else:
+            documents = yaml.safe_load_all(path.read_text())
+            # A YAML anchor gives one object to several places: a patch of one must not change the others.
+            resources += [_unshared(document) for document in documents if document]
+    for name in config.get("components", []):
+        component = yaml.safe_load((folder / name / "kustomization.yaml").read_text())
+        if unknown := set(component) - {"apiVersion", "kind", "resources", "patches"}:
+            raise NotImplementedError(f"{name}: this renderer does not know {sorted(unknown)}")
+        _gather(folder / name, component, resources)
+    for patch in config.get("patches", []):
+        _patch(resources, patch["target"], yaml.safe_load((folder / patch["path"]).read_text()))
 
 
 def _unshared(value: Any) -> Any:

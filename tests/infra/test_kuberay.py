@@ -21,6 +21,8 @@ DEFINITIONS = {
     "RayJob": "ray.io_rayjobs.yaml",
     "RayService": "ray.io_rayservices.yaml",
 }
+OPERATORS = {"PodMonitor", "ScrapeConfig"}
+"""Of the Prometheus operator, whose definitions are not at hand."""
 
 
 @pytest.fixture(scope="session")
@@ -110,8 +112,9 @@ def test_defaults_come_before_validation(manifests: list[Resource], definitions:
 
 
 def test_core_resources_are_valid_kubernetes(manifests: list[Resource]) -> None:
-    core = [r for r in manifests if r["kind"] not in DEFINITIONS]
-    assert {r["kind"] for r in core} == {"Namespace", "ConfigMap", "NetworkPolicy"}
+    core = [r for r in manifests if r["kind"] not in {*DEFINITIONS, *OPERATORS}]
+    kinds = {"Namespace", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget"}
+    assert kinds <= {r["kind"] for r in core} <= kinds | {"PriorityClass"}
     for resource in core:
         kubernetes_validate.validate(resource, "1.32", strict=True)
 
@@ -132,7 +135,13 @@ def test_pod_templates_are_valid_pods(manifests: list[Resource]) -> None:
 
 
 def test_every_cluster_is_the_same_one(manifests: list[Resource]) -> None:
+    manifests = copy.deepcopy(manifests)
     found = clusters(manifests)
+    for spec in found.values():  # but for what comes first where machines are short
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            group["template"]["spec"] = {
+                k: v for k, v in group["template"]["spec"].items() if k != "priorityClassName"
+            }
     assert found["RayJob"] == found["RayCluster"] == found["RayService"]
 
 
@@ -175,7 +184,7 @@ def test_pods_keep_to_the_restricted_profile(manifests: list[Resource]) -> None:
 
 
 def test_pods_state_their_resources_and_image(manifests: list[Resource], variant: str) -> None:
-    tag = {"base": "rayscale:0.1.0", "overlays/gpu": "rayscale:0.1.0-cuda"}[variant]
+    tag = "rayscale:0.1.0-cuda" if variant == "overlays/gpu" else "rayscale:0.1.0"
     for name, template in pod_templates(manifests):
         for container in template["spec"]["containers"]:
             assert container["image"] == tag, name
@@ -192,14 +201,23 @@ def test_image_carries_the_version_of_the_project(manifests: list[Resource]) -> 
 
 
 def test_network_policy_covers_the_pods(manifests: list[Resource]) -> None:
-    (policy,) = (r for r in manifests if r["kind"] == "NetworkPolicy")
+    deny, policy = (r for r in manifests if r["kind"] == "NetworkPolicy")
+    assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     selector = policy["spec"]["podSelector"]["matchLabels"]
     for name, template in pod_templates(manifests):
         assert selector.items() <= template["metadata"]["labels"].items(), name
     open_to_all = [rule for rule in policy["spec"]["ingress"] if "from" not in rule]
     assert not open_to_all
     outside = [rule for rule in policy["spec"]["ingress"] if "ports" in rule]
-    assert {port["port"] for rule in outside for port in rule["ports"]} == {8000, 8265}
+    assert {port["port"] for rule in outside for port in rule["ports"]} == {8000, 8080, 8265}
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    everywhere = [rule for rule in policy["spec"]["egress"] if "to" not in rule]
+    assert {port["port"] for rule in everywhere for port in rule["ports"]} == {
+        443,
+        6443,
+        5000,
+        8333,
+    }
 
 
 def test_gpu_overlay_adds_one_group(infra: Path) -> None:
@@ -219,7 +237,7 @@ def test_rayjob_runs_the_job_of_the_repository(
     python, script, *_ = job["spec"]["entrypoint"].split()
     assert python == "python"
     assert (root / script).is_file()
-    assert ("workers.gpu=true" in job["spec"]["entrypoint"]) == (variant != "base")
+    assert ("workers.gpu=true" in job["spec"]["entrypoint"]) == (variant == "overlays/gpu")
     assert job["spec"]["suspend"] is True
     assert job["spec"]["shutdownAfterJobFinishes"] is True
 
