@@ -14,7 +14,7 @@ from rayscale.training.guard import NonFiniteLossError
 from rayscale.training.step import Trainer
 
 
-def test_two_workers_have_the_gradient_of_the_whole_batch(worlds: Worlds) -> None:
+def test_workers_of_unequal_shares_have_the_gradient_of_the_whole_batch(worlds: Worlds) -> None:
     alone = worlds.one("share")
     for worker in worlds.two("share"):
         assert worker["loss"] == pytest.approx(alone["loss"], rel=1e-6)
