@@ -60,12 +60,14 @@ coverage: install-dev                ## Branch coverage of the library by every 
 	$(BIN)/coverage html -q
 	$(BIN)/coverage report
 
-lint: install-dev                    ## ruff, mypy strict, import rules between the rooms, spelling
+lint: install-dev                    ## ruff, mypy strict, import rules between the rooms, spelling, secrets
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/bandit -q -r -lll -iii platform jobs tune serve
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
 
 docs: $(VENV)/.installed-docs        ## Build the documentation into site/, strictly and without network
 	$(BIN)/python docs/pages.py --check

@@ -27,6 +27,17 @@ def identity() -> str:
         return f"{uuid.getnode():012x}"
 
 
+def joules(root: Path = Path("/sys/class/powercap")) -> float | None:
+    """What the energy counters of this machine's processors say (RAPL); None where there are none to read."""
+    try:
+        files = [
+            each / "energy_uj" for each in root.glob("intel-rapl:*") if each.name.count(":") == 1
+        ]
+        return sum(int(file.read_text()) for file in files) / 1e6 if files else None
+    except OSError:
+        return None
+
+
 def _quotas(root: Path) -> Iterator[float]:
     """CPUs that each control group around this process allows, of version 1 and 2 (cgroups(7))."""
     try:

@@ -65,6 +65,10 @@ class Settings(BaseSettings):
     storage_timeout_s: float = Field(
         default=60.0, gt=0, description="seconds without a byte before a storage request is retried"
     )
+    prometheus: str = Field(
+        default="",
+        description="URL of the Prometheus that `rayscale top` asks, such as http://127.0.0.1:9090",
+    )
     s3_requester_pays: bool = Field(
         default=False, description="pay for requests to buckets whose owner lets the requester pay"
     )

@@ -11,9 +11,10 @@ import torch
 from rayscale.cli import run
 from rayscale.data.manifest import Manifest
 from rayscale.errors import ConfigError
+from rayscale.machine import joules
 from rayscale.training import cost
 from rayscale.training.config import TrainConfig
-from rayscale.training.cost import estimate, joules
+from rayscale.training.cost import estimate
 
 Make = Callable[..., TrainConfig]
 

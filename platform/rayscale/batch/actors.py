@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rayscale import strictjson
+from rayscale import correlation, strictjson
+from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Method, Task, start_row
 from rayscale.batch.scenes import SceneWork
 from rayscale.batch.worker import Worker, describe_failure, fill
@@ -59,7 +60,22 @@ class UpscaleActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """The tasks of a block to ``{"row": [outcome, ...]}``, as JSON."""
         tasks = [Task.from_json(task) for task in _items(batch)]
-        return {"row": [row.to_json() for row in self._worker.process(tasks)]}
+        outcomes = self._worker.process(tasks)
+        for outcome in outcomes:
+            if isinstance(outcome, Row):
+                _tell(outcome)
+        return {"row": [outcome.to_json() for outcome in outcomes]}
+
+
+def _tell(row: Row) -> None:
+    """A line in the log of this worker: what became of an input, which is named by its version only."""
+    import ray
+
+    correlation.tell(
+        "input",
+        source=row.source_etag, error=row.error or None, seconds=row.seconds, megapixels=row.megapixels,
+        bytes=row.source_size, task=ray.get_runtime_context().get_task_id(),
+    )  # fmt: skip
 
 
 class SceneActor:

@@ -45,6 +45,7 @@ class Row:
         error: class of the failure (``bad_image``, ``unsupported_media``, ``too_large``, ``not_found``, ``exists``,
             ``storage``, ``changed``, ``out_of_memory``, ``worker_died``, ``bad_configuration``, ``error``), empty when done.
         message: the failure in words.
+        run: id of what the row came of, see ``rayscale.correlation``.
         notes: of a file that was read with a remark, see ``imaging.Image``.
         format: of the row.
     """
@@ -64,6 +65,7 @@ class Row:
     error: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
+    run: str = ""
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -89,8 +91,8 @@ class Row:
     def to_record(self) -> dict[str, Any]:
         """The row as the copies for readers have it: with its output key and its status, in the order of the columns."""
         values = asdict(self)
-        last = ("error", "message", "notes", "format")
-        error, message, notes, format = (values.pop(name) for name in last)
+        last = ("error", "message", "notes", "run", "format")
+        error, message, notes, run, format = (values.pop(name) for name in last)
         output = "" if error else self.key
         status = "failed" if error else "done"
         return {
@@ -100,6 +102,7 @@ class Row:
             "error": error,
             "message": message,
             "notes": list(notes),
+            "run": run,
             "format": format,
         }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rayscale import strictjson
+from rayscale import correlation, strictjson
 from rayscale.batch.actors import SceneActor, UpscaleActor, assemble
 from rayscale.batch.manifest import Row
 from rayscale.batch.plan import Method, Task, start_row
@@ -78,7 +78,7 @@ class Pool:
         self._options = {
             "device": "auto" if on_gpu else "cpu",
             "threads": max(1, int(cpus) // workers) if cpus <= _SMALL_CLUSTER else 1,
-            "variables": shared_variables(),
+            "variables": shared_variables() | correlation.variables(),
         }
 
     def run(self, todo: Sequence[Task]) -> Iterator[list[Row] | Windows]:

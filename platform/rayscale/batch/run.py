@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayscale import correlation
 from rayscale.batch.job import open_job
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.batch.plan import Plan
 from rayscale.batch.pool import Pool, Windows
 from rayscale.batch.scenes import FOLDER, scene_id, sweep
+from rayscale.cluster.gauges import Gauges
 from rayscale.fields import check_counts
+from rayscale.machine import joules
 from rayscale.options import DEFAULTS, Options
 from rayscale.storage import Store
 from rayscale.storage.lease import BusyError, Lease
@@ -57,6 +60,9 @@ class Summary:
         left: not tried because of the limit.
         ignored: objects of the source that are not inputs.
         megapixels: of the sources of ``done``.
+        source_bytes, output_bytes: of ``done``.
+        work_seconds: reading, computing and writing, summed over the workers; those of failures too.
+        joules: of the processors of this machine during the run, all that ran there; None where no counter can be read.
         seconds: of the whole run.
     """
 
@@ -73,6 +79,10 @@ class Summary:
     failed: list[Row] = field(default_factory=list)
     noted: list[Row] = field(default_factory=list)
     megapixels: float = 0.0
+    source_bytes: int = 0
+    output_bytes: int = 0
+    work_seconds: float = 0.0
+    joules: float | None = None
     seconds: float = 0.0
 
     @property
@@ -131,7 +141,7 @@ def upscale_bucket(
         BusyError: another driver works on ``target``.
         RayscaleError: the model, the stores or the cluster failed as a whole. What was done stays done.
     """
-    start = time.monotonic()
+    start, energy = time.monotonic(), joules()
     check_counts(actors=actors, limit=limit)
     job = open_job(source, target, model=model, options=options, weights=weights, keys=keys)
     method, sink = job.method, job.target
@@ -159,6 +169,9 @@ def upscale_bucket(
                 manifest.publish()
     summary.failed.sort(key=lambda row: row.key)
     summary.seconds = round(time.monotonic() - start, 3)
+    summary.work_seconds = round(summary.work_seconds, 3)
+    if energy is not None and (after := joules()) is not None and after >= energy:
+        summary.joules = round(after - energy, 3)  # the counters begin again when they are full
     return summary
 
 
@@ -196,11 +209,20 @@ def _count(summary: Summary, plan: Plan) -> None:
     summary.failed = plan.missing + plan.kept
 
 
+def _add_costs(summary: Summary, rows: list[Row]) -> None:
+    summary.work_seconds += sum(row.seconds for row in rows)
+    done = [row for row in rows if not row.error]
+    summary.megapixels += sum(row.megapixels for row in done)
+    summary.source_bytes += sum(row.source_size for row in done)
+    summary.output_bytes += sum(row.output_size for row in done)
+
+
 def _teller(
     summary: Summary, plan: Plan, progress: Callable[[Progress], None] | None, start: float
 ) -> Callable[[list[Row] | Windows], None]:
     """A function that adds rows to the summary and tells how far the run is."""
     finished = failed = size = 0
+    gauges = Gauges("rayscale_batch", correlation.current())
     total = sum(task.entry.size for task in plan.todo)
 
     def tell(news: list[Row] | Windows) -> None:
@@ -212,16 +234,16 @@ def _teller(
         summary.failed += failures
         summary.noted += [row for row in rows if row.notes and not row.error]
         summary.done = finished - failed
-        summary.megapixels += sum(row.megapixels for row in rows if not row.error)
+        _add_costs(summary, rows)
+        share = scene.done / scene.all if scene.all else 0.0
+        now = Progress(
+            finished, failed, len(plan.todo),
+            size + round(share * scene.bytes), total,
+            summary.megapixels + share * scene.megapixels,
+            time.monotonic() - start, scene.done, scene.all,
+        )  # fmt: skip
+        gauges.set(asdict(now))
         if progress is not None:
-            share = scene.done / scene.all if scene.all else 0.0
-            progress(
-                Progress(
-                    finished, failed, len(plan.todo),
-                    size + round(share * scene.bytes), total,
-                    summary.megapixels + share * scene.megapixels,
-                    time.monotonic() - start, scene.done, scene.all,
-                )
-            )  # fmt: skip
+            progress(now)
 
     return tell

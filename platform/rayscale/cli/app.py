@@ -117,7 +117,7 @@ for group, commands in (
             remote.retry,
         ),
     ),
-    ("Operations", (operations.doctor, operations.gc)),
+    ("Operations", (operations.doctor, operations.top, operations.logs, operations.gc)),
     ("This machine", (stack.demo, stack.up, stack.down, stack.status, stack.settings)),
 ):
     for command in commands:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rayscale.cli.console import emit, note, print_table
 from rayscale.cli.options import JsonOption
 from rayscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -113,3 +117,133 @@ def read_age(text: str) -> float:
             f"{text!r} is not an age; give a number and a unit, such as 90m, 36h or 7d"
         )
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def top(
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--prometheus",
+            metavar="URL",
+            help="Prometheus. Default: RAYSCALE_PROMETHEUS.",
+            show_default=False,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="NAME", help="serving, costs, batch, training or cluster; repeatable."
+        ),
+    ] = None,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Show what service, batches, runs and cluster do now, until Ctrl-C: the figures of the dashboards, from Prometheus.
+
+    rayscale up --monitoring   (a Prometheus for one machine)
+
+    rayscale top --only serving
+    """
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from rayscale.operations.figures import DASHBOARDS
+    from rayscale.settings import get_settings
+
+    names = only or list(DASHBOARDS)
+    if unknown := [name for name in names if name not in DASHBOARDS]:
+        raise ConfigError(f"unknown dashboard {unknown[0]!r}; use one of {', '.join(DASHBOARDS)}")
+    address = server or get_settings().prometheus
+    if json_:
+        emit({name: dict(_look(address, name)) for name in names})
+    elif once:
+        print_table(_figures_table(address, names))
+    else:
+        console = Console(markup=False, emoji=False)
+        with Live(_figures_table(address, names), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(every)
+                live.update(_figures_table(address, names), refresh=True)
+
+
+def _look(address: str, name: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The figures of a dashboard that have data, each with its values by series."""
+    from rayscale.operations.figures import DASHBOARDS
+    from rayscale.operations.prometheus import ask, show
+
+    for figure in DASHBOARDS[name]:
+        series = [each for query in figure.queries for each in ask(address, query)]
+        if series:
+            yield figure.title, {each.name: show(figure, each.value) for each in series}
+
+
+def _figures_table(address: str, names: list[str]) -> Table:
+    from rich.table import Table
+
+    table = Table("", "figure", "now", box=None, pad_edge=False)
+    for name in names:
+        first = name
+        for title, values in _look(address, name):
+            now = ", ".join(f"{series} {value}".strip() for series, value in values.items())
+            table.add_row(first, title, now)
+            first = ""
+    if not table.row_count:
+        table.add_row("", "no data yet", "")
+    return table
+
+
+def logs(
+    id_: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="X-Request-Id of an answer, `run` of a row, or RAYSCALE_ID of a command.",
+        ),
+    ],
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TARGET]...",
+            help="Targets of batches, whose rows are searched too.",
+            show_default=False,
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show all that is known of one id: log lines of every node, rows of batches, runs in MLflow.
+
+    Searches the logs of the local stack, of the cluster of RAY_ADDRESS, and MLflow where MLFLOW_TRACKING_URI is set. Whatever
+    begins with RAYSCALE_ID in its environment has that id. Exit code 1 when nothing is found.
+
+    rayscale logs 7d3b1c52a4e84f0c s3://bucket/out
+    """
+    import os
+
+    from rayscale.operations import logs as known
+    from rayscale.settings import get_settings
+
+    wanted = known.check_id(id_)
+    lines = known.find_lines(known.local_folders(get_settings().home), wanted)
+    if os.environ.get("RAY_ADDRESS") not in (None, "", "local"):
+        seen = {line.text for line in lines}
+        lines += [line for line in known.find_on_nodes(wanted) if line.text not in seen]
+    for target in targets or ():
+        lines += known.find_rows(target, wanted)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        lines += known.find_runs(wanted)
+    lines.sort(key=lambda line: line.time)
+    if json_:
+        emit([line.to_dict() for line in lines])
+    else:
+        for line in lines:
+            print(
+                " ".join(filter(None, (line.host, line.file.rpartition("/")[2] + ":", line.text)))
+            )
+    if not lines:
+        note(
+            f"nothing is known of {wanted}; name the target of its batch, or set RAY_ADDRESS to its cluster"
+        )
+        raise typer.Exit(1)

@@ -10,7 +10,16 @@ from rayscale.cli.console import emit, hint, note
 from rayscale.cli.options import JsonOption
 
 
-def up(json_: JsonOption = False) -> None:
+def up(
+    monitoring: Annotated[
+        bool,
+        typer.Option(
+            "--monitoring",
+            help="Start Prometheus too, which `rayscale top` asks; needs that program.",
+        ),
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
     """Start the local stack: S3 server, MLflow and Ray, on loopback; it stays until `rayscale down`.
 
     Point a shell at it with the `source` line that is printed at the end.
@@ -22,7 +31,8 @@ def up(json_: JsonOption = False) -> None:
 
     home = get_settings().home
     with hint("what this command started is stopped; run it again to start it"):
-        addresses = local.up(home, progress=note)
+        services = (*local.SERVICES, local.MONITORING) if monitoring else local.SERVICES
+        addresses = local.up(home, services, progress=note)
     if json_:
         emit(asdict(addresses))
         return
@@ -94,5 +104,5 @@ def demo(
 
 def _print_addresses(addresses: dict[str, object]) -> None:
     for name, value in addresses.items():
-        if "key" not in name:
+        if "key" not in name and value:
             print(f"{name:10} {value}")

@@ -1,7 +1,7 @@
 """The embedded stack of one machine: a real S3 server, MLflow and Ray, for laptops, the demo and the tests.
 
-``stack`` starts and stops it, ``processes`` runs programs in the background, and ``s3``, ``mlflow`` and ``ray``
-say how each service is run. Nothing here is needed where users bring their own S3, MLflow and Ray cluster.
+``stack`` starts and stops it, ``processes`` runs programs in the background, and ``s3``, ``mlflow``, ``ray`` and
+``prometheus`` say how each service is run. Nothing here is needed where users bring their own S3, MLflow and Ray cluster.
 """
 
 from __future__ import annotations
@@ -9,9 +9,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rayscale.local.stack import Addresses, ServiceStatus, down, environment, status, up
+    from rayscale.local.stack import (
+        MONITORING,
+        SERVICES,
+        Addresses,
+        ServiceStatus,
+        down,
+        environment,
+        status,
+        up,
+    )
 
-__all__ = ["Addresses", "ServiceStatus", "down", "environment", "status", "up"]
+__all__ = [
+    "MONITORING",
+    "SERVICES",
+    "Addresses",
+    "ServiceStatus",
+    "down",
+    "environment",
+    "status",
+    "up",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -23,16 +23,21 @@ from rayscale import extras, strictjson
 from rayscale.errors import ConfigError, RayscaleError
 from rayscale.files import replacing
 from rayscale.interruption import Interrupted, shield, watch
-from rayscale.local import mlflow, processes, ray, s3
+from rayscale.local import mlflow, processes, prometheus, ray, s3
 from rayscale.local.processes import Service
 from rayscale.settings import checkout
 
 SERVICES = ("s3", "mlflow", "ray")
+"""What a stack has."""
+MONITORING = "prometheus"
+"""What it may have besides."""
+_ALL = (*SERVICES, MONITORING)
 # Each service's ports by name, with the number that is tried first.
 _PORTS = {
     "s3": {"s3": 9000},
     "mlflow": {"mlflow": 5000},
     "ray": {"ray": 6379, "dashboard": 8265, "serve": 8000, "agent": 52365, "client": 10001},
+    MONITORING: {"prometheus": 9090},
 }
 _BUCKETS = ("rayscale", mlflow.BUCKET)
 # What a shell may carry from elsewhere and would lead a service to the wrong server.
@@ -56,6 +61,7 @@ class Addresses:
     ray: str
     dashboard: str
     serve: str
+    prometheus: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,13 @@ def up(
     ``fixed_ports`` prefers the well-known ports (S3 9000, MLflow 5000, dashboard 8265, Ray 6379, Serve 8000);
     a port once used is used again. ``num_cpus`` is what Ray offers, by default the cores of the machine.
     """
-    unknown = set(services) - set(SERVICES)
+    unknown = set(services) - set(_ALL)
     if unknown:
-        raise ConfigError(f"unknown services {sorted(unknown)}; there are {', '.join(SERVICES)}")
+        raise ConfigError(f"unknown services {sorted(unknown)}; there are {', '.join(_ALL)}")
+    if MONITORING in services and prometheus.program() is None:
+        raise ConfigError(
+            "Prometheus is not installed, so this stack can have no monitoring; install it (Debian: apt-get install prometheus)"
+        )
     extras.load("swift", "local")
     home = _resolve(home)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -92,12 +102,12 @@ def up(
     with _exclusive(home, say), watch():
         state = _State.read(home)
         # The others keep their data in the S3 server, so it is always one of them.
-        wanted = [n for n in SERVICES if n == "s3" or n in services or n in state.running()]
-        state.stop(set(SERVICES) - set(state.running()))  # what a crash left may hold their ports
+        wanted = [n for n in _ALL if n == "s3" or n in services or n in state.running()]
+        state.stop(set(_ALL) - set(state.running()))  # what a crash left may hold their ports
         state.choose_ports(wanted, fixed_ports)
         kept = {name for name in wanted if state.is_usable(name, wanted)}
         try:
-            state.stop(set(SERVICES) - kept)
+            state.stop(set(_ALL) - kept)
             _start(state, wanted, kept, say, num_cpus)
             variables = state.environment(wanted)
             exports = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
@@ -105,7 +115,7 @@ def up(
         except BaseException:
             with shield():  # an impatient second Ctrl-C must not leave half of it
                 say("stopping what was started")
-                state.stop(set(SERVICES) - kept)
+                state.stop(set(_ALL) - kept)
             raise
         return state.addresses()
 
@@ -119,7 +129,7 @@ def down(home: Path) -> None:
     alone = _exclusive(home, lambda _: None) if home.is_dir() else nullcontext()
     with alone, watch(deferred=True) as asked:
         before = asked()  # this may be the cleaning up after a signal
-        _State.read(home).stop(set(SERVICES))
+        _State.read(home).stop(set(_ALL))
         ray.clear_temporary(home)
         (home / "stack.env").unlink(missing_ok=True)
         if (number := asked()) and not before:
@@ -130,7 +140,7 @@ def status(home: Path) -> list[ServiceStatus]:
     """Each service of the stack that was ever started, in the order they start."""
     state = _State.read(_resolve(home))
     report = []
-    for name in SERVICES:
+    for name in _ALL:
         if name in state.services:
             pid = state.services[name]["pid"]
             running = state.is_running(name) and state.service(name).ready()
@@ -169,13 +179,15 @@ class _State:
         return bool(record) and processes.alive(record["pid"], record["started"])
 
     def running(self) -> list[str]:
-        return [name for name in SERVICES if self.is_running(name)]
+        return [name for name in _ALL if self.is_running(name)]
 
     def service(self, name: str, num_cpus: int | None = None) -> Service:
         if name == "s3":
             return s3.service(self.home, self.ports["s3"])
         if name == "mlflow":
             return mlflow.service(self.home, self.ports["mlflow"])
+        if name == MONITORING:
+            return prometheus.service(self.home, self.ports["prometheus"], self.ports["serve"])
         return ray.service(self.home, self.ports, num_cpus)
 
     def environment(self, services: Sequence[str]) -> dict[str, str]:
@@ -198,6 +210,8 @@ class _State:
             variables["MLFLOW_DISABLE_TELEMETRY"] = "true"
         if "ray" in services:
             variables |= ray.client_environment(self.home, self.ports)
+        if MONITORING in services:
+            variables["RAYSCALE_PROMETHEUS"] = f"http://127.0.0.1:{self.ports['prometheus']}"
         return variables
 
     def addresses(self) -> Addresses:
@@ -211,6 +225,7 @@ class _State:
             ray=variables.get("RAY_ADDRESS", ""),
             dashboard=variables.get("RAY_API_SERVER_ADDRESS", ""),
             serve=f"http://127.0.0.1:{self.ports['serve']}" if "ray" in running else "",
+            prometheus=variables.get("RAYSCALE_PROMETHEUS", ""),
         )
 
     def choose_ports(self, services: Sequence[str], fixed: bool) -> None:
@@ -268,7 +283,10 @@ def _start(
     state: _State, wanted: list[str], kept: set[str], say: Progress, num_cpus: int | None
 ) -> None:
     begun = time.monotonic()
-    for names in (["s3"], ["mlflow", "ray"]):  # MLflow and Ray take their seconds side by side
+    for names in (
+        ["s3"],
+        ["mlflow", "ray", MONITORING],
+    ):  # MLflow and Ray take their seconds side by side
         pending: dict[str, Service] = {}
         for name in names:
             if name in kept:
@@ -316,7 +334,7 @@ def _make_buckets(state: _State) -> None:
 
 def _before(name: str, wanted: Sequence[str]) -> list[str]:
     """The services that ``name`` uses, hence whose variables it gets."""
-    return [other for other in SERVICES[: SERVICES.index(name)] if other in wanted]
+    return [other for other in _ALL[: _ALL.index(name)] if other in wanted]
 
 
 def _resolve(home: Path) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from urllib.parse import urlsplit
 from rayscale.errors import ConfigError, RayscaleError, quantity
 from rayscale.operations.facts import PACKAGES, gather
 from rayscale.operations.findings import Finding, failing, ok
+from rayscale.operations.nodes import ask_nodes
 from rayscale.operations.rights import judge_clock, try_rights
 from rayscale.settings import GIB, get_settings
 from rayscale.storage import connect
 
-_NODE_S = 60.0  # for a node to answer
 _CONNECT_S = 5.0
 _OPEN_FILES = 4096
 _FULL = 0.95  # from which on Ray takes no objects
@@ -207,7 +206,7 @@ def check_cluster(here: dict[str, Any], nodes: list[dict[str, Any]]) -> Iterator
         return
     found: list[Finding] = []
     with failing("cluster", "see the end of the message", found.append):
-        answers = list(ask_nodes())
+        answers = list(ask_nodes(gather, _hosts()))
         found.append(ok("cluster", f"{address}: {quantity(len(answers), 'node')}"))
         for name, facts, apart in answers:
             found += judge_node(name, facts, apart, here)
@@ -240,44 +239,6 @@ def judge_node(
         yield ok(f"versions: {name}", f"as here: rayscale {ours['rayscale']}, ray {ours['ray']}")
     yield judge_clock(f"clock: {name}", apart)
     yield from check_machine(facts, name)
-
-
-def ask_nodes() -> Iterator[tuple[str, dict[str, Any] | str, float]]:
-    """Of every node that is alive: its address, its facts, and how far its clock is from ours at least (seconds)."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from rayscale import cluster
-
-    cluster.connect()
-    task = ray.remote(num_cpus=0, max_retries=0)(gather)
-    asked, hosts = {}, _hosts()
-    for node in ray.nodes():
-        if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            pending = task.options(scheduling_strategy=there).remote(hosts)
-            asked[pending] = (node["NodeManagerAddress"], time.time())
-    waiting, end = list(asked), time.monotonic() + _NODE_S
-    while waiting:
-        ready, waiting = ray.wait(waiting, timeout=max(0.0, end - time.monotonic()))
-        if not ready:
-            break
-        after = time.time()
-        (name, before), answer = asked[ready[0]], _answer(ready[0])
-        clock = answer["clock"] if isinstance(answer, dict) else after
-        yield name, answer, max(0.0, before - clock, clock - after)
-    for late in waiting:
-        yield asked[late][0], f"no answer within {_NODE_S:g} s", 0.0
-
-
-def _answer(pending: Any) -> dict[str, Any] | str:
-    import ray
-
-    try:
-        answer: dict[str, Any] = ray.get(pending)
-    except (ray.exceptions.RayError, ImportError) as error:
-        return str(error).strip().splitlines()[-1]
-    return answer
 
 
 def _hosts() -> list[str]:

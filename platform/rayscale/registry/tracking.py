@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayscale import strictjson
+from rayscale import correlation, strictjson
 from rayscale.errors import without_passwords
 from rayscale.files import replacing
 from rayscale.registry.client import connect, ensure_experiment, is_permanent, tracking_uri
@@ -31,6 +31,8 @@ from rayscale.settings import get_settings
 logger = logging.getLogger(__name__)
 
 RUN_TAG = "rayscale.run"
+ID_TAG = "rayscale.id"
+"""Of what the run came of, see ``rayscale.correlation``."""
 
 _BATCH = 500  # points of one request; MLflow takes 1000
 _PARAMS = 100  # MLflow's limit of one request
@@ -179,7 +181,9 @@ class MlflowLogger:
             client.update_run(run_id, status="RUNNING")
         else:
             run = client.create_run(
-                experiment, run_name=self.run, tags={RUN_TAG: _mark(self.run), **self._tags}
+                experiment,
+                run_name=self.run,
+                tags={RUN_TAG: _mark(self.run), ID_TAG: correlation.current(), **self._tags},
             )
             run_id = str(run.info.run_id)
         return run_id

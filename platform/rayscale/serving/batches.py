@@ -20,6 +20,7 @@ from rayscale.errors import NotFoundError, RayscaleError, StorageError
 from rayscale.options import Options
 from rayscale.serving.errors import ConflictError, SourceNotAllowedError, UnavailableError
 from rayscale.serving.keys import Key
+from rayscale.serving.requestid import current_id
 from rayscale.serving.settings import ServeSettings
 from rayscale.serving.webhook import check_webhook, send
 from rayscale.storage import Entry, Store
@@ -76,6 +77,7 @@ class Record:
         progress: as of ``rayscale.batch.Progress``.
         summary: as of ``rayscale.batch.Summary.to_dict``, its failures cut; of an attempt that came to its end.
         message: why it failed.
+        request: id of the request that asked for it, by which `rayscale logs` finds all that came of it.
         tell_at: seconds since 1970 from which its webhook may hear of its end; 0 where there is nothing to say.
     """
 
@@ -89,6 +91,7 @@ class Record:
     progress: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
+    request: str = ""
     tell_at: float = 0.0
 
     @property
@@ -212,7 +215,7 @@ class Batches:
         self._check(asked, key)
         now = time.time()
         made = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime(now))}-{secrets.token_hex(6)}"
-        record = Record(made, key.id, asked, created=now, updated=now)
+        record = Record(made, key.id, asked, created=now, updated=now, request=current_id())
         if idempotency is not None:
             record = replace(record, id=self._claim(idempotency, key, record))
         if not self.records.create(record):

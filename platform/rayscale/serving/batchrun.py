@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from rayscale import interruption, strictjson
+from rayscale import correlation, interruption, strictjson
 from rayscale.batch import Progress, upscale_bucket
 from rayscale.errors import RayscaleError
 from rayscale.options import Options
@@ -25,6 +25,8 @@ def run(uri: str) -> int:
     parent, name = split(uri)
     records = Records(connect(parent))
     record = records.read(name.removesuffix(".json"))
+    correlation.begin(record.request or record.id)
+    correlation.tell("batch", batch=record.id, attempt=record.attempt)
     record = records.change(record.id, record.attempt, state="running")
     if record.state != "running":  # cancelled before it began
         return interruption.FAILED

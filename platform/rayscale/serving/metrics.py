@@ -13,6 +13,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
+from rayscale.machine import joules
 from rayscale.serving.keys import Key
 from rayscale.serving.requests import Result
 
@@ -51,6 +52,18 @@ class IngressMetrics:
         self._megapixels = Counter(
             "rayscale_megapixels", "Of sources and of outputs, by model", ["side", "model"], **on
         )
+        self._cost_seconds = Counter(
+            "rayscale_cost_seconds",
+            "Of replicas on images, by key and model",
+            ["key", "model"],
+            **on,
+        )
+        self._cost_megapixels = Counter(
+            "rayscale_cost_megapixels", "Of sources, by key", ["key"], **on
+        )
+        self._cost_bytes = Counter(
+            "rayscale_cost_bytes", "Of images in and results out, by key", ["key", "side"], **on
+        )
         self.waiting = Gauge("rayscale_images_waiting", "Images that wait for a replica", **on)
         self.running = Gauge("rayscale_images_running", "Images that replicas have", **on)
         self.held = Gauge("rayscale_body_bytes", "Bytes of bodies that are held", **on)
@@ -61,9 +74,14 @@ class IngressMetrics:
         self._requests.labels(path, str(status), code, key).inc()
         self._latency.labels(path).observe(seconds)
 
-    def note_image(self, result: Result, key: Key) -> None:
-        """An image was enlarged."""
+    def note_image(self, result: Result, key: Key, size: int) -> None:
+        """An image of so many bytes was enlarged."""
         self._images.labels(result.model, "", key.id).inc()
+        spent = sum(result.seconds.get(stage, 0.0) for stage in _STAGES[1:])
+        self._cost_seconds.labels(key.id, result.model).inc(spent)
+        self._cost_megapixels.labels(key.id).inc(result.pixels / 1e6)
+        self._cost_bytes.labels(key.id, "in").inc(size)
+        self._cost_bytes.labels(key.id, "out").inc(len(result.data))
         for stage in _STAGES:
             if stage in result.seconds:
                 self._stages.labels(stage).observe(result.seconds[stage])
@@ -85,6 +103,9 @@ class ReplicaMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         on: dict[str, Any] = {"registry": self.registry}
+        if joules() is not None:
+            energy = Gauge("rayscale_machine_joules", "Of the processors of the machine", **on)
+            energy.set_function(lambda: joules() or 0.0)
         self._loads = Counter("rayscale_model_loads", "Models loaded", ["model"], **on)
         self.loaded = Gauge("rayscale_models_loaded", "Models in memory", **on)
         self.alias_age = Gauge(

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rayscale.correlation import SOUND, new_id
+
 HEADER = "x-request-id"
 
-_SOUND = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _current: ContextVar[str | None] = ContextVar("request_id", default=None)
-
-
-def new_id() -> str:
-    """An id that no other request has."""
-    return secrets.token_hex(16)
 
 
 def current_id() -> str:
@@ -39,7 +33,7 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get(HEADER, "")
-        known = given if _SOUND.fullmatch(given) else new_id()
+        known = given if SOUND.fullmatch(given) else new_id()
         others = [pair for pair in scope["headers"] if pair[0].lower() != HEADER.encode()]
         scope = {**scope, "headers": [*others, (HEADER.encode(), known.encode())]}
 

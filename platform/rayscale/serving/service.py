@@ -92,7 +92,7 @@ class Service:
             row = row_of(error)
             self.metrics.note_refusal("internal" if row is None else error.code, caller.key)
             raise
-        self.metrics.note_image(result, caller.key)
+        self.metrics.note_image(result, caller.key, len(asked.data))
         self.traces.note_image(result)
         return result
 

@@ -19,6 +19,7 @@ from rayscale.errors import ConfigError
 from rayscale.evaluation.cost import describe_device
 from rayscale.inference.device import pick_device
 from rayscale.inference.memory import memory_limit
+from rayscale.machine import joules
 from rayscale.training.assembly import make_trainer
 from rayscale.training.config import TrainConfig
 from rayscale.training.metrics import duration
@@ -123,17 +124,6 @@ def estimate(config: TrainConfig) -> Cost:
         device=describe_device(device),
         workers=count,
     )
-
-
-def joules(root: Path = Path("/sys/class/powercap")) -> float | None:
-    """What the energy counters of this machine's processors say (RAPL); None where there are none to read."""
-    try:
-        files = [
-            each / "energy_uj" for each in root.glob("intel-rapl:*") if each.name.count(":") == 1
-        ]
-        return sum(int(file.read_text()) for file in files) / 1e6 if files else None
-    except OSError:
-        return None
 
 
 def _calibrated(config: TrainConfig, share: int) -> TrainConfig:

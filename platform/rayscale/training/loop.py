@@ -160,6 +160,7 @@ class _Loop:
         self.scores: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
         self.best = -math.inf  # the highest PSNR so far
+        self.saved = 0  # the last step of which a checkpoint was begun
         self.notice = False  # whether the machine is about to be taken away
         work = 0.0
         if self.main and not config.is_adversarial:  # of one network
@@ -181,6 +182,7 @@ class _Loop:
             self.best = best.scores["psnr"]
         checkpoint = found or self.run.checkpoints.load(step)
         state = checkpoint.state
+        self.saved = step
         self.trainer.load(state)
         self.trainer.keep()
         self._recall(state)
@@ -265,6 +267,7 @@ class _Loop:
             "lr": lr_at(step - 1, self.config.optimizer),
             **self.progress.figures(),
             **self._left_out(),
+            **({"checkpoint_step": float(self.saved)} if self.saved else {}),
         }
         if self.main:
             self.metrics.log_metrics(self.figures, step)
@@ -306,6 +309,7 @@ class _Loop:
             "rng": rng.capture(),
         }
         self.run.checkpoints.save(self.trainer.step, state, weights)
+        self.saved = self.trainer.step
 
     def _weights(self) -> SuperResolver | None:
         """On rank 0 a copy of what is evaluated and published; every rank asks, as it may hold a part of it."""

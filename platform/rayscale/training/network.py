@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from rayscale import correlation
+from rayscale.cluster.gauges import Gauges
 
 
 @contextmanager
@@ -24,7 +26,8 @@ def named_cluster() -> Iterator[None]:
 
     before = os.environ.get("RAY_ADDRESS")
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    os.environ.update(correlation.variables())
+    ENV_VARS_TO_PROPAGATE.update({"RAY_ADDRESS", correlation.VARIABLE})
     try:
         yield
     finally:
@@ -100,26 +103,13 @@ def interface_of(address: str) -> str | None:
 
 
 class PrometheusLogger:
-    """A metric logger for Ray's own metrics: every figure as the gauge ``rayscale_train_NAME``, labelled with the run.
-
-    Ray serves them at the metrics port of each node, with ``ray_`` before the name.
-    """
+    """A metric logger for Ray's own metrics: every figure as the gauge ``rayscale_train_NAME``, labelled with the run."""
 
     def __init__(self, run: str) -> None:
-        self._run = run
-        self._gauges: dict[str, Any] = {}
+        self._gauges = Gauges("rayscale_train", run)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        for name, value in {**metrics, "step": float(step)}.items():
-            self._gauge(name).set(value, tags={"run": self._run})
-
-    def _gauge(self, name: str) -> Any:
-        from ray.util.metrics import Gauge
-
-        if name not in self._gauges:
-            full = "rayscale_train_" + re.sub(r"\W", "_", name.rpartition("/")[2])
-            self._gauges[name] = Gauge(full, f"{name} of training runs", tag_keys=("run",))
-        return self._gauges[name]
+        self._gauges.set({**metrics, "step": float(step)})
 
     def log_image(self, name: str, pixels: Any, step: int) -> None:
         """Prometheus takes numbers only."""
