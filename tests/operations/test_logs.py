@@ -6,17 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rayscale import correlation
-from rayscale.batch import upscale_bucket
 from rayscale.batch.manifest import Manifest, Row
 from rayscale.cli import run
 from rayscale.errors import ConfigError
 from rayscale.operations import logs
-from rayscale.options import Options
 from rayscale.storage import connect
 
 ID = "an-id-of-this-test-0123"
@@ -79,25 +75,3 @@ def test_rows_are_found_in_their_target(
     assert json.loads(line["text"])["key"] == "a"
     assert run("logs", "unknown-id-0123", str(tmp_path)) == 1
     assert "nothing is known of unknown-id-0123" in capsys.readouterr().err
-
-
-def test_a_batch_is_followed_to_its_tasks(
-    stack: Any, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The row, the line of the worker with its Ray task, and the costs of the run."""
-    monkeypatch.setenv(correlation.VARIABLE, ID)
-    (tmp_path / "in").mkdir()
-    (inputs / "photo.png").rename(tmp_path / "in/photo.png")
-    summary = upscale_bucket(
-        tmp_path / "in", tmp_path / "out", model="bicubic", options=Options(scale=2)
-    )
-    assert summary.source_bytes == (tmp_path / "in/photo.png").stat().st_size
-    assert summary.output_bytes == (tmp_path / "out/photo.png").stat().st_size
-    assert summary.work_seconds > 0
-    (row,) = logs.find_rows(str(tmp_path / "out"), ID)
-    assert json.loads(row.text)["key"] == "photo.png"
-    (line,) = [line for line in logs.find_on_nodes(ID) if '"event": "input"' in line.text]
-    told = json.loads(line.text[line.text.index("{") :])
-    assert len(told["task"]) > 30
-    assert told["source"] == json.loads(row.text)["source_etag"]
-    assert "photo" not in line.text

@@ -6,10 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import threading
-import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +15,10 @@ import yaml
 from rayscale import local
 from rayscale.cli import run
 from rayscale.errors import ConfigError, RayscaleError
-from rayscale.local import processes, prometheus
+from rayscale.local import prometheus
 from rayscale.operations.dashboards import render_all
-from rayscale.operations.figures import DASHBOARDS, Figure, every_query
-from rayscale.operations.prometheus import Series, ask, show
+from rayscale.operations.figures import DASHBOARDS, Figure
+from rayscale.operations.prometheus import ask, show
 
 needs_prometheus = pytest.mark.skipif(
     prometheus.program() is None, reason="Prometheus is not installed (apt-get install prometheus)"
@@ -133,111 +129,3 @@ def test_a_stack_without_the_program_says_so(
     with pytest.raises(ConfigError, match="apt-get install prometheus"):
         local.up(tmp_path, services=("s3", local.MONITORING))
     assert local.status(tmp_path) == []
-
-
-class Told(BaseHTTPRequestHandler):
-    """What an ingress answers at ``/metrics``, of the service's own counters."""
-
-    text = b""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(self.text)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def watched(stack: local.Addresses, stack_home: Path, tmp_path: Path) -> Iterator[str]:
-    """The URL of a Prometheus over the Ray of the tests and a service."""
-    from rayscale.local.ray import temporary_folder
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Told)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    port = processes.pick_port(None, ())
-    service = prometheus.service(tmp_path, port, server.server_address[1])
-    discovery = temporary_folder(stack_home.resolve()) / "prom_metrics_service_discovery.json"
-    target = f"127.0.0.1:{server.server_address[1]}"
-    (service.cwd / "prometheus.yml").write_text(prometheus.configuration(discovery, target, "1s"))
-    pid = processes.start(service, tmp_path, {})
-    started = time.monotonic()
-    try:
-        while not processes.is_ready(service, tmp_path, pid, time.monotonic() - started):
-            time.sleep(0.1)
-        yield service.address
-    finally:
-        processes.end(lambda: processes.find(tmp_path, {"prometheus"}))
-        server.shutdown()
-
-
-@needs_prometheus
-@pytest.mark.slow
-def test_every_query_of_every_dashboard_is_answered(
-    watched: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By real metrics of Ray, and the real counters of the service, of a batch and of a run."""
-    import ray
-
-    from rayscale import cluster
-    from rayscale.cluster.gauges import Gauges
-    from rayscale.serving.metrics import IngressMetrics, ReplicaMetrics, render, take_snapshot
-
-    cluster.connect()
-    kept = ray.remote(num_cpus=0)(_Idle).remote()  # an actor, which is counted
-    ingress, replica = IngressMetrics(), ReplicaMetrics()
-    batch, train = Gauges("rayscale_batch", "test"), Gauges("rayscale_train", "test")
-    missing, end = {}, time.monotonic() + 120
-    for turn in range(10_000):  # figures move, or rates have no data
-        _serve_an_image(ingress, replica)
-        snapshots = [("ingress", ingress.registry), ("replica", replica.registry)]
-        Told.text = render((name, take_snapshot(registry)) for name, registry in snapshots)
-        batch.set(
-            dict.fromkeys(
-                ("finished", "failed", "todo", "bytes", "megapixels", "seconds"), 1.0 + turn
-            )
-        )
-        names = (
-            "loss",
-            "steps_per_s",
-            "data_wait",
-            "memory_bytes",
-            "seconds_left",
-            "checkpoint_step",
-            "step",
-        )
-        train.set(dict.fromkeys(names, 1.0 + turn))
-        missing = {
-            (name, figure.title): query.over("1m")
-            for name, figure, query in every_query()
-            if not figure.needs and not ask(watched, query)
-        }
-        if not missing or time.monotonic() > end:
-            break
-        time.sleep(1)
-    del kept
-    assert not missing
-    assert ask(watched, DASHBOARDS["cluster"][0].queries[0]) == [Series("alive", 1.0)]
-    assert run("top", "--once", "--prometheus", watched, "--only", "serving") == 0
-    assert "Requests" in capsys.readouterr().out
-
-
-class _Idle:
-    pass
-
-
-def _serve_an_image(ingress: Any, replica: Any) -> None:
-    from rayscale.serving.keys import Key
-    from rayscale.serving.requests import Result
-
-    seconds = dict.fromkeys(("queue", "decode", "upscale", "encode"), 0.1)
-    result = Result(b"x" * 100, "png", "edsr/1", "d", 2.0, seconds, width=20, height=20, pixels=100)
-    ingress.note_request("/v1/upscale", 200, "", "team", 0.4)
-    ingress.note_request("/v1/upscale", 429, "overloaded", "team", 0.1)
-    ingress.note_image(result, Key("team", "0" * 64), 50)
-    replica.note_load("edsr/1")
-    replica.budget.set(100)
-    replica.held.set(50)
-    replica.loaded.set(1)
-    replica.alias_age.set(3)

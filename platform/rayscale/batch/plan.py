@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rayscale import strictjson
+from rayscale import correlation, strictjson
 from rayscale.batch.inputs import Inputs
 from rayscale.batch.manifest import Row
 from rayscale.models.builtin import OpenedModel
@@ -117,8 +117,9 @@ class Plan:
 def start_row(entry: Entry, method: Method) -> Row:
     """The row of an input before anything is known of its fate."""
     return Row(
-        entry.key, entry.etag, entry.size, method.id, method.model, method.digest, method.parameters
-    )
+        entry.key, entry.etag, entry.size, method.id, method.model, method.digest, method.parameters,
+        run=correlation.current(),
+    )  # fmt: skip
 
 
 def make_plan(
