@@ -82,6 +82,8 @@ SERVICE = _object(
         "healthcheck": HEALTHCHECK,
         "image": {"type": "string"},
         "init": {"type": "boolean"},
+        "logging": _object({"driver": {"type": "string"}, "options": ENVIRONMENT}),
+        "mem_limit": SIZE,
         "ports": {**STRINGS, "uniqueItems": True},
         "profiles": STRINGS,
         "restart": {

@@ -104,6 +104,12 @@ def test_services_that_stay_are_watched(project: dict[str, Any]) -> None:
         assert service["restart"] == "no" or "healthcheck" in service, name
 
 
+def test_no_service_takes_all_memory_or_the_disk_for_its_log(project: dict[str, Any]) -> None:
+    for name, service in project["services"].items():
+        assert service["mem_limit"], name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+
+
 def test_volumes_are_declared_or_files_of_the_repository(
     project: dict[str, Any], infra: Path
 ) -> None:
