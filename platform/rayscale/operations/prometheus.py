@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -55,7 +56,7 @@ def _name(query: Query, labels: dict[str, str]) -> str:
     name = query.legend
     for label, value in labels.items():
         name = name.replace(f"{{{{{label}}}}}", value)
-    return name
+    return re.sub(r"{{\w+}}", "", name).strip()
 
 
 _UNITS = {"reqps": "/s", "s": " s", "percent": " %", "Bps": " B/s", "bytes": " B"}
