@@ -32,10 +32,9 @@ install-dev: $(VENV)/.installed-dev  ## The same, with the tools of the tests
 demo: install                        ## Run the whole product once on embedded defaults
 	$(BIN)/rayscale demo
 
-test: install-dev                    ## Lint, types, import rules and every test
+test: install-dev                    ## Lint, types, import rules and every test that needs one host
 	$(MAKE) lint
 	$(MAKE) -j 2 test-pure test-stack
-	$(MAKE) test-hosts
 
 # What needs S3, MLflow and Ray shares one stack in one process, which often waits; the others fill its pauses. They are
 # the least urgent of all, as Ray gives its workers a niceness of 15.
