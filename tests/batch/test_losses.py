@@ -49,7 +49,7 @@ class Deadly(torch.nn.Module):
         self.inner, self.spec = inner, inner.spec
         self.scales, self.channels, self.halo = inner.scales, inner.channels, inner.halo
         self.resolve_scale, self.path = inner.resolve_scale, inner.path
-        self.keeps_means, self.linear = inner.keeps_means, inner.linear
+        self.keeps_means, self.linear, self.tile = inner.keeps_means, inner.linear, inner.tile
 
     def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         if x.shape[-1] == 13:
@@ -76,7 +76,7 @@ def test_an_image_that_kills_its_worker_is_one_failure(
     summary = upscale_bucket(
         tmp_path / "in", tmp_path / "out", model="bicubic", actors=1, options=Options(scale=2)
     )
-    assert summary.done == 5
+    assert summary.done == 5, summary.failed
     failed = [(f"{i}.png", "worker_died") for i in deadly]
     assert [(row.key, row.error) for row in summary.failed] == failed
 
