@@ -85,7 +85,9 @@ def main() -> None:
     parser.add_argument("--one", type=float, metavar="SCALE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
-        print(json.dumps(measure(options.names[0], options.one, options.side, options.rounds)))
+        print(
+            strictjson.dumps(measure(options.names[0], options.one, options.side, options.rounds))
+        )
         return
     for name in options.names or bundled_names():
         _, colon, fresh = name.partition(":")

@@ -14,7 +14,7 @@ TOP_LEVEL = {
     "platform", "jobs", "serve", "tune", "tests", "infra", "docs", "benchmarks", ".ci",
     "pyproject.toml", "README.md", "Makefile", "requirements.lock", "requirements-dev.lock", "requirements-docs.lock",
     "LICENSE", "NOTICE", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "mkdocs.yml",
-    ".gitignore", ".dockerignore", ".github", ".pre-commit-config.yaml",
+    ".gitignore", ".dockerignore", ".github", ".pre-commit-config.yaml", ".secrets.baseline",
 }  # fmt: skip
 
 

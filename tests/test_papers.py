@@ -13,6 +13,7 @@ from rayscale import __version__, strictjson
 from rayscale.batch import manifest as rows
 from rayscale.batch import plan
 from rayscale.data import manifest
+from rayscale.inference import exported
 from rayscale.models import weights
 from rayscale.models.builtin import bundled_names, read_card
 from rayscale.registry import version
@@ -25,6 +26,7 @@ def test_compatibility_names_the_format_numbers_of_the_code(checkout: Path):
     page = (checkout / "docs/compatibility.md").read_text()
     assert dict(TABLE_ROW.findall(page)) == {
         "weights": weights.FORMAT,
+        "export": exported.FORMAT,
         "dataset": str(manifest.FORMAT),
         "checkpoint": str(checkpoint.FORMAT),
         "result of a run": str(run.FORMAT),

@@ -31,6 +31,7 @@ KEYS = {
     # What an exported file knows (rayscale.inference.exported).
     "rayscale.flatfield",
     "rayscale.halo",
+    "rayscale.id",
     "rayscale.input",
     "rayscale.json",
     "rayscale.levels",

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from infra.lab.hosts import Lab
 
+from rayscale import strictjson
 from rayscale.training.config import TrainConfig, load_config
 
 ANY = -1
@@ -168,7 +169,7 @@ def main(folder: Path, overrides: list[str]) -> None:
         verbose=False,
     )
     temporary = folder / "result.new"
-    temporary.write_text(json.dumps([result.sha256, result.weights, result.workers]))
+    temporary.write_text(strictjson.dumps([result.sha256, result.weights, result.workers]))
     temporary.replace(folder / "result")
 
 

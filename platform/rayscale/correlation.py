@@ -5,13 +5,14 @@ The variable ``RAYSCALE_ID`` carries it from process to process; whatever begins
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
 import sys
 import time
 from typing import Any
+
+from rayscale import strictjson
 
 VARIABLE = "RAYSCALE_ID"
 
@@ -47,4 +48,4 @@ def tell(event: str, **facts: Any) -> None:
     ``facts`` hold no names of files, nor anything of an image: logs are read by more people than results.
     """
     line = {"event": event, "id": current(), "time": round(time.time(), 3), "process": os.getpid()}
-    print(json.dumps({**line, **facts}), file=sys.stderr, flush=True)
+    print(strictjson.dumps({**line, **facts}), file=sys.stderr, flush=True)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rayscale import strictjson
 from rayscale.correlation import SOUND
 from rayscale.errors import ConfigError
 
@@ -123,7 +124,7 @@ def find_runs(wanted: str) -> Iterator[Line]:
             experiments, f"tags.`{ID_TAG}` = '{wanted}'", max_results=100
         ):
             facts = {"run": run.info.run_id, "name": run.info.run_name, "status": run.info.status}
-            yield Line("", tracking_uri(), json.dumps(facts), run.info.start_time / 1000)
+            yield Line("", tracking_uri(), strictjson.dumps(facts), run.info.start_time / 1000)
 
 
 def _time(text: str) -> float:

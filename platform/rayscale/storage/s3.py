@@ -10,8 +10,9 @@ import base64
 import hashlib
 import io
 import logging
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -60,8 +61,8 @@ class S3Store(Store):
             for item in self._items(self._prefix + prefix):
                 if folders or item["Size"] or not item["Key"].endswith("/"):
                     key = item["Key"][len(self._prefix) :]
-                    modified = item["LastModified"].timestamp()
-                    yield Entry(key, item["Size"], item["ETag"].strip('"'), modified=modified)
+                    etag = item["ETag"].strip('"')
+                    yield Entry(key, item["Size"], etag, modified=_written_at(item))
 
     def _items(self, prefix: str) -> Iterator[dict[str, Any]]:
         """All pages of a listing, also of servers that know the first version of it only."""
@@ -99,8 +100,8 @@ class S3Store(Store):
         address = self._address(key)
         with self._errors(key):
             answer = get_client().head_object(**address)
-        mark, modified = answer["Metadata"].get(_MARK, ""), answer["LastModified"].timestamp()
-        return Entry(key, answer["ContentLength"], answer["ETag"].strip('"'), mark, modified)
+        mark, etag = answer["Metadata"].get(_MARK, ""), answer["ETag"].strip('"')
+        return Entry(key, answer["ContentLength"], etag, mark, _written_at(answer))
 
     def read_version(self, key: str) -> tuple[bytes, str]:
         buffer = io.BytesIO()
@@ -365,3 +366,9 @@ def _send_parts(path: Path, upload: dict[str, str]) -> list[dict[str, Any]]:
 def _goes_on(answer: dict[str, Any], etag: str, done: int) -> bool:
     """Whether an answer holds the rest of this version, whatever the server made of range and condition."""
     return answer["ETag"] == etag and str(answer.get("ContentRange")).startswith(f"bytes {done}-")
+
+
+def _written_at(answer: Mapping[str, Any]) -> float:
+    """Seconds since 1970. What a server does not date counts as new, so that nobody takes it for a leftover."""
+    written = answer.get("LastModified")
+    return float(written.timestamp()) if written is not None else time.time()
