@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rayscale import interruption
 from rayscale.interruption import Interrupted, attend, shield, watch
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -26,10 +27,18 @@ def send(number: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _handlers_stay() -> object:
-    before = [signal.getsignal(number) for number in CODES]
+def _handlers_stay(monkeypatch: pytest.MonkeyPatch) -> object:
+    """As in a new process: commands of other tests that were interrupted here leave handlers that end it."""
+    monkeypatch.setattr(interruption, "_state", interruption._State())
+    found = {number: signal.getsignal(number) for number in CODES}
+    new = [signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
+    for number, handler in zip(CODES, new, strict=True):
+        signal.signal(number, handler)
     yield
-    assert [signal.getsignal(number) for number in CODES] == before
+    left = [signal.getsignal(number) for number in CODES]
+    for number, handler in found.items():
+        signal.signal(number, handler)
+    assert left == new
 
 
 def interruption_of(work: Callable[[], object]) -> Interrupted:

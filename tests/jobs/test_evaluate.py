@@ -189,5 +189,12 @@ def test_an_interruption_is_told_in_one_line(
         time.sleep(10)
 
     monkeypatch.setattr(compare, "score", interrupt)
-    assert main(["--model", "bicubic", "--data", str(sets), "--scale", "2"]) == code
+    found = {
+        each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        assert main(["--model", "bicubic", "--data", str(sets), "--scale", "2"]) == code
+    finally:  # the next signal is to end a process that was interrupted, but not this one
+        for each, handler in found.items():
+            signal.signal(each, handler)
     assert capsys.readouterr().err == "interrupted: the same command starts over\n"
