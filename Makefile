@@ -3,9 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # A process per core, each with one thread.
-PARALLEL = env OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal --ignore tests/test_interruption.py
-# These send signals to their own process, so they have one.
-SIGNALS = $(BIN)/pytest -q tests/test_interruption.py
+PARALLEL = env OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
 .PHONY: help install install-dev demo test test-pure test-stack test-hosts test-fast coverage lint docs docs-pages up down status lock clean
 
@@ -41,7 +39,6 @@ test: install-dev                    ## Lint, types, import rules and every test
 # What needs S3, MLflow and Ray shares one stack in one process, which often waits; the others fill its pauses. They are
 # the least urgent of all, as Ray gives its workers a niceness of 15.
 test-pure: install-dev
-	$(SIGNALS)
 	nice -n 19 $(PARALLEL) -m "not stack and not hosts"
 
 test-stack: install-dev
@@ -52,7 +49,6 @@ test-hosts: install-dev              ## The tests on several hosts, which are na
 	$(BIN)/pytest -m hosts --durations=0 tests/hosts
 
 test-fast: install-dev               ## The tests without those that need the stack or take long
-	$(SIGNALS) -m "not slow"
 	$(PARALLEL) -m "not stack and not hosts and not slow"
 
 coverage: install-dev                ## Branch coverage of the library by every test: a table, and htmlcov/
