@@ -6,6 +6,7 @@ started, at once.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -129,6 +130,31 @@ def attend(work: Callable[[], T], stop: Callable[[int], None]) -> T:
                 told = True
                 stop(number)
         return future.result()
+
+
+@contextmanager
+def keep_signal_stack() -> Iterator[None]:
+    """After the block, handlers of this thread run on the stack on which they ran before.
+
+    OpenVINO gives the thread that compiles a network a stack for signals that ends with the network. Of two, the one that ends
+    last restores that of the other, which is gone: the next signal, such as Ctrl-C, would be a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    library = ctypes.CDLL(None)
+    before = _SignalStack()
+    library.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        library.sigaltstack(ctypes.byref(before), None)
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
 def run(work: Callable[[], int], hint: str = "") -> int:

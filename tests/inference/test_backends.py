@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -58,3 +63,32 @@ def test_what_is_not_layers_is_named(backend: str) -> None:
 def test_an_unknown_backend_is_named() -> None:
     with pytest.raises(ConfigError, match="backend must be one of auto, torch, openvino"):
         Options.of({"backend": "tensorrt"})
+
+
+_CTRL_C = """
+import os, signal, sys
+import torch
+from rayscale.inference.engines import OpenVino, to_openvino
+
+engines = [OpenVino(to_openvino(torch.nn.Conv2d(1, 1, 3), 1)) for _ in range(2)]
+for engine in engines:
+    engine(torch.zeros(1, 1, 8, 8))
+del engine
+engines.pop(0)
+engines.pop(0)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+def test_ctrl_c_reaches_a_process_that_has_used_openvino() -> None:
+    """Of two networks, the first is gone before the second: OpenVINO alone would leave a stack for signals that is gone too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", _CTRL_C],
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 7

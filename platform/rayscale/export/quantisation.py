@@ -24,6 +24,7 @@ from rayscale.errors import ConfigError, InputError, UnsupportedError, quantity
 from rayscale.imaging import is_image, read_image
 from rayscale.imaging.levels import Levels
 from rayscale.inference.engines import openvino
+from rayscale.interruption import keep_signal_stack
 from rayscale.models.network import SuperResolver
 
 Tiles = list[NDArray[np.float32]]
@@ -99,7 +100,7 @@ def quantise_openvino(model: Any, tiles: Tiles) -> Any:
         and each.get_friendly_name() not in trunk
         and not _is_bias(each, trunk)
     ]
-    with _quiet():
+    with _quiet(), keep_signal_stack():
         return nncf.quantize(
             model,
             nncf.Dataset(tiles),

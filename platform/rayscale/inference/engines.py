@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rayscale import extras
+from rayscale.interruption import keep_signal_stack
 
 _SIDE = 32  # of the image on which a network is traced
 
@@ -50,7 +51,7 @@ class OpenVino:
     def _request(self, precision: str) -> Any:
         requests = self._requests.__dict__
         if precision not in requests:
-            with self._lock:
+            with self._lock, keep_signal_stack():
                 if precision not in self._compiled:
                     self._compiled[precision] = openvino().compile_model(
                         self._model,
