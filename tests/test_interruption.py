@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rayscale import interruption
 from rayscale.interruption import Interrupted, attend, shield, watch
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -27,9 +26,8 @@ def send(number: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _handlers_stay(monkeypatch: pytest.MonkeyPatch) -> object:
-    """As in a new process: commands of other tests that were interrupted here leave handlers that end it."""
-    monkeypatch.setattr(interruption, "_state", interruption._State())
+def _handlers_stay() -> object:
+    """As in a new process, also where this one was told to ignore a signal (``nohup``)."""
     found = {number: signal.getsignal(number) for number in CODES}
     new = [signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
     for number, handler in zip(CODES, new, strict=True):

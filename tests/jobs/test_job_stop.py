@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from tests.plugins.signals import stop_job
+from tests.plugins.signals import own_lines, stop_job
 
 from rayscale.local import Addresses
 from rayscale.storage import connect
@@ -67,7 +67,7 @@ def test_what_is_done_is_kept(
         assert time.monotonic() < end, said
         time.sleep(0.2)
     said = stop_job(client, job, 300)
-    own = [line for line in said.splitlines() if "pid=" not in line]
+    own = own_lines(said.splitlines())
     last = re.fullmatch(f"interrupted: {told}", own[-1])
     assert last, said
     assert "Traceback" not in said

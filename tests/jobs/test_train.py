@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from tests.plugins.signals import interrupt, start
+from tests.plugins.signals import interrupt, own_lines, start
 
 from rayscale import registry
 from rayscale.cli import run
@@ -113,7 +113,7 @@ def test_a_signal_ends_the_task_too(
         assert process.stdout is not None
         said = list(itertools.takewhile(lambda line: "dictionary 2/" not in line, process.stdout))
         rest = interrupt(process, number, 120)
-    own = [line for line in [*said, *rest.splitlines()] if "pid=" not in line]
+    own = own_lines([*said, *rest.splitlines()])
     assert process.returncode == code, own
     assert own[-1] == "interrupted: the same command starts over"
     assert "Traceback" not in "".join(own)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.plugins.signals import interrupt, start
+from tests.plugins.signals import interrupt, own_lines, start
 
 from rayscale.cli import run
 from rayscale.storage import connect
@@ -109,7 +109,7 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(
             assert process.stdout is not None
             said = list(itertools.takewhile(lambda line: "  loss " not in line, process.stdout))
             rest = interrupt(process, number, 120)
-        own = [line for line in [*said, *rest.splitlines()] if "pid=" not in line]
+        own = own_lines([*said, *rest.splitlines()])
         assert process.returncode == code, own
         told = re.fullmatch(
             r"interrupted: saved at step (\d+); run the same command again to resume", own[-1]

@@ -17,7 +17,7 @@ import PIL.Image
 import psutil
 import pytest
 import torch
-from tests.plugins.signals import stop_job
+from tests.plugins.signals import own_lines, stop_job
 
 from rayscale import registry, storage
 from rayscale.batch import Progress
@@ -162,7 +162,7 @@ def workers(home: Path) -> list[psutil.Process]:
 
 def check_order(said: str, target: storage.Store, home: Path, started: bool) -> None:
     """What is done is in the manifest, the lease is free, no worker is left, and the user knows how to go on."""
-    last = said.strip().splitlines()[-1]
+    last = own_lines(said.strip().splitlines())[-1]
     assert last == "interrupted: what is done is kept; run the same command again to resume"
     for trace in ("Traceback", "*** SIG", "Stack trace"):
         assert trace not in said

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
+
+NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] \w+\.cc:\d+: ")
 
 UNSET = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
 
@@ -45,6 +48,11 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals, timeout_s:
     rest, _ = process.communicate(timeout=timeout_s)
     assert psutil.wait_procs(children, timeout=20)[1] == []
     return rest
+
+
+def own_lines(said: Iterable[str]) -> list[str]:
+    """The lines of a command without those of Ray's processes, and of Ray's native part in its own."""
+    return [line for line in said if "pid=" not in line and not NATIVE.match(line)]
 
 
 def stop_job(client: Any, job: str, timeout_s: float) -> str:

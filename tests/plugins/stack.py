@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from rayscale import local
+from rayscale import cluster, local
 
 
 @dataclass(frozen=True)
@@ -80,3 +80,5 @@ def stack(s3_server: local.Addresses, stack_home: Path) -> Iterator[local.Addres
         for name, value in local.environment(stack_home).items():
             patch.setenv(name, value)
         yield addresses
+        # What Ray Tune does when a process ends would wait for a cluster that is gone, until Ray ends the process as failed.
+        cluster.shutdown()
