@@ -69,6 +69,8 @@ def draw(panels: dict[str, Lines], path: Path) -> None:
     for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for name, points in lines.items():
             axes.loglog(list(points), list(points.values()), marker="o", label=name)
+        axes.set_xticks(list(points), [f"{each:g}" for each in points])
+        axes.set_xticks([], minor=True)
         axes.set_xlabel(title)
         axes.set_ylabel("CPU seconds, one thread")
         axes.grid(visible=True, which="both", alpha=0.3)
