@@ -65,6 +65,14 @@ class Settings(BaseSettings):
     storage_timeout_s: float = Field(
         default=60.0, gt=0, description="seconds without a byte before a storage request is retried"
     )
+    signed_weights: Path | None = Field(
+        default=None,
+        description="list of the weights that may be used, as sha256sum prints it, its Ed25519 signature beside it (.sig); "
+        "needs RAYSCALE_WEIGHTS_SIGNER",
+    )
+    weights_signer: Path | None = Field(
+        default=None, description="Ed25519 public key (PEM) of who signs RAYSCALE_SIGNED_WEIGHTS"
+    )
     prometheus: str = Field(
         default="",
         description="URL of the Prometheus that `rayscale top` asks, such as http://127.0.0.1:9090",

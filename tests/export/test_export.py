@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,10 +15,10 @@ from typer.testing import CliRunner
 
 from rayscale.cli import run
 from rayscale.cli.app import app
-from rayscale.errors import ConfigError, UnsupportedError
+from rayscale.errors import ConfigError, InputError, UnsupportedError
 from rayscale.export import export_model, job
 from rayscale.export.job import LossError
-from rayscale.inference import Options, Upscaler
+from rayscale.inference import Options, Upscaler, exported
 from rayscale.inference.exported import open_export
 from rayscale.models.builtin import open_builtin
 from rayscale.models.spec import ModelSpec
@@ -172,6 +173,28 @@ def test_onnx_of_somebody_else_is_told_what_it_lacks(tmp_path: Path) -> None:
     onnx.save(model, path)
     with pytest.raises(WeightsError, match=r"lacks .*spec.*rayscale export"):
         open_export(path)
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_an_export_that_the_signed_list_does_not_name_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a library reads it; a list that names the weights it was made of is not enough."""
+    asked: list[str] = []
+
+    def refuse(digest: str) -> None:
+        asked.append(digest)
+        raise InputError("the signed list does not name these weights")
+
+    monkeypatch.setattr(exported, "require_signed", refuse)
+    files = [tmp_path / f"a.{ENDINGS[kind]}"]
+    files += [tmp_path / "a.bin"] if kind == "openvino" else []
+    for number, file in enumerate(files):
+        file.write_bytes(b"no library reads this" * number)
+    with pytest.raises(WeightsError, match="signed list"):
+        open_export(files[0])
+    content = b"".join(file.read_bytes() for file in files)
+    assert asked == [hashlib.sha256(content).hexdigest()]
 
 
 def test_a_program_of_torch_is_written_but_never_opened(tmp_path: Path) -> None:

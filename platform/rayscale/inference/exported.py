@@ -30,6 +30,7 @@ from rayscale.inference.flatfield import FlatField
 from rayscale.models.builtin import OpenedModel
 from rayscale.models.network import SuperResolver
 from rayscale.models.path import reach
+from rayscale.models.signatures import require_signed
 from rayscale.models.spec import ModelSpec
 from rayscale.models.systems import build
 from rayscale.models.weights import WeightsError
@@ -120,6 +121,10 @@ def open_export(path: str | Path, *, name: str | None = None) -> OpenedModel:
         )
     data = path.read_bytes()
     with _explained(path):
+        digest = hashlib.sha256(data)
+        if path.suffix.lower() == ".xml":
+            digest.update(path.with_suffix(".bin").read_bytes())
+        require_signed(digest.hexdigest())
         engine, facts = _open_onnx(data) if path.suffix.lower() == ".onnx" else _open_openvino(path)
         if missing := [key for key in _KEYS if key not in facts]:
             raise WeightsError(
@@ -132,9 +137,6 @@ def open_export(path: str | Path, *, name: str | None = None) -> OpenedModel:
             raise WeightsError(
                 f"it holds {model.spec.system}, not {name}; ask for {model.spec.system}"
             )
-    digest = hashlib.sha256(data)
-    if path.suffix.lower() == ".xml":
-        digest.update(path.with_suffix(".bin").read_bytes())
     return OpenedModel(model, digest.hexdigest(), name or model.spec.system)
 
 

@@ -27,6 +27,7 @@ from rayscale.errors import ConfigError, InputError, NotFoundError, RayscaleErro
 from rayscale.files import replacing
 from rayscale.models import foreign
 from rayscale.models.network import SuperResolver
+from rayscale.models.signatures import require_signed
 from rayscale.models.spec import SPEC_KEY, ModelSpec
 from rayscale.models.systems import build
 
@@ -130,7 +131,7 @@ def read_weights(
 
     Raises:
         NotFoundError: no such file.
-        WeightsError: damaged, truncated, not only tensors, not finite, or of no known layout.
+        WeightsError: damaged, truncated, not only tensors, not finite, of no known layout, or not in the signed list.
         ConfigError: it holds another system or scale than asked for.
     """
     path = Path(path)
@@ -140,6 +141,7 @@ def read_weights(
     digest = hashlib.sha256(data).hexdigest()
     _verify_name(path, digest)
     try:
+        require_signed(digest)
         metadata, content = _parse(data)
         if SPEC_KEY in metadata and layout in ("auto", "rayscale"):
             found: str = "rayscale"
