@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -29,7 +30,7 @@ def follow_cluster(switch: Any, every_s: float) -> Any:
         def __init__(self) -> None:
             self._planned = False
             self._group: Any = None
-            self._looked = 0.0
+            self._looked = -math.inf
 
         def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
             if isinstance(current_state, ResizingState):
