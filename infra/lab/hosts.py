@@ -155,8 +155,7 @@ class Lab(Network):
         for name in services:
             self._start_service(name, host, home)
         if "mlflow" in services:
-            self.variables["MLFLOW_TRACKING_URI"] = f"http://{host.address}:{PORTS['mlflow']}"
-            self.variables["MLFLOW_DISABLE_TELEMETRY"] = "true"
+            self.variables |= mlflow.client_environment(home, PORTS["mlflow"], host.address)
 
     def _start_service(self, name: str, host: Host, home: Path) -> None:
         port, log = PORTS[name], self.folder / f"{name}.log"

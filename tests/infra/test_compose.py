@@ -15,7 +15,10 @@ import yaml
 from botocore.exceptions import EndpointConnectionError
 from tests.infra import compose, dockerfile
 
+from rayscale.local import login
+
 SECRETS = {
+    "MLFLOW_PASSWORD",
     "RAYSCALE_SERVE_API_KEYS",
     "S3_ACCESS_KEY",
     "S3_SECRET_KEY",
@@ -155,15 +158,21 @@ def test_images_are_pinned_and_built_from_stages_that_exist(
 
 
 def test_mlflow_accepts_the_names_it_is_called_by(project: dict[str, Any]) -> None:
-    (hosts,) = (
-        argument.partition("=")[2].split(",")
-        for argument in project["services"]["mlflow"]["command"]
-        if argument.startswith("--allowed-hosts=")
-    )
+    hosts = project["services"]["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     address = project["services"]["ray-head"]["environment"]["MLFLOW_TRACKING_URI"]
     assert address.removeprefix("http://") in hosts
     (port,) = project["services"]["mlflow"]["ports"]
     assert port.rpartition(":")[0] in hosts
+
+
+def test_mlflow_asks_for_the_password_that_its_clients_have(project: dict[str, Any]) -> None:
+    server = project["services"]["mlflow"]
+    assert server["command"][-1] == f"{login.__name__}:{login.create.__name__}"
+    assert server["environment"][login.ARTIFACTS] == "s3://mlflow/artifacts"
+    clients = project["services"]["ray-head"]["environment"]
+    assert clients["MLFLOW_TRACKING_USERNAME"] == login.USER
+    for each in (server["environment"], clients):
+        assert each["MLFLOW_TRACKING_PASSWORD"] == FILLED["MLFLOW_PASSWORD"]
 
 
 def load_script(infra: Path) -> ModuleType:
@@ -214,6 +223,8 @@ def test_compose_and_kubernetes_agree(project: dict[str, Any], infra: Path) -> N
     assert set(environment) - set(config) == {
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_USERNAME",
         "RAY_AUTH_MODE",
         "RAY_AUTH_TOKEN",
         "RAYSCALE_SERVE_API_KEYS",

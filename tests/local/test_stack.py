@@ -23,8 +23,10 @@ import pytest
 
 from rayscale import local
 from rayscale.errors import ConfigError, RayscaleError
-from rayscale.local import mlflow, processes
+from rayscale.local import mlflow, processes, ray
 from rayscale.local import stack as stacks
+from rayscale.registry.client import RegistryError, asking
+from rayscale.registry.client import connect as connect_mlflow
 from rayscale.storage import connect
 
 pytestmark = pytest.mark.slow
@@ -337,9 +339,9 @@ def test_the_whole_stack(
         "    return rayscale.__file__\n"
         "print('FOUND', json.dumps([os.getcwd(), sys.executable, ray.get(there.remote())]))\n"
     )
-    ray = Path(sys.executable).with_name("ray")
+    program = Path(sys.executable).with_name("ray")
     done = subprocess.run(
-        [ray, "job", "submit", "--", "python", str(script)],
+        [program, "job", "submit", "--", "python", str(script)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -353,6 +355,41 @@ def test_the_whole_stack(
     assert Path(python).parent == Path(sys.executable).parent
     assert Path(package).is_relative_to(checkout / "platform")
     assert connect("s3://rayscale/jobs").read("seen") == b"yes"
+    require_secrecy(stack_home, stack.dashboard)
+
+
+def require_secrecy(home: Path, dashboard: str) -> None:
+    """No secret of the stack is an argument, in a log, or in what Ray shows of jobs and their runtime environments."""
+    variables = local.environment(home)
+    secrets = [variables["AWS_SECRET_ACCESS_KEY"], variables["MLFLOW_TRACKING_PASSWORD"]]
+    secrets.append(Path(variables["RAY_AUTH_TOKEN_PATH"]).read_text())
+    assert all(len(secret) >= 32 for secret in secrets)
+    lines = [" ".join(process.cmdline()) for process in marked(home)]
+    request = urllib.request.Request(
+        f"{dashboard}/api/jobs/", headers={"Authorization": f"Bearer {secrets[-1]}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        lines.append(answer.read().decode())
+    assert "entrypoint" in lines[-1]
+    logs = [home / "logs", ray.temporary_folder(home) / "session_latest/logs"]
+    texts = [file for folder in logs for file in folder.rglob("*") if file.is_file()]
+    assert {"mlflow.log", "raylet.out"} <= {file.name for file in texts}
+    lines += [file.read_text(errors="replace") for file in texts]
+    assert not [secret for secret in secrets for line in lines if secret in line]
+
+
+def test_who_has_no_password_can_publish_nothing(
+    stack: local.Addresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user of the machine, who can reach MLflow on loopback."""
+    with asking("publish"):
+        connect_mlflow().create_registered_model("ours")
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    with pytest.raises(RegistryError, match=r"denied access .*mlflow/password"), asking("publish"):
+        connect_mlflow().create_registered_model("theirs")
+    with pytest.raises(RegistryError, match="denied access"), asking("read"):
+        connect_mlflow().search_registered_models()
 
 
 def test_a_folder_that_somebody_else_has_made_first_is_not_used(tmp_path: Path) -> None:

@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import shutil
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 
-from rayscale.files import replacing
 from rayscale.local.processes import Service, answers
+from rayscale.local.tokens import token
 from rayscale.settings import checkout
 
 _OBJECT_STORE_BYTES = 1 << 30
 
 
-def token(home: Path) -> Path:
-    """The file with the token that jobs, drivers and the dashboard need; made at first use, for the owner only."""
-    path = home / "ray_token"
-    if not path.is_file():
-        with replacing(path, private=True) as file:
-            file.write(secrets.token_hex(32).encode())
-    return path
+def _token(home: Path) -> Path:
+    """The file with the token that jobs, drivers and the dashboard need."""
+    return home / "ray_token"
 
 
 def temporary_folder(home: Path) -> Path:
@@ -47,7 +42,7 @@ def client_environment(home: Path, ports: dict[str, int]) -> dict[str, str]:
         "RAY_ADDRESS": f"127.0.0.1:{ports['ray']}",
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports['dashboard']}",
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token(home)),
+        "RAY_AUTH_TOKEN_PATH": str(_token(home)),
         # The only switch that keeps Ray on 127.0.0.1: else it takes the address of the network card for
         # itself, even when told loopback, and listens on every interface. Drivers need it as well.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -88,7 +83,7 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
     }
     del variables["RAY_ADDRESS"]  # it names a cluster to join, and this one is to be made
-    secret = token(home).read_text()
+    secret = token(_token(home))
     return Service(
         name="ray",
         address=address,

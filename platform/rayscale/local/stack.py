@@ -206,8 +206,7 @@ class _State:
                 "MLFLOW_S3_ENDPOINT_URL": endpoint,
             }
         if "mlflow" in services:
-            variables["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{self.ports['mlflow']}"
-            variables["MLFLOW_DISABLE_TELEMETRY"] = "true"
+            variables |= mlflow.client_environment(self.home, self.ports["mlflow"])
         if "ray" in services:
             variables |= ray.client_environment(self.home, self.ports)
         if MONITORING in services:
