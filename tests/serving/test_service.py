@@ -57,6 +57,18 @@ def test_a_large_picture_of_one_colour_takes_little_memory(http: httpx.Client, t
     assert 150 << 20 < growth < 350 << 20
 
 
+def test_computing_gives_way_to_answers(http: httpx.Client, tools: Any) -> None:
+    """Or a refusal, a probe and every answer would wait for time slices of the networks."""
+    assert http.post("/v1/upscale?scale=2", content=tools.encoded(30, 30)).status_code == 200
+    for pid in replicas("Upscaling"):
+        nice = {
+            int(thread.read_text().rpartition(")")[2].split()[16])
+            for thread in Path(f"/proc/{pid}/task").glob("*/stat")
+        }
+        own = os.getpriority(os.PRIO_PROCESS, pid)
+        assert min(own + 4, 19) in nice, (own, nice)
+
+
 def test_an_answer_of_many_megabytes(http: httpx.Client, tools: Any) -> None:
     """Larger than a message of gRPC may be where nobody raises its limit (4 MiB)."""
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)

@@ -74,6 +74,8 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         "RAY_JOB_STOP_WAIT_TIME_S": "30",
         # A busy machine may need longer than the default of 30 s until the node is known to its own head.
         "RAY_raylet_start_wait_time_s": "120",
+        # The first driver would start a worker for every core, which nothing of ours ever uses: each has its own environment.
+        "RAY_prestart_worker_first_driver": "0",
         "PYTHONUNBUFFERED": "1",
         # The proxies of Ray Serve: rayscale.serving.front.ENVIRONMENT.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rayscale.serving.front.middlewares",

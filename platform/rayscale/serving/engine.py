@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -51,6 +53,11 @@ _MEASURED = 64
 """Pixels of a side of the image by which a rate is measured that nothing else tells."""
 
 
+_NICER = 4
+"""How much nicer the threads that compute are than the rest of the process: refusals, probes and answers come first on a
+busy node. Ray gives its processes 15; there is nothing beyond 19."""
+
+
 class GivenUpError(Exception):
     """Raised inside a worker thread whose request was given up."""
 
@@ -64,7 +71,9 @@ class Engine:
         self.shelf = Shelf(settings, watch=_give_way, loaded=self.seen.note_load)
         self.turns = Turns(settings.threads, watch=_stop_if_cancelled)
         # One for each image that may be here, with those that others let go first: `turns` says who works, not their queue.
-        self._workers = ThreadPoolExecutor(2 * settings.threads + 2, thread_name_prefix="upscale")
+        self._workers = ThreadPoolExecutor(
+            2 * settings.threads + 2, thread_name_prefix="upscale", initializer=_give_way_to_answers
+        )
         # Listing and loading wait for MLflow and storage, which may hang; they must not take a place among the images,
         # nor from each other, nor from the models that come with rayscale.
         self._listing = ThreadPoolExecutor(1, thread_name_prefix="listing")
@@ -314,6 +323,14 @@ def _decoded_bytes(header: Header, scale: float) -> int:
     """Of the pixels of the output."""
     width, height = (enlarged(side, scale) for side in (header.width, header.height))
     return replace(header, width=width, height=height).decoded_bytes
+
+
+def _give_way_to_answers() -> None:
+    """Lower the priority of this thread, and of those that it starts. Elsewhere than on Linux only processes have one."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        nicer = os.getpriority(os.PRIO_PROCESS, thread) + _NICER
+        os.setpriority(os.PRIO_PROCESS, thread, min(nicer, 19))
 
 
 class _Loader:
