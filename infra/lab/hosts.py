@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,7 +35,7 @@ _OTHERS = ("RAY_", "AWS_", "MLFLOW_", "RAYSCALE_", "OMP_")  # of this process: a
 _RAY = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_raylet_start_wait_time_s": "30",  # longer than a raylet waits for its agent
     # A host without power is missed after some 10 s instead of 25.
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
@@ -49,8 +49,8 @@ _NODE = (
     "--runtime-env-agent-port=52367", "--metrics-export-port=8080", "--temp-dir=/tmp/ray",
     "--object-store-memory=100000000", "--block", "--disable-usage-stats",
 )  # fmt: skip
-# A busy machine may be too slow for a node, which then ends.
-_AGAIN = 'for i in 1 2 3; do "$@"; [ $? = 1 ] || exit; rm -rf /tmp/ray; done'
+# A raylet ends whose agent takes more than 15 s to start, as on a busy machine (ray issue 65983).
+_AGAIN = 'for i in 1 2 3 4 5 6; do "$@"; [ $? = 1 ] || exit; rm -rf /tmp/ray; done'
 _NOTICE = """
 import sys, time
 import ray
@@ -75,29 +75,33 @@ class Lab(Network):
         self.head = ""
         self.variables: dict[str, str] = dict(_RAY)
 
-    def add(self, name: str, *, core: int | None = None, wait: bool = True) -> Host:
-        """A further host with Ray, on the given core of the machine only."""
+    def add(
+        self, name: str, *, held: Sequence[str] = (), cpus: int | None = None, wait: bool = True
+    ) -> Host:
+        """A further host with Ray; ``held`` are words before its command, such as ``taskset -c 0``."""
         self.head = self.head or name
         host = self.plug(name)
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *_NODE]
-        ray += [f"--num-cpus={self.cpus}", f"--node-ip-address={host.address}"]
+        ray += [
+            f"--num-cpus={self.cpus if cpus is None else cpus}",
+            f"--node-ip-address={host.address}",
+        ]
         if name == self.head:
             ray += ["--head", "--port=6379", "--include-dashboard=false"]
         else:
             ray.append(f"--address={self.addresses[self.head]}:6379")
-        pinned = [] if core is None else ["taskset", "-c", str(core)]
         self._log(name).write_bytes(b"")
         variables = self.environment()
         del variables["RAY_ADDRESS"]
-        self.enter(name, [*pinned, "sh", "-c", _AGAIN, "sh", *ray], self._log(name), variables)
+        self.enter(name, [*held, "sh", "-c", _AGAIN, "sh", *ray], self._log(name), variables)
         if wait:
             self.await_ray(name)
         return host
 
-    def join(self, name: str, *, core: int | None = None, wait: bool = True) -> Host:
+    def join(self, name: str, *, wait: bool = True) -> Host:
         """A host that was pulled is back, started anew: with its address and the files it had, without any process."""
         self.pull(name)
-        return self.add(name, core=core, wait=wait)
+        return self.add(name, wait=wait)
 
     def await_ray(self, *names: str) -> None:
         """Until the nodes of these hosts have started."""
@@ -187,6 +191,10 @@ class Lab(Network):
         new.write_text(mode)
         new.replace(self._mode(name))
 
+    def broken(self, name: str) -> int:
+        """Connections that the relay before a store has broken so far."""
+        return len((self.folder / f"{name}-relay.log").read_bytes().splitlines())
+
     def _mode(self, name: str) -> Path:
         return self.folder / f"{name}.mode"
 
@@ -194,7 +202,7 @@ class Lab(Network):
         return self.folder / name / "ray.log"
 
 
-def _await(ready: Callable[[], bool], log: Path, timeout_s: float = 240) -> None:
+def _await(ready: Callable[[], bool], log: Path, timeout_s: float = 400) -> None:
     end = time.monotonic() + timeout_s
     while not ready():
         if time.monotonic() > end:

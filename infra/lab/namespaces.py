@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +40,7 @@ ip link set lo up
 echo ready
 exec cat
 """
+_ANSWER_S = 5.0
 _UNSHARE = "unshare --net --pid --fork --kill-child --uts --mount --mount-proc"
 
 
@@ -49,18 +52,13 @@ def lacking() -> str:
     """Why this machine can have no hosts; empty where it can."""
     if sys.platform != "linux":
         return "hosts are namespaces of Linux"
-    script = (
-        "ip link add rs-a type veth peer name rs-b && ip link add rs-c type bridge "
-        "&& mount -t tmpfs x /mnt"
-    )
-    command = [*shlex.split("unshare --net --pid --fork --mount --uts sh -c"), script]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        return f"hosts need {error.filename} (util-linux)"
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["unshare failed"])[-1]
-        return f"hosts need root, namespaces and iproute2 ({reason})"
+        with tempfile.TemporaryDirectory(prefix="lab-") as folder, Network(Path(folder)) as network:
+            address = network.plug("probe").address
+            with suppress(ConnectionRefusedError):  # the host says that nobody listens: it is there
+                socket.create_connection((address, 9), timeout=_ANSWER_S).close()
+    except (LabError, OSError) as error:
+        return f"hosts need root, namespaces, iproute2 and util-linux ({error})"
     return ""
 
 

@@ -3,7 +3,8 @@
     relay.py MODE_FILE HOST PORT SERVER_PORT
 
 The file is read at every connection, and while data passes; it holds nothing (all is well), ``gone`` (nobody is there),
-``reset`` (connections are reset), ``cut`` (bodies end in the middle) or ``slow`` (a pause before every piece).
+``reset`` (connections are reset), ``cut`` (bodies end in the middle) or ``slow`` (a pause before every piece). It prints the mode
+whenever it breaks a connection.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Relay:
     async def carry(self, up: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         """One connection of a client."""
         if self.mode() in ("gone", "reset"):
+            print(self.mode(), flush=True)
             _reset(back)
             return
         try:
@@ -57,10 +59,11 @@ class Relay:
         with suppress(OSError):
             while data := await source.read(_PIECE):
                 mode, passed = self.mode(), passed + len(data)
-                if mode in ("gone", "reset"):
-                    return True
-                if mode == "cut" and passed > _CUT_AFTER:
+                cut = mode == "cut" and passed > _CUT_AFTER
+                if cut:
                     sink.write(data[: len(data) // 2])
+                if cut or mode in ("gone", "reset"):
+                    print(mode, flush=True)
                     return True
                 if mode == "slow":
                     await asyncio.sleep(_PAUSE_S)

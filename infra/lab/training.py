@@ -3,8 +3,9 @@
     python -m infra.lab.training FOLDER KEY=VALUE ...          # the driver; on a host
 
 Rank 0 writes a line to ``FOLDER/steps`` for each step: the number of workers, the step and its loss. Every worker writes the
-rows of the dataset that it draws to ``FOLDER/rows``. As long as ``FOLDER/wanted`` names another number of workers (0: any), steps are
-slow, so that a run does not end before its cluster has changed. With MLFLOW_TRACKING_URI the figures go to MLflow as well.
+rows of the dataset that it draws to ``FOLDER/rows``. As long as there is a file ``FOLDER/slow``, each step of a group takes
+longer than the one before, so that a run does not end before its cluster has changed, however long that takes. With
+MLFLOW_TRACKING_URI the figures go to MLflow as well.
 """
 
 from __future__ import annotations
@@ -23,10 +24,7 @@ from infra.lab.hosts import Lab
 from rayscale import strictjson
 from rayscale.training.config import TrainConfig, load_config
 
-ANY = -1
-"""A number of workers to wish for: steps are not slow."""
-
-_SLOW_S = 0.2
+_SLOW_S, _SLOWER = 0.2, 1.03  # 100 steps take 2 minutes
 
 
 class Step(NamedTuple):
@@ -43,7 +41,7 @@ class Recorder:
     def __init__(self, folder: Path, config: TrainConfig) -> None:
         import ray
 
-        self._folder = folder
+        self._folder, self._pause = folder, _SLOW_S
         self._world = ray.train.get_context().get_world_size()
         self._mlflow: Any = None
         if "MLFLOW_TRACKING_URI" in os.environ:
@@ -56,9 +54,9 @@ class Recorder:
         _append(self._folder / "steps", f"{self._world} {step} {metrics['loss']!r}")
         if self._mlflow:
             self._mlflow.log_metrics(metrics, step)
-        wanted = int((self._folder / "wanted").read_text())
-        if wanted not in (ANY, self._world):
-            time.sleep(_SLOW_S)
+        if (self._folder / "slow").exists():
+            time.sleep(self._pause)
+            self._pause *= _SLOWER
 
     def log_image(self, name: str, pixels: Any, step: int) -> None: ...
 
@@ -100,13 +98,11 @@ def _append(path: Path, line: str) -> None:
 class Training:
     """A driver on ``host``, and what it tells; ``start`` it again after it died."""
 
-    def __init__(
-        self, lab: Lab, host: str, folder: Path, overrides: list[str], *, wanted: int
-    ) -> None:
+    def __init__(self, lab: Lab, host: str, folder: Path, overrides: list[str]) -> None:
         self.lab, self.host, self.folder, self.overrides = lab, host, folder, overrides
         self.log = folder / "log"
         folder.mkdir()
-        self.want(wanted)
+        (folder / "slow").touch()
         self.start()
 
     def start(self) -> None:
@@ -118,11 +114,9 @@ class Training:
             self.host, command, log, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20"
         )
 
-    def want(self, world: int) -> None:
-        """Steps are slow as long as there are more or fewer workers."""
-        new = self.folder / "wanted.new"
-        new.write_text(str(world))
-        new.replace(self.folder / "wanted")  # whole, whenever it is read
+    def hurry(self) -> None:
+        """From now on steps are not slow."""
+        (self.folder / "slow").unlink(missing_ok=True)
 
     def steps(self) -> list[Step]:
         """All that were made, in their order."""

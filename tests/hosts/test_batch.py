@@ -32,7 +32,7 @@ def works(lab: Lab, host: str) -> bool:
     return any("UpscaleActor" in title for title in lab.hosts[host].titles())
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_workers_join_a_running_batch_and_a_lost_host_loses_nothing(
     hosts: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,8 +63,8 @@ def test_workers_join_a_running_batch_and_a_lost_host_loses_nothing(
         return what
 
     await_that(lambda: there(bool(outputs_of(target))), log)
-    hosts.add("host-2", wait=False)
-    hosts.add("host-3", wait=False)
+    hosts.add("host-2")
+    hosts.add("host-3")
     for host in ("host-2", "host-3"):
         await_that(lambda host=host: there(works(hosts, host)), log)
     watcher.start()
@@ -73,7 +73,7 @@ def test_workers_join_a_running_batch_and_a_lost_host_loses_nothing(
         before = len(outputs_of(target))
         await_that(lambda: len(outputs_of(target)) > before, log)
         hosts.pull("host-3")
-        assert batch.wait(200) == 3, log.read_text()[-4000:]
+        assert batch.wait(300) == 3, log.read_text()[-4000:]
     finally:
         watcher.stop.set()
         watcher.join()

@@ -29,8 +29,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         pytest.skip(reason)
     pytest.importorskip("swift", reason="the S3 server of the lab needs rayscale[local]")
     with Lab(tmp_path_factory.mktemp("lab")) as lab:
-        # The proxies of Ray Serve end 2 s after the last request, not 30.
-        lab.variables |= front.ENVIRONMENT | {"RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "2"}
+        # The proxies of Ray Serve end 5 s after the last request, not 30.
+        lab.variables |= front.ENVIRONMENT | {"RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "5"}
         lab.start_store("s3")  # first: Ray's processes have its variables from their node
         lab.add(HEAD)
         yield lab
@@ -45,7 +45,7 @@ def lab_s3(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return lab
 
 
-def await_that(what: Callable[[], object], log: Path, timeout_s: float = 200) -> None:
+def await_that(what: Callable[[], object], log: Path, timeout_s: float = 300) -> None:
     """Until ``what`` is true; an error with the end of ``log`` if it does not come to that."""
     end = time.monotonic() + timeout_s
     while not what():
