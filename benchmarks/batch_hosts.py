@@ -1,12 +1,13 @@
 """What more hosts bring a batch: images/s on 1, 2 and 3 hosts of one core each, as a share of linear.
 
     python benchmarks/batch_hosts.py                      # as many hosts as there are cores, 3 at most; two rounds
+    python benchmarks/batch_hosts.py --quota 0.6          # three hosts of 0.6 cores each, on a machine of two
     python benchmarks/batch_hosts.py --images 24 --rounds 1 --hosts 2
 
-Each host is a set of namespaces held to a core of its own (``infra/lab``; needs root): network, Ray node and one worker. The S3
-server, the head and the driver take what they need of the same cores, as there are no others; so the last host costs the first
-ones a little. Timed while every host has work. Beside it, the network alone in as many processes: what the machine makes
-of more cores. Target: 0.9 of linear.
+Each host is a set of namespaces (``infra/lab``; needs root) with network, Ray node and one worker, held to a core of its own or to
+a quota of CPU time, which others of the machine cannot take away. S3 server, head and driver stand apart: without a quota they take what
+they need of the same cores, so the last host costs the first ones a little; beside it is then the network alone in as many
+processes, what the machine makes of more cores. Timed while every host has work. Target: 0.9 of linear.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import os
 import statistics
 import sys
 import tempfile
+from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.batch_throughput import engines, make_images
 from infra.lab.hosts import Lab
 from infra.lab.namespaces import lacking
+from infra.lab.quota import Quotas
 
 from rayscale.storage import connect
 from rayscale.storage.s3_client import get_client
@@ -47,7 +51,7 @@ def rate(lab: Lab, hosts: int, model: str, number: int) -> float:
     log = f"{hosts}-{number}.log"
     target = f"s3://{BUCKET}/out-{hosts}-{number}"
     command = [sys.executable, "-c", DRIVER, f"s3://{BUCKET}/in", target, model]
-    code = lab.start("host-1", command, log).wait()
+    code = lab.start("head", command, log).wait()
     lines = (lab.folder / log).read_text().splitlines()
     if code:
         raise SystemExit(f"the batch failed: {lines[-1] if lines else code}")
@@ -63,14 +67,24 @@ def rate(lab: Lab, hosts: int, model: str, number: int) -> float:
     return (all_ - done) / (end - start)
 
 
-def measure(folder: Path, model: str, files: dict[str, bytes], hosts: int, number: int) -> float:
+def measure(
+    folder: Path,
+    model: str,
+    files: dict[str, bytes],
+    hosts: int,
+    number: int,
+    quotas: Quotas | None,
+) -> float:
     """The rate on so many hosts of a new lab."""
     cores = sorted(os.sched_getaffinity(0))
     with Lab(folder) as lab:
         lab.start_store("s3")
+        lab.add("head", cpus=0)
         for index in range(hosts):
-            lab.add(f"host-{index + 1}", core=cores[index % len(cores)], wait=index == 0)
-        lab.await_ray(*(name for name in lab.hosts if name != "store"))
+            name, core = f"host-{index + 1}", str(cores[index % len(cores)])
+            lab.add(name, held=quotas.enter(name) if quotas else ["taskset", "-c", core])
+        if quotas:
+            quotas.limit()
         os.environ.update(lab.variables)
         get_client().create_bucket(Bucket=BUCKET)
         source = connect(f"s3://{BUCKET}/in")
@@ -93,34 +107,40 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=192)
     parser.add_argument("--model", default="edsr-baseline")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--hosts", type=int, default=min(MOST, cores), help="at most")
+    parser.add_argument("--quota", type=float, help="cores that each host has the time of")
+    parser.add_argument(
+        "--hosts", type=int, help="at most (default: 3; without a quota no more than cores)"
+    )
     options = parser.parse_args()
+    most = options.hosts or (MOST if options.quota else min(MOST, cores))
+    if options.quota and options.quota * most > cores:
+        parser.error(f"{most} hosts of {options.quota:g} cores do not fit a machine of {cores}")
     if reason := lacking():
         print(f"no hosts: {reason}", file=sys.stderr)
         return 2
     files = make_images(options.images, options.side)
     rates: dict[int, list[float]] = {}
     alone: dict[int, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="batch-hosts-") as folder:
-        for number in range(options.rounds):
-            for hosts in range(1, options.hosts + 1):
+    with (
+        tempfile.TemporaryDirectory(prefix="batch-hosts-") as folder,
+        Quotas(f"rs-batch-hosts-{os.getpid()}", options.quota)
+        if options.quota
+        else nullcontext() as quotas,
+    ):
+        for number, hosts in product(range(options.rounds), range(1, most + 1)):
+            if not options.quota:
                 alone.setdefault(hosts, []).append(engines(options.model, files, hosts))
-                place = Path(folder, f"{hosts}-{number}")
-                rates.setdefault(hosts, []).append(
-                    measure(place, options.model, files, hosts, number)
-                )
-                print(
-                    f"{hosts} hosts: {rates[hosts][-1]:.3f} images/s", file=sys.stderr, flush=True
-                )
+            place = Path(folder, f"{hosts}-{number}")
+            rate_ = measure(place, options.model, files, hosts, number, quotas)
+            rates.setdefault(hosts, []).append(rate_)
+            print(f"{hosts} hosts: {rate_:.3f} images/s", file=sys.stderr, flush=True)
     print("| hosts | images/s | share of linear | of the network alone |")
     print("|---|---|---|---|")
     for hosts, measured in rates.items():
         share = share_of_linear(measured, rates[1], hosts)
-        network = share_of_linear(alone[hosts], alone[1], hosts)
-        shared = " (hosts share cores)" if hosts > cores else ""
-        print(
-            f"| {hosts}{shared} | {statistics.median(measured):.2f} | {share:.2f} | {network:.2f} |"
-        )
+        network = f"{share_of_linear(alone[hosts], alone[1], hosts):.2f}" if alone else "-"
+        shared = " (hosts share cores)" if hosts > cores and not options.quota else ""
+        print(f"| {hosts}{shared} | {statistics.median(measured):.2f} | {share:.2f} | {network} |")
     return 0
 
 

@@ -5,7 +5,7 @@
 
 Makes three hosts of one CPU and a store (S3, MLflow) out of namespaces (``infra/lab``; needs root), and trains with one to
 three workers. Every few seconds something fails at random: a worker is killed, a host loses its power and comes back later,
-the driver is killed and started again, S3 resets connections, cuts bodies or is gone, MLflow is gone. After the given time all
+the driver is killed and started again, S3 resets connections, cuts bodies or is gone for up to a minute, MLflow is gone. After the given time all
 is well again and the run goes to its end. Then
 
 - every step's loss, also where a step was made again, is compared with that of one undisturbed process, and so are the weights;
@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 from infra.lab.hosts import Lab
 from infra.lab.namespaces import lacking
-from infra.lab.training import ANY, Training
+from infra.lab.training import Training
 
 from rayscale.data import PrepareConfig, prepare
 from rayscale.models.weights import load_model
@@ -56,6 +56,7 @@ FAULTS = (
 )  # fmt: skip
 RELATIVE = 1e-2  # of a loss: sums in another order, over thousands of steps
 DRIVER_STARTS = 100
+GONE_S = 60.0  # S3, at most
 
 
 @dataclass
@@ -157,8 +158,8 @@ class Faults:
         """Whether the run has ended."""
         return (self.training.folder / "result").exists()
 
-    def _later(self, restore: Callable[[], object]) -> None:
-        self._mending.append((time.monotonic() + self.rng.uniform(3, 20), restore))
+    def _later(self, restore: Callable[[], object], longest_s: float = 20.0) -> None:
+        self._mending.append((time.monotonic() + self.rng.uniform(3, longest_s), restore))
 
     def _worker(self) -> bool:
         workers = []
@@ -186,7 +187,8 @@ class Faults:
 
     def _s3(self, mode: str) -> bool:
         self.lab.break_store("s3", mode)
-        self._later(lambda: self.lab.break_store("s3", ""))
+        longest_s = GONE_S if mode == "gone" else 20.0
+        self._later(lambda: self.lab.break_store("s3", ""), longest_s)
         return True
 
     def _mlflow(self, mode: str) -> bool:
@@ -266,16 +268,15 @@ def run(
     with Lab(folder) as lab:
         lab.start_store("s3", "mlflow")  # first: Ray's processes have its variables from their node
         for name in HOSTS:
-            lab.add(name, wait=False)
+            lab.add(name)
         os.environ.update(lab.variables)
         os.environ["RAYSCALE_CACHE_DIR"] = str(folder / "cache")
         make_dataset(folder / "source")
         say("computing the undisturbed run ...")
         config = load_config(None, [*keys, f"run.uri={folder / 'runs'}"])
         undisturbed = train(config, device="cpu", metrics=memory)
-        lab.await_ray(*HOSTS)
         start = time.monotonic()
-        training = Training(lab, HOSTS[0], folder / "training", [*keys, *elastic], wanted=0)
+        training = Training(lab, HOSTS[0], folder / "training", [*keys, *elastic])
         faults = Faults(lab, training, rng, report)
         coming = start + 20
         while not faults.done():
@@ -284,7 +285,7 @@ def run(
             over = now > start + seconds
             faults.mend(all_=over)
             if over:
-                training.want(ANY)
+                training.hurry()
             elif now > coming:
                 coming = now + rng.uniform(2, 30)
                 made = training.steps()
