@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A process per core, each with one thread.
 PARALLEL = env OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
-.PHONY: help install install-dev demo test test-pure test-stack test-hosts test-fast coverage lint docs docs-pages up down status lock clean
+.PHONY: help install install-dev demo test test-pure test-stack test-hosts test-fast image coverage lint audit docs docs-pages up down status lock clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/'
@@ -39,7 +39,7 @@ test: install-dev                    ## Lint, types, import rules and every test
 # What needs S3, MLflow and Ray shares one stack in one process, which often waits; the others fill its pauses. They are
 # the least urgent of all, as Ray gives its workers a niceness of 15.
 test-pure: install-dev
-	nice -n 19 $(PARALLEL) -m "not stack and not hosts"
+	nice -n 19 $(PARALLEL) -m "not stack and not hosts and not image"
 
 test-stack: install-dev
 	$(BIN)/pytest -m "stack and not hosts"
@@ -48,12 +48,15 @@ test-stack: install-dev
 test-hosts: install-dev              ## The tests on several hosts, which are namespaces of this machine; they need root
 	$(BIN)/pytest -m hosts --durations=0 tests/hosts
 
+image: install-dev                   ## Build the image for real, by buildah as root, and try it; minutes
+	$(BIN)/pytest -m image -s tests/infra/test_image.py
+
 test-fast: install-dev               ## The tests without those that need the stack or take long
-	$(PARALLEL) -m "not stack and not hosts and not slow"
+	$(PARALLEL) -m "not stack and not hosts and not image and not slow"
 
 coverage: install-dev                ## Branch coverage of the library by every test: a table, and htmlcov/
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n logical --dist worksteal -m "not stack and not hosts"
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n logical --dist worksteal -m "not stack and not hosts and not image"
 	$(BIN)/coverage run -m pytest -m "stack or hosts"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage html -q
@@ -67,6 +70,10 @@ lint: install-dev                    ## ruff, mypy strict, import rules between 
 	$(BIN)/codespell
 	$(BIN)/bandit -q -r -lll -iii platform jobs tune serve
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
+
+audit: $(VENV)/.installed            ## Compare the lock with the known vulnerabilities (needs their database in the network)
+	test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; }
+	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 docs: $(VENV)/.installed-docs        ## Build the documentation into site/, strictly and without network
 	$(BIN)/python docs/pages.py --check
@@ -97,4 +104,4 @@ lock: install-dev                    ## Pin the newest versions pyproject.toml a
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements-docs.lock
 
 clean:                               ## Remove the environment and the caches (data of the stack stays)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-audit .mypy_cache .ruff_cache .pytest_cache

@@ -83,6 +83,7 @@ SERVICE = _object(
         "image": {"type": "string"},
         "init": {"type": "boolean"},
         "logging": _object({"driver": {"type": "string"}, "options": ENVIRONMENT}),
+        "network_mode": {"type": "string", "pattern": "^service:[a-z0-9-]+$"},
         "mem_limit": SIZE,
         "ports": {**STRINGS, "uniqueItems": True},
         "profiles": STRINGS,

@@ -122,6 +122,8 @@ def test_volumes_are_declared_or_files_of_the_repository(
             if source.startswith("."):
                 assert (infra / "docker" / source).is_file()
                 assert mode.endswith(":ro")
+            elif source.startswith("/"):  # of the machine, such as certificates
+                assert mode.endswith(":ro")
             else:
                 assert source in project["volumes"]
 
@@ -163,6 +165,21 @@ def test_mlflow_accepts_the_names_it_is_called_by(project: dict[str, Any]) -> No
     assert address.removeprefix("http://") in hosts
     (port,) = project["services"]["mlflow"]["ports"]
     assert port.rpartition(":")[0] in hosts
+
+
+def test_the_proxy_is_there_when_it_is_asked_for_and_finds_the_service(
+    project: dict[str, Any], infra: Path
+) -> None:
+    """The file says 127.0.0.1:8000 and /rayscale/; ``test_proxy`` runs it."""
+    proxy = project["services"]["proxy"]
+    assert proxy["profiles"] == ["tls"]
+    assert proxy["network_mode"] == "service:ray-head"
+    (file,) = (volume for volume in proxy["volumes"] if "nginx" in volume)
+    text = (infra / "docker" / file.partition(":")[0]).resolve().read_text()
+    assert "server 127.0.0.1:8000;" in text
+    prefix = compose.read_env(infra / "docker/.env.example")["SERVE_PATH_PREFIX"]
+    assert f"location {prefix}/ {{" in text
+    assert "127.0.0.1:8443:443" in project["services"]["ray-head"]["ports"]
 
 
 def test_mlflow_asks_for_the_password_that_its_clients_have(project: dict[str, Any]) -> None:
@@ -228,4 +245,5 @@ def test_compose_and_kubernetes_agree(project: dict[str, Any], infra: Path) -> N
         "RAY_AUTH_MODE",
         "RAY_AUTH_TOKEN",
         "RAYSCALE_SERVE_API_KEYS",
+        "RAYSCALE_SERVE_PATH_PREFIX",
     }

@@ -67,7 +67,9 @@ def test_nothing_runs_as_root(stages: dict[str, Stage]) -> None:
     for name in ("runtime", "mlflow"):
         user = stages[name].all("USER")[-1]
         assert user == "10001:10001", name
-    assert not stages["rayscale"].instructions
+    assert stages["rayscale"].instructions == [
+        ("COPY", "--from=sbom /opt/rayscale/sbom.cdx.json ./")
+    ]
     assert stages["rayscale"].base == "runtime"
     assert list(stages)[-1] == "rayscale"
 
