@@ -142,8 +142,9 @@ def test_memory_is_for_rows_only():
 
     def held() -> int:
         gc.collect()
-        # Not isinstance, which makes lazily imported modules load themselves. Sparse tensors of other tests have no storage.
-        tensors = (item for item in gc.get_objects() if issubclass(type(item), Tensor))
+        # Not isinstance, which makes lazily imported modules load themselves. What other tests left behind may have no
+        # storage: sparse tensors, and the subclasses by which torch exports.
+        tensors = (item for item in gc.get_objects() if type(item) is Tensor)
         dense = (item.untyped_storage() for item in tensors if item.layout == torch.strided)
         storages = {storage.data_ptr(): storage for storage in dense}
         return sum(storage.nbytes() for storage in storages.values())
