@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,14 @@ def cpu_count(root: Path = Path("/")) -> int:
     bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
     most = len(bound) or os.cpu_count() or 1
     return max(1, int(min([most, *_quotas(root)])))
+
+
+def be_nice(by: int = 19) -> None:
+    """Lower the priority of this thread, and of those that it starts. Elsewhere than on Linux only processes have one."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        nicer = os.getpriority(os.PRIO_PROCESS, thread) + by
+        os.setpriority(os.PRIO_PROCESS, thread, min(nicer, 19))
 
 
 def identity() -> str:

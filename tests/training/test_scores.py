@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rayscale.errors import StorageError
 from rayscale.evaluation import Report, evaluate, read_pairs
@@ -19,6 +23,7 @@ from rayscale.storage.lease import BusyError
 from rayscale.training.config import TrainConfig
 from rayscale.training.loop import train
 from rayscale.training.run import Run, TrainResult, describe, read_result
+from rayscale.training.validation import Validator
 
 Make = Callable[..., TrainConfig]
 
@@ -112,8 +117,8 @@ def test_a_resumed_run_leaves_out_what_was_measured_on_other_images(
     assert [row["step"] for row in train(make(6), device="cpu").history] == [2, 4, 6]
     shorten(benchmark)
     result = train(make(8), device="cpu")
-    assert [row["step"] for row in result.history] == [8]
-    assert "the scores up to step 6 were measured on images other than those" in caplog.text
+    assert [row["step"] for row in result.history] == [6, 8], "step 6 was scored anew"
+    assert "the scores up to step 4 were measured on images other than those" in caplog.text
     assert result.metrics["psnr"] == pytest.approx(score(result, benchmark).psnr)
     unscored = train(make_config("run.name=a", "optimizer.steps=10"), device="cpu")
     assert "psnr" not in unscored.metrics, "those of step 8 are not those of step 10"
@@ -127,7 +132,71 @@ def test_the_figures_of_a_result_are_those_of_its_weights(
     sets = (f"validation.uri={benchmark}", "validation.every=3", "logging.every=3")
     long = make_config(*sets, "optimizer.steps=100", "checkpoint.every=100")
     stopped = train(long, device="cpu", metrics=memory, stop=lambda: bool(memory.points))
-    assert (stopped.steps, stopped.history[-1]["step"]) == (4, 3)
+    assert stopped.steps == 4
     result = train(make_config(*sets, "optimizer.steps=4"), device="cpu")
     assert [row["step"] for row in result.history] == [3, 4]
     assert result.metrics["psnr"] == pytest.approx(score(result, benchmark).psnr)
+
+
+def test_training_goes_on_while_it_is_validated_and_nothing_changes(
+    make_config: Make, memory: Any, benchmark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The validation of step 4 ends only once step 6 has been trained; the weights and the generators are as without."""
+    options = ("logging.every=1", "optimizer.steps=8", "checkpoint.every=8", "optimizer.ema=0.9")
+    plain = make_config("run.name=plain", *options)
+    train(plain, device="cpu")
+    passed, seen, original = threading.Event(), [], Validator.score
+
+    def score(self: Validator, *arguments: Any) -> Any:
+        seen.append(passed.wait(60))
+        return original(self, *arguments)
+
+    def log_metrics(metrics: dict[str, float], step: int) -> None:
+        memory.points.append((step, metrics))
+        if step == 6:
+            passed.set()
+
+    monkeypatch.setattr(Validator, "score", score)
+    monkeypatch.setattr(memory, "log_metrics", log_metrics)
+    config = make_config(
+        "run.name=scored", f"validation.uri={benchmark}", "validation.every=4", *options
+    )
+    result = train(config, device="cpu", metrics=memory)
+    assert seen == [True, True]
+    assert [row["step"] for row in result.history] == [4, 8]
+    trained = [Run(each.identified()).checkpoints.load(8).state for each in (plain, config)]
+    for key in ("model", "average", "optimizer", "guard"):
+        torch.testing.assert_close(trained[0][key], trained[1][key], rtol=0, atol=0)
+    assert torch.equal(trained[0]["rng"]["torch"], trained[1]["rng"]["torch"])
+
+
+@pytest.mark.parametrize("every", ["2", "5"], ids=["of its step", "of a later step"])
+def test_a_validation_that_was_cut_off_is_made_up(
+    make_config: Make, memory: Any, benchmark: Path, monkeypatch: pytest.MonkeyPatch, every: str
+) -> None:
+    """The first run ends at step 6 while step 4 is scored; its checkpoint is of that step, or of a later one."""
+    options = (f"validation.uri={benchmark}", "validation.every=4", "logging.every=1")
+    options += ("checkpoint.every=" + every, "optimizer.lr=1e-1", "optimizer.steps=10")
+    whole = train(make_config("run.name=whole", *options), device="cpu")
+    halves = make_config("run.name=halves", *options)
+
+    def hang(self: Validator, model: Any, cancelled: Callable[[], bool]) -> Any:
+        while not cancelled():
+            time.sleep(0.01)
+        raise CancelledError
+
+    def log_metrics(metrics: dict[str, float], step: int) -> None:
+        if step == 6:
+            raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validator, "score", hang)
+        patch.setattr(memory, "log_metrics", log_metrics)
+        with pytest.raises(InterruptedError):
+            train(halves, device="cpu", metrics=memory)
+    assert Run(halves.identified()).checkpoints.steps()[-1] == (4 if every == "2" else 5)
+    result = train(halves, device="cpu")
+    assert result.history == whole.history
+    assert [row["step"] for row in result.history] == [4, 8, 10]
+    assert {**result.best, "weights": ""} == {**whole.best, "weights": ""}
+    assert result.sha256 == whole.sha256

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rayscale import machine
 from rayscale.errors import OutOfMemoryError, quantity
 from rayscale.imaging import Header, probe
 from rayscale.inference.device import pick_device
@@ -72,7 +71,9 @@ class Engine:
         self.turns = Turns(settings.threads, watch=_stop_if_cancelled)
         # One for each image that may be here, with those that others let go first: `turns` says who works, not their queue.
         self._workers = ThreadPoolExecutor(
-            2 * settings.threads + 2, thread_name_prefix="upscale", initializer=_give_way_to_answers
+            2 * settings.threads + 2,
+            thread_name_prefix="upscale",
+            initializer=lambda: machine.be_nice(_NICER),
         )
         # Listing and loading wait for MLflow and storage, which may hang; they must not take a place among the images,
         # nor from each other, nor from the models that come with rayscale.
@@ -323,14 +324,6 @@ def _decoded_bytes(header: Header, scale: float) -> int:
     """Of the pixels of the output."""
     width, height = (enlarged(side, scale) for side in (header.width, header.height))
     return replace(header, width=width, height=height).decoded_bytes
-
-
-def _give_way_to_answers() -> None:
-    """Lower the priority of this thread, and of those that it starts. Elsewhere than on Linux only processes have one."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        nicer = os.getpriority(os.PRIO_PROCESS, thread) + _NICER
-        os.setpriority(os.PRIO_PROCESS, thread, min(nicer, 19))
 
 
 class _Loader:

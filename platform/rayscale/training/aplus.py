@@ -198,7 +198,7 @@ def _train(config: APlusConfig, metrics: MetricLogger, say: Say) -> TrainResult:
     steps = config.dictionary.iterations
     metrics.log_metrics(figures, steps)
     if validator is not None:
-        figures |= validator.score(model, steps, metrics)
+        figures |= validator.log(validator.score(model), steps, metrics)
     result = {
         "steps": steps,
         "metrics": figures,

@@ -6,7 +6,6 @@ Ray joins in ``rayscale.training.ray``; one update is ``rayscale.training.step``
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,7 +18,6 @@ from rayscale.inference.device import pick_device
 from rayscale.models.network import SuperResolver
 from rayscale.training import rng
 from rayscale.training.assembly import make_trainer
-from rayscale.training.checkpoint import Best
 from rayscale.training.config import TrainConfig
 from rayscale.training.failure import explain, way_on
 from rayscale.training.group import agree, alone, join
@@ -28,12 +26,12 @@ from rayscale.training.metrics import Loggers, MetricLogger
 from rayscale.training.progress import Progress, step_flops, traced
 from rayscale.training.run import Run, TrainResult, labels
 from rayscale.training.schedule import lr_at
+from rayscale.training.scores import Report, Scores
 from rayscale.training.step import Trainer
 from rayscale.training.validation import Validator, freeze
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[dict[str, float]], None]
 Ask = Callable[[], bool]
 
 
@@ -61,7 +59,8 @@ def train(
         rank, world: this worker of how many; with more than one, ``torch.distributed`` is initialised.
         device: ``auto``, ``cpu``, ``cuda:N``.
         metrics: where figures and pictures go; used by rank 0 only. The caller closes it.
-        report: called by every rank at the same steps with ``step``, ``loss`` and the validation scores.
+        report: called by every rank in the same order with ``step``, ``loss`` and, on rank 0, the validation scores of
+            that step. Validation runs beside the training, so that these come some steps later.
         stop: asked at every step; once any rank's is true the run ends with a checkpoint, and its result is not
             ``complete``. On several GPUs that is at the next step whose figures are looked at.
         preempted: asked by every rank at the steps whose figures are looked at; true once the machine is about to be
@@ -117,6 +116,7 @@ def train(
             more = explain(run, trainer, step, stream.batches(step))
             raise NonFiniteLossError(f"{error}. {more}", step) from None
         finally:
+            loop.scores.close()
             stream.close()
 
 
@@ -154,12 +154,15 @@ class _Loop:
             "digest": config.data.digest,
             "degradation": stream.degradation,
         }
-        self.validator = validator
-        self.benchmark = validator.benchmark if validator else {}
+        self.scores = Scores(
+            run,
+            trainer,
+            validator,
+            metrics=metrics,
+            report=report,
+            labels=labels(config, self.dataset),
+        )
         self.figures: dict[str, float] = {}
-        self.scores: dict[str, float] = {}
-        self.history: list[dict[str, float]] = []
-        self.best = -math.inf  # the highest PSNR so far
         self.saved = 0  # the last step of which a checkpoint was begun
         self.notice = False  # whether the machine is about to be taken away
         work = 0.0
@@ -178,65 +181,40 @@ class _Loop:
         if not step:
             self.trainer.keep()
             return
-        if self.main and (best := self._find_best()):
-            self.best = best.scores["psnr"]
         checkpoint = found or self.run.checkpoints.load(step)
         state = checkpoint.state
         self.saved = step
         self.trainer.load(state)
         self.trainer.keep()
-        self._recall(state)
         rng.restore(state["rng"])
+        self.scores.load(state, self._weights)
         logger.info("resumed %s from step %d", self.run.config.uri, step)
-
-    def _recall(self, state: dict[str, Any]) -> None:
-        """The scores so far, where they are of the benchmark that is scored from now on."""
-        history, benchmark = list(state["history"]), state.get("benchmark", {})
-        if self.validator is None:
-            self.history, self.benchmark = history, benchmark
-        elif self.validator.knows(benchmark):
-            self.history = history
-            self.scores = {k: v for k, v in (history or [{}])[-1].items() if k != "step"}
-        elif history:
-            logger.warning(
-                "the scores up to step %d were measured on images other than those that %s holds now; they are left out",
-                history[-1]["step"],
-                self.benchmark["uri"],
-            )
-
-    def _find_best(self) -> Best | None:
-        """The best weights in storage, where they were chosen by the images that are scored now."""
-        best = self.run.checkpoints.best()
-        if best and self.validator and not self.validator.knows(best.benchmark):
-            return None
-        return best
 
     def run_to_end(self, stop: Ask, preempted: Ask) -> TrainResult:
         if self.main:
-            benchmark = self.validator.params if self.validator else {}
-            self.metrics.log_params(self.config.flat() | benchmark)
+            self.metrics.log_params(self.config.flat() | self.scores.params)
         steps = self.config.optimizer.steps
         stopped = False
         traces = self.config.logging.profile if self.main else 0
         self.progress = Progress(self.trainer, self.work, steps)
-        with (
-            traced(self.run.store, traces, self.trainer.step, self.trainer.device) as trace,
-            self.run.checkpoints.committing(),
-            Prefetch(self.stream.batches, self.trainer.step, steps) as steps_ahead,
-        ):
-            while self.trainer.step < steps and not stopped:
-                started = time.perf_counter()
-                batches = next(steps_ahead)
-                ready = time.perf_counter()
-                stopped = self.trainer.advance(*batches, stop=stop())
-                self.progress.add(ready - started, time.perf_counter() - started)
-                trace()
-                stopped = self._after(self.trainer.step, stopped, preempted)
-        if stopped:
-            self._save()
-            self.run.checkpoints.wait()
-            return self._partial()
-        return self._finish()
+        with self.run.checkpoints.committing():
+            with (
+                traced(self.run.store, traces, self.trainer.step, self.trainer.device) as trace,
+                Prefetch(self.stream.batches, self.trainer.step, steps) as steps_ahead,
+            ):
+                while self.trainer.step < steps and not stopped:
+                    started = time.perf_counter()
+                    batches = next(steps_ahead)
+                    ready = time.perf_counter()
+                    stopped = self.trainer.advance(*batches, stop=stop())
+                    self.progress.add(ready - started, time.perf_counter() - started)
+                    trace()
+                    stopped = self._after(self.trainer.step, stopped, preempted)
+            if stopped:
+                self._save()
+                self.run.checkpoints.wait()
+                return self._partial()
+            return self._finish()
 
     def _after(self, step: int, stopped: bool, preempted: Ask) -> bool:
         """What is due after a step; True when the run has to stop."""
@@ -253,12 +231,14 @@ class _Loop:
             saving = saving or (self.notice and not notice)
         if scoring or step % config.logging.every == 0:
             self._log(step)
-        if scoring:
-            self._validate(step)
+            self.scores.take(wait=scoring)
+        figures = {"step": float(step), **self.figures}
+        if scoring and config.validation.uri:
+            self.scores.begin(figures, self._weights())
         if saving:
             self._save()
-        if scoring and self.report is not None:
-            self.report({"step": float(step), **self.figures, **self.scores})
+        if scoring and not config.validation.uri and self.report is not None:
+            self.report(figures)
         return stopped and not last
 
     def _log(self, step: int) -> None:
@@ -282,19 +262,6 @@ class _Loop:
             return {}
         return {"left_out_shards": float(len(lost)), "left_out_sub_images": float(sum(lost))}
 
-    def _validate(self, step: int) -> None:
-        weights = self._weights() if self.config.validation.uri else None
-        with alone(self.trainer.rank, self.trainer.world):
-            if self.validator is None or weights is None:
-                return
-            self.scores = self.validator.score(weights, step, self.metrics)
-            self.history = [*self.history, {"step": float(step), **self.scores}]
-            if self.scores["psnr"] > self.best:
-                self.best = self.scores["psnr"]
-                self.run.lease.check()
-                extra = labels(self.config, self.dataset)
-                self.run.checkpoints.save_best(step, weights, self.scores, self.benchmark, extra)
-
     def _save(self) -> None:
         state, weights = self.trainer.keep(), self._weights()
         if state is None and (self.main or self.trainer.sharded):
@@ -303,8 +270,7 @@ class _Loop:
             return
         self.run.lease.check()
         state = state | {
-            "history": self.history,
-            "benchmark": self.benchmark,
+            **self.scores.state(),
             "dataset": self.dataset,
             "rng": rng.capture(),
         }
@@ -320,18 +286,19 @@ class _Loop:
 
     def _finish(self) -> TrainResult:
         trainer = self.trainer
-        scored = bool(self.history) and self.history[-1]["step"] == trainer.step
-        if not agree(scored, trainer.world, trainer.device):
-            self._validate(
-                trainer.step
-            )  # stopped after its last scores, and asked for no more steps
+        self.scores.take(wait=True)
+        scored = agree(self.scores.last == trainer.step, trainer.world, trainer.device)
+        if self.config.validation.uri and not scored:
+            # It was stopped after its last scores, and asked for no more steps.
+            self.scores.begin({"step": float(trainer.step), **self.figures}, self._weights())
+            self.scores.take(wait=True)
         weights = self._weights()
         with alone(trainer.rank, trainer.world):
             if weights is None:
                 return self._partial()
             self.run.checkpoints.wait()
             self.run.lease.check()
-            return self.run.finish(weights, {**self._outcome(), "best": self._best()})
+            return self.run.finish(weights, {**self._outcome(), "best": self.scores.best_of_run()})
 
     def _partial(self) -> TrainResult:
         return TrainResult(
@@ -347,21 +314,9 @@ class _Loop:
         measured = total.figures(self.config.data.batch) if total.steps else {}
         return {
             "steps": self.trainer.step,
-            "metrics": {**self.figures, **measured, **self.scores},
-            "protocol": self.validator.protocol.name if self.validator and self.scores else None,
-            "benchmark": self.benchmark,
-            "history": self.history,
+            "metrics": {**self.figures, **measured, **self.scores.last_scores},
+            **self.scores.outcome(),
             "dataset": self.dataset,
             "precision": str(self.trainer.dtype).removeprefix("torch."),
             "workers": self.trainer.world,
         }
-
-    def _best(self) -> dict[str, Any]:
-        """The best weights, as ``TrainResult`` has them."""
-        best = self._find_best()
-        if best is None:
-            return {}
-        weights = self.run.checkpoints.store.locate(best.file)
-        return {
-            "step": best.step, "weights": weights, "sha256": best.sha256, "scores": best.scores
-        }  # fmt: skip

@@ -107,9 +107,11 @@ class PrometheusLogger:
 
     def __init__(self, run: str) -> None:
         self._gauges = Gauges("rayscale_train", run)
+        self._step = 0
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        self._gauges.set({**metrics, "step": float(step)})
+        self._step = max(step, self._step)  # the scores of a step come later
+        self._gauges.set({**metrics, "step": float(self._step)})
 
     def log_image(self, name: str, pixels: Any, step: int) -> None:
         """Prometheus takes numbers only."""

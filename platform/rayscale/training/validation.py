@@ -6,8 +6,9 @@ another is never told as of this one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,14 @@ from rayscale.training.sections import BenchmarkSection
 _VIEW = 160  # LR pixels that a picture shows at most, per side
 
 Pixels = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a network scored, and pictures of what it makes."""
+
+    scores: dict[str, float]
+    pictures: dict[str, Pixels]
 
 
 class Validator:
@@ -76,12 +85,14 @@ class Validator:
         """Whether figures of ``benchmark`` are figures of these images."""
         return bool(benchmark.get("digests") == self.benchmark["digests"])
 
-    def score(self, model: SuperResolver, step: int, logger: MetricLogger) -> dict[str, float]:
-        """PSNR (dB) and SSIM of ``model``, logged under the protocol's name with pictures.
+    def score(self, model: SuperResolver, cancelled: Callable[[], bool] = lambda: False) -> Scored:
+        """PSNR (dB) and SSIM of ``model``, with the pictures to log.
 
         With several scales these are the means over them; ``psnr_x2``, ``ssim_x2``, ... are those of each.
+        ``cancelled`` is asked before each image; once it is true ``CancelledError`` is raised.
         """
         scores: dict[str, float] = {}
+        pictures: dict[str, Pixels] = {}
         reports = []
         for scale, pairs in self.pairs.items():
             upscaler = Upscaler(
@@ -90,20 +101,25 @@ class Validator:
                 device=str(self.device),
                 calibrate=False,
             )
-            report = evaluate(upscaler, pairs, protocol=self.protocol)
+            report = evaluate(upscaler, _until(cancelled, pairs), protocol=self.protocol)
             reports.append(report)
             if len(self.pairs) > 1:
                 scores |= {f"psnr_x{scale}": report.psnr, f"ssim_x{scale}": report.ssim}
-            for pair in pairs[: self.images]:
+            for pair in _until(cancelled, pairs[: self.images]):
                 if pair.lr.channels == model.channels or model.any_channels:
                     name = pair.name if len(self.pairs) == 1 else f"{pair.name}_x{scale}"
-                    logger.log_image(name, comparison(pair, upscaler), step)
+                    pictures[name] = comparison(pair, upscaler)
         scores["psnr"] = sum(report.psnr for report in reports) / len(reports)
         scores["ssim"] = sum(report.ssim for report in reports) / len(reports)
-        logger.log_metrics(
-            {f"{self.protocol.name}/{key}": value for key, value in scores.items()}, step
-        )
-        return scores
+        return Scored(scores, pictures)
+
+    def log(self, scored: Scored, step: int, logger: MetricLogger) -> dict[str, float]:
+        """Log the pictures, and the scores under the protocol's name; gives the scores."""
+        for name, pixels in scored.pictures.items():
+            logger.log_image(name, pixels, step)
+        figures = {f"{self.protocol.name}/{key}": value for key, value in scored.scores.items()}
+        logger.log_metrics(figures, step)
+        return scored.scores
 
     def score_again(self, result: TrainResult, logger: MetricLogger) -> TrainResult:
         """The result of a complete run, now and in storage with the figures of these images.
@@ -111,7 +127,7 @@ class Validator:
         Raises StorageError where the weights are not there or not those of the result.
         """
         logger.log_params(self.params)
-        scores = self.score(fetch_model(result), result.steps, logger)
+        scores = self.log(self.score(fetch_model(result)), result.steps, logger)
         history = [
             row for row in result.history if self.knows(result.benchmark) or "psnr" not in row
         ]
@@ -156,6 +172,13 @@ def _read(
         yield scale, read_pairs(at_scale(uri, scale), scale, degradation=degradation)
 
 
+def _until(cancelled: Callable[[], bool], pairs: Iterable[Pair]) -> Iterator[Pair]:
+    for pair in pairs:
+        if cancelled():
+            raise CancelledError
+        yield pair
+
+
 def _identify(
     pairs: Iterable[tuple[int, Iterable[Pair]]],
 ) -> tuple[Protocol, dict[str, str]]:
@@ -175,8 +198,9 @@ def _without_scores(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def freeze(spec: ModelSpec, state: dict[str, Tensor]) -> SuperResolver:
-    """A network of its own with copies of the weights, on the CPU."""
-    model = build(spec)
+    """A network of its own with copies of the weights, on the CPU; it draws no random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        model = build(spec)
     model.load_state_dict(state)
     return model
 
