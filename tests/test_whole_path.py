@@ -11,15 +11,17 @@ import httpx
 import numpy as np
 import pytest
 
-from rayscale import registry
+from rayscale import correlation, registry
 from rayscale.imaging import Image, read_image, write_image
 from rayscale.inference import Upscaler
+from rayscale.operations import logs
 from rayscale.options import Options
 from rayscale.resampling import degrade
 from rayscale.storage import connect
 
 STEPS, EVERY = 40, 20
 NAME = "whole-path"
+ID = "an-id-of-the-whole-path"
 
 
 def run(checkout: Path, *arguments: object) -> None:
@@ -42,8 +44,9 @@ def _photograph(seed: int) -> np.ndarray:
 
 
 @pytest.mark.timeout(900)
-def test_from_a_bucket_of_images_to_a_served_model(checkout, stack, s3):
-    """Each command exits with 0."""
+def test_from_a_bucket_of_images_to_a_served_model(checkout, stack, s3, monkeypatch):
+    """Each command exits with 0; one id leads from the run in MLflow to the rows of the batch."""
+    monkeypatch.setenv(correlation.VARIABLE, ID)
     store = connect(s3.uri)
     for seed in range(6):
         store.write(f"images/{seed}.png", write_image(Image(_photograph(seed))))
@@ -83,6 +86,10 @@ def test_from_a_bucket_of_images_to_a_served_model(checkout, stack, s3):
         f"{NAME}@production",
     )
     np.testing.assert_array_equal(read_image(store.read("out/a_LR.png")).pixels, expected)
+    assert version.run_id in {json.loads(line.text)["run"] for line in logs.find_runs(ID)}
+    assert [json.loads(row.text)["key"] for row in logs.find_rows(f"{s3.uri}/out", ID)] == [
+        "a_LR.png"
+    ]
 
     try:
         run(checkout, "-m", "rayscale", "serve", "--model", NAME)
