@@ -96,6 +96,10 @@ lock: install-dev                    ## Pin the newest versions pyproject.toml a
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --upgrade --strip-extras --no-emit-index-url --no-emit-find-links \
 	  --no-emit-trusted-host --extra local --extra geo --extra medical -o requirements.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --generate-hashes --no-annotate --strip-extras --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host --extra local --extra geo --extra medical -c requirements.lock \
+	  -o requirements-hashed.lock pyproject.toml
+	sed -i -e '/^torch==/,/[^\\]$$/d' -e '/^# WARNING/,$$d' requirements-hashed.lock   # torch is another file in each index
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --extra local --extra geo --extra medical --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements-dev.lock

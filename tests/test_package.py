@@ -12,7 +12,7 @@ import pytest
 
 TOP_LEVEL = {
     "platform", "jobs", "serve", "tune", "tests", "infra", "docs", "benchmarks", ".ci",
-    "pyproject.toml", "README.md", "Makefile", "requirements.lock", "requirements-dev.lock", "requirements-docs.lock",
+    "pyproject.toml", "README.md", "Makefile", "requirements.lock", "requirements-hashed.lock", "requirements-dev.lock", "requirements-docs.lock",
     "LICENSE", "NOTICE", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "mkdocs.yml",
     ".gitignore", ".dockerignore", ".github", ".pre-commit-config.yaml", ".secrets.baseline",
 }  # fmt: skip
@@ -82,11 +82,22 @@ def test_the_lock_satisfies_the_declared_dependencies(checkout):
         assert requirement.specifier.contains(pins[requirement.name.lower()]), line
 
 
+def test_every_pin_but_torch_has_hashes(checkout):
+    text = (checkout / "requirements-hashed.lock").read_text()
+    hashed = re.findall(
+        r"^([a-z0-9.-]+)==(\S+)(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n", text, re.M
+    )
+    assert len(hashed) == len(re.findall("==", text))
+    pins = re.findall(r"^([a-z0-9.-]+)==(\S+)", (checkout / "requirements.lock").read_text(), re.M)
+    assert hashed == [pin for pin in pins if pin[0] != "torch"]
+
+
 def test_locks_name_no_registry(checkout):
     for name in (
         "requirements.lock",
         "requirements-dev.lock",
         "requirements-docs.lock",
+        "requirements-hashed.lock",
         "pyproject.toml",
     ):
         text = (checkout / name).read_text()

@@ -107,6 +107,7 @@ def test_user_and_group_are_those_of_the_manifests(stages: dict[str, Stage], inf
         "NOTICE",
         "pyproject.toml",
         "requirements.lock",
+        "requirements-hashed.lock",
         "platform/rayscale/__init__.py",
         "platform/rayscale/py.typed",
         "jobs/train_edsr.py",
