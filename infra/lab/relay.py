@@ -3,7 +3,8 @@
     relay.py MODE_FILE HOST PORT SERVER_PORT
 
 The file is read at every connection, and while data passes; it holds nothing (all is well), ``gone`` (nobody is there),
-``reset`` (connections are reset), ``cut`` (bodies end in the middle) or ``slow`` (a pause before every piece). It prints the mode
+``reset`` (connections are reset), ``cut`` (bodies end in the middle) or ``slow`` (a pause before every piece, which
+grows while the file stays as it is: what needs thousands of pieces does not end, however long others take). It prints the mode
 whenever it breaks a connection.
 """
 
@@ -13,13 +14,14 @@ import asyncio
 import socket
 import struct
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 _PIECE = 1 << 16
 _CUT_AFTER = 3 * _PIECE // 2
-_PAUSE_S = 0.05
+_PAUSE_S, _LONGER_S = 0.05, 20.0
 
 
 class Relay:
@@ -33,6 +35,12 @@ class Relay:
         with suppress(FileNotFoundError):
             return self._mode.read_text().strip()
         return ""
+
+    def _pause(self) -> float:
+        age = 0.0
+        with suppress(FileNotFoundError):
+            age = max(0.0, time.time() - self._mode.stat().st_mtime)
+        return _PAUSE_S * (1 + age / _LONGER_S)
 
     async def carry(self, up: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         """One connection of a client."""
@@ -66,7 +74,7 @@ class Relay:
                     print(mode, flush=True)
                     return True
                 if mode == "slow":
-                    await asyncio.sleep(_PAUSE_S)
+                    await asyncio.sleep(self._pause())
                 sink.write(data)
                 await sink.drain()
         return False
