@@ -30,7 +30,9 @@ STORE = "store"
 PORTS = {"s3": 9000, "mlflow": 5000}
 _SERVICES = {"s3": s3.service, "mlflow": mlflow.service}
 _HEALTH = {"s3": "healthcheck", "mlflow": "health"}
-_INNER = 40000  # what the servers, which listen on loopback only, add to their port
+# What the servers, which listen on loopback only, add to their port: below those the kernel gives to connections, of which one
+# could meet itself before the server listens.
+_INNER = 10000
 _OTHERS = ("RAY_", "AWS_", "MLFLOW_", "RAYSCALE_", "OMP_")  # of this process: another cluster
 _RAY = {
     "RAY_AUTH_MODE": "disabled",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -72,6 +73,21 @@ def test_a_service_that_never_answers(tmp_path: Path) -> None:
             processes.is_ready(service, tmp_path, pid, waited_s=11)
     finally:
         processes.end(lambda: processes.find(tmp_path, {"sleeper"}))
+
+
+def test_a_port_of_another_protocol_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(1000)
+                client.sendall(b"SSH-2.0-other\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        assert not processes.answers(f"http://127.0.0.1:{server.getsockname()[1]}/health")
+        thread.join()
 
 
 def test_a_port_in_use_is_not_picked() -> None:

@@ -6,12 +6,12 @@ are found even when their parent is gone; nothing of another stack or another us
 
 from __future__ import annotations
 
+import http.client
 import os
 import random
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -181,7 +181,7 @@ def answers(url: str, headers: dict[str, str] | None = None, part: bytes = b"") 
     try:
         with opener.open(urllib.request.Request(url, headers=headers or {}), timeout=2) as answer:
             return bool(answer.status == 200) and part in answer.read()
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, http.client.HTTPException, ValueError):  # also what does not speak HTTP
         return False
 
 
