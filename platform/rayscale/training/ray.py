@@ -7,6 +7,7 @@ calls the same ``train``, which goes on from the run's own committed checkpoint.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -268,6 +269,8 @@ def _work(job: dict[str, Any]) -> TrainResult:
     from rayscale.training.loop import train
     from rayscale.training.metrics import ConsoleLogger, Loggers
 
+    # It would print every report of every worker, whatever the log level of the run (Ray 2.60).
+    logging.getLogger("ray.train.v2._internal.execution.context").setLevel(logging.WARNING)
     config = TrainConfig.parse(job["config"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
