@@ -265,12 +265,13 @@ def _work(job: dict[str, Any]) -> TrainResult:
     """One worker: what Ray knows of ranks, devices and notices becomes the arguments of ``train``."""
     import ray.train.torch
     import torch
+    from ray.train.v2._internal.execution import context as execution
 
     from rayscale.training.loop import train
     from rayscale.training.metrics import ConsoleLogger, Loggers
 
     # It would print every report of every worker, whatever the log level of the run (Ray 2.60).
-    logging.getLogger("ray.train.v2._internal.execution.context").setLevel(logging.WARNING)
+    execution.logger.setLevel(logging.WARNING)
     config = TrainConfig.parse(job["config"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
