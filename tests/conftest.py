@@ -13,6 +13,9 @@ from hypothesis import settings
 
 from rayscale.data import PrepareConfig, prepare
 
+# No deadlines: on a busy machine any example may take long.
+settings.register_profile("usual", deadline=None)
+settings.load_profile("usual")
 # For runs by hand, with --hypothesis-profile=long.
 settings.register_profile("long", max_examples=10_000)
 

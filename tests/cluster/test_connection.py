@@ -76,12 +76,14 @@ import json, os, sys
 for name in [n for n in os.environ if n.startswith("RAY_")]:
     del os.environ[name]
 import ray
-os.environ.update(json.loads(sys.argv[1]))
+os.environ.update(json.load(sys.stdin))
 from rayscale import cluster
 print(cluster.connect(timeout_s=10))
 """
+    # Not as an argument: Ray shows those of drivers, and there are keys among them.
+    variables = json.dumps(local.environment(stack_home))
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(local.environment(stack_home))],
+        [sys.executable, "-c", code], input=variables,
         cwd=checkout / "platform", capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == stack.ray, done.stderr

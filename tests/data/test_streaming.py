@@ -88,7 +88,7 @@ def together(make: Callable[..., PatchStream], step: int, world: int) -> list[to
     return [torch.cat(halves) for halves in zip(*parts, strict=True)]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 1000), step=st.integers(0, 10**6), batch=st.integers(8, 20))
 def test_the_sequence_is_the_same_for_any_world(
     dataset: Dataset, seed: int, step: int, batch: int

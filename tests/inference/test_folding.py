@@ -81,7 +81,7 @@ LAYERS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(list(LAYERS)),
     heights=st.lists(st.integers(1, 9), min_size=1, max_size=6),

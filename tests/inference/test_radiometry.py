@@ -85,7 +85,7 @@ def test_the_ensemble_has_the_mean_of_eight_flat_fields(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 @given(seed=st.integers(0, 2**31), height=st.integers(8, 40), width=st.integers(8, 40))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_the_mean_of_each_band_is_kept(name: str, seed: int, height: int, width: int) -> None:
     model = make(name, seed)
     random = np.random.default_rng(seed)
@@ -104,7 +104,7 @@ def test_the_mean_of_each_band_is_kept(name: str, seed: int, height: int, width:
     dtype=st.sampled_from(["int16", "uint16", "float32", "float64", "int32"]),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_scaling_or_another_type_scales_the_result_and_nothing_else(
     factor: float, dtype: str, seed: int
 ) -> None:
@@ -215,7 +215,7 @@ def test_eight_bits_of_a_measurement_are_measured_too() -> None:
 
 
 @given(seed=st.integers(0, 2**31), cut=st.integers(1, 39))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_levels_leave_out_a_thousandth_however_the_file_is_cut(seed: int, cut: int) -> None:
     values = np.random.default_rng(seed).normal(1000, 100, (40, 50, 2)).astype(np.float32)
     values[3, 4], values[5, 6] = 65535, -9999  # saturated; a fill that no one declared

@@ -89,7 +89,7 @@ PATHS = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     case=st.sampled_from(list(PATHS)),
     heights=st.lists(st.integers(1, 12), min_size=1, max_size=6),

@@ -364,18 +364,18 @@ def require_secrecy(home: Path, dashboard: str) -> None:
     secrets = [variables["AWS_SECRET_ACCESS_KEY"], variables["MLFLOW_TRACKING_PASSWORD"]]
     secrets.append(Path(variables["RAY_AUTH_TOKEN_PATH"]).read_text())
     assert all(len(secret) >= 32 for secret in secrets)
-    lines = [" ".join(process.cmdline()) for process in marked(home)]
+    texts = {f"process {process.pid}": " ".join(process.cmdline()) for process in marked(home)}
     request = urllib.request.Request(
         f"{dashboard}/api/jobs/", headers={"Authorization": f"Bearer {secrets[-1]}"}
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
-        lines.append(answer.read().decode())
-    assert "entrypoint" in lines[-1]
+        texts["jobs"] = answer.read().decode()
+    assert "entrypoint" in texts["jobs"]
     logs = [home / "logs", ray.temporary_folder(home) / "session_latest/logs"]
-    texts = [file for folder in logs for file in folder.rglob("*") if file.is_file()]
-    assert {"mlflow.log", "raylet.out"} <= {file.name for file in texts}
-    lines += [file.read_text(errors="replace") for file in texts]
-    assert not [secret for secret in secrets for line in lines if secret in line]
+    files = [file for folder in logs for file in folder.rglob("*") if file.is_file()]
+    assert {"mlflow.log", "raylet.out"} <= {file.name for file in files}
+    texts |= {file.name: file.read_text(errors="replace") for file in files}
+    assert not [name for name, text in texts.items() if any(secret in text for secret in secrets)]
 
 
 def test_who_has_no_password_can_publish_nothing(

@@ -116,7 +116,6 @@ def test_damaged_files_are_answered_and_leave_nothing(
 
     @settings(
         max_examples=settings().max_examples * 2 // 5,  # of the profile
-        deadline=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )

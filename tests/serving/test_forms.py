@@ -46,7 +46,7 @@ def read(body: bytes, kind: str, most: int = 9, max_bytes: int = 10**6) -> list[
 
 
 @given(st.lists(st.tuples(NAMES, st.binary()), min_size=1, max_size=9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_form_is_read_as_it_was_written(files: list[tuple[str, bytes]]) -> None:
     found = read(*form(*files))
     assert [data for _, data in found] == [data for _, data in files]
@@ -56,7 +56,7 @@ def test_a_form_is_read_as_it_was_written(files: list[tuple[str, bytes]]) -> Non
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"--x", b"--x\r\n", b"\r\n--x--", b""]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_body_breaks_the_reader(body: bytes, mark: bytes) -> None:
     for data in (body, mark + body, mark + body + b"\r\n--x--", body[:9] + mark + body[9:]):
         with contextlib.suppress(RayscaleError):

@@ -180,7 +180,7 @@ def test_what_is_not_an_inference(
     st.none() | st.sampled_from(["0", "3", "-1", "99999999999999", "x"]),
     st.binary(max_size=8),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_body_breaks_the_reader(value: Any, header: str | None, rest: bytes) -> None:
     body = json.dumps({"inputs": [tensor()], **value} if isinstance(value, dict) else value)
     with suppress(RayscaleError):

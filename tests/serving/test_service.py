@@ -233,7 +233,6 @@ def test_a_killed_replica_comes_back(http: httpx.Client, tools: Any, sent: signa
 )
 @settings(
     max_examples=120,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_no_request_makes_the_service_fail(

@@ -52,6 +52,7 @@ def fit_trials(
 
     from rayscale import cluster
 
+    _keep_credentials()
     workers = sweep.trial.workers
     grows = workers.minimum is not None or workers.wait
     watcher = watch_trials(sweep, course)
@@ -73,6 +74,15 @@ def fit_trials(
         ),
     )
     return watcher, tuner.fit
+
+
+def _keep_credentials() -> None:
+    """Tune would copy AWS credentials into the runtime environment of trials, which Ray writes into its logs and shows to
+    all who may see its dashboard. As for all else they are in the environment of the cluster."""
+    from ray.tune.execution import class_cache
+
+    passed_on = class_cache.ENV_VARS_TO_PROPAGATE
+    passed_on -= {name for name in passed_on if name.startswith("AWS_")}
 
 
 def make_searcher(course: Course, rungs: Any) -> Any:
