@@ -208,6 +208,29 @@ def test_what_does_not_fit_into_the_cache_is_read_by_range(
     assert set(far.fetched.values()) <= {1, 2, 3}  # never again and again
 
 
+def test_a_shard_that_arrives_is_never_counted_twice(
+    far: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked while its file takes the place that was held for it: the size is that of before or after."""
+    cache = ShardCache(tmp_path)
+    column = Dataset("", 2, cache).manifest.shards[0].columns["2"]
+    found: list[int] = []
+    asking = threading.Thread(target=lambda: found.append(cache.size()))
+    put = Path.replace
+
+    def put_and_ask(path: Path, target: Path) -> Path:
+        placed = put(path, target)
+        if target.parent == cache.folder:
+            asking.start()
+            asking.join(0.1)  # an answer that comes now counts the file and its place
+        return placed
+
+    monkeypatch.setattr(Path, "replace", put_and_ask)
+    cache.get(far, column)
+    asking.join()
+    assert found == [column.bytes]
+
+
 def test_a_file_that_is_no_shard_is_an_error(tmp_path: Path) -> None:
     for content in (b"", b"x" * 4000, b"ARROW1" * 30):
         (tmp_path / "a.arrow").write_bytes(content)

@@ -77,14 +77,17 @@ class ShardCache:
 
     def size(self) -> int:
         """Bytes held now, downloads under way included at their full size."""
-        return sum(size for _, size, _ in self._files())
+        with self._locked():
+            return sum(size for _, size, _ in self._files())
 
     def _fetch(self, store: Store, column: Column, path: Path) -> None:
         with self._room(column.bytes) as mark:
             incoming = self.folder / "incoming" / f"{mark.stem}.arrow"
             try:
                 store.fetch(column.key, incoming)
-                incoming.replace(path)
+                with self._locked():  # or both would count
+                    incoming.replace(path)
+                    mark.unlink(missing_ok=True)
             finally:
                 incoming.unlink(missing_ok=True)
 
@@ -96,10 +99,8 @@ class ShardCache:
                 f"a shard of {count} bytes does not fit into the cache of {self.limit} bytes; raise "
                 "RAYSCALE_CACHE_BYTES or prepare the dataset with fewer images per shard"
             )
-        (self.folder / "incoming").mkdir(parents=True, exist_ok=True)
         mark = self.folder / f"{uuid.uuid4().hex}.reserved"
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked():
             self._clean()
             files = sorted(self._files())
             excess = sum(size for _, size, _ in files) + count - self.limit
@@ -116,9 +117,15 @@ class ShardCache:
         finally:
             mark.unlink(missing_ok=True)
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        (self.folder / "incoming").mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def _files(self) -> list[tuple[float, int, Path]]:
         found = []
-        # Reservations first: a download that ends in between is counted twice rather than not at all.
         for path in (*self.folder.glob("*.reserved"), *self.folder.glob("*.arrow")):
             with suppress(FileNotFoundError):
                 status = path.stat()
