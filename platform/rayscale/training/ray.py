@@ -217,7 +217,6 @@ def _trainer(
 
     config = run.config
     workers = config.workers
-    grows = workers.minimum is not None or workers.wait
     least = workers.minimum or workers.count
     if workers.minimum:
         with suppress(ray.exceptions.RayError):
@@ -246,7 +245,7 @@ def _trainer(
         run_config=RunConfig(
             name=config.run.name,
             # Ray leaves only a marker here: checkpoints and results are the run's own business.
-            storage_path=cluster.scratch(config.run.uri or "", grows=grows),
+            storage_path=cluster.scratch(config.run.uri or "", grows=workers.grows),
             failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="WARNING"),
             callbacks=[*callbacks, *_elastic(config, switch)],

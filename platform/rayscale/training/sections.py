@@ -276,6 +276,11 @@ class WorkersSection(Section):
         description="lost workers after which the run gives up; each resumes by itself",
     )
 
+    @property
+    def grows(self) -> bool:
+        """Whether hosts may join later: what all share cannot lie on one of them."""
+        return self.minimum is not None or self.wait
+
     @model_validator(mode="after")
     def _check_counts(self) -> WorkersSection:
         if self.gpu_share < 1 and self.count > 1:

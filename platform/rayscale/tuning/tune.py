@@ -54,7 +54,6 @@ def fit_trials(
 
     _keep_credentials()
     workers = sweep.trial.workers
-    grows = workers.minimum is not None or workers.wait
     watcher = watch_trials(sweep, course)
     tuner = tune.Tuner(
         tune.with_resources(job, {"CPU": TRIAL_CPU}),
@@ -67,7 +66,7 @@ def fit_trials(
         run_config=tune.RunConfig(
             name=sweep.name,
             # Trials keep their state in their own runs; Tune's bookkeeping is not needed afterwards.
-            storage_path=cluster.scratch(sweep.base.run.uri or "", grows=grows),
+            storage_path=cluster.scratch(sweep.base.run.uri or "", grows=workers.grows),
             verbose=0,
             callbacks=[watcher],
             stop=watcher,
