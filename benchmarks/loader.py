@@ -1,6 +1,6 @@
 """Training samples per second beside other loaders: the same sub-images, on the same S3 server, in interleaved rounds.
 
-    rayscale up && eval "$(rayscale env)"
+    rayscale up && source .rayscale/stack.env
     python benchmarks/loader.py s3://rayscale/loader
     python benchmarks/loader.py s3://rayscale/loader --python /path/with/others/bin/python --rounds 5
 

@@ -4,9 +4,9 @@
     python benchmarks/train_kill_run.py --seconds 60 --seed 3
 
 Makes three hosts of one CPU and a store (S3, MLflow) out of namespaces (``infra/lab``; needs root), and trains with one to
-three workers. Every few seconds something fails at random: a worker is killed, a host loses its power and comes back later,
-the driver is killed and started again, S3 resets connections, cuts bodies or is gone for up to a minute, MLflow is gone. After the given time all
-is well again and the run goes to its end. Then
+three workers. Every few seconds something fails: a worker is killed, a host loses its power and comes back later,
+the driver is killed and started again, S3 resets connections, cuts bodies or is gone for up to a minute, MLflow is gone. The order is random, but nothing
+fails again before all else has. After the given time all is well again and the run goes to its end. Then
 
 - every step's loss, also where a step was made again, is compared with that of one undisturbed process, and so are the weights;
 - whoever drew a slot of a step must have drawn the same row, and every row must come once in each epoch;
@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 
@@ -134,14 +133,17 @@ class Faults:
     def __init__(self, lab: Lab, training: Training, rng: random.Random, report: Report) -> None:
         self.lab, self.training, self.rng, self.report = lab, training, rng, report
         self._mending: list[tuple[float, Callable[[], object]]] = []
+        self._deck: list[str] = []
 
     def make(self) -> str:
         """One fault; "" when there is nothing to fail."""
-        kind = self.rng.choice(FAULTS)
-        if not getattr(self, f"_{kind.split()[0]}")(*kind.split()[1:]):
-            return ""
-        self.report.faults[kind] += 1
-        return kind
+        self._deck = self._deck or self.rng.sample(FAULTS, len(FAULTS))
+        for kind in self._deck:
+            if getattr(self, f"_{kind.split()[0]}")(*kind.split()[1:]):
+                self._deck.remove(kind)
+                self.report.faults[kind] += 1
+                return kind
+        return ""
 
     def mend(self, *, all_: bool = False) -> None:
         """Whatever is due; the driver is started whenever it is dead."""
@@ -164,9 +166,7 @@ class Faults:
         self._mending.append((time.monotonic() + self.rng.uniform(3, longest_s), restore))
 
     def _worker(self) -> bool:
-        workers = []
-        for host in self.lab.hosts.values():
-            workers += [p for p in host.processes() if "RayTrainWorker" in _title(p)]
+        workers = self.training.workers()
         if not workers:
             return False
         self.rng.choice(workers).kill()
@@ -197,13 +197,6 @@ class Faults:
         self.lab.break_store("mlflow", mode)
         self._later(lambda: self.lab.break_store("mlflow", ""))
         return True
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def check(training: Training, losses: list[float], report: Report) -> None:

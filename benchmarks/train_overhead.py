@@ -3,17 +3,25 @@
     make up && source .rayscale/stack.env
     python benchmarks/train_overhead.py s3://rayscale/dataset                  # EDSR-baseline x2, batch 16, LR patch 48
     python benchmarks/train_overhead.py s3://rayscale/dataset --steps 30 --rounds 2
+    python benchmarks/train_overhead.py s3://rayscale/dataset --workers 2      # two workers of one thread over one
 
 The baseline is written here in a few lines of PyTorch: the same network, precision and optimizer, on batches that
 lie in memory as tensors. Rounds alternate, baseline first; a ratio of 1 means that Ray, S3, decoding, sampling
-and the guards of the loop cost nothing. Prints one line per round and the median ratio.
+and the guards of the loop cost nothing. The first steps of a process, which are slower, are not timed. With ``--workers N``, the ratio is that of N workers of one thread to one such
+worker, for the same batches: N would mean that sharing gradients costs nothing. Prints one line per round and the
+median ratio.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
+import tempfile
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import l1_loss
@@ -22,10 +30,11 @@ from rayscale import cluster
 from rayscale.data import Dataset, PatchStream
 from rayscale.inference.device import pick_device, pick_dtype
 from rayscale.models.systems import create_model
-from rayscale.training.config import load_config
+from rayscale.training.config import TrainConfig, load_config
 from rayscale.training.ray import fit
 
 BATCHES_IN_MEMORY = 32
+WARM_UP = 10
 
 
 def plain(dataset: str, steps: int) -> float:
@@ -38,8 +47,9 @@ def plain(dataset: str, steps: int) -> float:
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     dtype = pick_dtype("auto", device, 8)
-    start = time.perf_counter()
-    for step in range(steps):
+    for step in range(WARM_UP + steps):
+        if step == WARM_UP:
+            start = time.perf_counter()
         lr, hr = (
             x.to(device).float().contiguous(memory_format=torch.channels_last)
             for x in batches[step % len(batches)]
@@ -55,19 +65,57 @@ def plain(dataset: str, steps: int) -> float:
     return steps / (time.perf_counter() - start)
 
 
-def platform(dataset: str, steps: int) -> tuple[float, float]:
+class Clock:
+    """A metric logger, in rank 0's process: when a step was reached, and what share of the time went into waiting for data."""
+
+    run_id = "clock"
+
+    def __init__(self, path: Path, config: TrainConfig) -> None:
+        self._path = path
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        with self._path.open("a") as file:
+            file.write(f"{step} {time.perf_counter()} {metrics['data_wait']}\n")
+
+    def log_image(self, name: str, pixels: Any, step: int) -> None: ...
+
+    def log_params(self, params: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def platform(dataset: str, steps: int, *settings: str) -> tuple[float, float]:
     """Steps/s of the Ray Train job, and the share of its time spent waiting for data."""
-    config = load_config(
-        None,
-        [
-            f"data.uri={dataset}",
-            "run.name=benchmark-overhead",
-            f"optimizer.steps={steps}",
-            f"logging.every={steps}",
-        ],
+    keys = [f"data.uri={dataset}", "run.name=benchmark-overhead", f"logging.every={WARM_UP}"]
+    config = load_config(None, [*keys, f"optimizer.steps={WARM_UP + steps}", *settings])
+    with tempfile.TemporaryDirectory(prefix="train-overhead-") as folder:
+        log = Path(folder, "log")
+        fit(config, fresh=True, verbose=False, logger_factory=functools.partial(Clock, log))
+        told = [[float(word) for word in line.split()] for line in log.read_text().splitlines()]
+    (first, start, _), *rest = told
+    last, end, _ = rest[-1]
+    return (last - first) / (end - start), statistics.fmean(wait for *_, wait in rest)
+
+
+def overhead(dataset: str, steps: int) -> tuple[float, str]:
+    """The ratio of Ray Train from S3 to the plain loop, and the figures in words."""
+    base = plain(dataset, steps)
+    ours, wait = platform(dataset, steps)
+    return ours / base, (
+        f"plain {base:.3f} steps/s, Ray Train from S3 {ours:.3f} steps/s "
+        f"({100 * wait:.1f} % waiting for data)"
     )
-    metrics = fit(config, fresh=True, verbose=False).metrics
-    return metrics["steps_per_s"], metrics["data_wait"]
+
+
+def speedup(dataset: str, steps: int, workers: int) -> tuple[float, str]:
+    """The ratio of so many workers of one thread to one, and the figures in words."""
+    one, many = (
+        platform(dataset, steps, "workers.threads=1", f"workers.count={count}", "workers.cpus=0.5")[
+            0
+        ]
+        for count in (1, workers)
+    )
+    return many / one, f"1 worker {one:.3f} steps/s, {workers} workers {many:.3f} steps/s"
 
 
 def main() -> None:
@@ -77,18 +125,17 @@ def main() -> None:
     parser.add_argument("dataset", help="a dataset made by jobs/prepare_dataset.py, on S3")
     parser.add_argument("--steps", type=int, default=60, help="steps of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="compare so many workers with one")
     options = parser.parse_args()
     cluster.connect()
     ratios = []
     for number in range(1, options.rounds + 1):
-        base = plain(options.dataset, options.steps)
-        ours, wait = platform(options.dataset, options.steps)
-        ratios.append(ours / base)
-        print(
-            f"round {number}: plain {base:.3f} steps/s, Ray Train from S3 {ours:.3f} steps/s "
-            f"({100 * wait:.1f} % waiting for data), ratio {ratios[-1]:.3f}",
-            flush=True,
-        )
+        if options.workers:
+            ratio, figures = speedup(options.dataset, options.steps, options.workers)
+        else:
+            ratio, figures = overhead(options.dataset, options.steps)
+        ratios.append(ratio)
+        print(f"round {number}: {figures}, ratio {ratio:.3f}", flush=True)
     print(f"median ratio {statistics.median(ratios):.3f}")
 
 

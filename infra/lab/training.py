@@ -16,9 +16,11 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 from infra.lab.hosts import Lab
 
 from rayscale import strictjson
@@ -117,6 +119,16 @@ class Training:
     def hurry(self) -> None:
         """From now on steps are not slow."""
         (self.folder / "slow").unlink(missing_ok=True)
+
+    def workers(self, *hosts: str) -> list[psutil.Process]:
+        """The processes of Ray Train's workers on these hosts, or on all."""
+        found = []
+        for name in hosts or tuple(self.lab.hosts):
+            for process in self.lab.hosts[name].processes():
+                with suppress(psutil.Error):
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        found.append(process)
+        return found
 
     def steps(self) -> list[Step]:
         """All that were made, in their order."""

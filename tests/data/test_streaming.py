@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -206,6 +207,33 @@ def test_what_does_not_fit_into_the_cache_is_read_by_range(
             assert cache.size() <= limit
         stream.close()
     assert set(far.fetched.values()) <= {1, 2, 3}  # never again and again
+
+
+def test_where_the_disk_is_full_rows_are_read_by_range(
+    far: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = ScaleStream("", (2,), patch=8, batch=4, seed=0, cache=ShardCache(tmp_path / "large"))
+    expected = [whole.batches(step)[0] for step in range(20)]
+    tried: Counter[str] = Counter()
+
+    def fetch(key: str, path: str | Path) -> str:
+        tried[key] += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(far, "fetch", fetch)
+    cache = ShardCache(tmp_path / "full")
+    stream = ScaleStream("", (2,), patch=8, batch=4, seed=0, cache=cache)
+    for step, batch in enumerate(expected):
+        (found,) = stream.batches(step)
+        assert torch.equal(found.lr, batch.lr)
+        assert torch.equal(found.hr, batch.hr)
+    stream.close()
+    assert set(tried.values()) == {1}
+    assert f"{cache.folder}: No space left on device" in caplog.text
+    assert "RAYSCALE_CACHE_DIR" in caplog.text
+    monkeypatch.setattr(far, "fetch", lambda key, path: (_ for _ in ()).throw(OSError(5, "I/O")))
+    with pytest.raises(OSError, match="I/O"):
+        ScaleStream("", (2,), patch=8, batch=4, seed=0, cache=cache).batches(0)
 
 
 def test_a_shard_that_arrives_is_never_counted_twice(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from rayscale.data import PrepareConfig, prepare
 from rayscale.models.weights import load_model
 from rayscale.storage import connect
 from rayscale.storage.s3_client import get_client
+from rayscale.training.checkpoint import STATE
 from rayscale.training.config import load_config
 from rayscale.training.loop import train
 from rayscale.training.run import Run
@@ -136,7 +138,7 @@ def folder(lab_s3: Lab, tmp_path: Path) -> Iterator[Path]:
 def test_a_run_grows_and_shrinks_with_its_hosts(
     lab_s3: Lab, bucket: str, undisturbed: Undisturbed, folder: Path, tmp_path: Path
 ) -> None:
-    """One worker, two, one, two, one: hosts join, go without a word and with a notice, and the last never comes back.
+    """One worker, two, one, two, one: hosts join, are slow, go without a word and with a notice, and the last never comes back.
 
     Only what a loss without a word costs is made again; the losses are those of one process.
     """
@@ -151,6 +153,11 @@ def test_a_run_grows_and_shrinks_with_its_hosts(
     planned = [first[-1].number]
     assert checkpoints.steps() == planned, "the group that was to grow saved its last step"
     assert second[0].number == planned[0] + 1, "so no step was made again"
+    (slow,) = training.workers("host-2")
+    slow.suspend()  # the other waits for it, for a while
+    time.sleep(5)
+    slow.resume()
+    await_group(training, 2, len(second) + 5)
 
     lab_s3.pull("host-2")
     third = await_group(training, 3)[2]
@@ -184,7 +191,12 @@ def test_a_run_grows_and_shrinks_with_its_hosts(
 def test_s3_fails_driver_and_head_are_killed_and_the_same_command_goes_on(
     lab_s3: Lab, bucket: str, undisturbed: Undisturbed, folder: Path
 ) -> None:
-    """On the same world the run ends with the same bytes, as if nothing had been."""
+    """On the same world the run ends with the same bytes, as if nothing had been, and though the disk for shards is full.
+
+    The checkpoint that is the newest when the driver dies is damaged.
+    """
+    full = ["sh", "-c", "mkdir -p /tmp/cache && mount -t tmpfs -o size=16k full /tmp/cache"]
+    assert lab_s3.start(HEAD, full, "mount.log").wait() == 0  # until the host starts anew
     places = [f"data.uri={bucket}/dataset", f"run.uri={bucket}/killed", "run.name=run"]
     keys = [*places, "checkpoint.every=10", *KEYS]
     training = Training(lab_s3, HEAD, folder, keys)
@@ -214,9 +226,13 @@ def test_s3_fails_driver_and_head_are_killed_and_the_same_command_goes_on(
     killed = len(training.groups())
     os.killpg(training.process.pid, signal.SIGKILL)
     training.process.wait()
+    assert "No space left on device" in training.log.read_text()
+    *_, before, newest = checkpoints.steps()
+    state = f"step-{newest:08d}/{STATE}"
+    checkpoints.store.write(state, checkpoints.store.read(state)[:5000])
     training.start()
     second = await_group(training, killed + 1)[killed]
-    assert second[0].number > saved
+    assert second[0].number == before + 1
     await_checkpoint(second[0].number)
     await_middle()
     killed = len(training.groups())

@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import PIL.Image
 import pytest
 from tests.plugins.signals import interrupt, own_lines, start
 
+from rayscale import registry
 from rayscale.cli import run
 from rayscale.errors import ConfigError
 from rayscale.evaluation import evaluate, read_pairs
@@ -32,7 +34,7 @@ from rayscale.training.run import lease_of, read_result
 from rayscale.tuning import search
 from rayscale.tuning.search import Tracker
 from rayscale.tuning.sweep import best_config, plan, rank, room
-from rayscale.tuning.trials import Trial
+from rayscale.tuning.trials import Journal, Trial
 
 
 def main(arguments: list[str]) -> int:
@@ -300,3 +302,42 @@ def test_a_sweep_writes_a_configuration_that_trains(
     result = train(best, device="cpu")
     assert result.complete
     assert result.model["residual_scaling"] == best.model.residual_scaling
+
+
+@pytest.mark.timeout(900)
+def test_a_population_on_a_small_cluster_publishes_its_best(
+    stack: Addresses, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two CPUs, and members of two workers: one at a time, while none waits for the other."""
+    arguments = ["--steps", "4", "--scheduler", "pbt", "--generations", "2", "--space", "lr"]
+    arguments += ["--set", "workers.count=2", "--register-best", "population", "--alias", "best"]
+    assert main(small_sweep(dataset, *arguments)) == 0, capsys.readouterr().err
+    assert "registered  population" in capsys.readouterr().out
+    (records,) = {path.parent for path in dataset.parent.glob("runs/*/trials/*.json")}
+    journal = Journal(connect(str(records.parent)), {})
+    journal.load()
+    before, after = journal.listed()[:2], journal.listed()[2:]
+    assert [(trial.state, trial.steps) for trial in before] == [("complete", 2)] * 2
+    assert [(trial.state, trial.steps) for trial in after] == [("complete", 4)] * 2
+    leader = min(before, key=lambda trial: trial.reports[-1]["loss"])
+    assert {trial.parent for trial in after} == {(leader.name, 2)}
+    follower, kept = sorted(after, key=lambda trial: trial.values == leader.values)
+    assert kept.values == leader.values
+    change = follower.values["optimizer.lr"] / leader.values["optimizer.lr"]
+    assert change == pytest.approx(0.8) or change == pytest.approx(1.2)
+    runs = dataset.parent / "runs"
+    shared = "checkpoints/step-00000002/COMMITTED"
+    for trial in after:  # both went on from the leader's weights, moments and running means
+        kept_there, made = (
+            (runs / name / shared).read_bytes() for name in (trial.name, leader.name)
+        )
+        assert kept_there == made
+
+    best = min(after, key=lambda trial: trial.reports[-1]["loss"])
+    version = registry.resolve("population@best")
+    assert version.digest == read_result(str(runs / best.name)).sha256
+    client = mlflow.MlflowClient()
+    source = client.get_run(client.get_model_version("population", str(version.version)).run_id)
+    assert source.info.run_name == best.name
+    parent = client.get_run(source.data.tags["mlflow.parentRunId"])
+    assert parent.data.params["best.run"] == best.name

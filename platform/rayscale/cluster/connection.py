@@ -76,6 +76,9 @@ def _join(
     """Start or join the cluster of ``target``; what it is called."""
     import ray
 
+    from rayscale.cluster import console
+
+    console.hush()
     common: dict[str, Any] = {
         "log_to_driver": log_to_driver,
         "logging_level": "WARNING",

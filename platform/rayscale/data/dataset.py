@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +24,9 @@ from rayscale.storage.local import LocalStore
 
 Pixels = npt.NDArray[Any]
 
+logger = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _DOWNLOADS = 4  # files at a time; more would only share the same link
 _READS = 8  # rows at a time
 
@@ -164,20 +169,29 @@ class Dataset:
         self, shard: int, column: Column, scale: int
     ) -> tuple[Sequence[Pixels], tuple[Path, ...]]:
         if self.cached and (column.key in self._ranged or column.bytes > self.cache.limit):
-            self._ranged.add(column.key)
-            runs = self.manifest.shards[shard].sizes
-            sizes = [(h // scale, w // scale) for h, w, count in runs for _ in range(count)]
-            manifest = self.manifest
-            ranged = RangedColumn(
-                self._store, column, channels=manifest.channels, bits=manifest.bits, sizes=sizes
-            )
-            return ranged, ()
+            return self._open_ranged(shard, column, scale), ()
         while True:
-            path = self.cache.get(self._store, column)
             try:
+                path = self.cache.get(self._store, column)
                 return open_shard(path), (path,)
             except FileNotFoundError:  # another process made room between the check and the mapping
                 continue
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                logger.warning(
+                    "%s: %s; rows of %s are read from the store one by one, which is slower: make room there, or set "
+                    "RAYSCALE_CACHE_DIR to another disk",
+                    self.cache.folder, error.strerror, column.key,
+                )  # fmt: skip
+                return self._open_ranged(shard, column, scale), ()
+
+    def _open_ranged(self, shard: int, column: Column, scale: int) -> RangedColumn:
+        self._ranged.add(column.key)
+        runs = self.manifest.shards[shard].sizes
+        sizes = [(h // scale, w // scale) for h, w, count in runs for _ in range(count)]
+        channels, bits = self.manifest.channels, self.manifest.bits
+        return RangedColumn(self._store, column, channels=channels, bits=bits, sizes=sizes)
 
     def _columns(self, shard: int) -> tuple[Column, Column]:
         columns = self.manifest.shards[shard].columns

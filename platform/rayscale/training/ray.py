@@ -33,6 +33,13 @@ _WAY_OUT = (
     "workers.wait=true"
 )
 _ANSWER_S = 10.0  # for an actor that only answers
+# Every step allocates the same large tensors. The C library (glibc) is to keep their memory: what goes back to the kernel
+# is cleared, page by page, at the next step.
+_MALLOC = {
+    "MALLOC_ARENA_MAX": "1",  # the steps are not in the main thread
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most it takes
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+}
 
 
 def fit(
@@ -249,6 +256,7 @@ def _trainer(
             failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="WARNING"),
             callbacks=[*callbacks, *_elastic(config, switch)],
+            worker_runtime_env={"env_vars": _MALLOC},
         ),
     )
 

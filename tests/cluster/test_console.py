@@ -1,0 +1,33 @@
+"""What a training prints on the console of its caller: the lines of its workers, and nothing else that looks like an error."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rayscale.local import Addresses
+
+
+@pytest.mark.timeout(600)
+def test_a_training_prints_its_own_lines_alone(
+    stack: Addresses, checkout: Path, dataset: Path
+) -> None:
+    keys = [
+        f"data.uri={dataset}",
+        "model.blocks=1",
+        "model.filters=4",
+        "data.patch=12",
+        "data.batch=2",
+    ]
+    keys += ["optimizer.steps=6", "logging.every=1", "logging.profile=1"]
+    command = [sys.executable, str(checkout / "jobs/train_edsr.py")]
+    command += [word for key in keys for word in ("--set", key)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines() + done.stderr.splitlines()
+    of_workers = [line for line in lines if re.search(r"pid=\d+", line)]
+    assert [line for line in of_workers if not re.search(r"step \d/6  loss", line)] == []
+    assert [int(m[1]) for line in lines if (m := re.search(r"step (\d)/6", line))] == [1, 2, 3, 4, 5, 6]
