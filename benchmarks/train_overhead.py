@@ -8,7 +8,8 @@
 The baseline is written here in a few lines of PyTorch: the same network, precision and optimizer, on batches that
 lie in memory as tensors. Rounds alternate, baseline first; a ratio of 1 means that Ray, S3, decoding, sampling
 and the guards of the loop cost nothing. The first steps of a process, which are slower, are not timed. With ``--workers N``, the ratio is that of N workers of one thread to one such
-worker, for the same batches: N would mean that sharing gradients costs nothing. Prints one line per round and the
+worker, for the same batches; beside it is what the machine makes of N cores: as many plain loops that share nothing,
+over one. Prints one line per round and the
 median ratio.
 """
 
@@ -16,7 +17,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -109,13 +113,24 @@ def overhead(dataset: str, steps: int) -> tuple[float, str]:
 
 def speedup(dataset: str, steps: int, workers: int) -> tuple[float, str]:
     """The ratio of so many workers of one thread to one, and the figures in words."""
-    one, many = (
-        platform(dataset, steps, "workers.threads=1", f"workers.count={count}", "workers.cpus=0.5")[
-            0
-        ]
-        for count in (1, workers)
+    settings = ("workers.threads=1", "workers.cpus=0.5")
+    one, many = (platform(dataset, steps, *settings, f"workers.count={n}")[0] for n in (1, workers))
+    machine = sum(rates(dataset, steps, workers)) / sum(rates(dataset, steps, 1))
+    return many / one, (
+        f"1 worker {one:.3f} steps/s, {workers} workers {many:.3f} steps/s "
+        f"({workers} plain loops that share nothing: {machine:.3f} of one)"
     )
-    return many / one, f"1 worker {one:.3f} steps/s, {workers} workers {many:.3f} steps/s"
+
+
+def rates(dataset: str, steps: int, processes: int) -> list[float]:
+    """Steps/s of so many plain loops of one thread side by side, each in a process of its own."""
+    command = [sys.executable, __file__, dataset, "--steps", str(steps), "--plain"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(processes)
+    ]
+    return [float(process.communicate()[0]) for process in running]
 
 
 def main() -> None:
@@ -126,7 +141,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="steps of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, help="compare so many workers with one")
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.plain:
+        print(plain(options.dataset, options.steps))
+        return
     cluster.connect()
     ratios = []
     for number in range(1, options.rounds + 1):
