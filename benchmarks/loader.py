@@ -107,8 +107,9 @@ def write_chunks(pairs: list[Pair], folder: Path) -> None:
 
 def read_chunks(uri: str, cache: Path) -> Iterator[Pair]:
     from litdata import StreamingDataset
+    from litdata.streaming import downloader
 
-    os.environ["AWS_ALLOW_HTTP"] = "true"  # of obstore, which fetches for it
+    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # of obstore, which fetches for it
     options = {
         "endpoint_url": os.environ["AWS_ENDPOINT_URL"],
         "aws_access_key_id": os.environ["AWS_ACCESS_KEY_ID"],
@@ -253,11 +254,12 @@ def write_all(uri: str, count: int, python: str) -> tuple[list[str], float]:
 
 
 def environment() -> dict[str, str]:
-    """Of the processes that write and measure: one thread, and the rayscale of this process."""
+    """Of the processes that write and measure: one thread, the rayscale of this process, and a Ray of their own."""
     import rayscale
 
     package = Path(rayscale.__file__).parents[1]
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
 
 
 def write_one(name: str, file: str, uri: str) -> None:
