@@ -86,6 +86,7 @@ for count in (1, 10_000_000):
         dist.all_reduce(x)
     if rank == 0:
         print((time.perf_counter() - started) / 10)
+dist.destroy_process_group()
 """
 
 
