@@ -8,7 +8,7 @@ from typing import Any
 _NOISE = re.compile(
     r"Actor with class name: 'PreemptionWatcher'"  # Ray Train 2.60 of its own actor, at every run
     r"|Found credentials in environment variables"  # boto3, of every process
-    r"|ActivityProfilerController|kineto"  # torch, where a trace begins and ends
+    r"|ActivityProfiler|External init callback must run"  # torch, where a trace begins and ends
 )
 _NAME = "rayscale"
 
