@@ -16,13 +16,16 @@ from rayscale.errors import ConfigError, NotFoundError, UnsupportedError
 _TEMPORARY = (".rayscale-", ".part")  # start and end of the names of what is being written
 
 
-def sha256_of(path: str | Path) -> str:
-    """The sha256 of a file, in hexadecimal; NotFoundError when it does not exist."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise NotFoundError(f"there is no file {path}") from None
+def sha256_of(*paths: str | Path) -> str:
+    """The sha256 of a file, or of several one after the other, in hexadecimal; NotFoundError when one does not exist."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with Path(path).open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except FileNotFoundError:
+            raise NotFoundError(f"there is no file {path}") from None
+    return digest.hexdigest()
 
 
 def check_distinct(source: Path, target: Path) -> None:

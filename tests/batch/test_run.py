@@ -26,12 +26,14 @@ from rayscale.batch import Progress, Row, upscale_bucket
 from rayscale.batch.plan import Task
 from rayscale.batch.worker import Worker
 from rayscale.errors import ConfigError, NotFoundError
+from rayscale.export import export_model
 from rayscale.imaging import Provenance
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.systems import create_model
 from rayscale.models.weights import save_model
 from rayscale.options import Options
+from rayscale.registry import open_model
 
 ODD_KEYS = [
     "plain.png",
@@ -117,6 +119,23 @@ def test_a_bucket_of_everything(model: str, s3: Any) -> None:
     assert (last.done, last.skipped, last.failed, last.exit_code) == (3, len(good) - 2, [], 0)
     now = {entry.key: entry.etag for entry in target.list() if not entry.key.startswith("_")}
     assert {key for key in now if outputs.get(key) != now[key]} == {"plain.png", "broken.png"}
+
+
+def test_an_exported_file_goes_to_the_workers(stack: Addresses, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    file = tmp_path / "edsr.onnx"
+    export_model(open_model("edsr-baseline-x2"), "onnx", file)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(encoded(pixels(1)))
+    summary = upscale_bucket(
+        tmp_path / "in", tmp_path / "out", model="edsr-baseline", weights=file,
+        options=Options(scale=2, precision="float32"),
+    )  # fmt: skip
+    assert (summary.done, summary.digest) == (1, hashlib.sha256(file.read_bytes()).hexdigest())
+    options = Options(scale=2, precision="float32")
+    want = Upscaler(open_model("edsr-baseline-x2").network, options).upscale_pixels(pixels(1))
+    found = np.asarray(PIL.Image.open(tmp_path / "out" / "a.png"))
+    assert np.abs(found.astype(int) - want.astype(int)).max() <= 1
 
 
 def test_a_block_is_told_of_before_the_next_is_done(stack: Addresses, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,20 @@ def test_what_was_written_enlarges_as_the_network(
         for each in (opened.network, again.network)
     )
     assert np.abs(want - found).max() <= 1  # a rounded half, and the same radiometry
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+@pytest.mark.parametrize("system", ["edsr-baseline", "vdsr"])
+def test_it_travels_to_workers(tmp_path: Path, kind: Any, system: str) -> None:
+    path = tmp_path / f"small.{ENDINGS[kind]}"
+    export_model(small(system), kind, path)
+    network = open_export(path).network
+    path.unlink()  # which they need not have
+    again = pickle.loads(pickle.dumps(network))
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 32, 3), np.uint8)
+    options = Options(scale=2, precision="float32")
+    want, found = (Upscaler(each, options).upscale_pixels(pixels) for each in (network, again))
+    np.testing.assert_array_equal(found, want)
 
 
 def test_onnx_is_what_anyone_can_run(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     def resolve(reference: str) -> SimpleNamespace:
         if reference not in names:
             raise NotFoundError(f"no model {reference!r} in the registry")
-        return SimpleNamespace(ref=f"{reference}/1", digest="d" * 64)
+        return SimpleNamespace(ref=f"{reference}/1", digest="d" * 64, spec=MINE.spec, scale=None)
 
     monkeypatch.setattr(models, "resolve", resolve)
     monkeypatch.setattr(models, "load", lambda version: MINE)

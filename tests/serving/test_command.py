@@ -12,14 +12,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import PIL.Image
 import psutil
 import pytest
 
 import rayscale
+from rayscale.cli import run
 from rayscale.serving import deploy
 
 KEY = "a-key-of-the-command-under-test"
@@ -78,14 +82,14 @@ class Service:
 
 
 @contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[Service]:
-    """``rayscale serve`` in ``folder``, with ``settings`` in its environment."""
+def serving(folder: Path, *words: str, **settings: str) -> Iterator[Service]:
+    """``rayscale serve`` with ``words`` in ``folder``, with ``settings`` in its environment."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RAYSCALE_"))}
     environment |= {"RAYSCALE_SERVE_API_KEYS": KEY, "RAYSCALE_SERVE_DEVICE": "cpu", **settings}
     process = subprocess.Popen(
-        [sys.executable, "-m", "rayscale", "serve", "--port", str(port)],
+        [sys.executable, "-m", "rayscale", "serve", "--port", str(port), *words],
         cwd=folder,
         env=environment,
         text=True,
@@ -101,6 +105,28 @@ def serving(folder: Path, **settings: str) -> Iterator[Service]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@pytest.mark.stack
+def test_it_serves_an_exported_file(checkout: Path, tmp_path: Path) -> None:
+    """What it answers is what ``rayscale upscale`` makes of the same file."""
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    file, photo = tmp_path / "edsr.onnx", tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(photo)
+    assert run("export", "edsr-baseline-x2", str(file), "--to", "onnx") == 0
+    named = ("--model", "edsr-baseline", "--weights", str(file))
+    assert run("upscale", str(photo), str(tmp_path / "big.png"), *named) == 0
+    with serving(checkout, *named) as service:
+        answer = service.post(photo.read_bytes(), "scale=2")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-rayscale-model"] == "edsr-baseline"
+    ours, theirs = (
+        np.asarray(PIL.Image.open(each), int)
+        for each in (BytesIO(answer.content), tmp_path / "big.png")
+    )
+    # Another number of threads may add in another order.
+    assert np.abs(ours - theirs).max() <= 1
 
 
 @pytest.mark.stack

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rayscale.cli.console import emit, note, print_table
-from rayscale.cli.images import WeightsOption, open_named
-from rayscale.cli.options import JsonOption, OverridesOption
+from rayscale.cli.images import open_named
+from rayscale.cli.options import JsonOption, OverridesOption, WeightsOption
 from rayscale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,8 +98,14 @@ def publish(adaptation: Adaptation, name: str, alias: str | None) -> None:
     from rayscale import registry
 
     adaptation.require_gain()
-    scores = {"held-out": adaptation.reports[-1].to_dict()}
-    version = registry.publish(adaptation.weights, name, alias=alias, scores=scores)
+    version = registry.publish(
+        adaptation.weights,
+        name,
+        alias=alias,
+        scores={"held-out": adaptation.reports[-1].to_dict()},
+        dataset_digest=adaptation.dataset_digest,
+        description=adaptation.summary,
+    )
     print(f"registered {version.ref}")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from rayscale.cli.console import emit, hint
-from rayscale.cli.options import ClusterDeviceOption, JsonOption, takes_options
+from rayscale.cli.options import ClusterDeviceOption, JsonOption, WeightsOption, takes_options
 from rayscale.errors import ConfigError, RayscaleError, quantity
 from rayscale.options import Options
 
@@ -73,6 +73,7 @@ def batch(
             help="NAME, NAME@ALIAS or NAME/VERSION of the registry, or a built-in model.",
         ),
     ],
+    weights: WeightsOption = None,
     device: ClusterDeviceOption = "auto",
     actors: Annotated[
         int | None,
@@ -126,6 +127,7 @@ def batch(
         target,
         options,
         model=model,
+        weights=weights,
         device=device,
         json_=json_,
         dry_run=dry_run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,10 @@ from rayscale.interruption import Interrupted, watch
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+_LIMITLESS = 1 << 20
+"""Columns of a table whose width is what its cells need."""
 
 
 def note(text: str) -> None:
@@ -43,10 +48,20 @@ def progress_line() -> Iterator[Callable[[str], None]]:
 
 
 def print_table(table: Table) -> None:
-    """A table for people; brackets in it, as in file names and ``rayscale[geo]``, are not mark-up."""
-    from rich.console import Console
+    """A table for people; brackets in it, as in file names and ``rayscale[geo]``, are not mark-up.
 
-    Console(markup=False, emoji=False).print(table)
+    A file or another program gets all of it: only a terminal has an edge to keep within.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        limitless = console.options.update(max_width=_LIMITLESS)
+        width = Measurement.get(console, limitless, table).maximum
+        notes = [str(text) for text in (table.title, table.caption) if text]
+        console.width = max(width, *map(len, notes), 1)
+    console.print(table)
 
 
 def emit(value: Any, file: TextIO | None = None) -> None:

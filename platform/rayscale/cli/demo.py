@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rayscale import extras, local, strictjson
+from rayscale.cli.console import print_table
 from rayscale.errors import RayscaleError
 from rayscale.interruption import shield
 from rayscale.resampling import degrade, enlarge
@@ -248,12 +249,12 @@ def _finish(story: Story, addresses: local.Addresses, out: Path, picture: Path) 
                   caption="Y channel, shave = scale (protocol edsr-paper-y)")  # fmt: skip
     for name, score in story.scores.items():
         table.add_row(name, f"{score['psnr']:.2f}", f"{score['ssim']:.4f}")
-    screen.print(table)
+    print_table(table)
     times = Table("step", "seconds", title="Times")
     for title, seconds in story.seconds.items():
         times.add_row(title, f"{seconds:.1f}")
     times.add_row("all", f"{sum(story.seconds.values()):.1f}")
-    screen.print(times)
+    print_table(times)
     screen.print(f"Before and after: {picture.as_uri()}", soft_wrap=True)
     screen.print(
         "\nNext:\n"

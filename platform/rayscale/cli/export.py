@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rayscale.cli.console import emit, print_table
-from rayscale.cli.images import WeightsOption, open_named
-from rayscale.cli.options import JsonOption
+from rayscale.cli.images import open_named
+from rayscale.cli.options import JsonOption, WeightsOption
 from rayscale.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from rayscale.cli.options import (
     JsonOption,
     ProtocolOption,
     SuiteOption,
+    WeightsOption,
     takes_options,
 )
 from rayscale.cli.remote import upscale_elsewhere
-from rayscale.errors import ConfigError
 from rayscale.models.builtin import DEFAULT_SYSTEMS, default_models
 from rayscale.options import Options
 
@@ -36,14 +36,6 @@ ModelOption = Annotated[
         help="A built-in model, a registered name, or with --weights the system of the file. Without it: edsr-baseline "
         "for images of three channels, aplus for those of any other number.",
         show_default=False,
-    ),
-]
-WeightsOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Weights file: rayscale's safetensors, or .pt of EDSR-PyTorch, BasicSR, super-image.",
-        exists=True,
-        dir_okay=False,
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
@@ -111,13 +103,9 @@ def upscale(
         return
     remote = is_bucket(source) or is_bucket(target)
     if remote and not names_file(target):
-        if weights is not None:
-            raise ConfigError(
-                "a bucket takes built-in and registered models, not --weights; register the weights first (rayscale register)"
-            )
-        model, _ = pick_models(model, None, options.scale)
+        model, _ = pick_models(model, weights, options.scale)
         code = tells_errors(run_batch)(
-            source, target, options, model=model, device=device, json_=json_
+            source, target, options, model=model, weights=weights, device=device, json_=json_
         )
         raise typer.Exit(code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -161,6 +162,10 @@ def top(
         emit({name: dict(_look(address, name)) for name in names})
     elif once:
         print_table(_figures_table(address, names))
+    elif not sys.stdout.isatty():  # where nothing can be drawn over
+        while True:
+            print_table(_figures_table(address, names))
+            time.sleep(every)
     else:
         console = Console(markup=False, emoji=False)
         with Live(_figures_table(address, names), console=console, auto_refresh=False) as live:

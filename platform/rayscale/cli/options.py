@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
@@ -13,6 +14,14 @@ from typer.core import TyperCommand
 from rayscale.fields import Choice, choices_of
 from rayscale.options import Handling, Options
 
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights file: rayscale's safetensors, .pt of EDSR-PyTorch, BasicSR, super-image, or an export (.onnx, .xml).",
+        exists=True,
+        dir_okay=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")]
 ClusterDeviceOption = Annotated[str, typer.Option(help="auto (GPUs if any), cpu, cuda.")]
 OverridesOption = Annotated[

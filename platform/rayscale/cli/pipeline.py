@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rayscale.cli.console import emit, note
-from rayscale.cli.options import JsonOption
+from rayscale.cli.options import JsonOption, WeightsOption
 
 
 def register(
-    weights: Annotated[str, typer.Argument(help="model.safetensors of a run: a path or s3://...")],
+    weights: Annotated[
+        str,
+        typer.Argument(
+            help="model.safetensors of a run, or an .onnx or .xml of `rayscale export`: a path or s3://..."
+        ),
+    ],
     name: Annotated[str, typer.Option(help="Name in the registry.")],
     alias: Annotated[str | None, typer.Option(help="Alias to move to this version.")] = None,
     data: Annotated[
@@ -41,22 +45,15 @@ def register(
 
 
 def _scores(weights: str, data: str, scale: float) -> dict[str, object]:
-    import tempfile
-
     from rayscale.evaluation import evaluate, read_pairs
     from rayscale.inference import Upscaler
-    from rayscale.models.weights import load_model
     from rayscale.options import Options
-    from rayscale.storage import connect, split
+    from rayscale.registry.flavor import read_model
+    from rayscale.registry.publication import fetched
 
-    parent, key = split(weights)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "model.safetensors")
-        connect(parent).fetch(key, path)
+    with fetched(weights) as path:
         upscaler = Upscaler(
-            load_model(path),
-            Options(scale=scale, precision="float32"),
-            calibrate=False,
+            read_model(path), Options(scale=scale, precision="float32"), calibrate=False
         )
     return evaluate(upscaler, read_pairs(data, scale)).to_dict()
 
@@ -68,6 +65,7 @@ def serve(
             "--model", "-m", help="Model for requests that name none: registered or built in."
         ),
     ] = None,
+    weights: WeightsOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the HTTP API.")] = None,
 ) -> None:
@@ -78,12 +76,14 @@ def serve(
     Ray Serve has 45 s more to stop. A second signal ends all of it at once. The exit code is 130, after SIGTERM 143.
 
     rayscale serve --model edsr@production
+
+    rayscale serve --model edsr-baseline --weights edsr.onnx
     """
     from rayscale.serving import deploy as deployment
     from rayscale.serving.settings import get_serve_settings
 
     embedded = os.environ.get("RAY_ADDRESS") in (None, "", "local")
-    url = deployment.deploy(host=host, port=port, model=model)
+    url = deployment.deploy(host=host, port=port, model=model, weights=weights)
     print(f"{url}/docs   {url}/v1/upscale?scale=2   access: {deployment.access(url)}", flush=True)
     if not embedded:
         return

@@ -1,15 +1,17 @@
 """Libraries that compute the layers of a network in place of PyTorch: OpenVINO and ONNX Runtime, both on the CPU.
 
-Each is an extra, imported when it is asked for. An engine takes tiles of any size and number. Threads are those that torch has
-when the engine is made.
+Each is an extra, imported when it is asked for. An engine takes tiles of any size and number, and travels to other processes by
+its layers. Threads are those that torch has when the engine is made, or made again.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 import warnings
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -41,6 +43,12 @@ class OpenVino:
         self._compiled: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._requests = threading.local()  # a request serves one caller at a time
+
+    def __reduce__(self) -> Any:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch, "model.xml")
+            openvino().serialize(self._model, str(path))
+            return _read_openvino, (path.read_bytes(), path.with_suffix(".bin").read_bytes())
 
     def __call__(self, x: Tensor) -> Tensor:
         narrow = torch.is_autocast_enabled("cpu")
@@ -75,6 +83,7 @@ class OnnxRuntime:
 
     def __init__(self, network: bytes) -> None:
         runtime = extras.load("onnxruntime", "onnx")
+        self._network = network
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -82,6 +91,9 @@ class OnnxRuntime:
             network, options, providers=["CPUExecutionProvider"]
         )
         self._input = self._session.get_inputs()[0].name
+
+    def __reduce__(self) -> Any:
+        return OnnxRuntime, (self._network,)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -97,6 +109,10 @@ def openvino() -> Any:
     """The library, without the package that would report its use to its makers."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
     return extras.load("openvino", "openvino")
+
+
+def _read_openvino(layers: bytes, numbers: bytes) -> OpenVino:
+    return OpenVino(openvino().Core().read_model(layers, numbers))
 
 
 def to_openvino(core: nn.Module, channels: int) -> Any:

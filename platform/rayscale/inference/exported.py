@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,7 @@ def _assemble(facts: Mapping[str, str], engine: Engine) -> Compiled:
         int(count): FlatField.from_text(text)
         for count, text in strictjson.loads(facts["flatfield"]).items()
     }
-
-    def flat(channels: int, dtype: torch.dtype) -> FlatField | None:
-        together = 1 if like.any_channels and channels != 3 else channels
-        return flats.get(together)
-
-    model = Compiled(like, scale, engine, flat)
+    model = Compiled(like, scale, engine, partial(_flat, flats, like.any_channels))
     probe = torch.zeros(1, like.channels, 8, 8)
     found: Tensor = engine(probe)
     side = 8 if facts["input"] == "luma" else 8 * int(scale)
@@ -193,3 +189,9 @@ def _assemble(facts: Mapping[str, str], engine: Engine) -> Compiled:
             f"its layers make {tuple(found.shape)} of {tuple(probe.shape)}, not x{scale:g}"
         )
     return model.eval()
+
+
+def _flat(
+    flats: Mapping[int, FlatField], any_channels: bool, channels: int, dtype: torch.dtype
+) -> FlatField | None:
+    return flats.get(1 if any_channels and channels != 3 else channels)

@@ -21,7 +21,7 @@ from rayscale.errors import (
 )
 from rayscale.files import sha256_of
 from rayscale.registry.client import PAGE, asking, connect, is_missing, pages, tracking_uri
-from rayscale.registry.flavor import WEIGHTS
+from rayscale.registry.flavor import parts_of, read_model
 from rayscale.registry.reference import FORMS, check_alias, check_name, parse_reference
 from rayscale.registry.version import ModelVersion, read_version
 from rayscale.settings import get_settings
@@ -86,37 +86,43 @@ def resolve(ref: str) -> ModelVersion:
 
 
 def fetch(ref: str | ModelVersion) -> Path:
-    """A local copy of the weights in ``RAYSCALE_CACHE_DIR``, its sha256 verified at every call.
+    """A local copy of the weights in ``RAYSCALE_CACHE_DIR``, its sha256 verified at every call; the first of several files.
 
     Raises StorageError for weights that differ from what was published, besides the errors of ``resolve``.
     """
     version = resolve(ref) if isinstance(ref, str) else ref
     folder = get_settings().cache_dir / "models"
-    target = folder / f"{version.digest}.safetensors"
-    if target.is_file():
-        if sha256_of(target) == version.digest:
+    target = folder / f"{version.digest}{Path(version.file).suffix}"
+    parts = parts_of(target)
+    if all(part.is_file() for part in parts):
+        if sha256_of(*parts) == version.digest:
             return target
-        target.unlink(missing_ok=True)  # damaged here: the registry may still have the true one
+        for part in parts:  # damaged here: the registry may still have the true one
+            part.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         connect()  # sets the bounds on waiting
         with asking(f"download the weights of {version.ref}"):
             from mlflow.artifacts import download_artifacts
 
-            path = Path(
-                download_artifacts(
-                    artifact_uri=f"{version.uri}/{WEIGHTS}",
-                    dst_path=scratch,
-                    tracking_uri=tracking_uri(),
+            paths = [
+                Path(
+                    download_artifacts(
+                        artifact_uri=f"{version.uri}/{part}",
+                        dst_path=scratch,
+                        tracking_uri=tracking_uri(),
+                    )
                 )
-            )
-        found = sha256_of(path)
+                for part in parts_of(Path(version.file))
+            ]
+        found = sha256_of(*paths)
         if found != version.digest:
             raise StorageError(
                 f"the weights of {version.ref} have sha256 {found}, but {version.digest} was published: they "
                 "were damaged or replaced, and are not loaded; publish the model again"
             )
-        path.replace(target)
+        for path, part in zip(reversed(paths), reversed(parts), strict=True):
+            path.replace(part)  # the first last: it is complete for whoever finds it
     return target
 
 
@@ -126,9 +132,7 @@ def load(ref: str | ModelVersion) -> SuperResolver:
     Raises InputError where weights and registered specification disagree, and the errors of ``fetch``.
     """
     version = resolve(ref) if isinstance(ref, str) else ref
-    from rayscale.models.weights import load_model
-
-    model = load_model(fetch(version))
+    model = read_model(fetch(version))
     if model.spec != version.spec:
         raise InputError(
             f"{version.ref} is registered as {version.spec.to_json()}, but its weights are of "

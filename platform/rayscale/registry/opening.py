@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from rayscale.errors import ConfigError, NotFoundError, expect
+from rayscale.errors import ConfigError, InputError, NotFoundError, expect
 from rayscale.models.builtin import (
     OpenedModel,
     builtin_digest,
     builtin_names,
     find_bundled,
     open_builtin,
+    read_spec,
 )
+from rayscale.models.spec import INTERPOLATIONS, ModelSpec
 from rayscale.registry import models
 from rayscale.registry.client import NoRegistryError
 from rayscale.registry.version import ModelVersion
@@ -31,11 +33,17 @@ class Found:
         label: the reference that always means this model: a built-in name, or ``NAME/VERSION``.
         digest: sha256 of the weights in hexadecimal, ``built-in:NAME`` for an interpolation.
         version: what the registry says of it; None for a built-in model.
+        file: where it lies, of one that is named by its file.
+        spec: None for an interpolation.
+        scale: the only one of an exported network.
     """
 
     label: str
     digest: str
     version: ModelVersion | None = field(default=None, compare=False)
+    file: Path | None = field(default=None, compare=False)
+    spec: ModelSpec | None = field(default=None, compare=False)
+    scale: float | None = field(default=None, compare=False)
 
 
 def find_model(name: str, scale: float | None = None) -> Found:
@@ -60,8 +68,23 @@ def find_model(name: str, scale: float | None = None) -> Found:
         return _built_in(bundled)
 
 
+def find_file(name: str, path: Path) -> Found:
+    """The model of a file of weights or an exported one, under the name of its system; the errors of :func:`open_model`."""
+    from rayscale.inference.compiled import Compiled
+
+    opened = open_model(name, weights=path)
+    network = opened.network
+    scale = network.scale if isinstance(network, Compiled) else None
+    return Found(name, opened.digest, file=path, spec=network.spec, scale=scale)
+
+
 def load_model(found: Found) -> OpenedModel:
     """The model that was found, its digest checked; the errors of ``rayscale.registry.load``."""
+    if found.file is not None:
+        opened = open_model(found.label, weights=found.file)
+        if opened.digest != found.digest:
+            raise InputError(f"{found.file} was replaced while it was in use; start again with it")
+        return opened
     if found.version is None:
         return open_builtin(found.label)
     return OpenedModel(models.load(found.version), found.digest, found.label)
@@ -85,7 +108,8 @@ def open_model(
     Args:
         name: a built-in model; ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION`` of the registry; a system; with
             ``weights``, the system that the file holds.
-        weights: a local file, rayscale's own or one of the foreign layouts; no other place is asked.
+        weights: a local file, rayscale's own, one of the foreign layouts, or what ``rayscale export`` wrote for ONNX or
+            OpenVINO; no other place is asked.
         scale: chooses among the bundled models of a system; needed by foreign files that do not say theirs.
 
     Raises:
@@ -130,8 +154,9 @@ def _explain(error: NotFoundError | NoRegistryError, name: str, scale: float | N
 
 
 def _built_in(name: str) -> Found:
-    return Found(name, builtin_digest(name))
+    spec = None if name in INTERPOLATIONS else read_spec(name)[0]
+    return Found(name, builtin_digest(name), spec=spec)
 
 
 def _registered(version: ModelVersion) -> Found:
-    return Found(version.ref, version.digest, version)
+    return Found(version.ref, version.digest, version, spec=version.spec, scale=version.scale)

@@ -21,10 +21,17 @@ from rayscale.registry.client import (
     pages,
     status_of,
 )
-from rayscale.registry.flavor import WEIGHTS, write_folder
+from rayscale.registry.flavor import EXPORTS, WEIGHTS, parts_of, read_model, write_folder
 from rayscale.registry.models import resolve
 from rayscale.registry.reference import check_name
-from rayscale.registry.version import FORMAT, FORMAT_KEY, SCORES, ModelVersion
+from rayscale.registry.version import (
+    FILE_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    SCALE_KEY,
+    SCORES,
+    ModelVersion,
+)
 
 EXPERIMENT = "rayscale-models"
 """Where the runs of models go that were published without a training run."""
@@ -41,7 +48,8 @@ def publish(
     tags: Mapping[str, str] | None = None,
     description: str | None = None,
 ) -> ModelVersion:
-    """Register a safetensors file written by ``rayscale.models.weights.save_model`` as the next version of ``name``.
+    """Register what ``rayscale.models.weights.save_model`` wrote, or ``rayscale export`` for ONNX or OpenVINO, as the next
+    version of ``name``.
 
     Weights that are a version of ``name`` already stay that version: its files are written again, scores, tags and
     description that are given take the place of those it has by the same name, and its run stays.
@@ -61,13 +69,12 @@ def publish(
     check_name(name, alias)
     figures = _check_scores(scores)
     client = connect()
-    from rayscale.models.weights import load_model
-
-    with _local(weights) as path, tempfile.TemporaryDirectory() as scratch:
-        digest = sha256_of(path)
-        spec = load_model(path).spec  # proves that it can be loaded before anyone is offered it
+    with fetched(weights) as path, tempfile.TemporaryDirectory() as scratch:
+        digest = sha256_of(*parts_of(path))
+        network = read_model(path)  # proves that it can be loaded before anyone is offered it
+        spec, exported = network.spec, path.suffix in EXPORTS
         folder = Path(scratch, "model")
-        write_folder(folder, path, spec)
+        file = write_folder(folder, path, spec, network.default_scale if exported else None)
         # Named by content: a second model of the same run never replaces the files of the first.
         place = f"model-{digest[:16]}"
         labels = {
@@ -76,6 +83,7 @@ def publish(
             SPEC_KEY: spec.to_json(),
             "rayscale.version": __version__,
             FORMAT_KEY: FORMAT,
+            **({FILE_KEY: file, SCALE_KEY: repr(network.default_scale)} if exported else {}),
             **({"rayscale.dataset": dataset_digest} if dataset_digest else {}),
         }
         with asking(f"publish {name!r}"):
@@ -98,7 +106,7 @@ def publish(
 
 
 @contextmanager
-def _local(weights: str | Path) -> Iterator[Path]:
+def fetched(weights: str | Path) -> Iterator[Path]:
     """The weights as a local file, fetched when they are in a bucket."""
     if not str(weights).startswith("s3://"):
         if not Path(weights).is_file():
@@ -109,8 +117,11 @@ def _local(weights: str | Path) -> Iterator[Path]:
 
     parent, key = storage.split(str(weights))
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, WEIGHTS)
-        storage.connect(parent).fetch(key, path)
+        suffix = Path(key).suffix
+        path = Path(scratch, EXPORTS.get(suffix, WEIGHTS))
+        for part in parts_of(path):
+            beside = key if part == path else f"{key.removesuffix(suffix)}{part.suffix}"
+            storage.connect(parent).fetch(beside, part)
         yield path
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rayscale import strictjson
 from rayscale.errors import InputError, UnsupportedError
 from rayscale.models.spec import SPEC_KEY
+from rayscale.registry.flavor import FILES, WEIGHTS
 
 if TYPE_CHECKING:
     from rayscale.models.spec import ModelSpec
@@ -23,6 +24,9 @@ FORMAT = "1"
 
 FORMAT_KEY = "rayscale.format"
 
+FILE_KEY, SCALE_KEY = "rayscale.file", "rayscale.scale"
+"""Tags of exported models alone: the name of the file, and its only scale."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,6 +36,8 @@ class ModelVersion:
 
     Attributes:
         digest: sha256 of the weights file, hexadecimal.
+        file: its name in the folder, which tells what it is: weights, or a network for another library.
+        scale: the only one, of a network for another library; None for weights, whose specification tells.
         scores: benchmark name to ``{"protocol", "scale", "psnr", "ssim", ...}``.
         dataset_digest: the digest in the manifest of the training data, if known.
         run_id: the MLflow run that holds the files.
@@ -50,6 +56,8 @@ class ModelVersion:
     run_id: str | None = None
     description: str = ""
     created: int = 0
+    file: str = WEIGHTS
+    scale: float | None = None
 
     @property
     def ref(self) -> str:
@@ -70,6 +78,8 @@ class ModelVersion:
             "uri": self.uri,
             "description": self.description,
             "created": self.created,
+            "file": self.file,
+            "scale": self.scale,
         }
 
 
@@ -89,6 +99,12 @@ def read_version(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
             f"{found.name}/{found.version} was not published by rayscale (no weights digest or specification "
             "in its tags); publish its weights with `rayscale register`"
         )
+    file = tags.get(FILE_KEY, WEIGHTS)
+    if file not in FILES:
+        raise UnsupportedError(
+            f"{found.name}/{found.version} holds {file!r}; this version reads {', '.join(FILES)}"
+        )
+    scale = tags.get(SCALE_KEY)
     return ModelVersion(
         name=found.name,
         version=int(found.version),
@@ -101,4 +117,6 @@ def read_version(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
         run_id=found.run_id or None,
         description=found.description or "",
         created=int(found.creation_timestamp or 0),
+        file=file,
+        scale=None if scale is None else float(scale),
     )

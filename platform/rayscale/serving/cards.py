@@ -6,9 +6,8 @@ from typing import Any
 
 from rayscale.imaging import Header
 from rayscale.inference.memory import working_bytes
-from rayscale.models.builtin import bundled_names, read_card, read_spec
+from rayscale.models.builtin import bundled_names, read_card
 from rayscale.models.facts import describe
-from rayscale.models.spec import INTERPOLATIONS
 from rayscale.models.systems import systems
 from rayscale.registry.opening import Found
 
@@ -29,11 +28,10 @@ def entry(found: Found) -> dict[str, Any]:
 def card(found: Found) -> dict[str, Any]:
     """A model with its data, licence, scores and needs."""
     told = entry(found)
-    spec = None if found.label in INTERPOLATIONS else _spec(found)
     return {
         **told,
         **_origin(found),
-        "levels": None if spec is None else [0.0, spec.value_range],
+        "levels": None if found.spec is None else [0.0, found.spec.value_range],
         "memory_per_megapixel": _memory(told),
     }
 
@@ -53,14 +51,14 @@ def _origin(found: Found) -> dict[str, Any]:
             "data_licence": None,
             "scores": scores,
         }
-    if found.label in bundled_names():
+    if found.file is None and found.label in bundled_names():
         known = read_card(found.label)
         names = ("summary", "licence", "data", "data_licence")
         return {name: known.get(name) for name in names} | {"scores": known["figures"]}
-    summary = describe(found.label)["summary"]
+    named = found.label in systems()
     return {
-        "summary": summary,
-        "licence": "Apache-2.0",
+        "summary": None if not named else describe(found.label)["summary"],
+        "licence": "Apache-2.0" if found.spec is None else None,
         "data": None,
         "data_licence": None,
         "scores": [],
@@ -73,13 +71,10 @@ def _memory(told: dict[str, Any]) -> dict[str, int]:
     return {str(scale): working_bytes(picture, scale) for scale in told["scales"]}
 
 
-def _spec(found: Found) -> Any:
-    return read_spec(found.label)[0] if found.version is None else found.version.spec
-
-
 def _facts(found: Found) -> dict[str, Any]:
     """What the list says of a model besides its name: system, scales, channels."""
-    if found.label in INTERPOLATIONS:
+    spec, scale = found.spec, found.scale
+    if spec is None:
         system = describe(found.label)
         return {
             "system": found.label,
@@ -87,12 +82,15 @@ def _facts(found: Found) -> dict[str, Any]:
             "scale_range": system["scale_range"],
             "channels": None,
         }
-    spec = _spec(found)
     known = systems().get(spec.system)  # None: registered by a later version
     any_channels = known is not None and known.network.any_channels
+    ranged = None if known is None else known.network.scale_range
+    scales = list(spec.scales)
+    if scale is not None:  # of an exported network, which has this one alone
+        scales, ranged = ([int(scale)], None) if scale == int(scale) else ([], (scale, scale))
     return {
         "system": spec.system,
-        "scales": list(spec.scales),
-        "scale_range": None if known is None else known.network.scale_range,
+        "scales": scales,
+        "scale_range": ranged,
         "channels": None if any_channels else spec.channels,
     }

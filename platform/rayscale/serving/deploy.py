@@ -40,6 +40,7 @@ def deploy(
     host: str | None = None,
     port: int | None = None,
     model: str | None = None,
+    weights: Path | str | None = None,
     timeout_s: float = 180.0,
 ) -> str:
     """Deploy the application on the cluster of ``RAY_ADDRESS`` (or an embedded Ray) and wait for it.
@@ -49,6 +50,8 @@ def deploy(
         host, port: where the proxies listen; ``RAYSCALE_SERVE_PORT`` (the local stack sets it) or as in the
             configuration by default.
         model: the default model; ``RAYSCALE_SERVE_MODEL`` by default.
+        weights: a file that the default model is read from, which every node must have at this path;
+            ``RAYSCALE_SERVE_WEIGHTS`` by default.
         timeout_s: seconds to wait until ``/readyz`` answers 200.
 
     Returns:
@@ -58,7 +61,9 @@ def deploy(
         ConfigError: the configuration or an API key is wrong, or Serve already listens elsewhere.
         RayscaleError: the application failed to start, or not in time.
     """
-    schema = _schema(Path(config_path or CONFIG), host, port, model)
+    if weights is not None:
+        weights = _check_weights(model, Path(weights))
+    schema = _schema(Path(config_path or CONFIG), host, port, model, weights)
     _prepare_proxies()
     cluster.connect()
     name = schema.applications[0].name
@@ -114,7 +119,21 @@ def shutdown() -> None:
     serve.shutdown()
 
 
-def _schema(path: Path, host: str | None, port: int | None, model: str | None) -> Any:
+def _check_weights(model: str | None, path: Path) -> Path:
+    """The whole path of a file that can be served: a bad one is an error here, not of every replica."""
+    from rayscale.registry.opening import find_file
+
+    find_file(model or get_serve_settings().model, path)
+    return path.resolve()
+
+
+def _schema(
+    path: Path,
+    host: str | None,
+    port: int | None,
+    model: str | None,
+    weights: Path | None = None,
+) -> Any:
     from ray.serve.schema import ServeDeploySchema
 
     try:
@@ -150,6 +169,8 @@ def _schema(path: Path, host: str | None, port: int | None, model: str | None) -
     variables |= _replicas(application.deployments)
     if model is not None:
         variables["RAYSCALE_SERVE_MODEL"] = model
+    if weights is not None:
+        variables["RAYSCALE_SERVE_WEIGHTS"] = str(weights)
     application.runtime_env = {**application.runtime_env, "env_vars": variables}
     return schema
 

@@ -28,6 +28,10 @@ class ServeSettings(BaseSettings):
         default="bicubic",
         description="the default model: name, name@alias or name/version of the registry, or a built-in",
     )
+    weights: Path | None = Field(
+        default=None,
+        description="file that the default model is read from, at this path on every node: weights, or what `rayscale export` wrote",
+    )
     api_keys: SecretStr | None = Field(
         default=None,
         description="comma-separated keys that /v1 asks for; unset: open to everyone who reaches the port",

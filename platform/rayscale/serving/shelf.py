@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rayscale.errors import ConfigError, NotFoundError, RayscaleError
+from rayscale.errors import ConfigError, NotFoundError, RayscaleError, StorageError
 from rayscale.imaging import Handling
 from rayscale.inference.pipeline import Pipeline
 from rayscale.models.builtin import OpenedModel, builtin_names, find_bundled
@@ -25,6 +25,7 @@ from rayscale.registry.client import NoRegistryError
 from rayscale.registry.opening import (
     Found,
     builtin_models,
+    find_file,
     find_model,
     load_model,
     registered_models,
@@ -96,6 +97,7 @@ class Shelf:
         self._loading: dict[Found, Future[Loaded]] = {}
         self._listed: tuple[float, list[Found]] | None = None
         self._failed: OrderedDict[Asked, tuple[float, RayscaleError]] = OrderedDict()
+        self._own: Found | None = None  # the default model, where it is named by its file
 
     def get(self, reference: str, scale: float | None = None) -> Loaded:
         """The model that ``reference`` means at ``scale``, loaded now if need be (once, however many ask).
@@ -108,7 +110,7 @@ class Shelf:
         with self._remembering(asked):
             found = self._meanings.get(asked)
             if found is None:
-                found = _find(asked)
+                found = self._find(asked)
                 loaded = self._load(found)
                 with self._lock:
                     self._meanings[asked] = found
@@ -138,7 +140,7 @@ class Shelf:
             return found
         self.recall(reference, scale)
         with self._remembering(asked):
-            return _find(asked)
+            return self._find(asked)
 
     def recall(self, reference: str, scale: float | None = None) -> None:
         """Raise what :meth:`get` raised for the same within ``refresh_s`` seconds: whoever asks for names that do not
@@ -184,7 +186,7 @@ class Shelf:
         began, followed = time.monotonic(), True
         for asked, old in list(self._meanings.items()):
             try:
-                new = _find(asked)
+                new = self._find(asked)
                 if new != old:
                     self._load(new)
                     log.info("%s moved from %s to %s", asked.reference, old.label, new.label)
@@ -209,14 +211,18 @@ class Shelf:
         """Models in memory."""
         return len(self._loaded)
 
+    def _at_hand(self) -> list[Found]:
+        """What needs no registry."""
+        return builtin_models() + ([] if self._own is None else [self._own])
+
     def last_list(self) -> list[Found]:
         """What :meth:`list` last gave, without waiting; UnavailableError when the registry has never answered."""
         if self._listed is None:
             raise UnavailableError("the registry does not answer; the models in use are served on")
-        return builtin_models() + self._listed[1]
+        return self._at_hand() + self._listed[1]
 
     def list(self) -> list[Found]:
-        """Built-in and registered models; the registry is asked at most every ``refresh_s`` seconds."""
+        """Built-in models, that of a file and registered ones; the registry is asked at most every ``refresh_s`` seconds."""
         now = time.monotonic()
         listed = self._listed
         if listed is None or now - listed[0] > self._settings.refresh_s:
@@ -230,7 +236,20 @@ class Shelf:
                     raise
                 log.warning("the list of models is %.0f s old: %s", now - listed[0], error)
             self._listed = listed
-        return builtin_models() + listed[1]
+        return self._at_hand() + listed[1]
+
+    def _find(self, asked: Asked) -> Found:
+        """What is asked for means now; a file means the same until the end."""
+        weights = self._settings.weights
+        if weights is None or asked.reference != self._settings.model:
+            return _find(asked)
+        if self._own is None:
+            with _operating(f"read the file of the model {asked.reference}"):
+                try:
+                    self._own = find_file(asked.reference, weights)
+                except NotFoundError as error:  # which is no matter of the name
+                    raise StorageError(str(error)) from error
+        return self._own
 
     def _load(self, found: Found) -> Loaded:
         with self._lock:

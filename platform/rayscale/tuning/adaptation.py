@@ -54,12 +54,16 @@ class Adaptation:
         reports: scores on the held-out images: bicubic, what there was, and last the adapted model.
         weights: URI of the adapted weights.
         trained, held_out: numbers of images.
+        base: the label of the model that it began with.
+        dataset_digest: of the images that it was trained on.
     """
 
     reports: tuple[Report, ...]
     weights: str
     trained: int
     held_out: int
+    base: str = ""
+    dataset_digest: str | None = None
 
     @property
     def wins(self) -> bool:
@@ -82,11 +86,24 @@ class Adaptation:
                 f"{best.psnr:.3f}; nothing was registered. Train longer (steps), give more images, or keep {best.model}"
             )
 
+    @property
+    def summary(self) -> str:
+        """What it is and what it is worth, in a sentence or two."""
+        *others, adapted = self.reports
+        beside = ", ".join(f"{each.model} {each.psnr:.3f}" for each in others)
+        return (
+            f"{self.base} adapted to {quantity(self.trained, 'image')} by {adapted.degradation}. On "
+            f"{quantity(self.held_out, 'held-out image')} at reduced resolution ({adapted.protocol}) it has {adapted.psnr:.3f} dB; "
+            f"{beside}."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {
             "wins": self.wins,
             "weights": self.weights,
+            "base": self.base,
+            "dataset_digest": self.dataset_digest,
             "trained": self.trained,
             "held_out": self.held_out,
             "reports": [each.to_dict() for each in self.reports],
@@ -138,7 +155,7 @@ def adapt(
         channels=channels,
         degradation=degradation,
     )
-    prepare(source, f"{target}/{DATASET}", config)
+    manifest = prepare(source, f"{target}/{DATASET}", config)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, BASE)
         save_model(base.network, path)
@@ -161,7 +178,9 @@ def adapt(
     result = fit(load_config(None, settings))
     weights = str(result.weights)
     reports = _score(f"{target}/{HELD_OUT}", base, weights, scale, channels, container, degradation)
-    adaptation = Adaptation(tuple(reports), weights, len(rest), len(held))
+    adaptation = Adaptation(
+        tuple(reports), weights, len(rest), len(held), base.label, manifest.digest
+    )
     text = strictjson.dumps(adaptation.to_dict(), indent=1) + "\n"
     connect(target).write(REPORT, text.encode())
     return adaptation
