@@ -9,6 +9,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+POWERCAP = Path("/sys/class/powercap")
+"""Where Linux has the energy counters of processors; AMD's too."""
+
 
 def cpu_count(root: Path = Path("/")) -> int:
     """CPUs that this process may use: those it is bound to, and no more than the quota of its control groups.
@@ -37,7 +40,7 @@ def identity() -> str:
         return f"{uuid.getnode():012x}"
 
 
-def joules(root: Path = Path("/sys/class/powercap")) -> float | None:
+def joules(root: Path = POWERCAP) -> float | None:
     """What the energy counters of this machine's processors say (RAPL); None where there are none to read."""
     try:
         files = [
@@ -46,6 +49,43 @@ def joules(root: Path = Path("/sys/class/powercap")) -> float | None:
         return sum(int(file.read_text()) for file in files) / 1e6 if files else None
     except OSError:
         return None
+
+
+class Energy:
+    """Joules that the processors of this machine have taken since it was made (RAPL), whatever ran there.
+
+    Their counters begin again when they are full, under load within the hour: it has to be read more often than that.
+    """
+
+    def __init__(self, root: Path = POWERCAP) -> None:
+        self._root, self._spent, self._last = root, 0.0, _counters(root)
+
+    def read(self) -> float | None:
+        """None where there are no counters to read, which on most machines only root may."""
+        now = _counters(self._root)
+        if not now or now.keys() != self._last.keys():
+            return None
+        for name, (value, most) in now.items():
+            before, _ = self._last[name]
+            self._spent += (value - before if value >= before else value - before + most) / 1e6
+        self._last = now
+        return self._spent
+
+
+def _counters(root: Path) -> dict[str, tuple[int, int]]:
+    """Microjoules of each package, and where its counter begins again; the parts of a package are in it."""
+    try:
+        return {
+            each.name: (_number(each / "energy_uj"), _number(each / "max_energy_range_uj"))
+            for each in root.glob("intel-rapl:*")
+            if each.name.count(":") == 1
+        }
+    except OSError:
+        return {}
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text())
 
 
 def _quotas(root: Path) -> Iterator[float]:

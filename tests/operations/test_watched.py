@@ -72,7 +72,9 @@ def test_every_query_of_the_service_is_answered(
         missing = {
             figure.title
             for name, figure, query in every_query()
-            if name in ("serving", "costs") and not ask(watched, query)
+            if name in ("serving", "costs")
+            and "ray_" not in query.expression  # of runs: test_stack_watched
+            and not ask(watched, query)
         }
     assert not missing
     assert run("top", "--once", "--prometheus", watched, "--only", "serving") == 0

@@ -16,7 +16,7 @@ from rayscale.batch.pool import Pool, Windows
 from rayscale.batch.scenes import FOLDER, scene_id, sweep
 from rayscale.cluster.gauges import Gauges
 from rayscale.fields import check_counts
-from rayscale.machine import joules
+from rayscale.machine import Energy
 from rayscale.options import DEFAULTS, Options
 from rayscale.storage import Store
 from rayscale.storage.lease import BusyError, Lease
@@ -141,7 +141,7 @@ def upscale_bucket(
         BusyError: another driver works on ``target``.
         RayscaleError: the model, the stores or the cluster failed as a whole. What was done stays done.
     """
-    start, energy = time.monotonic(), joules()
+    start, energy = time.monotonic(), Energy()
     check_counts(actors=actors, limit=limit)
     job = open_job(source, target, model=model, options=options, weights=weights, keys=keys)
     method, sink = job.method, job.target
@@ -153,7 +153,7 @@ def upscale_bucket(
         try:
             manifest.append(plan.missing)
             if plan.todo:
-                tell = _teller(summary, plan, progress, start)
+                tell = _teller(summary, plan, progress, start, energy)
                 tell([])
                 pool = Pool(
                     job.source, sink, job.network, method,
@@ -170,8 +170,7 @@ def upscale_bucket(
     summary.failed.sort(key=lambda row: row.key)
     summary.seconds = round(time.monotonic() - start, 3)
     summary.work_seconds = round(summary.work_seconds, 3)
-    if energy is not None and (after := joules()) is not None and after >= energy:
-        summary.joules = round(after - energy, 3)  # the counters begin again when they are full
+    summary.joules = _joules(energy)
     return summary
 
 
@@ -203,6 +202,11 @@ def _sweep(target: Store, plan: Plan, manifest: Manifest) -> None:
     target.tidy(FOLDER, folders=True)
 
 
+def _joules(energy: Energy) -> float | None:
+    spent = energy.read()
+    return None if spent is None else round(spent, 3)
+
+
 def _count(summary: Summary, plan: Plan) -> None:
     summary.total, summary.skipped = plan.total, plan.done
     summary.left, summary.ignored = plan.left, plan.ignored
@@ -218,7 +222,11 @@ def _add_costs(summary: Summary, rows: list[Row]) -> None:
 
 
 def _teller(
-    summary: Summary, plan: Plan, progress: Callable[[Progress], None] | None, start: float
+    summary: Summary,
+    plan: Plan,
+    progress: Callable[[Progress], None] | None,
+    start: float,
+    energy: Energy,
 ) -> Callable[[list[Row] | Windows], None]:
     """A function that adds rows to the summary and tells how far the run is."""
     finished = failed = size = 0
@@ -242,7 +250,10 @@ def _teller(
             summary.megapixels + share * scene.megapixels,
             time.monotonic() - start, scene.done, scene.all,
         )  # fmt: skip
-        gauges.set(asdict(now))
+        spent = {"work_seconds": summary.work_seconds, "output_bytes": summary.output_bytes}
+        if (joules := _joules(energy)) is not None:
+            spent["joules"] = joules
+        gauges.set(asdict(now) | spent)
         if progress is not None:
             progress(now)
 

@@ -55,7 +55,11 @@ def configuration(discovery: Path, serve: str, interval: str = "5s") -> str:
             "global": {"scrape_interval": interval, "evaluation_interval": interval},
             "rule_files": [str(RULES)],
             "scrape_configs": [
-                {"job_name": "ray", "file_sd_configs": [{"files": [str(discovery)]}]},
+                {
+                    "job_name": "ray",
+                    # The folder may come after Prometheus, which would then look again after five minutes only.
+                    "file_sd_configs": [{"files": [str(discovery)], "refresh_interval": interval}],
+                },
                 {"job_name": "rayscale-serve", "static_configs": [{"targets": [serve]}]},
             ],
         },

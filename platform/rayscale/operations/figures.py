@@ -25,7 +25,10 @@ class Query:
 
 @dataclass(frozen=True)
 class Figure:
-    """A panel, or a row of ``rayscale top``; ``unit`` is one of Grafana's. ``needs`` says where it has no data: ``gpu``."""
+    """A panel, or a row of ``rayscale top``; ``unit`` is one of Grafana's. ``needs`` is what it has no data without: ``gpu``, ``energy``.
+
+    ``energy`` are counters of processors that may be read.
+    """
 
     title: str
     unit: str
@@ -125,6 +128,29 @@ DASHBOARDS: dict[str, tuple[Figure, ...]] = {
                 f"sum(rate(rayscale_cost_seconds_total[{RATE}])) / sum(rate(rayscale_cost_megapixels_total[{RATE}]))",
                 "s/MP",
             ),
+        ),
+        _figure(
+            "Compute by run",
+            "s",
+            ("ray_rayscale_train_work_seconds or ray_rayscale_batch_work_seconds", "{{run}}"),
+        ),
+        _figure(
+            "Megapixels by run",
+            "short",
+            ("ray_rayscale_train_megapixels or ray_rayscale_batch_megapixels", "{{run}}"),
+        ),
+        _figure(
+            "Bytes by run",
+            "bytes",
+            ("ray_rayscale_train_patch_bytes", "{{run}} patches"),
+            ("ray_rayscale_batch_bytes", "{{run}} in"),
+            ("ray_rayscale_batch_output_bytes", "{{run}} out"),
+        ),
+        _figure(
+            "Energy by run",
+            "joule",
+            ("ray_rayscale_train_joules or ray_rayscale_batch_joules", "{{run}}"),
+            needs="energy",
         ),
     ),
     "batch": (

@@ -59,7 +59,7 @@ def _name(query: Query, labels: dict[str, str]) -> str:
     return re.sub(r"{{\w+}}", "", name).strip()
 
 
-_UNITS = {"reqps": "/s", "s": " s", "percent": " %", "Bps": " B/s", "bytes": " B"}
+_UNITS = {"reqps": "/s", "s": " s", "percent": " %", "Bps": " B/s", "bytes": " B", "joule": " J"}
 
 
 def show(figure: Figure, value: float) -> str:

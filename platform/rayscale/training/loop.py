@@ -27,6 +27,7 @@ from rayscale.training.progress import Progress, step_flops, traced
 from rayscale.training.run import Run, TrainResult, labels
 from rayscale.training.schedule import lr_at
 from rayscale.training.scores import Report, Scores
+from rayscale.training.spending import Spending
 from rayscale.training.step import Trainer
 from rayscale.training.validation import Validator, freeze
 
@@ -65,7 +66,7 @@ def train(
             ``complete``. On several GPUs that is at the next step whose figures are looked at.
         preempted: asked by every rank at the steps whose figures are looked at; true once the machine is about to be
             taken away: a checkpoint is saved, and the run goes on.
-        neighbours: workers of this node, which share its cache.
+        neighbours: workers of this node, which share its cache and its energy counters.
         generation: of the run's lease, where the caller holds it; otherwise rank 0 takes it for itself.
 
     Raises ConfigError, BusyError, StorageError, NonFiniteLossError, UnstableError and what the dataset
@@ -105,7 +106,10 @@ def train(
             neighbours=neighbours,
         )
         trainer = make_trainer(config, stream.manifest, rank=rank, world=world, device=device)
-        loop = _Loop(config, run, trainer, validator, stream, metrics=metrics, report=report)
+        loop = _Loop(
+            config, run, trainer, validator, stream,
+            metrics=metrics, report=report, neighbours=neighbours,
+        )  # fmt: skip
         loop.resume()
         try:
             return loop.run_to_end(stop, preempted)
@@ -144,6 +148,7 @@ class _Loop:
         *,
         metrics: MetricLogger,
         report: Report | None,
+        neighbours: int,
     ) -> None:
         self.config, self.run, self.trainer = config, run, trainer
         self.metrics, self.report = metrics, report
@@ -162,6 +167,7 @@ class _Loop:
             report=report,
             labels=labels(config, self.dataset),
         )
+        self.spending = Spending(trainer.world, trainer.device, neighbours)
         self.figures: dict[str, float] = {}
         self.saved = 0  # the last step of which a checkpoint was begun
         self.notice = False  # whether the machine is about to be taken away
@@ -186,6 +192,7 @@ class _Loop:
         self.saved = step
         self.trainer.load(state)
         self.trainer.keep()
+        self.spending.load(state.get("spent", {}))
         rng.restore(state["rng"])
         self.scores.load(state, self._weights)
         logger.info("resumed %s from step %d", self.run.config.uri, step)
@@ -208,6 +215,8 @@ class _Loop:
                     ready = time.perf_counter()
                     stopped = self.trainer.advance(*batches, stop=stop())
                     self.progress.add(ready - started, time.perf_counter() - started)
+                    for batch in batches:
+                        self.spending.add(batch)
                     trace()
                     stopped = self._after(self.trainer.step, stopped, preempted)
             if stopped:
@@ -227,6 +236,7 @@ class _Loop:
             stopped = self.trainer.check() or stopped
             waited = time.perf_counter() - started
             self.progress.add(0.0, waited, steps=0)
+            self.spending.settle()
             notice, self.notice = self.notice, preempted()
             saving = saving or (self.notice and not notice)
         if scoring or step % config.logging.every == 0:
@@ -246,6 +256,7 @@ class _Loop:
             **self.trainer.figures(),
             "lr": lr_at(step - 1, self.config.optimizer),
             **self.progress.figures(),
+            **self.spending.spent.figures(),
             **self._left_out(),
             **({"checkpoint_step": float(self.saved)} if self.saved else {}),
         }
@@ -272,6 +283,7 @@ class _Loop:
         state = state | {
             **self.scores.state(),
             "dataset": self.dataset,
+            "spent": self.spending.state(),
             "rng": rng.capture(),
         }
         self.run.checkpoints.save(self.trainer.step, state, weights)
@@ -292,6 +304,7 @@ class _Loop:
             # It was stopped after its last scores, and asked for no more steps.
             self.scores.begin({"step": float(trainer.step), **self.figures}, self._weights())
             self.scores.take(wait=True)
+        self.spending.settle()
         weights = self._weights()
         with alone(trainer.rank, trainer.world):
             if weights is None:
@@ -312,9 +325,10 @@ class _Loop:
     def _outcome(self) -> dict[str, Any]:
         total = self.progress.total
         measured = total.figures(self.config.data.batch) if total.steps else {}
+        spent = self.spending.spent.figures()
         return {
             "steps": self.trainer.step,
-            "metrics": {**self.figures, **measured, **self.scores.last_scores},
+            "metrics": {**self.figures, **measured, **spent, **self.scores.last_scores},
             **self.scores.outcome(),
             "dataset": self.dataset,
             "precision": str(self.trainer.dtype).removeprefix("torch."),

@@ -77,6 +77,8 @@ class Loggers:
 def _words(metrics: dict[str, float]) -> Iterator[str]:
     """A few words for each figure, with its unit; those that belong together as one."""
     share, lag = metrics.pop("peak_share", None), metrics.pop("slowest_lag", None)
+    for name in ("work_seconds", "megapixels", "patch_bytes", "joules"):  # the end of the run tells
+        metrics.pop(name, None)
     for name, value in metrics.items():
         match name:
             case "steps_per_s":

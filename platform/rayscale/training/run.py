@@ -42,7 +42,8 @@ PROFILES = "profile"
 class TrainResult:
     """What a run came to; ``result.json`` holds the same.
 
-    ``metrics`` are the last training figures (``loss``, ``steps_per_s``, ...) and, with validation data,
+    ``metrics`` are the last training figures (``loss``, ``steps_per_s``, ...), what the run took in all (``Spent``) and,
+    with validation data,
     ``psnr`` (dB) and ``ssim`` under ``protocol``; these and ``history`` are of ``benchmark``, with its ``uri`` and the
     ``digests`` of its scales (``x2``: as in ``rayscale.evaluation.identify``). ``best`` are the weights with the highest
     PSNR of all validations: ``step``, ``weights``, ``sha256`` and ``scores``; empty without validation. A run that was stopped before its last step is not
@@ -251,6 +252,12 @@ def describe(result: TrainResult) -> dict[str, str]:
         rows["speed"] = (
             f"{metrics['steps_per_s']:.2f} steps/s, {metrics['patches_per_s']:.1f} patches/s, "
             f"{100 * metrics['data_wait']:.1f} % waiting for data"
+        )
+    if "work_seconds" in metrics:
+        energy = f", {metrics['joules']:.0f} J" if "joules" in metrics else ""
+        rows["cost"] = (
+            f"{metrics['work_seconds']:.1f} s of the workers, {metrics['megapixels']:.3g} megapixels, "
+            f"{metrics['patch_bytes'] / 1e6:.3g} MB of patches{energy}"
         )
     if "degradation" in result.dataset:
         rows["degradation"] = result.dataset["degradation"]
