@@ -13,7 +13,8 @@ import pytest
 import ray
 
 from rayscale import correlation
-from rayscale.batch import upscale_bucket
+from rayscale.batch import run, upscale_bucket
+from rayscale.machine import Energy
 from rayscale.operations import logs
 from rayscale.operations.figures import DASHBOARDS
 from rayscale.options import Options
@@ -27,6 +28,18 @@ def test_a_batch_is_followed_to_its_tasks(
 ) -> None:
     """The row, the line of the worker with its Ray task, the costs, and every figure of the dashboard."""
     monkeypatch.setenv(correlation.VARIABLE, ID)
+    joules = tmp_path / "powercap/intel-rapl:0"
+    joules.mkdir(parents=True)
+    (joules / "max_energy_range_uj").write_text("10000000\n")
+
+    def counters() -> Energy:
+        """The machine takes 2 J while the batch runs."""
+        (joules / "energy_uj").write_text("9000000\n")
+        energy = Energy(joules.parent)
+        (joules / "energy_uj").write_text("1000000\n")
+        return energy
+
+    monkeypatch.setattr(run, "Energy", counters)
     (tmp_path / "in").mkdir()
     (inputs / "photo.png").rename(tmp_path / "in/photo.png")
     summary = upscale_bucket(
@@ -35,6 +48,7 @@ def test_a_batch_is_followed_to_its_tasks(
     assert summary.source_bytes == (tmp_path / "in/photo.png").stat().st_size
     assert summary.output_bytes == (tmp_path / "out/photo.png").stat().st_size
     assert summary.work_seconds > 0
+    assert summary.joules == 2.0
     (row,) = logs.find_rows(str(tmp_path / "out"), ID)
     assert json.loads(row.text)["key"] == "photo.png"
     (line,) = [line for line in logs.find_on_nodes(ID) if '"event": "input"' in line.text]
@@ -43,9 +57,10 @@ def test_a_batch_is_followed_to_its_tasks(
     assert told["source"] == json.loads(row.text)["source_etag"]
     assert "photo" not in line.text
 
-    queries = [query.expression for figure in DASHBOARDS["batch"] for query in figure.queries]
+    figures = (*DASHBOARDS["batch"], *DASHBOARDS["costs"])
+    queries = [query.expression for figure in figures for query in figure.queries]
     wanted = set(re.findall(r"ray_rayscale_batch_\w+", " ".join(queries)))
-    assert "ray_rayscale_batch_finished" in wanted
+    assert {"ray_rayscale_batch_finished", "ray_rayscale_batch_joules"} <= wanted
     lines = await_figures(wanted)
     assert any(line.startswith("ray_rayscale_batch_finished{") for line in lines)
 

@@ -129,3 +129,23 @@ def test_a_stack_without_the_program_says_so(
     with pytest.raises(ConfigError, match="apt-get install prometheus"):
         local.up(tmp_path, services=("s3", local.MONITORING))
     assert local.status(tmp_path) == []
+
+
+def test_prometheus_has_a_key_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "prometheus/key"
+    monkeypatch.delenv("RAYSCALE_SERVE_API_KEYS", raising=False)
+    prometheus.service(tmp_path, 1, 2)
+    assert key.read_text() == ""
+    key.write_text("by hand")
+    prometheus.service(tmp_path, 1, 2)
+    assert key.read_text() == "by hand"
+    monkeypatch.setenv("RAYSCALE_SERVE_API_KEYS", " one, two")
+    prometheus.service(tmp_path, 1, 2)
+    assert key.read_text() == "one"
+    assert key.stat().st_mode & 0o077 == 0
+    (*_, service) = yaml.safe_load((tmp_path / "prometheus/prometheus.yml").read_text())[
+        "scrape_configs"
+    ]
+    assert service["authorization"] == {"credentials_file": str(key)}

@@ -40,7 +40,7 @@ def watched(tmp_path: Path) -> Iterator[str]:
     port = processes.pick_port(None, ())
     service = prometheus.service(tmp_path, port, server.server_address[1])
     target = f"127.0.0.1:{server.server_address[1]}"
-    text = prometheus.configuration(tmp_path / "no-ray.json", target, "1s")
+    text = prometheus.configuration(tmp_path / "no-ray.json", target, service.cwd / "key", "1s")
     (service.cwd / "prometheus.yml").write_text(text)
     pid, started = processes.start(service, tmp_path, {}), time.monotonic()
     try:

@@ -1,13 +1,18 @@
-"""What a run has taken: counted by hand, over several workers and processes."""
+"""What a run has taken: counted by hand, over several workers and processes.
+
+``python test_spending.py FOLDER RANK WORLD shared lacking`` is a worker of ``Worlds``.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tests.training.world import Worlds, main
 
 from rayscale.data import Batch
 from rayscale.machine import Energy
@@ -74,6 +79,42 @@ def test_patches_and_joules_are_added_up(tmp_path: Path) -> None:
     assert Spent(**spending.state()) == found
 
 
+def _take(folder: Path, rank: int, world: int, *, counted: bool) -> None:
+    """Each of two workers of one machine takes a step of 200 pixels, while the machine takes 4 J."""
+    own = folder / str(rank)
+    if counted:
+        count(own, p0=0)
+    spending = Spending(world, CPU, world, Energy(own))
+    spending.add(Batch(torch.zeros(1, 3, 10, 20), torch.zeros(1, 3, 20, 40), 2))
+    if counted:
+        count(own, p0=4_000_000)
+    spending.settle()
+    torch.save(spending.state(), folder / f"{world}-{rank}.pt")
+
+
+def shared(folder: Path, rank: int, world: int) -> None:
+    _take(folder, rank, world, counted=True)
+
+
+def lacking(folder: Path, rank: int, world: int) -> None:
+    _take(folder, rank, world, counted=rank == 0)
+
+
+KINDS = {"shared": shared, "lacking": lacking}
+
+
+@pytest.mark.slow
+def test_workers_of_a_machine_share_its_joules(tmp_path: Path, checkout: Path) -> None:
+    worlds = Worlds(tmp_path, checkout, "test_spending.py", KINDS)
+    for found in worlds.two("shared"):
+        assert found["joules"] == 4.0
+        assert found["megapixels"] == pytest.approx(400 / 1e6)
+        assert found["patch_bytes"] == 2 * 4 * 3 * (200 + 800)
+    for found in worlds.two("lacking"):  # one unknown makes the sum unknown, on every worker
+        assert found["joules"] is None
+        assert found["megapixels"] == pytest.approx(400 / 1e6)
+
+
 def test_a_run_says_what_it_took_also_when_it_was_stopped(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,3 +150,7 @@ def test_a_run_says_what_it_took_also_when_it_was_stopped(
     stored = json.loads(Path(result.uri, "result.json").read_text())
     assert stored["metrics"]["joules"] == len(asked)
     assert f", {len(asked)} J" in describe(result)["cost"]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:], kinds=KINDS)

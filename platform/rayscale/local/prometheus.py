@@ -5,6 +5,7 @@ It listens on loopback only and knows no users: what it holds are figures, whose
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def service(home: Path, port: int, serve: int) -> Service:
     folder.mkdir(parents=True, exist_ok=True)
     discovery = temporary_folder(home) / "prom_metrics_service_discovery.json"
     with replacing(folder / "prometheus.yml", private=True) as file:
-        file.write(configuration(discovery, f"127.0.0.1:{serve}").encode())
+        file.write(configuration(discovery, f"127.0.0.1:{serve}", _key(folder)).encode())
     address = f"http://127.0.0.1:{port}"
     return Service(
         name="prometheus",
@@ -48,8 +49,18 @@ def service(home: Path, port: int, serve: int) -> Service:
     )
 
 
-def configuration(discovery: Path, serve: str, interval: str = "5s") -> str:
-    """The text of ``prometheus.yml``; ``discovery`` is the file in which Ray lists its nodes."""
+def _key(folder: Path) -> Path:
+    """The file with the key that Prometheus sends to the service: the first of the variable, or what its owner wrote there."""
+    path = folder / "key"
+    first, _, _ = os.environ.get("RAYSCALE_SERVE_API_KEYS", "").strip(" ,").partition(",")
+    if first or not path.exists():  # without a key, the service is open to all
+        with replacing(path, private=True) as file:
+            file.write(first.strip().encode())
+    return path
+
+
+def configuration(discovery: Path, serve: str, key: Path, interval: str = "5s") -> str:
+    """The text of ``prometheus.yml``; ``discovery`` is the file in which Ray lists its nodes, ``key`` one with a key."""
     return yaml.safe_dump(
         {
             "global": {"scrape_interval": interval, "evaluation_interval": interval},
@@ -60,7 +71,11 @@ def configuration(discovery: Path, serve: str, interval: str = "5s") -> str:
                     # The folder may come after Prometheus, which would then look again after five minutes only.
                     "file_sd_configs": [{"files": [str(discovery)], "refresh_interval": interval}],
                 },
-                {"job_name": "rayscale-serve", "static_configs": [{"targets": [serve]}]},
+                {
+                    "job_name": "rayscale-serve",
+                    "static_configs": [{"targets": [serve]}],
+                    "authorization": {"credentials_file": str(key)},  # read at every request
+                },
             ],
         },
         sort_keys=False,
