@@ -71,6 +71,7 @@ class ScaleStream:
         neighbours: int = 1,
     ) -> None:
         self.scales, self.seed, self.mixed = tuple(scales), seed, mixed
+        self.neighbours = neighbours
         if mixed and (batch % len(scales) or batch < len(scales) * world):
             raise ConfigError(
                 f"a batch of {batch} patches cannot be shared by {len(scales)} scales and {world} workers; make data.batch a "

@@ -106,10 +106,7 @@ def train(
             neighbours=neighbours,
         )
         trainer = make_trainer(config, stream.manifest, rank=rank, world=world, device=device)
-        loop = _Loop(
-            config, run, trainer, validator, stream,
-            metrics=metrics, report=report, neighbours=neighbours,
-        )  # fmt: skip
+        loop = _Loop(config, run, trainer, validator, stream, metrics=metrics, report=report)
         loop.resume()
         try:
             return loop.run_to_end(stop, preempted)
@@ -148,7 +145,6 @@ class _Loop:
         *,
         metrics: MetricLogger,
         report: Report | None,
-        neighbours: int,
     ) -> None:
         self.config, self.run, self.trainer = config, run, trainer
         self.metrics, self.report = metrics, report
@@ -167,7 +163,7 @@ class _Loop:
             report=report,
             labels=labels(config, self.dataset),
         )
-        self.spending = Spending(trainer.world, trainer.device, neighbours)
+        self.spending = Spending(trainer.world, trainer.device, stream.neighbours)
         self.figures: dict[str, float] = {}
         self.saved = 0  # the last step of which a checkpoint was begun
         self.notice = False  # whether the machine is about to be taken away
