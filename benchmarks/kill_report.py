@@ -9,6 +9,7 @@ import os
 import random
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,50 +140,53 @@ class Watcher(threading.Thread):
 def check(
     target: Store, inputs: set[str], expected: dict[str, Output], report: Report, home: Path
 ) -> None:
-    """Compare objects, reference and manifest, and look for what is left; whatever does not agree is a fault."""
-    fault = report.faults.append
-    outputs = outputs_of(target)
-    for key in outputs.keys() - expected.keys():
-        fault(f"{key} should not be")
-    for key in expected.keys() - outputs.keys():
-        fault(f"{key} is missing")
-    keys = sorted(outputs.keys() & expected.keys())
-    with ThreadPoolExecutor(8) as pool:
-        for key, found in zip(keys, pool.map(lambda k: read_output(target, k), keys), strict=True):
-            if found != expected[key]:
-                fault(f"{key} differs from an undisturbed run")
-    data = target.read("_rayscale/manifest.parquet")
-    rows = {row["key"]: row for row in pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()}
-    lines = [json.loads(line) for line in target.read("_rayscale/manifest.jsonl").splitlines()]
-    if [line["key"] for line in lines] != sorted(inputs) or rows.keys() != inputs:
-        fault("the manifest does not have exactly one row per input")
-    for key, row in rows.items():
-        if key in expected and key in outputs:
-            told = (row["status"], row["output_etag"], row["output_size"], row["output_sha256"])
-            if told != ("done", outputs[key].etag, *expected[key]):
-                fault(f"the row of {key} does not tell its object")
-        elif row["status"] != "failed" or not row["message"]:
-            fault(f"{key} is corrupt and has no failure row")
-        elif key in expected:
-            fault(f"{key} failed: {row['error']}: {row['message']}")
-    failures = [
-        json.loads(line)["key"] for line in target.read("_rayscale/failures.jsonl").splitlines()
-    ]
-    if failures != sorted(inputs - expected.keys()):
-        fault("the failure list is not that of the corrupt inputs")
-    check_rest(target, report, home)
-
-
-def check_rest(target: Store, report: Report, home: Path) -> None:
-    """Whatever of a scene is left over, in the store or on the disk of the workers, is a fault."""
-    if parts := list(target.list("_rayscale/scenes/")):
-        report.faults.append(f"{len(parts)} windows were left")
-    if uploads := s3_client().list_multipart_uploads(Bucket=BUCKET).get("Uploads"):
-        report.faults.append(f"{len(uploads)} multipart uploads were left")
+    """Compare with reference and manifest, and look for what is left; whatever does not agree is a fault."""
+    report.faults += [*compare(target, inputs, expected), *rest_of(target)]
     for path in (home / "cache").rglob("*"):
         if path.is_file():
             size = path.stat().st_size
             report.faults.append(f"{path.relative_to(home)} of {size} bytes was left")
+
+
+def compare(target: Store, inputs: set[str], expected: dict[str, Output]) -> Iterator[str]:
+    """What of the objects is not as in the reference, or not as the manifest says."""
+    outputs = outputs_of(target)
+    for key in outputs.keys() - expected.keys():
+        yield f"{key} should not be"
+    for key in expected.keys() - outputs.keys():
+        yield f"{key} is missing"
+    keys = sorted(outputs.keys() & expected.keys())
+    with ThreadPoolExecutor(8) as pool:
+        for key, found in zip(keys, pool.map(lambda k: read_output(target, k), keys), strict=True):
+            if found != expected[key]:
+                yield f"{key} differs from an undisturbed run"
+    data = target.read("_rayscale/manifest.parquet")
+    rows = {row["key"]: row for row in pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()}
+    lines = [json.loads(line) for line in target.read("_rayscale/manifest.jsonl").splitlines()]
+    if [line["key"] for line in lines] != sorted(inputs) or rows.keys() != inputs:
+        yield "the manifest does not have exactly one row per input"
+    for key, row in rows.items():
+        if key in expected and key in outputs:
+            told = (row["status"], row["output_etag"], row["output_size"], row["output_sha256"])
+            if told != ("done", outputs[key].etag, *expected[key]):
+                yield f"the row of {key} does not tell its object"
+        elif row["status"] != "failed" or not row["message"]:
+            yield f"{key} is corrupt and has no failure row"
+        elif key in expected:
+            yield f"{key} failed: {row['error']}: {row['message']}"
+    failures = [
+        json.loads(line)["key"] for line in target.read("_rayscale/failures.jsonl").splitlines()
+    ]
+    if failures != sorted(inputs - expected.keys()):
+        yield "the failure list is not that of the corrupt inputs"
+
+
+def rest_of(target: Store) -> Iterator[str]:
+    """What of a scene was left in the store."""
+    if parts := list(target.list("_rayscale/scenes/")):
+        yield f"{len(parts)} windows were left"
+    if uploads := list(target.list_unfinished()):
+        yield f"{len(uploads)} multipart uploads were left"
 
 
 def s3_client() -> Any:

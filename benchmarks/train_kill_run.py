@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -37,20 +36,21 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from infra.lab.faults import Faults, kill_driver
 from infra.lab.hosts import Lab
 from infra.lab.namespaces import lacking
-from infra.lab.training import Training
+from infra.lab.training import Record, Training
 
 from rayscale.data import PrepareConfig, prepare
 from rayscale.models.weights import load_model
 from rayscale.storage import connect
 from rayscale.storage.s3_client import get_client
-from rayscale.training.config import TrainConfig, load_config
+from rayscale.training.config import load_config
 from rayscale.training.loop import train
 
 HOSTS = ("host-1", "host-2", "host-3")  # the driver is on the first, which stays
 BUCKET, ROWS, BATCH = "train-kill-run", 48, 12
-FAULTS = (
+DECK = (
     "worker", "worker", "host", "host", "driver", "s3 reset", "s3 cut", "s3 gone", "mlflow gone",
 )  # fmt: skip
 RELATIVE = (
@@ -127,79 +127,68 @@ def make_dataset(folder: Path) -> None:
     prepare(str(folder), f"s3://{BUCKET}/dataset", config)
 
 
-class Faults:
-    """What fails, and what is well again some seconds later."""
+class TrainingFaults(Faults):
+    """Those of a run beside those of its lab."""
 
-    def __init__(self, lab: Lab, training: Training, rng: random.Random, report: Report) -> None:
-        self.lab, self.training, self.rng, self.report = lab, training, rng, report
-        self._mending: list[tuple[float, Callable[[], object]]] = []
-        self._deck: list[str] = []
+    gone_s = GONE_S
 
-    def make(self) -> str:
-        """One fault; "" when there is nothing to fail."""
-        self._deck = self._deck or self.rng.sample(FAULTS, len(FAULTS))
-        for kind in self._deck:
-            if getattr(self, f"_{kind.split()[0]}")(*kind.split()[1:]):
-                self._deck.remove(kind)
-                self.report.faults[kind] += 1
-                return kind
-        return ""
-
-    def mend(self, *, all_: bool = False) -> None:
-        """Whatever is due; the driver is started whenever it is dead."""
-        due = [each for each in self._mending if all_ or each[0] <= time.monotonic()]
-        self._mending = [each for each in self._mending if each not in due]
-        for _, restore in due:
-            restore()
-        code = self.training.process.poll()
-        if code is not None and not self.done():
-            if self.report.drivers >= DRIVER_STARTS:
-                raise RuntimeError(self.training.log.read_text()[-4000:])
-            self.report.drivers += 1
-            self.training.start()
-
-    def done(self) -> bool:
-        """Whether the run has ended."""
-        return (self.training.folder / "result").exists()
-
-    def _later(self, restore: Callable[[], object], longest_s: float = 20.0) -> None:
-        self._mending.append((time.monotonic() + self.rng.uniform(3, longest_s), restore))
+    def __init__(self, lab: Lab, training: Training, rng: random.Random) -> None:
+        super().__init__(lab, DECK, HOSTS[1:], rng)
+        self.training = training
 
     def _worker(self) -> bool:
-        workers = self.training.workers()
-        if not workers:
-            return False
-        self.rng.choice(workers).kill()
-        return True
-
-    def _host(self) -> bool:
-        name = self.rng.choice(HOSTS[1:])
-        if name not in self.lab.hosts:
-            return False
-        self.lab.pull(name)
-        self._later(lambda: self.lab.join(name, wait=False))
-        return True
+        return self.kill_one(self.training.workers())
 
     def _driver(self) -> bool:
-        if self.training.process.poll() is not None:
-            return False
-        os.killpg(self.training.process.pid, signal.SIGKILL)
-        self.training.process.wait()
+        return kill_driver(self.training.process)
+
+
+def configuration(steps: int) -> list[str]:
+    """A network that two cores train in passing."""
+    return [
+        f"data.uri=s3://{BUCKET}/dataset", f"run.uri=s3://{BUCKET}/runs", "run.name=run",
+        "model.blocks=2", "model.filters=16", "data.patch=12", f"data.batch={BATCH}",
+        "precision=float32", "optimizer.lr=1e-4", f"optimizer.steps={steps}", "checkpoint.every=50",
+        "logging.every=1", "workers.threads=1", "workers.max_failures=1000",
+    ]  # fmt: skip
+
+
+class Undisturbed:
+    """The same run in this process: its losses and weights."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        memory = Losses()
+        config = load_config(None, [*configuration(steps), f"run.uri={folder / 'runs'}"])
+        torch.set_num_threads(1)
+        result = train(config, device="cpu", metrics=memory)
+        self._folder, self._experiment = folder, config.logging.experiment
+        self.losses = memory.losses
+        self.weights = load_model(Path(str(result.weights))).state_dict()
+
+    def compare(self, training: Training, report: Report) -> None:
+        """Steps, rows, weights and what MLflow has."""
+        check(training, self.losses, report)
+        check_mlflow(self._experiment, self.losses, report)
+        _, weights, _ = training.result()
+        path = self._folder / "model.safetensors"
+        connect(weights.rpartition("/")[0]).fetch("model.safetensors", path)
+        for name, value in load_model(path).state_dict().items():
+            report.weights = max(report.weights, float((value - self.weights[name]).abs().max()))
+
+
+def tend(training: Training, report: Report) -> bool:
+    """Start the driver again when it is dead; whether the run has ended."""
+    if training.ended:
         return True
-
-    def _s3(self, mode: str) -> bool:
-        self.lab.break_store("s3", mode)
-        longest_s = GONE_S if mode == "gone" else 20.0
-        self._later(lambda: self.lab.break_store("s3", ""), longest_s)
-        return True
-
-    def _mlflow(self, mode: str) -> bool:
-        self.lab.break_store("mlflow", mode)
-        self._later(lambda: self.lab.break_store("mlflow", ""))
-        return True
+    if training.process.poll() is not None:
+        if report.drivers >= DRIVER_STARTS:
+            raise RuntimeError(training.log.read_text()[-4000:])
+        report.drivers += 1
+        training.start()
+    return False
 
 
-def check(training: Training, losses: list[float], report: Report) -> None:
+def check(training: Record, losses: list[float], report: Report) -> None:
     """Compare what was made with the undisturbed run."""
     groups = training.groups()
     report.groups = len(groups)
@@ -228,12 +217,12 @@ def check(training: Training, losses: list[float], report: Report) -> None:
             report.wrong.append(f"the epoch from step {first + 1} does not have every row once")
 
 
-def check_mlflow(config: TrainConfig, losses: list[float], report: Report) -> None:
+def check_mlflow(experiment_name: str, losses: list[float], report: Report) -> None:
     """Look for each step's loss in MLflow."""
     import mlflow
 
     client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(config.logging.experiment)
+    experiment = client.get_experiment_by_name(experiment_name)
     runs = client.search_runs([experiment.experiment_id])
     told = {
         point.step: point.value for point in client.get_metric_history(runs[0].info.run_id, "loss")
@@ -251,14 +240,7 @@ def run(
     folder: Path, seconds: float, steps: int, *, seed: int = 0, say: Callable[[str], None] = print
 ) -> Report:
     """The whole run in a fresh ``folder``."""
-    rng, report, memory = random.Random(seed), Report(steps), Losses()
-    torch.set_num_threads(1)
-    keys = [
-        f"data.uri=s3://{BUCKET}/dataset", f"run.uri=s3://{BUCKET}/runs", "run.name=run",
-        "model.blocks=2", "model.filters=16", "data.patch=12", f"data.batch={BATCH}",
-        "precision=float32", "optimizer.lr=1e-4", f"optimizer.steps={steps}", "checkpoint.every=50",
-        "logging.every=1", "workers.threads=1", "workers.max_failures=1000",
-    ]  # fmt: skip
+    rng, report = random.Random(seed), Report(steps)
     elastic = ["workers.count=3", "workers.minimum=1", "workers.resize_every_s=5"]
     with Lab(folder) as lab:
         lab.start_store("s3", "mlflow")  # first: Ray's processes have its variables from their node
@@ -268,15 +250,16 @@ def run(
         os.environ["RAYSCALE_CACHE_DIR"] = str(folder / "cache")
         make_dataset(folder / "source")
         say("computing the undisturbed run ...")
-        config = load_config(None, [*keys, f"run.uri={folder / 'runs'}"])
-        undisturbed = train(config, device="cpu", metrics=memory)
+        undisturbed = Undisturbed(folder, steps)
         start = time.monotonic()
-        training = Training(lab, HOSTS[0], folder / "training", [*keys, *elastic])
-        faults = Faults(lab, training, rng, report)
+        keys = [*configuration(steps), *elastic]
+        training = Training(lab, HOSTS[0], folder / "training", keys)
+        faults = TrainingFaults(lab, training, rng)
+        report.faults = faults.made
         while not training.steps():
             time.sleep(0.2)
         begun = coming = time.monotonic()
-        while not faults.done():
+        while not tend(training, report):
             time.sleep(0.2)
             now = time.monotonic()
             over = now > begun + seconds
@@ -290,14 +273,7 @@ def run(
                     say(f"{now - begun:4.0f} s: {kind}, at step {at}")
         training.process.wait(60)
         report.seconds = time.monotonic() - start
-        check(training, memory.losses, report)
-        check_mlflow(config, memory.losses, report)
-        _, weights, _ = training.result()
-        path = folder / "model.safetensors"
-        connect(weights.rpartition("/")[0]).fetch("model.safetensors", path)
-        expected = load_model(Path(str(undisturbed.weights))).state_dict()
-        for name, value in load_model(path).state_dict().items():
-            report.weights = max(report.weights, float((value - expected[name]).abs().max()))
+        undisturbed.compare(training, report)
     return report
 
 

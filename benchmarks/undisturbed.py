@@ -72,12 +72,24 @@ def make_images(count: int, corrupt: int, seed: int) -> dict[str, bytes]:
     return files
 
 
+def enlarged(files: dict[str, bytes], model: str = "bicubic") -> dict[bytes, bytes]:
+    """What the service must answer to each of these files."""
+    upscaler, provenance = _open(model)
+    return {
+        data: write_image(upscaler.upscale(read_image(data)), provenance) for data in files.values()
+    }
+
+
+def _open(model: str) -> tuple[Upscaler, Provenance]:
+    opened = open_model(model, scale=SCALE)
+    upscaler = Upscaler(opened.network, Options(scale=SCALE), device="cpu")
+    return upscaler, Provenance(opened.label, opened.digest, upscaler.describe())
+
+
 def reference(files: dict[str, bytes], model: str = MODEL, scene: Path | None = None) -> Expected:
     """What an undisturbed run makes, one input after the other in this process; no corrupt ones."""
     torch.set_num_threads(1)
-    opened = open_model(model, scale=SCALE)
-    upscaler = Upscaler(opened.network, Options(scale=SCALE), device="cpu")
-    provenance = Provenance(opened.label, opened.digest, upscaler.describe())
+    upscaler, provenance = _open(model)
     outputs = {}
     for key, data in files.items():
         try:

@@ -136,6 +136,16 @@ class Lab(Network):
             own["RAY_ADDRESS"] = f"{self.addresses.get(self.head)}:6379"
         return own | variables
 
+    def find(self, words: str, *hosts: str) -> list[psutil.Process]:
+        """Processes on these hosts, or on all, whose command or title has these words."""
+        found = []
+        for name in hosts or tuple(self.hosts):
+            for process in self.hosts[name].processes():
+                with suppress(psutil.Error):
+                    if words in " ".join(process.cmdline()):
+                        found.append(process)
+        return found
+
     def start(
         self, name: str, command: list[str], log: str, **variables: str
     ) -> subprocess.Popen[bytes]:

@@ -16,7 +16,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,38 +96,11 @@ def _append(path: Path, line: str) -> None:
         file.write(f"{line}\n".encode())
 
 
-class Training:
-    """A driver on ``host``, and what it tells; ``start`` it again after it died."""
+class Record:
+    """What a training told in its folder."""
 
-    def __init__(self, lab: Lab, host: str, folder: Path, overrides: list[str]) -> None:
-        self.lab, self.host, self.folder, self.overrides = lab, host, folder, overrides
-        self.log = folder / "log"
-        folder.mkdir()
-        (folder / "slow").touch()
-        self.start()
-
-    def start(self) -> None:
-        """Start the driver; what it says goes to ``log``."""
-        command = [sys.executable, "-m", "infra.lab.training", str(self.folder), *self.overrides]
-        log = str(self.log.relative_to(self.lab.folder))
-        # A group whose host has just gone is not waited for much longer than a worker takes to start.
-        self.process = self.lab.start(
-            self.host, command, log, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20"
-        )
-
-    def hurry(self) -> None:
-        """From now on steps are not slow."""
-        (self.folder / "slow").unlink(missing_ok=True)
-
-    def workers(self, *hosts: str) -> list[psutil.Process]:
-        """The processes of Ray Train's workers on these hosts, or on all."""
-        found = []
-        for name in hosts or tuple(self.lab.hosts):
-            for process in self.lab.hosts[name].processes():
-                with suppress(psutil.Error):
-                    if "RayTrainWorker" in " ".join(process.cmdline()):
-                        found.append(process)
-        return found
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def steps(self) -> list[Step]:
         """All that were made, in their order."""
@@ -156,10 +128,44 @@ class Training:
                 drawn.setdefault(int(step), {}).setdefault(slot, set()).add(row)
         return drawn
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is a result."""
+        return (self.folder / "result").exists()
+
     def result(self) -> tuple[str, str, int]:
         """Digest and place of the weights, and the number of workers at the end."""
         sha256, weights, workers = json.loads((self.folder / "result").read_text())
         return sha256, weights, workers
+
+
+class Training(Record):
+    """A driver on ``host``, and what it tells; ``start`` it again after it died."""
+
+    def __init__(self, lab: Lab, host: str, folder: Path, overrides: list[str]) -> None:
+        super().__init__(folder)
+        self.lab, self.host, self.overrides = lab, host, overrides
+        self.log = folder / "log"
+        folder.mkdir()
+        (folder / "slow").touch()
+        self.start()
+
+    def start(self) -> None:
+        """Start the driver; what it says goes to ``log``."""
+        command = [sys.executable, "-m", "infra.lab.training", str(self.folder), *self.overrides]
+        log = str(self.log.relative_to(self.lab.folder))
+        # A group whose host has just gone is not waited for much longer than a worker takes to start.
+        self.process = self.lab.start(
+            self.host, command, log, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20"
+        )
+
+    def hurry(self) -> None:
+        """From now on steps are not slow."""
+        (self.folder / "slow").unlink(missing_ok=True)
+
+    def workers(self, *hosts: str) -> list[psutil.Process]:
+        """The processes of Ray Train's workers on these hosts, or on all."""
+        return self.lab.find("RayTrainWorker", *hosts)
 
 
 def main(folder: Path, overrides: list[str]) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from infra.lab import service
 from infra.lab.hosts import Lab
 from infra.lab.namespaces import lacking
-
-from rayscale.serving import front
 
 HEAD = "host-1"
 
@@ -29,8 +28,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         pytest.skip(reason)
     pytest.importorskip("swift", reason="the S3 server of the lab needs rayscale[local]")
     with Lab(tmp_path_factory.mktemp("lab")) as lab:
-        # The proxies of Ray Serve end 5 s after the last request, not 30.
-        lab.variables |= front.ENVIRONMENT | {"RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "5"}
+        lab.variables |= service.VARIABLES
         lab.start_store("s3")  # first: Ray's processes have its variables from their node
         lab.add(HEAD)
         yield lab
