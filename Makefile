@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A process per core, each with one thread.
 PARALLEL = env OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
-.PHONY: help install install-dev demo test test-pure test-stack test-hosts test-fast image coverage lint audit docs docs-pages up down status lock clean
+.PHONY: help install install-dev demo test test-pure test-stack test-hosts test-fast chaos image coverage lint audit docs docs-pages up down status lock clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/'
@@ -47,6 +47,9 @@ test-stack: install-dev
 # They share one lab, and have the cores to themselves, as most of them wait for each other's clocks.
 test-hosts: install-dev              ## The tests on several hosts, which are namespaces of this machine; they need root
 	$(BIN)/pytest -m hosts --durations=0 tests/hosts
+
+chaos: install-dev                   ## Batch, training and service on hosts that fail for 10 minutes; as root, nightly
+	timeout --kill-after=60 45m $(BIN)/python benchmarks/chaos.py --seconds 600
 
 image: install-dev                   ## Build the image for real, by buildah as root, and try it; minutes
 	$(BIN)/pytest -m image -s tests/infra/test_image.py
