@@ -62,7 +62,7 @@ DECK = (
     "worker training", "worker batch", "worker service", "driver training", "driver batch",
     "host", "host", "notice", "s3 reset", "s3 cut", "s3 gone", "mlflow gone",
 )  # fmt: skip
-SHORTEST_S, LONGEST_S = 4.0, 20.0  # between two faults
+SHORTEST_S, LONGEST_S = 5.0, 30.0  # between two faults
 STEPS_PER_S = 3.0  # more than a training makes beside all else
 FINISH_S = 900.0  # for what was begun, once all is well
 DRIVER_STARTS = 40  # of one batch
@@ -82,6 +82,7 @@ class Report:
     batch_drivers: int = 0
     outputs: int = 0
     requests: int = 0
+    answered: Counter[str] = field(default_factory=Counter)  # by host
     refused: Counter[int] = field(default_factory=Counter)
     broken: int = 0
     unheard: int = 0
@@ -93,6 +94,7 @@ class Report:
         """A table, and what was wrong below it."""
         made = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
         refused = ", ".join(f"{count} by {status}" for status, count in self.refused.items())
+        answered = ", ".join(f"{n} answered by {host}" for host, n in sorted(self.answered.items()))
         training = self.training
         wrong = self.wrong + training.wrong
         rows = {
@@ -103,7 +105,7 @@ class Report:
             "training: largest deviation of a loss": f"{training.deviation:.1e}",
             "batches": f"{self.batches}, by {self.batch_drivers} drivers",
             "batches: outputs compared": self.outputs,
-            "requests": self.requests,
+            "requests": f"{self.requests} ({answered or 'none'})",
             "requests: told to come again": f"{self.refused.total()} ({refused or 'none'})",
             "requests: broken off by a host without power": self.broken,
             "requests: nobody listened, sent to another": self.unheard,
@@ -205,6 +207,8 @@ def count_requests(requests: list[list[Attempt]], outages: list[Outage], report:
             took = request[-1].ended - request[0].begun
             report.slowest_s = max(report.slowest_s, took)
         for attempt in request:
+            if attempt.right:
+                report.answered[attempt.host] += 1
             report.unheard += not attempt.heard
             report.broken += attempt.heard and broken_off(attempt, outages)
             if attempt.status in AGAIN:
@@ -239,10 +243,11 @@ def make_source(folder: Path, seed: int) -> tuple[Store, Expected]:
 
 
 def deploy(lab: Lab) -> None:
-    """Two ingresses and two model replicas."""
+    """Two ingresses and two model replicas, each on a host of its own: else all would be on the head in the end."""
     config = yaml.safe_load(CONFIG.read_text())
-    upscaling = config["applications"][0]["deployments"][1]
+    ingress, upscaling = config["applications"][0]["deployments"]
     upscaling["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
+    ingress["max_replicas_per_node"] = upscaling["max_replicas_per_node"] = 1
     service.deploy(lab, HEAD, config, "deploy.log")
 
 
