@@ -15,7 +15,7 @@ before all else has. Then all is well again, and what was begun goes to its end:
 - every request got the right bytes in the end. Before, it may have been told when to come again (429 or 503 with Retry-After),
   or have broken off at a host that lost its power; nothing else.
 
-Prints a summary in Markdown. Exit codes: 0 nothing was wrong, 1 something was, 2 this machine can have no hosts. Takes 8 GiB.
+Prints a summary in Markdown. Exit codes: 0 nothing was wrong, 1 something was, 2 this machine can have no hosts.
 """
 
 from __future__ import annotations
