@@ -211,7 +211,7 @@ class Trainer:
             if "nan values" not in str(error):
                 raise
             raise NonFiniteLossError(
-                f"a gradient is not finite at step {self.step + 1}; the update was not made: {error}",
+                f"a gradient is not finite at step {self.step + 1}; the update was not made: {str(error).rstrip('.')}",
                 self.step,
             ) from None
 
