@@ -28,7 +28,8 @@ def test_a_training_prints_its_own_lines_alone(
     command += [word for key in keys for word in ("--set", key)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines() + done.stderr.splitlines()
-    of_workers = [line for line in lines if re.search(r"pid=\d+", line)]
+    assert not [line for line in lines if "PreemptionWatcher" in line]
+    of_workers = [line for line in lines if "(RayTrainWorker" in line]
     others = [line for line in of_workers if not re.search(r"step \d/6  loss", line)]
     assert not others, "\n".join(others)
     assert [int(m[1]) for line in lines if (m := re.search(r"step (\d)/6", line))] == [
