@@ -234,7 +234,7 @@ def test_s3_fails_driver_and_head_are_killed_and_the_same_command_goes_on(
     training.start()
     second = await_group(training, killed + 1)[killed]
     assert second[0].number == before + 1
-    await_checkpoint(second[0].number)
+    await_checkpoint(newest)
     await_middle()
     killed = len(training.groups())
     lab_s3.join(HEAD)
