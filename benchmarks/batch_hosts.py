@@ -2,12 +2,13 @@
 
     python benchmarks/batch_hosts.py                      # as many hosts as there are cores, 3 at most; two rounds
     python benchmarks/batch_hosts.py --quota 0.6          # three hosts of 0.6 cores each, on a machine of two
-    python benchmarks/batch_hosts.py --images 24 --rounds 1 --hosts 2
+    python benchmarks/batch_hosts.py --images 24 --rounds 1 --hosts 2         # 24 images for each host
 
 Each host is a set of namespaces (``infra/lab``; needs root) with network, Ray node and one worker, held to a core of its own or to
 a quota of CPU time, which others of the machine cannot take away. S3 server, head and driver stand apart: without a quota they take what
 they need of the same cores, so the last host costs the first ones a little; beside it is then the network alone in as many
-processes, what the machine makes of more cores. Timed while every host has work. Target: 0.9 of linear.
+processes, what the machine makes of more cores. Timed from when the last host begins to work until the first has nothing left, as
+their processes say: at half a core a worker needs half a minute to start. Target: 0.9 of linear.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import os
 import statistics
 import sys
 import tempfile
-from contextlib import nullcontext
-from itertools import product
+import time
+from contextlib import nullcontext, suppress
+from itertools import islice, product
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,11 +39,12 @@ from rayscale.storage.s3_client import get_client
 BUCKET, MOST = "batch-hosts", 3
 DRIVER = """
 import sys
+import time
 from rayscale.batch import upscale_bucket
 from rayscale.options import Options
 
 def tick(progress):
-    print(progress.finished, progress.seconds, flush=True)
+    print(progress.finished, time.time(), flush=True)
 
 summary = upscale_bucket(sys.argv[1], sys.argv[2], model=sys.argv[3], device="cpu", options=Options(scale=2), progress=tick)
 sys.exit(summary.exit_code)
@@ -51,20 +56,31 @@ def rate(lab: Lab, hosts: int, model: str, number: int) -> float:
     log = f"{hosts}-{number}.log"
     target = f"s3://{BUCKET}/out-{hosts}-{number}"
     command = [sys.executable, "-c", DRIVER, f"s3://{BUCKET}/in", target, model]
-    code = lab.start("head", command, log).wait()
+    process = lab.start("head", command, log)
+    busy: list[float] = []  # when every host worked
+    while process.poll() is None:
+        if all(works(lab, f"host-{index + 1}") for index in range(hosts)):
+            busy.append(time.time())
+        time.sleep(0.2)
     lines = (lab.folder / log).read_text().splitlines()
-    if code:
-        raise SystemExit(f"the batch failed: {lines[-1] if lines else code}")
-    ticks = []
-    for line in lines:
-        finished, _, seconds = line.partition(" ")
-        if finished.isdigit():
-            ticks.append((int(finished), float(seconds)))
-    # The first tick comes before the workers, each later one ends a block; hosts begin and end at different times.
-    if len(ticks) < 4 * hosts + 2:
+    if process.returncode:
+        raise SystemExit(f"the batch failed: {lines[-1] if lines else process.returncode}")
+    ticks = [(int(words[0]), float(words[1])) for words in map(str.split, lines) if words[0].isdigit()]  # fmt: skip
+    ticks = [tick for tick in ticks if busy and busy[0] <= tick[1] <= busy[-1]]
+    if len(ticks) < 4 * hosts:
         raise SystemExit("too few images to time: give --images more")
-    (done, start), (all_, end) = ticks[2 * hosts], ticks[-1 - hosts]
+    (done, start), (all_, end) = ticks[0], ticks[-1]
     return (all_ - done) / (end - start)
+
+
+def works(lab: Lab, host: str) -> bool:
+    """Whether a worker of the batch has a block in hand, as Ray writes into its title."""
+    for process in lab.hosts[host].processes():
+        with suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            if "MapWorker" in title and title.rstrip().endswith("submit"):
+                return True
+    return False
 
 
 def measure(
@@ -103,7 +119,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--images", type=int, default=40, help="for each host")
     parser.add_argument("--side", type=int, default=192)
     parser.add_argument("--model", default="edsr-baseline")
     parser.add_argument("--rounds", type=int, default=2)
@@ -118,7 +134,7 @@ def main() -> int:
     if reason := lacking():
         print(f"no hosts: {reason}", file=sys.stderr)
         return 2
-    files = make_images(options.images, options.side)
+    everything = make_images(options.images * most, options.side)
     rates: dict[int, list[float]] = {}
     alone: dict[int, list[float]] = {}
     with (
@@ -128,6 +144,7 @@ def main() -> int:
         else nullcontext() as quotas,
     ):
         for number, hosts in product(range(options.rounds), range(1, most + 1)):
+            files = dict(islice(everything.items(), options.images * hosts))
             if not options.quota:
                 alone.setdefault(hosts, []).append(engines(options.model, files, hosts))
             place = Path(folder, f"{hosts}-{number}")
