@@ -277,11 +277,10 @@ def test_a_bucket_gets_every_option_or_a_refusal(rayscale, tmp_path, monkeypatch
         metadata="strip", tile=64,
     )  # fmt: skip
     (tmp_path / "w.pt").write_bytes(b"")
-    code, _, err = rayscale("upscale", *places, "--weights", tmp_path / "w.pt")
-    assert code == 2
-    assert "--weights" in err
+    assert rayscale("upscale", *places, "--weights", tmp_path / "w.pt")[0] == 1
+    assert (given["weights"], handed[1][1]["weights"]) == (None, tmp_path / "w.pt")
     assert rayscale("upscale", *places, "--device", "cuda:1")[0] == 2
-    assert len(handed) == 1
+    assert len(handed) == 2
 
 
 def test_weights_from_a_file(rayscale, photo, tmp_path):

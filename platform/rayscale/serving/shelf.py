@@ -247,7 +247,7 @@ class Shelf:
             with _operating(f"read the file of the model {asked.reference}"):
                 try:
                     self._own = find_file(asked.reference, weights)
-                except NotFoundError as error:  # which is no matter of the name
+                except NotFoundError as error:  # the name itself is right
                     raise StorageError(str(error)) from error
         return self._own
 
