@@ -19,11 +19,9 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from itertools import islice, product
 from pathlib import Path
-
-import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -59,7 +57,8 @@ def rate(lab: Lab, hosts: int, model: str, number: int) -> float:
     process = lab.start("head", command, log)
     busy: list[float] = []  # when every host worked
     while process.poll() is None:
-        if all(works(lab, f"host-{index + 1}") for index in range(hosts)):
+        # Ray writes into its title that a worker has a block in hand.
+        if all(lab.find(").submit", f"host-{index + 1}") for index in range(hosts)):
             busy.append(time.time())
         time.sleep(0.2)
     lines = (lab.folder / log).read_text().splitlines()
@@ -71,16 +70,6 @@ def rate(lab: Lab, hosts: int, model: str, number: int) -> float:
         raise SystemExit("too few images to time: give --images more")
     (done, start), (all_, end) = ticks[0], ticks[-1]
     return (all_ - done) / (end - start)
-
-
-def works(lab: Lab, host: str) -> bool:
-    """Whether a worker of the batch has a block in hand, as Ray writes into its title."""
-    for process in lab.hosts[host].processes():
-        with suppress(psutil.Error):
-            title = " ".join(process.cmdline())
-            if "MapWorker" in title and title.rstrip().endswith("submit"):
-                return True
-    return False
 
 
 def measure(
