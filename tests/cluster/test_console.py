@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rayscale.cluster.console import hush
 from rayscale.local import Addresses
 
 
@@ -40,3 +41,20 @@ def test_a_training_prints_its_own_lines_alone(
         5,
         6,
     ]
+
+
+def test_workers_that_ray_ends_itself_are_no_news(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a batch is interrupted, Ray tells of retries that nobody will make; other errors are shown."""
+    from ray._private import worker
+
+    hush()
+    hush()
+    killed = (
+        "Task MapWorker(MapBatches(UpscaleActor)).submit failed. There are 2 retries remaining. "
+    )
+    killed += "Error: The actor is dead because it was killed by `ray.kill`."
+    for message in (killed, "A worker died or was killed while executing a task: out of memory"):
+        data = {"lines": [message], "pid": "raylet", "is_err": False}
+        worker.print_to_stdstream(data, ignore_prefix=False)
+    (shown,) = capsys.readouterr().out.splitlines()
+    assert "out of memory" in shown
