@@ -51,8 +51,8 @@ test-hosts: install-dev              ## The tests on several hosts, which are na
 chaos: install-dev                   ## Batch, training and service on hosts that fail for 10 minutes; as root, nightly
 	timeout --kill-after=60 45m $(BIN)/python benchmarks/chaos.py --seconds 600
 
-image: install-dev                   ## Build the image for real, by buildah as root, and try it; minutes
-	$(BIN)/pytest -m image -s tests/infra/test_image.py
+image: install-dev                   ## Build the images for real as root, and run them by compose; minutes
+	$(BIN)/pytest -m image -s tests/infra
 
 test-fast: install-dev               ## The tests without those that need the stack or take long
 	$(PARALLEL) -m "not stack and not hosts and not image and not slow"

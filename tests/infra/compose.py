@@ -126,6 +126,12 @@ def load(file: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     return result
 
 
+def size(text: str) -> int:
+    """The bytes of such as ``512mb``."""
+    units = {"mb": 1 << 20, "gb": 1 << 30}
+    return int(text[:-2]) * units[text[-2:]]
+
+
 def read_env(file: Path) -> dict[str, str]:
     """The ``NAME=value`` lines of an environment file."""
     lines = file.read_text().splitlines()

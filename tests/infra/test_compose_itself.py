@@ -52,7 +52,7 @@ def test_it_takes_the_file_and_reads_what_our_reader_reads(infra: Path, tmp_path
         assert found["command"] == service.get("command"), name
         read = {key: str(value or "") for key, value in service.get("environment", {}).items()}
         assert found.get("environment", {}) == read, name
-        assert int(found["mem_limit"]) == _bytes(service["mem_limit"]), name
+        assert int(found["mem_limit"]) == compose.size(service["mem_limit"]), name
         assert found["logging"] == service["logging"], name
         assert found.get("healthcheck", {}).get("test") == service.get("healthcheck", {}).get(
             "test"
@@ -64,11 +64,6 @@ def test_it_takes_the_file_and_reads_what_our_reader_reads(infra: Path, tmp_path
             for each in found.get("ports", [])
         ]
         assert published == service.get("ports", []), name
-
-
-def _bytes(text: str) -> int:
-    sizes = {"mb": 1 << 20, "gb": 1 << 30}
-    return int(text[:-2]) * sizes[text[-2:]]
 
 
 @pytest.mark.parametrize("key", ["enviroment", "depend_on", "health_check"])
