@@ -20,12 +20,14 @@ from rayscale import registry, storage
 from rayscale.cli import main
 from rayscale.errors import InputError, NotFoundError, StorageError
 from rayscale.evaluation import evaluate, read_pairs
+from rayscale.export import Kind, export_model
 from rayscale.inference import Upscaler
 from rayscale.local import Addresses
 from rayscale.models.network import SuperResolver
 from rayscale.models.systems import create_model
 from rayscale.models.weights import save_model
 from rayscale.options import Options
+from rayscale.registry.opening import open_model
 from rayscale.resampling import degrade
 from rayscale.settings import get_settings
 
@@ -210,6 +212,27 @@ def test_weights_from_a_bucket_and_a_training_run(name: str, tmp_path: Path) -> 
     assert version.run_id == logger.run_id
     with pytest.raises(NotFoundError):
         registry.publish(f"{bucket.uri}/run/other", name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "ending"), [("onnx", "onnxruntime", ".onnx"), ("openvino", "openvino", ".xml")]
+)
+def test_an_export_from_a_bucket(
+    name: str, tmp_path: Path, kind: Kind, library: str, ending: str
+) -> None:
+    """Both files of OpenVINO's are fetched and kept."""
+    pytest.importorskip(library)
+    save_model(tiny(6), tmp_path / "w")
+    export_model(open_model("edsr-baseline", weights=tmp_path / "w"), kind, tmp_path / f"m{ending}")
+    bucket = storage.connect(f"s3://mlflow/exports/{name}")
+    for file in tmp_path.glob("m.*"):
+        bucket.write_file(f"run/{file.name}", file)
+    assert main(["register", f"{bucket.uri}/run/m{ending}", "--name", name]) == 0
+    options = Options(scale=2, precision="float32")
+    image = np.random.default_rng(1).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    want = Upscaler(tiny(6), options).upscale_pixels(image)
+    found = Upscaler(open_model(f"{name}/1").network, options).upscale_pixels(image)
+    assert np.abs(found.astype(int) - want.astype(int)).max() <= 1
 
 
 def test_mlflow_tools_can_load_it(name: str, tmp_path: Path) -> None:
