@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] \w+\.cc:\d+: ")
+OTHERS = ("pid=", "(raylet")
 
 UNSET = ("PYTHONPATH", "RAY_ADDRESS", "RAYSCALE_DATASET", "MLFLOW_TRACKING_URI")
 
@@ -52,7 +53,9 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals, timeout_s:
 
 def own_lines(said: Iterable[str]) -> list[str]:
     """The lines of a command without those of Ray's processes, and of Ray's native part in its own."""
-    return [line for line in said if "pid=" not in line and not NATIVE.match(line)]
+    return [
+        line for line in said if not any(word in line for word in OTHERS) and not NATIVE.match(line)
+    ]
 
 
 def stop_job(client: Any, job: str, timeout_s: float) -> str:
