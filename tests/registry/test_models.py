@@ -215,7 +215,8 @@ def test_weights_from_a_bucket_and_a_training_run(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "library", "ending"), [("onnx", "onnxruntime", ".onnx"), ("openvino", "openvino", ".xml")]
+    ("kind", "library", "ending"),
+    [("onnx", "onnxruntime", ".onnx"), ("openvino", "openvino", ".xml")],
 )
 def test_an_export_from_a_bucket(
     name: str, tmp_path: Path, kind: Kind, library: str, ending: str

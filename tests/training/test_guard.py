@@ -110,6 +110,28 @@ def test_the_number_of_rollbacks_is_bounded() -> None:
         spike(trainer)
 
 
+def test_a_long_run_bears_a_rare_spike() -> None:
+    """Those before a checkpoint that was reached without any are forgiven; all are counted."""
+    trainer = make_trainer("guard.spike=20", "guard.max_rollbacks=1")
+    trainer.keep()
+    for _ in range(3):
+        trainer.advance(Batch(*batch(0)))
+        spike(trainer)
+        trainer.keep()  # reached after a rollback
+        trainer.advance(Batch(*batch(0)))
+        trainer.keep()  # reached without one
+    assert trainer.guard.rollbacks == 3
+    trainer.advance(Batch(*batch(0)))
+    spike(trainer)
+    trainer.keep()
+    again = make_trainer("guard.spike=20", "guard.max_rollbacks=1")
+    again.load(trainer.state())
+    again.keep()  # a new start is no checkpoint that was reached
+    again.advance(Batch(*batch(0)))
+    with pytest.raises(UnstableError, match="after 1 rollbacks"):
+        spike(again)
+
+
 def test_a_loss_that_is_not_finite_still_stops() -> None:
     trainer = make_trainer("guard.spike=20")
     trainer.keep()

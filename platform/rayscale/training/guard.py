@@ -32,7 +32,7 @@ class NonFiniteLossError(RayscaleError):
 
 
 class UnstableError(RayscaleError):
-    """The loss left its running mean more often than ``guard.max_rollbacks`` allows."""
+    """The loss left its running mean more often than ``guard.max_rollbacks`` allows, checkpoint after checkpoint."""
 
     code: ClassVar[str] = "unstable"
 
@@ -42,7 +42,7 @@ class Guard:
 
     Attributes:
         blocked: 1 on the device when the update of this step must not be made, else 0.
-        rollbacks: how often the weights were set back.
+        rollbacks: how often the weights were set back in the whole run.
         means: per scale, the running mean of the losses that were neither a spike nor not finite. Scales differ by
             far in how hard they are. 0 before the first.
     """
@@ -54,6 +54,9 @@ class Guard:
         self.bad_step = torch.zeros((), device=device)
         self.means: dict[float | None, Tensor] = {}
         self.rollbacks = 0
+        # Those since the last checkpoint that was reached from the one before without any: a long run bears a rare spike.
+        self._recent = 0
+        self._disturbed = False
         self._loss_sum = torch.zeros((), device=device)
         self._losses = 0
 
@@ -96,16 +99,24 @@ class Guard:
             )
         return bool(stop), bool(spike)
 
-    def count_rollback(self, step: int) -> None:
-        """One more; UnstableError when there are too many."""
+    def count_rollback(self, step: int) -> dict[str, int]:
+        """One more, and the counts, which are not set back; UnstableError when there are too many."""
         self.rollbacks += 1
+        self._recent += 1
         self.flags[2] = 0
-        if self.rollbacks > self.config.max_rollbacks:
+        if self._recent > self.config.max_rollbacks:
             raise UnstableError(
                 f"at step {step} the loss was above {self.config.spike:g} times its running mean once more, after "
-                f"{self.config.max_rollbacks} rollbacks (guard.max_rollbacks). Lower optimizer.lr, or raise "
+                f"{self.config.max_rollbacks} rollbacks (guard.max_rollbacks) with no checkpoint free of them in between. Lower optimizer.lr, or raise "
                 "guard.spike if the images of the dataset differ that much"
             )
+        return {"rollbacks": self.rollbacks, "recent": self._recent}
+
+    def settle(self) -> None:
+        """A checkpoint is reached."""
+        if not self._disturbed:
+            self._recent = 0
+        self._disturbed = False
 
     def mean_loss(self) -> float:
         """Mean loss of the steps since the last call, over all workers; waits for the device."""
@@ -117,9 +128,11 @@ class Guard:
     def state(self) -> dict[str, Any]:
         """What ``load`` needs to go on."""
         means = {scale: float(mean) for scale, mean in self.means.items()}
-        return {"means": means, "rollbacks": self.rollbacks}
+        return {"means": means, "rollbacks": self.rollbacks, "recent": self._recent}
 
     def load(self, state: dict[str, Any]) -> None:
         device = self.flags.device
         self.means = {scale: torch.tensor(m, device=device) for scale, m in state["means"].items()}
         self.rollbacks = int(state["rollbacks"])
+        self._recent = int(state.get("recent", self.rollbacks))  # older versions counted all
+        self._disturbed = True  # whether by a spike or by a new start

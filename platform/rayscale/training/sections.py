@@ -167,7 +167,11 @@ class GuardSection(Section):
         description="a loss above this many times its running mean rolls back to the weights of the last "
         "checkpoint, and training continues with the next step; 0 turns it off",
     )
-    max_rollbacks: int = Field(default=5, ge=0, description="rollbacks after which a run gives up")
+    max_rollbacks: int = Field(
+        default=5,
+        ge=0,
+        description="rollbacks after which a run gives up, unless a checkpoint was reached from the one before without any",
+    )
     anomaly: bool = Field(
         default=False,
         description="check every gradient of every operation and name the one that is not finite (torch's anomaly "

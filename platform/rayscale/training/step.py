@@ -174,6 +174,7 @@ class Trainer:
     def keep(self) -> dict[str, Any] | None:
         """Remember this ``state()`` as the one that a spike rolls back to, and give it; None without the guard."""
         if self.guard.config.spike:
+            self.guard.settle()
             self._good = self.state()
         return self._good
 
@@ -257,8 +258,7 @@ class Trainer:
         stop, spike = self.guard.look()
         if spike:
             assert self._good is not None, "keep() comes before the first step"
-            self.guard.count_rollback(self.step)
-            guard = {**self._good["guard"], "rollbacks": self.guard.rollbacks}
+            guard = self._good["guard"] | self.guard.count_rollback(self.step)
             self.load({**self._good, "step": self.step, "guard": guard})
         return stop, spike
 
