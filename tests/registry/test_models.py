@@ -219,7 +219,12 @@ def test_weights_from_a_bucket_and_a_training_run(name: str, tmp_path: Path) -> 
     [("onnx", "onnxruntime", ".onnx"), ("openvino", "openvino", ".xml")],
 )
 def test_an_export_from_a_bucket(
-    name: str, tmp_path: Path, kind: Kind, library: str, ending: str
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    library: str,
+    ending: str,
 ) -> None:
     """Both files of OpenVINO's are fetched and kept."""
     pytest.importorskip(library)
@@ -228,7 +233,11 @@ def test_an_export_from_a_bucket(
     bucket = storage.connect(f"s3://mlflow/exports/{name}")
     for file in tmp_path.glob("m.*"):
         bucket.write_file(f"run/{file.name}", file)
-    assert main(["register", f"{bucket.uri}/run/m{ending}", "--name", name]) == 0
+    command = ["rayscale", "register", f"{bucket.uri}/run/m{ending}", "--name", name]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
     options = Options(scale=2, precision="float32")
     image = np.random.default_rng(1).integers(0, 256, (9, 11, 3), dtype=np.uint8)
     want = Upscaler(tiny(6), options).upscale_pixels(image)
