@@ -107,13 +107,13 @@ class Guard:
         if self._recent > self.config.max_rollbacks:
             raise UnstableError(
                 f"at step {step} the loss was above {self.config.spike:g} times its running mean once more, after "
-                f"{self.config.max_rollbacks} rollbacks (guard.max_rollbacks) with no checkpoint free of them in between. Lower optimizer.lr, or raise "
-                "guard.spike if the images of the dataset differ that much"
+                f"{self.config.max_rollbacks} rollbacks (guard.max_rollbacks) with no checkpoint free of them in "
+                "between. Lower optimizer.lr, or raise guard.spike if the images of the dataset differ that much"
             )
         return {"rollbacks": self.rollbacks, "recent": self._recent}
 
-    def settle(self) -> None:
-        """A checkpoint is reached."""
+    def note_checkpoint(self) -> None:
+        """A checkpoint is reached; where nothing was set back on the way, earlier rollbacks are forgiven."""
         if not self._disturbed:
             self._recent = 0
         self._disturbed = False

@@ -174,7 +174,7 @@ class Trainer:
     def keep(self) -> dict[str, Any] | None:
         """Remember this ``state()`` as the one that a spike rolls back to, and give it; None without the guard."""
         if self.guard.config.spike:
-            self.guard.settle()
+            self.guard.note_checkpoint()
             self._good = self.state()
         return self._good
 
