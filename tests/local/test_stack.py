@@ -287,6 +287,25 @@ def test_a_service_that_fails_shows_its_last_words(
     assert marked(home) == []
 
 
+def test_a_port_that_another_stack_took_meanwhile(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two stacks that start at once choose the same ports; each gets a server of its own all the same."""
+    first = up_s3(home)
+    port = int(first.s3.rsplit(":", 1)[1])
+    other, messages = tmp_path / "other", []
+    pick, picked = processes.pick_port, iter([port])
+    monkeypatch.setattr(processes, "pick_port", lambda *a: next(picked, None) or pick(*a))
+    try:
+        second = local.up(other, ("s3",), messages.append, fixed_ports=False)
+        assert any("was faster to one of the ports" in message for message in messages)
+        assert second.s3 != first.s3
+        client(other).put_object(Bucket="rayscale", Key="k", Body=b"other")
+        assert "Contents" not in client(home).list_objects_v2(Bucket="rayscale")
+    finally:
+        local.down(other)
+
+
 def test_two_commands_at_once_take_turns(home: Path) -> None:
     programs = [run_up(home, "s3") for _ in range(2)]
     outputs = [program.communicate(timeout=60)[0] for program in programs]

@@ -49,6 +49,7 @@ def service(home: Path, port: int) -> Service:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job runners cost seconds and memory
         },
         cwd=password(home).parent,
+        ports=frozenset([port]),
         ready=lambda: answers(f"{address}/health"),
         timeout_s=180,
     )

@@ -39,6 +39,7 @@ class Service:
     command: list[str]
     environment: dict[str, str]
     cwd: Path
+    ports: frozenset[int]
     ready: Callable[[], bool]
     timeout_s: float
 
@@ -72,11 +73,14 @@ def log_file(home: Path, name: str) -> Path:
 
 
 def is_ready(service: Service, home: Path, pid: int, waited_s: float) -> bool:
-    """Whether the service answers by now; its end, or its ``timeout_s`` gone by, is an error with its last words."""
-    if service.ready():
-        return True
+    """Whether the service answers by now; its end, or its ``timeout_s`` gone by, is an error with its last words.
+
+    An answer counts where the service itself listens: another program may have been faster to its ``ports``.
+    """
     if not alive(pid):
         trouble = "ended while starting"
+    elif service.ready() and service.ports <= _listening(pid):
+        return True
     elif waited_s > service.timeout_s:
         trouble = f"did not answer at {service.address} within {service.timeout_s:.0f} s"
     else:
@@ -102,6 +106,18 @@ def alive(pid: int, started: float | None = None) -> bool:
         return started is None or abs(process.create_time() - started) < 1
     except psutil.Error:
         return False
+
+
+def _listening(pid: int) -> set[int]:
+    """The TCP ports at which a process or one that it started listens."""
+    ports = set()
+    with suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            with suppress(psutil.Error):
+                connections = process.net_connections("tcp")
+                ports |= {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
+    return ports
 
 
 def find(

@@ -44,6 +44,7 @@ def service(home: Path, port: int, serve: int) -> Service:
         ],
         environment={},
         cwd=folder,
+        ports=frozenset([port]),
         ready=lambda: answers(f"{address}/-/ready"),
         timeout_s=60,
     )

@@ -92,6 +92,7 @@ def service(home: Path, ports: dict[str, int], num_cpus: int | None) -> Service:
         command=[sys.executable, str(scripts / "ray"), *head],
         environment=variables,
         cwd=root or home,
+        ports=frozenset([ports["ray"], ports["dashboard"]]),
         # The dashboard answers before the node is there, and a node that fails takes it down again.
         ready=lambda: answers(
             f"{address}/api/v0/nodes?limit=1", {"Authorization": f"Bearer {secret}"}, b'"ALIVE"'

@@ -56,6 +56,7 @@ def service(home: Path, port: int) -> Service:
         ],
         environment={},
         cwd=home,
+        ports=frozenset([port]),
         ready=lambda: answers(f"http://{HOST}:{port}/healthcheck"),
         timeout_s=60,
     )
@@ -117,7 +118,8 @@ def serve(home: Path, port: int) -> None:
     )  # once per thread: a second call hangs or breaks the first
     sockets = {name: eventlet.listen((HOST, 0)) for name in _INNER}
     try:
-        sockets["proxy"] = eventlet.listen((HOST, port), backlog=512)
+        # By default, eventlet shares the port with any other server that does so too: another stack's.
+        sockets["proxy"] = eventlet.listen((HOST, port), backlog=512, reuse_port=False)
     except OSError as error:
         raise ConfigError(f"port {port} of {HOST} cannot be used: {error.strerror}") from error
 

@@ -40,6 +40,8 @@ _PORTS = {
     MONITORING: {"prometheus": 9090},
 }
 _BUCKETS = ("rayscale", mlflow.BUCKET)
+# How often to start when others take the ports in between: two stacks that start at once choose the same ones.
+_ATTEMPTS = 3
 # What a shell may carry from elsewhere and would lead a service to the wrong server.
 _FOREIGN = ("AWS_", "MLFLOW_", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_")
 
@@ -104,19 +106,24 @@ def up(
         # The others keep their data in the S3 server, so it is always one of them.
         wanted = [n for n in _ALL if n == "s3" or n in services or n in state.running()]
         state.stop(set(_ALL) - set(state.running()))  # what a crash left may hold their ports
-        state.choose_ports(wanted, fixed_ports)
-        kept = {name for name in wanted if state.is_usable(name, wanted)}
-        try:
-            state.stop(set(_ALL) - kept)
-            _start(state, wanted, kept, say, num_cpus)
-            variables = state.environment(wanted)
-            exports = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
-            _write_private(home / "stack.env", "".join(exports))
-        except BaseException:
-            with shield():  # an impatient second Ctrl-C must not leave half of it
-                say("stopping what was started")
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            state.choose_ports(wanted, fixed_ports)
+            kept = {name for name in wanted if state.is_usable(name, wanted)}
+            try:
                 state.stop(set(_ALL) - kept)
-            raise
+                _start(state, wanted, kept, say, num_cpus)
+                variables = state.environment(wanted)
+                exports = (f"export {n}={shlex.quote(value)}\n" for n, value in variables.items())
+                _write_private(home / "stack.env", "".join(exports))
+                break
+            except BaseException as error:
+                with shield():  # an impatient second Ctrl-C must not leave half of it
+                    say("stopping what was started")
+                    state.stop(set(_ALL) - kept)
+                lost = isinstance(error, RayscaleError) and state.has_lost_ports(wanted)
+                if not lost or not attempts_left:
+                    raise
+                say("another program was faster to one of the ports; starting again with others")
         return state.addresses()
 
 
@@ -238,6 +245,13 @@ class _State:
                 preferred = _PORTS[service][name] if fixed else None
                 self.ports[name] = processes.pick_port(preferred, self.ports.values())
         self.write()
+
+    def has_lost_ports(self, services: Sequence[str]) -> bool:
+        """Whether another program holds a port of a service of these that does not run."""
+        stopped = set(services) - set(self.running())
+        return any(
+            not processes.is_free(self.ports[name], wait_s=1) for s in stopped for name in _PORTS[s]
+        )
 
     def is_usable(self, name: str, wanted: Sequence[str]) -> bool:
         """Whether a service runs, answers, and was started with what the stack's variables are now."""
