@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rayscale.errors import ConfigError
+from rayscale.models.builtin import open_builtin
 from rayscale.models.systems import create_model
 from rayscale.models.transfer import warm_start
 
@@ -94,8 +95,38 @@ def test_a_shallower_vdsr_is_refused(random_weights):
 
 
 def test_another_architecture_is_refused(model):
-    with pytest.raises(ConfigError, match="srresnet cannot start from edsr-baseline"):
-        warm_start(create_model("srresnet", scale=2, value_range=255.0, **SMALL), model)
+    with pytest.raises(ConfigError, match="edsr-baseline cannot start from srresnet"):
+        warm_start(model, create_model("srresnet", scale=2, value_range=255.0, **SMALL))
+
+
+@pytest.mark.parametrize("system", ["srresnet", "srgan"])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_srresnet_begins_as_the_edsr_it_starts_from(system, scale, random_weights):
+    options = {**SMALL, "residual_scaling": 0.5}
+    source = random_weights(create_model("edsr-baseline", scale=scale, **options))
+    target = create_model(system, scale=scale, **SMALL).eval()
+    assert warm_start(target, source) == []
+    x = torch.rand(1, 3, 40, 40)
+    border = 10 * scale  # beyond what the padding with black instead of the mean can reach
+    made, expected = (y[..., border:-border, border:-border] for y in (target(x), source(255 * x)))
+    assert torch.allclose(255 * made, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_srresnet_stays_near_when_it_takes_the_statistics_of_a_batch():
+    """Of the bundled network and of images with edges, as training has them."""
+    source = open_builtin("edsr-baseline-x2").network
+    target = create_model("srresnet", scale=2)
+    warm_start(target, source)
+    x = torch.nn.functional.interpolate(torch.rand(16, 3, 5, 5), size=32)
+    with torch.no_grad():
+        expected = target.eval()(x)
+        apart = (target.train()(x) - expected).square().mean().sqrt()
+    assert apart < 0.03, apart
+
+
+def test_srresnet_of_another_scale_keeps_a_fresh_tail(model):
+    target = create_model("srresnet", scale=4, **SMALL)
+    assert {key.split(".")[0] for key in warm_start(target, model)} == {"tail"}
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
