@@ -17,13 +17,14 @@ from rayscale.local import processes
 from rayscale.local.processes import Service
 
 
-def sleeper(home: Path, script: str) -> Service:
+def sleeper(home: Path, script: str, ports: frozenset[int] = frozenset()) -> Service:
     return Service(
         name="sleeper",
         address="nowhere",
         command=["sh", "-c", script],
         environment={"GREETING": "hello"},
         cwd=home,
+        ports=ports,
         ready=(home / "ready").exists,
         timeout_s=10,
     )
@@ -73,6 +74,20 @@ def test_a_service_that_never_answers(tmp_path: Path) -> None:
             processes.is_ready(service, tmp_path, pid, waited_s=11)
     finally:
         processes.end(lambda: processes.find(tmp_path, {"sleeper"}))
+
+
+def test_the_answer_of_another_program_does_not_count(tmp_path: Path) -> None:
+    """Where the service does not listen, who answers is another: here this process."""
+    (tmp_path / "ready").touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        service = sleeper(tmp_path, "sleep 1000", frozenset([port]))
+        pid = processes.start(service, tmp_path, dict(os.environ))
+        try:
+            assert not processes.is_ready(service, tmp_path, pid, waited_s=1)
+            assert processes.is_ready(service, tmp_path, os.getpid(), waited_s=1)
+        finally:
+            processes.end(lambda: processes.find(tmp_path, {"sleeper"}))
 
 
 def test_a_port_of_another_protocol_does_not_answer() -> None:
