@@ -45,8 +45,9 @@ def warm_start(
         ConfigError: another architecture, size, value range or residual scaling, or channels that do not follow from
             the source's.
     """
-    folded = isinstance(target, SRResNet) and isinstance(source, EDSR)
-    for name in () if folded else ("value_range", "residual_scaling"):
+    if isinstance(target, SRResNet) and isinstance(source, EDSR):
+        source = _with_normalisation(target, source)
+    for name in ("value_range", "residual_scaling"):
         ours, theirs = getattr(target.spec, name), getattr(source.spec, name)
         if ours != theirs and not (any_range and name == "value_range"):
             raise ConfigError(
@@ -79,10 +80,7 @@ def _given(target: SuperResolver, source: SuperResolver) -> Weights:
     learned = _learned(source)
     if isinstance(target, MDSR) and isinstance(source, EDSR):
         return _from_edsr(target, learned, source.scales[0])
-    if isinstance(target, SRResNet) and isinstance(source, EDSR):
-        source = _with_normalisation(source)
-        learned = _learned(source)
-    elif type(target) is not type(source):
+    if type(target) is not type(source):
         raise ConfigError(
             f"{target.spec.system} cannot start from {source.spec.system}: another architecture"
         )
@@ -108,10 +106,21 @@ def _from_edsr(target: MDSR, learned: Weights, scale: int) -> Weights:
     return given
 
 
-def _with_normalisation(source: EDSR) -> SRResNet:
-    """EDSR as an SRResNet, whose values lie in [0, 1] before the first layer and in [-1, 1] after the last."""
+def _with_normalisation(target: SRResNet, source: EDSR) -> SRResNet:
+    """EDSR as an SRResNet of the target's value range, with [0, 1] before the first layer and [-1, 1] after the last.
+
+    Residual scaling becomes part of the weights.
+    """
     spec, half = source.spec, source.spec.value_range / 2
-    model = SRResNet(replace(spec, system="srresnet", value_range=1.0, residual_scaling=1.0))
+    own = target.spec
+    model = SRResNet(
+        replace(
+            spec,
+            system=own.system,
+            value_range=own.value_range,
+            residual_scaling=own.residual_scaling,
+        )
+    )
     mean = torch.tensor(spec.mean)
     convolutions = _convolutions(model)
     with torch.no_grad():
