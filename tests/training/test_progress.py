@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.training.spread import make, step
 
+from rayscale.data.multiscale import lr_sides
 from rayscale.models.systems import create_model
 from rayscale.training.config import TrainConfig
 from rayscale.training.loop import train
@@ -26,8 +27,16 @@ def test_operations_of_a_step_are_those_of_its_convolutions() -> None:
     """EDSR of 2 blocks of 8 filters at x2, written out: 2 operations per product, the backward pass twice the forward."""
     per_pixel = 9 * (3 * 8 + 5 * 8 * 8 + 8 * 32 + 4 * 8 * 3)
     spec = create_model("edsr-baseline", scale=2, blocks=2, filters=8).spec
-    assert step_flops(spec, (2,), patch=12, batch=4) == 6 * per_pixel * 12 * 12 * 4
+    assert step_flops(spec, {2: 12}, batch=4) == 6 * per_pixel * 12 * 12 * 4
     assert peak_flops(torch.device("cpu"), torch.float32) > 1e8
+
+
+def test_mixed_scales_share_the_size_of_the_target() -> None:
+    """VDSR computes at the target's size: a step of three scales costs what one of the same patches at x2 does."""
+    spec = create_model("vdsr", blocks=3, filters=8).spec
+    sides = lr_sides(24, (2, 3, 4), mixed=True)
+    assert sides == {2: 24, 3: 16, 4: 12}
+    assert step_flops(spec, sides, batch=12) == pytest.approx(step_flops(spec, {2: 24}, batch=12))
 
 
 def test_the_norm_is_that_of_the_gradient() -> None:

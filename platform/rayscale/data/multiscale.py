@@ -77,7 +77,7 @@ class ScaleStream:
                 f"a batch of {batch} patches cannot be shared by {len(scales)} scales and {world} workers; make data.batch a "
                 f"multiple of {len(scales)} and at least {len(scales) * world}, or data.mixed false"
             )
-        sides = _mixed_sides(patch, self.scales) if mixed else dict.fromkeys(self.scales, patch)
+        sides = lr_sides(patch, self.scales, mixed=mixed)
         cache = cache or ShardCache()
         whole = all(float(scale).is_integer() for scale in scales)
         hr = None if whole else Dataset(uri, 1, cache)
@@ -172,8 +172,13 @@ class _Shrunk:
         return shrink(hr, (self._patch, self._patch)), hr
 
 
-def _mixed_sides(patch: int, scales: Sequence[float]) -> dict[float, int]:
-    """The LR side at each scale for the HR side that ``patch`` has at the smallest."""
+def lr_sides(patch: int, scales: Sequence[float], *, mixed: bool) -> dict[float, int]:
+    """The LR side of patches at each scale: ``patch``, or where they are mixed what has the HR side of the smallest scale.
+
+    Raises ``ConfigError`` for mixed patches that are not whole at a scale.
+    """
+    if not mixed:
+        return dict.fromkeys(scales, patch)
     hr = patch * exact_scale(min(scales))
     sides = {scale: hr / exact_scale(scale) for scale in scales}
     if any(side.denominator != 1 for side in sides.values()):

@@ -15,6 +15,7 @@ import torch
 from rayscale import machine
 from rayscale.data import Batch
 from rayscale.data.manifest import Manifest
+from rayscale.data.multiscale import lr_sides
 from rayscale.errors import ConfigError
 from rayscale.evaluation.cost import describe_device
 from rayscale.inference.device import pick_device
@@ -163,9 +164,8 @@ def _columns(manifest: Manifest, config: TrainConfig) -> list[int]:
 
 def _batch(config: TrainConfig, manifest: Manifest, scale: float, count: int) -> Batch:
     """Patches of noise: what they show does not matter."""
-    drawn = config.model.drawn
-    wide = round(config.data.patch * (min(drawn) if config.data.mixed else scale))
-    side = round(wide / scale)
+    side = lr_sides(config.data.patch, config.model.drawn, mixed=config.data.mixed)[scale]
+    wide = round(side * scale)
     dtype = torch.uint8 if manifest.bits == 8 else torch.uint16
     random = torch.Generator().manual_seed(0)
     lr, hr = (

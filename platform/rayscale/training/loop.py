@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from rayscale.data import Prefetch, ScaleStream
+from rayscale.data.multiscale import lr_sides
 from rayscale.inference.device import pick_device
 from rayscale.models.network import SuperResolver
 from rayscale.training import rng
@@ -170,7 +171,9 @@ class _Loop:
         work = 0.0
         if self.main and not config.is_adversarial:  # of one network
             spec, data = trainer.model.spec, config.data
-            work = step_flops(spec, config.model.drawn, data.patch, data.batch)
+            work = step_flops(
+                spec, lr_sides(data.patch, config.model.drawn, mixed=data.mixed), data.batch
+            )
         self.work = work
 
     def resume(self) -> None:

@@ -6,7 +6,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -100,12 +100,12 @@ class Progress:
         }
 
 
-def step_flops(spec: ModelSpec, scales: Sequence[float], patch: int, batch: int) -> float:
-    """Floating point operations of a step on LR patches of side ``patch``: forward and backward, mean over the scales."""
+def step_flops(spec: ModelSpec, sides: Mapping[float, int], batch: int) -> float:
+    """Floating point operations of a step, forward and backward, mean over the scales: ``sides`` of LR patches by scale."""
+    scales = list(sides)
     picked = scales if len(scales) <= _SCALES else scales[:: len(scales) // _SCALES]
-    macs = [_macs(spec, scale) for scale in picked]
-    pixels = batch * patch**2
-    return 2 * _FORWARD_AND_BACKWARD * pixels * sum(macs) / len(macs) / SIDE**2
+    products = [sides[scale] ** 2 * _macs(spec, scale) for scale in picked]
+    return 2 * _FORWARD_AND_BACKWARD * batch * sum(products) / len(products) / SIDE**2
 
 
 @cache
